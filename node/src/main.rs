@@ -1,0 +1,2 @@
+//! loci
+fn main() {}
