@@ -1,1 +1,24 @@
-//! wire
+//! The outside formats: what clients and the node say to each other. No logic.
+//!
+//! The messages are documented where they are defined: in `wire/proto/loci/v1/*.proto`.
+//!
+//! On the wire an embedding is little-endian f32 in a `bytes` field, which arrives here as [`bytes::Bytes`], not copied and
+//! not aligned: read it with `f32::from_le_bytes`, never by casting.
+#![forbid(unsafe_code)]
+
+/// The native API, version 1.
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the proto files hold the documentation"
+)]
+pub mod v1 {
+    tonic::include_proto!("loci.v1");
+}
+
+/// The compiled descriptors of the native API, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The largest message, either way, in bytes. Both sides must set it: gRPC libraries refuse more than 4 MiB otherwise.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
