@@ -6,6 +6,10 @@
 //! not aligned: read it with `f32::from_le_bytes`, never by casting.
 #![forbid(unsafe_code)]
 
+mod error;
+
+pub use error::{decode_detail, encode_detail};
+
 /// The native API, version 1.
 #[expect(
     missing_docs,
