@@ -1,0 +1,63 @@
+//! The node's memory budget: who uses how much of it, and whether there is room for another write.
+//!
+//! Accounted for: what the stores hold on the heap, and the writes that wait. Segments are mapped files, which the kernel
+//! takes back when it needs to, and do not count.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A budget of bytes, shared by everything on a node that takes its share.
+#[derive(Debug)]
+pub struct Budget {
+    bytes: u64,
+    stores: AtomicU64,
+    queues: AtomicU64,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(bytes: u64) -> Budget {
+        Budget { bytes, stores: AtomicU64::new(0), queues: AtomicU64::new(0) }
+    }
+
+    /// How much there is in all.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How much of it is in use.
+    pub fn used(&self) -> u64 {
+        self.stores.load(Ordering::Relaxed) + self.queues.load(Ordering::Relaxed)
+    }
+
+    /// A store that used `before` bytes now uses `after`.
+    pub(crate) fn store_changed(&self, before: u64, after: u64) {
+        self.stores.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// A write of so many bytes begins to wait.
+    pub(crate) fn enqueue(&self, bytes: u64) {
+        self.queues.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A write of so many bytes no longer waits.
+    pub(crate) fn dequeue(&self, bytes: u64) {
+        self.queues.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_and_queues_share_one_budget() {
+        let budget = Budget::new(100);
+        budget.store_changed(0, 70);
+        budget.enqueue(20);
+        assert_eq!(budget.used(), 90);
+        budget.store_changed(70, 10);
+        budget.dequeue(20);
+        assert_eq!(budget.used(), 10);
+        assert_eq!(budget.bytes(), 100);
+    }
+}

@@ -1,0 +1,201 @@
+//! The handle: what the doors hold of a shard. Cheap to clone, usable from any thread.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use loci_index::command::Envelope;
+use loci_index::view::{View, ViewHandle};
+use tokio::sync::{oneshot, watch};
+
+use super::queue::{self, Queue, Turn, Waiting};
+use super::{Event, Level, ReadError, ShardStatus, WriteError, Written};
+use crate::clock::Clock;
+use crate::memory::Budget;
+
+/// The longest that a read waits for its token when it has no deadline of its own.
+const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Where a shard is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Entries that the log had at the start are not all applied.
+    Starting = 0,
+    /// Reads and writes are answered.
+    Ready = 1,
+    /// Nothing is accepted any more.
+    Stopping = 2,
+}
+
+/// What the shard thread tells about itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Progress {
+    pub role: &'static str,
+    pub term: u64,
+    pub checkpoint: u64,
+    /// When the last checkpoint was finished, by the node's clock; zero: none since the start.
+    pub checkpoint_at_millis: u64,
+    pub checkpoints: u64,
+    pub merges: u64,
+}
+
+/// What the shard thread and the handles share.
+pub(super) struct Shared {
+    pub id: u32,
+    pub events: Sender<Event>,
+    pub queue: Arc<Queue>,
+    pub view: ViewHandle,
+    /// The last entry whose view is published.
+    pub applied: watch::Sender<u64>,
+    pub phase: AtomicU8,
+    pub progress: Mutex<Progress>,
+    pub budget: Arc<Budget>,
+    pub clock: Arc<Clock>,
+}
+
+impl Shared {
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            _ => Phase::Stopping,
+        }
+    }
+
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One shard, as the doors see it.
+#[derive(Clone)]
+pub struct ShardHandle(pub(super) Arc<Shared>);
+
+impl ShardHandle {
+    /// Which shard.
+    pub fn id(&self) -> u32 {
+        self.0.id
+    }
+
+    /// Logs the command and waits until it is applied and its view is published.
+    ///
+    /// Dropping the future abandons the write if it is not yet on its way to the disk.
+    pub async fn write(&self, envelope: Envelope, deadline: Option<Instant>) -> Result<Written, WriteError> {
+        let shared = &*self.0;
+        match shared.phase() {
+            Phase::Starting => return Err(WriteError::NotReady),
+            Phase::Ready => {}
+            Phase::Stopping => return Err(WriteError::Stopping),
+        }
+        let since = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= since) {
+            return Err(WriteError::Expired);
+        }
+        let bytes = queue::envelope_bytes(&envelope);
+        if bytes > queue::WRITE_BYTES_MAX {
+            return Err(WriteError::TooLarge { bytes, max: queue::WRITE_BYTES_MAX });
+        }
+        let (used_bytes, budget_bytes) = (shared.budget.used(), shared.budget.bytes());
+        if used_bytes + bytes as u64 > budget_bytes && !queue::only_frees(&envelope.command) {
+            return Err(WriteError::MemoryFull { used_bytes, budget_bytes });
+        }
+        let permit =
+            shared.queue.admit(bytes).map_err(|retry_after| WriteError::Overloaded { retry_after })?;
+
+        let turn = Turn::new();
+        let (reply, answer) = oneshot::channel();
+        let waiting = Waiting { envelope, permit, since, turn: turn.clone(), reply };
+        shared.events.send(Event::Write(waiting)).map_err(|_| WriteError::Stopping)?;
+        let abandon = AbandonOnDrop(turn);
+        let answer = match deadline {
+            None => answer.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
+                Ok(answer) => answer,
+                Err(_) if abandon.0.abandon() => return Err(WriteError::Expired),
+                Err(_) => return Err(WriteError::DeadlineExceeded),
+            },
+        };
+        // The shard thread drops a reply unanswered only when it ends.
+        answer.unwrap_or(Err(WriteError::Stopping))
+    }
+
+    /// A view as new as asked.
+    pub async fn view(&self, level: Level, deadline: Option<Instant>) -> Result<Arc<View>, ReadError> {
+        let shared = &*self.0;
+        match shared.phase() {
+            Phase::Starting => return Err(ReadError::NotReady),
+            // A node that stops answers the calls that it had begun.
+            Phase::Ready | Phase::Stopping => {}
+        }
+        if let Level::AtLeast(wanted) = level {
+            self.wait_for(wanted, deadline).await?;
+        }
+        Ok(shared.view.load())
+    }
+
+    /// The time by which expiry is decided for a reader of this view: this node's clock, never behind the view's.
+    pub fn now(&self, view: &View) -> u64 {
+        self.0.clock.now_millis().max(view.clock())
+    }
+
+    /// How the shard is doing.
+    pub fn status(&self) -> ShardStatus {
+        let Progress { role, term, checkpoint, checkpoint_at_millis, checkpoints, merges } = self.0.progress();
+        let view = self.0.view.load();
+        ShardStatus {
+            shard: self.0.id,
+            ready: self.is_ready(),
+            role,
+            term,
+            applied: view.index(),
+            checkpoint,
+            checkpoint_at_millis,
+            checkpoints,
+            merges,
+            queued: self.0.queue.len() as u64,
+            queued_bytes: self.0.queue.bytes() as u64,
+        }
+    }
+
+    /// Whether everything that the log had at the start is applied and the shard is not stopping.
+    pub fn is_ready(&self) -> bool {
+        self.0.phase() == Phase::Ready
+    }
+
+    async fn wait_for(&self, wanted: u64, deadline: Option<Instant>) -> Result<(), ReadError> {
+        let mut applied = self.0.applied.subscribe();
+        if *applied.borrow_and_update() >= wanted {
+            return Ok(());
+        }
+        let longest = Instant::now() + TOKEN_WAIT_MAX;
+        let until = deadline.map_or(longest, |deadline| deadline.min(longest));
+        let reached = tokio::time::timeout_at(until.into(), applied.wait_for(|&applied| applied >= wanted)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Stopping),
+            Err(_) => {
+                let applied = *self.0.applied.borrow();
+                if until == longest {
+                    Err(ReadError::Behind { wanted, applied })
+                } else {
+                    Err(ReadError::DeadlineExceeded { applied })
+                }
+            }
+        }
+    }
+}
+
+/// Abandons a write when the caller stops waiting for it.
+struct AbandonOnDrop(Turn);
+
+impl Drop for AbandonOnDrop {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}

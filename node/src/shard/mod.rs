@@ -1,0 +1,162 @@
+//! A shard: one Raft group and its store, owned by one thread. Everybody else holds a [`ShardHandle`].
+//!
+//! ```text
+//!   doors --write--> queue (bounded by count and bytes; full: come back later)
+//!                      |
+//!                 shard thread: all that is queued -> one entry -> Replica::step --append--> log thread
+//!                      ^                                                                        |
+//!                      '------------------------------- synced ---------------------------------'
+//!                 committed -> Store::apply -> view published -> every waiter gets its outcome
+//!
+//!   doors --view---> an `Arc<View>`: no lock, no await from here
+//! ```
+//!
+//! Always:
+//! - A write is answered after its entry is synced and applied, and after the view that shows it is published. In a
+//!   group of one a read that begins after the answer therefore sees it without asking anybody: the published view is
+//!   linearizable. With more members `latest` will ask the leader for a read index first.
+//! - Nothing waits without a bound: a full queue, a full memory and a full disk are answered at once.
+//! - A caller that has gone, or whose deadline has passed while its write was still queued, is never logged.
+
+mod handle;
+mod queue;
+
+use std::time::Duration;
+
+use loci_index::command::Outcome;
+
+pub use handle::ShardHandle;
+pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
+
+/// A write that took effect, or was refused by a rule of the store: either way it is in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// What became of the command.
+    pub outcome: Outcome,
+    /// The index of the entry that carries it: the token's.
+    pub index: u64,
+}
+
+/// How new a read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// As new as every write answered before the read began.
+    #[default]
+    Latest,
+    /// At least as new as this entry.
+    AtLeast(u64),
+    /// Whatever this member has.
+    Stale,
+}
+
+/// Why a write was not answered with an outcome. Unless a variant says otherwise, nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The queue is full.
+    #[error("too many writes are waiting; retry after {} ms", retry_after.as_millis())]
+    Overloaded {
+        /// When there will probably be room.
+        retry_after: Duration,
+    },
+    /// The disk under the log has no room.
+    #[error("the disk under {path} is full: free {needed_bytes} bytes or more; reads go on, writes resume by themselves")]
+    DiskFull {
+        /// The log's directory.
+        path: String,
+        /// What the log needs to go on.
+        needed_bytes: u64,
+    },
+    /// The node's memory budget is used up. Deletions still work.
+    #[error("records take {used_bytes} bytes of memory, the budget is {budget_bytes}: delete some, or raise --memory-mib")]
+    MemoryFull {
+        /// What is used.
+        used_bytes: u64,
+        /// What may be used.
+        budget_bytes: u64,
+    },
+    /// One write is larger than an entry may be.
+    #[error("the write takes {bytes} bytes in the log, more than {max}: split it")]
+    TooLarge {
+        /// Its bytes.
+        bytes: usize,
+        /// The most there may be.
+        max: usize,
+    },
+    /// Another member leads the shard, or none does just now. If the write was already on its way its outcome is
+    /// unknown.
+    #[error("this node does not lead shard {shard}; retry with the same request id")]
+    NotLeader {
+        /// The shard.
+        shard: u32,
+    },
+    /// The deadline passed before the write was logged.
+    #[error("the deadline passed before the write was begun; nothing changed")]
+    Expired,
+    /// The deadline passed while the write was being logged: whether it took effect is unknown.
+    #[error("the deadline passed before the write was confirmed; it may have taken effect: retry with the same request id")]
+    DeadlineExceeded,
+    /// The node has not yet read its log.
+    #[error("the node is still reading its log; retry shortly")]
+    NotReady,
+    /// The node is stopping. If the write was already on its way its outcome is unknown.
+    #[error("the node is stopping; retry with the same request id on its successor")]
+    Stopping,
+}
+
+/// Why a read got no view.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The deadline passed before the view was new enough.
+    #[error("the deadline passed before the node was as new as asked: it has applied entry {applied}")]
+    DeadlineExceeded {
+        /// What is applied.
+        applied: u64,
+    },
+    /// The view did not become as new as the token within the longest wait there is.
+    #[error("the token stands at entry {wanted}, this node has applied only {applied}: is it a token of this node?")]
+    Behind {
+        /// The token's index.
+        wanted: u64,
+        /// What is applied.
+        applied: u64,
+    },
+    /// The node has not yet read its log.
+    #[error("the node is still reading its log; retry shortly")]
+    NotReady,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// How a shard is doing, besides what its view tells.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ShardStatus {
+    /// Which shard.
+    pub shard: u32,
+    /// Whether it answers.
+    pub ready: bool,
+    /// "leader", "follower" or "candidate".
+    pub role: &'static str,
+    /// The raft term.
+    pub term: u64,
+    /// The last applied entry.
+    pub applied: u64,
+    /// The entry up to which the log is no longer needed.
+    pub checkpoint: u64,
+    /// When the last checkpoint was finished, milliseconds since 1970; zero: none since the start.
+    pub checkpoint_at_millis: u64,
+    /// Checkpoints since the start.
+    pub checkpoints: u64,
+    /// Segments sealed or merged since the start.
+    pub merges: u64,
+    /// Writes waiting to be answered.
+    pub queued: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+}
+
+/// What the shard thread is told.
+enum Event {
+    /// A write waits to be logged.
+    Write(queue::Waiting),
+}
