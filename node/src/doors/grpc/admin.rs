@@ -1,0 +1,260 @@
+//! The `Admin` service: namespaces, collections, and how the node is doing.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use loci_index::command::{Command, Outcome, Refusal, SchemaChange};
+use loci_index::view::{CollectionView, View};
+use loci_wire::v1;
+use loci_wire::v1::admin_server::Admin;
+use tonic::{Code, Request, Response, Status};
+
+use super::calls::{Calls, find};
+use super::convert::{self, NAMESPACE_DEFAULT};
+use super::records::{deadline, measured};
+use super::status::Failure;
+use crate::gate;
+use crate::metrics::Metrics;
+use crate::status::NodeStatus;
+
+/// Serves `loci.v1.Admin`.
+#[derive(Clone)]
+pub struct AdminService {
+    /// What the calls do.
+    pub calls: Calls,
+    /// Where they are counted.
+    pub metrics: Arc<Metrics>,
+    /// How the node is doing.
+    pub status: Arc<NodeStatus>,
+}
+
+impl AdminService {
+    async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>(
+        &self,
+        method: &'static str,
+        writes: bool,
+        request: Request<Q>,
+        call: impl FnOnce(Q, Instant) -> F,
+    ) -> Result<Response<R>, Status> {
+        let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
+        let request = request.into_inner();
+        let run = async {
+            let _pass = self.calls.enter(&request)?;
+            call(request, deadline).await
+        };
+        Ok(Response::new(measured(&self.metrics, method, writes, deadline, run).await?))
+    }
+
+    async fn create_namespace(
+        &self,
+        request: v1::CreateNamespaceRequest,
+        deadline: Instant,
+    ) -> Result<v1::AdminReply, Failure> {
+        let origin = convert::origin(request.origin)?;
+        let name = convert::namespace_name(request.name)?;
+        let existed = |failure: &Failure| failure.code == Code::AlreadyExists && request.if_absent;
+        match self.calls.log(origin, Command::CreateNamespace { name }, deadline).await {
+            Ok((_, index)) => Ok(self.done(index, false)),
+            Err(failure) if existed(&failure) => Ok(self.done(self.calls.newest(deadline).await?.index(), true)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn create_collection(
+        &self,
+        request: v1::CreateCollectionRequest,
+        deadline: Instant,
+    ) -> Result<v1::AdminReply, Failure> {
+        let origin = convert::origin(request.origin)?;
+        let (namespace, name) = convert::collection_name(request.name, NAMESPACE_DEFAULT)?;
+        let schema = convert::schema(request.schema)?;
+        let view = self.calls.newest(deadline).await?;
+        if namespace == NAMESPACE_DEFAULT && !view.has_namespace(&namespace) {
+            // The one namespace that nobody has to create. Somebody else may do so at the same moment.
+            let command = Command::CreateNamespace { name: namespace.clone() };
+            let nameless = loci_index::command::Origin { request_id: Vec::new(), ..origin.clone() };
+            match self.calls.log(nameless, command, deadline).await {
+                Err(failure) if failure.code != Code::AlreadyExists => return Err(failure),
+                _ => {}
+            }
+        }
+        let wanted = schema.embeddings.clone();
+        let command = Command::CreateCollection { namespace: namespace.clone(), name: name.clone(), schema };
+        match self.calls.log(origin, command, deadline).await {
+            Ok((Outcome::Created { .. }, index)) => Ok(self.done(index, false)),
+            Ok((outcome, _)) => {
+                Err(Failure::new(Code::Internal, "unexpected_outcome", format!("creating ended in {outcome:?}")))
+            }
+            Err(failure) if failure.code == Code::AlreadyExists && request.if_absent => {
+                let view = self.calls.newest(deadline).await?;
+                let there = find(&view, &(namespace, name))?;
+                if there.schema().embeddings == wanted {
+                    return Ok(self.done(view.index(), true));
+                }
+                let message = format!("collection {:?} exists with other embeddings; drop it or use another name", there.name());
+                Err(Failure::new(Code::AlreadyExists, "other_schema", message))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn alter(&self, request: v1::AlterCollectionRequest, deadline: Instant) -> Result<v1::AdminReply, Failure> {
+        let origin = convert::origin(request.origin)?;
+        let name = convert::collection_name(request.name, NAMESPACE_DEFAULT)?;
+        let change = SchemaChange {
+            durability: convert::durability(request.durability)?,
+            retention_millis: request.retention_millis,
+            eviction_bytes: request.eviction_bytes,
+        };
+        if change == SchemaChange::default() {
+            let message = "nothing to change; set durability, retention_millis or eviction_bytes";
+            return Err(Failure::invalid("nothing_to_change", message));
+        }
+        let view = self.calls.newest(deadline).await?;
+        let collection = find(&view, &name)?.id().0;
+        let (_, index) = self.calls.log(origin, Command::AlterCollection { collection, change }, deadline).await?;
+        Ok(self.done(index, false))
+    }
+
+    async fn drop(&self, request: v1::DropCollectionRequest, deadline: Instant) -> Result<v1::AdminReply, Failure> {
+        let origin = convert::origin(request.origin)?;
+        let name = convert::collection_name(request.name, NAMESPACE_DEFAULT)?;
+        let view = self.calls.newest(deadline).await?;
+        let collection = find(&view, &name)?.id().0;
+        let (_, index) = self.calls.log(origin, Command::DropCollection { collection }, deadline).await?;
+        Ok(self.done(index, false))
+    }
+
+    async fn drop_namespace(
+        &self,
+        request: v1::DropNamespaceRequest,
+        deadline: Instant,
+    ) -> Result<v1::AdminReply, Failure> {
+        let origin = convert::origin(request.origin)?;
+        // Dropping everything needs a name that was said.
+        if request.name.is_empty() {
+            return Err(Failure::invalid("invalid_name", "say which namespace to drop, even if it is \"default\""));
+        }
+        let name = convert::namespace_name(request.name)?;
+        let (_, index) = self.calls.log(origin, Command::DropNamespace { name }, deadline).await?;
+        Ok(self.done(index, false))
+    }
+
+    fn done(&self, index: u64, existed: bool) -> v1::AdminReply {
+        v1::AdminReply { token: self.calls.token(index), existed }
+    }
+}
+
+fn describe(collection: CollectionView<'_>) -> v1::DescribeCollectionReply {
+    let stats = collection.stats();
+    v1::DescribeCollectionReply {
+        name: Some(v1::CollectionName {
+            namespace: collection.namespace().into(),
+            collection: collection.name().into(),
+        }),
+        schema: Some(convert::schema_reply(collection.schema())),
+        stats: Some(v1::CollectionStats {
+            records: stats.records,
+            bytes: stats.bytes,
+            buffer_records: stats.buffer_records,
+            buffer_bytes: stats.buffer_bytes,
+            segments: u32::try_from(stats.segments.len()).unwrap_or(u32::MAX),
+            graph_segments: u32::try_from(stats.segments.iter().filter(|segment| segment.graph).count()).unwrap_or(u32::MAX),
+            unmerged_deletes: stats.segments.iter().map(|segment| segment.ended).sum(),
+            disk_bytes: stats.segments.iter().map(|segment| segment.bytes).sum(),
+            memory_bytes: stats.memory_bytes,
+            indexed_records: stats.segments.iter().filter(|segment| segment.graph).map(|segment| segment.rows - segment.ended).sum(),
+        }),
+    }
+}
+
+fn list(view: &View, namespace: &str) -> Vec<v1::DescribeCollectionReply> {
+    let mut found: Vec<_> =
+        view.collections().filter(|found| namespace.is_empty() || found.namespace() == namespace).collect();
+    found.sort_by_key(|found| (found.namespace(), found.name()));
+    found.into_iter().map(describe).collect()
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn create_namespace(
+        &self,
+        request: Request<v1::CreateNamespaceRequest>,
+    ) -> Result<Response<v1::AdminReply>, Status> {
+        self.unary("create_namespace", true, request, |request, deadline| self.create_namespace(request, deadline)).await
+    }
+
+    async fn list_namespaces(
+        &self,
+        request: Request<v1::ListNamespacesRequest>,
+    ) -> Result<Response<v1::ListNamespacesReply>, Status> {
+        self.unary("list_namespaces", false, request, |_, deadline| async move {
+            let view = self.calls.newest(deadline).await?;
+            Ok(v1::ListNamespacesReply { names: view.namespaces().map(String::from).collect() })
+        })
+        .await
+    }
+
+    async fn drop_namespace(
+        &self,
+        request: Request<v1::DropNamespaceRequest>,
+    ) -> Result<Response<v1::AdminReply>, Status> {
+        self.unary("drop_namespace", true, request, |request, deadline| self.drop_namespace(request, deadline)).await
+    }
+
+    async fn create_collection(
+        &self,
+        request: Request<v1::CreateCollectionRequest>,
+    ) -> Result<Response<v1::AdminReply>, Status> {
+        self.unary("create_collection", true, request, |request, deadline| self.create_collection(request, deadline)).await
+    }
+
+    async fn describe_collection(
+        &self,
+        request: Request<v1::DescribeCollectionRequest>,
+    ) -> Result<Response<v1::DescribeCollectionReply>, Status> {
+        self.unary("describe_collection", false, request, |request, deadline| async move {
+            let name = convert::collection_name(request.name, NAMESPACE_DEFAULT)?;
+            let view = self.calls.newest(deadline).await?;
+            Ok(describe(find(&view, &name)?))
+        })
+        .await
+    }
+
+    async fn list_collections(
+        &self,
+        request: Request<v1::ListCollectionsRequest>,
+    ) -> Result<Response<v1::ListCollectionsReply>, Status> {
+        self.unary("list_collections", false, request, |request, deadline| async move {
+            let view = self.calls.newest(deadline).await?;
+            let namespace = request.namespace;
+            if !namespace.is_empty() && !view.has_namespace(&namespace) && namespace != NAMESPACE_DEFAULT {
+                return Err(Refusal::UnknownNamespace(namespace).into());
+            }
+            Ok(v1::ListCollectionsReply { collections: list(&view, &namespace) })
+        })
+        .await
+    }
+
+    async fn alter_collection(
+        &self,
+        request: Request<v1::AlterCollectionRequest>,
+    ) -> Result<Response<v1::AdminReply>, Status> {
+        self.unary("alter_collection", true, request, |request, deadline| self.alter(request, deadline)).await
+    }
+
+    async fn drop_collection(
+        &self,
+        request: Request<v1::DropCollectionRequest>,
+    ) -> Result<Response<v1::AdminReply>, Status> {
+        self.unary("drop_collection", true, request, |request, deadline| self.drop(request, deadline)).await
+    }
+
+    async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsReply>, Status> {
+        self.unary("stats", false, request, |_, deadline| async move {
+            let view = self.calls.newest(deadline).await?;
+            Ok(self.status.reply(&view))
+        })
+        .await
+    }
+}

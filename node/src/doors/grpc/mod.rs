@@ -1,0 +1,47 @@
+//! The native door: gRPC.
+//!
+//! ```text
+//!   unary, scan stream --> records --\
+//!   admin calls ---------> admin -----+--> calls (convert, then shard and view) --> status
+//!   pipeline ------------> pipeline -/
+//! ```
+//!
+//! A message is checked once, in [`convert`], by turning it into types that cannot be wrong; names of collections are
+//! looked up in the newest view. What can still have changed when the write is applied is checked again there.
+
+mod admin;
+mod calls;
+mod convert;
+mod cursor;
+mod pipeline;
+mod records;
+mod status;
+
+use std::sync::Arc;
+
+use loci_wire::MESSAGE_BYTES_MAX;
+use loci_wire::v1::admin_server::AdminServer;
+use loci_wire::v1::records_server::RecordsServer;
+
+pub use admin::AdminService;
+pub use calls::Calls;
+pub use records::RecordsService;
+
+use crate::metrics::Metrics;
+use crate::status::NodeStatus;
+
+/// The services of the native API, for a tonic server.
+pub fn services(
+    calls: Calls,
+    metrics: Arc<Metrics>,
+    status: Arc<NodeStatus>,
+) -> (RecordsServer<RecordsService>, AdminServer<AdminService>) {
+    let records = RecordsService { calls: calls.clone(), metrics: Arc::clone(&metrics) };
+    let admin = AdminService { calls, metrics, status };
+    (
+        RecordsServer::new(records)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        AdminServer::new(admin).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX),
+    )
+}

@@ -1,0 +1,94 @@
+//! The pipeline: many calls on one stream, answered in whatever order they end.
+//!
+//! ```text
+//!   requests --> begun in the order they came (so two writes of one client reach the log in that order)
+//!                  |  at most CALLS_UNDER_WAY of them, then reading waits
+//!   replies  <-----'  as they end; a client that does not read them makes the reading wait too
+//! ```
+//!
+//! One task drives the whole stream, so a call costs no task of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use loci_wire::v1;
+use loci_wire::v1::pipeline_request::Call;
+use loci_wire::v1::pipeline_reply::Reply;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::calls::Calls;
+use super::records::measured;
+use super::status::Failure;
+use crate::gate;
+use crate::metrics::Metrics;
+
+/// The most calls under way on one stream.
+pub const CALLS_UNDER_WAY: usize = 1_024;
+/// Replies that wait for the client to read.
+pub const REPLIES_WAITING: usize = 64;
+
+/// Answers the calls of one stream until the client ends it or goes.
+pub async fn run(
+    calls: Calls,
+    metrics: Arc<Metrics>,
+    mut requests: Streaming<v1::PipelineRequest>,
+    replies: mpsc::Sender<Result<v1::PipelineReply, Status>>,
+) {
+    let mut under_way = FuturesUnordered::new();
+    let mut open = true;
+    while open || !under_way.is_empty() {
+        tokio::select! {
+            request = requests.next(), if open && under_way.len() < CALLS_UNDER_WAY => match request {
+                Some(Ok(request)) => under_way.push(answer(&calls, &metrics, request)),
+                // The stream broke: nobody reads the replies any more.
+                Some(Err(_)) => return,
+                None => open = false,
+            },
+            Some(reply) = under_way.next(), if !under_way.is_empty() => {
+                if replies.send(Ok(reply)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn answer(calls: &Calls, metrics: &Metrics, request: v1::PipelineRequest) -> v1::PipelineReply {
+    let id = request.id;
+    let timeout = match request.timeout_millis {
+        0 => None,
+        millis => Some(Duration::from_millis(millis.into())),
+    };
+    let deadline = gate::deadline(timeout, gate::TIMEOUT_DEFAULT);
+    let (method, writes) = match &request.call {
+        Some(Call::Put(_)) => ("put", true),
+        Some(Call::Get(_)) => ("get", false),
+        Some(Call::Delete(_)) => ("delete", true),
+        Some(Call::Batch(_)) => ("batch", true),
+        Some(Call::Scan(_)) => ("scan", false),
+        Some(Call::Count(_)) => ("count", false),
+        Some(Call::Search(_)) => ("search", false),
+        None => ("none", false),
+    };
+    let call = async {
+        let _pass = calls.enter(&request)?;
+        Ok(match request.call {
+            Some(Call::Put(put)) => Reply::Write(calls.put(put, deadline).await?),
+            Some(Call::Get(get)) => Reply::Get(calls.get(get, deadline).await?),
+            Some(Call::Delete(delete)) => Reply::Delete(calls.delete(delete, deadline).await?),
+            Some(Call::Batch(batch)) => Reply::Write(calls.batch(batch, deadline).await?),
+            Some(Call::Scan(scan)) => Reply::Scan(calls.scan(scan, deadline).await?),
+            Some(Call::Count(count)) => Reply::Count(calls.count(count, deadline).await?),
+            Some(Call::Search(search)) => Reply::Search(calls.search(search, deadline).await?),
+            None => return Err(Failure::invalid("invalid_call", "the request has no call; set put, get, ...")),
+        })
+    };
+    let reply = match measured(metrics, method, writes, deadline, call).await {
+        Ok(reply) => reply,
+        Err(failure) => Reply::Error(failure.into_call_error()),
+    };
+    v1::PipelineReply { id, reply: Some(reply) }
+}

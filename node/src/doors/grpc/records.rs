@@ -1,0 +1,144 @@
+//! The `Records` service: each method hands its request to [`Calls`] with a deadline.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use loci_wire::v1::records_server::Records;
+use loci_wire::v1::{self};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::calls::{Calls, Scan};
+use super::pipeline;
+use super::status::Failure;
+use crate::gate;
+use crate::metrics::Metrics;
+
+/// Serves `loci.v1.Records`.
+#[derive(Clone)]
+pub struct RecordsService {
+    /// What the calls do.
+    pub calls: Calls,
+    /// Where they are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Until when a call must be answered that came with this metadata.
+pub fn deadline(metadata: &MetadataMap, default: std::time::Duration) -> Instant {
+    let timeout = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(gate::grpc_timeout);
+    gate::deadline(timeout, default)
+}
+
+/// Lets a call in, runs it until its deadline, and counts it.
+pub async fn measured<R>(
+    metrics: &Metrics,
+    method: &'static str,
+    writes: bool,
+    deadline: Instant,
+    call: impl Future<Output = Result<R, Failure>>,
+) -> Result<R, Failure> {
+    let started = Instant::now();
+    let _under_way = metrics.under_way();
+    let result = match tokio::time::timeout_at(deadline.into(), call).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::late(writes)),
+    };
+    let code = result.as_ref().map_or_else(|failure| failure.code, |_| Code::Ok);
+    metrics.observe(method, code, started.elapsed());
+    result
+}
+
+impl RecordsService {
+    async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>(
+        &self,
+        method: &'static str,
+        writes: bool,
+        request: Request<Q>,
+        call: impl FnOnce(Q, Instant) -> F,
+    ) -> Result<Response<R>, Status> {
+        let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
+        let request = request.into_inner();
+        let run = async {
+            let _pass = self.calls.enter(&request)?;
+            call(request, deadline).await
+        };
+        Ok(Response::new(measured(&self.metrics, method, writes, deadline, run).await?))
+    }
+}
+
+#[tonic::async_trait]
+impl Records for RecordsService {
+    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::WriteReply>, Status> {
+        self.unary("put", true, request, |request, deadline| self.calls.put(request, deadline)).await
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetReply>, Status> {
+        self.unary("get", false, request, |request, deadline| self.calls.get(request, deadline)).await
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteReply>, Status> {
+        self.unary("delete", true, request, |request, deadline| self.calls.delete(request, deadline)).await
+    }
+
+    async fn batch(&self, request: Request<v1::BatchRequest>) -> Result<Response<v1::WriteReply>, Status> {
+        self.unary("batch", true, request, |request, deadline| self.calls.batch(request, deadline)).await
+    }
+
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanReply>, Status> {
+        self.unary("scan", false, request, |request, deadline| self.calls.scan(request, deadline)).await
+    }
+
+    async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountReply>, Status> {
+        self.unary("count", false, request, |request, deadline| self.calls.count(request, deadline)).await
+    }
+
+    async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
+        self.unary("search", false, request, |request, deadline| self.calls.search(request, deadline)).await
+    }
+
+    type ScanStreamStream = ReceiverStream<Result<v1::ScanReply, Status>>;
+
+    /// All pages are of one view, however long the client takes to read them.
+    async fn scan_stream(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStreamStream>, Status> {
+        let deadline = deadline(request.metadata(), gate::TIMEOUT_MAX);
+        let request = request.into_inner();
+        let pass = self.calls.enter(&request)?;
+        let view = self.calls.scan_view(&request, deadline).await?;
+        let mut scan = Scan::new(request)?;
+        // One page under way and one waiting: a client that reads slowly makes the scan wait.
+        let (pages, stream) = mpsc::channel(1);
+        let (calls, metrics) = (self.calls.clone(), Arc::clone(&self.metrics));
+        tokio::spawn(async move {
+            let whole = async {
+                loop {
+                    let page = calls.page(Arc::clone(&view), &scan, deadline).await?;
+                    let cursor = page.cursor.clone();
+                    if pages.send(Ok(page)).await.is_err() || cursor.is_empty() {
+                        return Ok(());
+                    }
+                    scan.cursor = cursor;
+                }
+            };
+            if let Err(failure) = measured(&metrics, "scan_stream", false, deadline, whole).await {
+                // A client that has gone does not need to know why.
+                let _ = pages.send(Err(failure.into())).await;
+            }
+            drop(pass);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type PipelineStream = ReceiverStream<Result<v1::PipelineReply, Status>>;
+
+    async fn pipeline(
+        &self,
+        request: Request<Streaming<v1::PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        let (replies, stream) = mpsc::channel(pipeline::REPLIES_WAITING);
+        tokio::spawn(pipeline::run(self.calls.clone(), Arc::clone(&self.metrics), request.into_inner(), replies));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}

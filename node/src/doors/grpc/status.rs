@@ -1,0 +1,102 @@
+//! Errors as gRPC statuses: a code that generic clients understand, a message that says what to do, and a detail with a
+//! stable reason for programs.
+
+use std::time::Duration;
+
+use loci_index::command::{Found, Refusal};
+use loci_wire::v1::{CallError, ErrorDetail};
+use tonic::{Code, Status};
+
+use crate::gate;
+use crate::search_threads::RunError;
+use crate::shard::{ReadError, WriteError};
+
+/// A call that failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The gRPC status code.
+    pub code: Code,
+    /// For people.
+    pub message: String,
+    /// For programs.
+    pub detail: ErrorDetail,
+}
+
+impl Failure {
+    /// With a reason and nothing more to tell.
+    pub fn new(code: Code, reason: &str, message: impl Into<String>) -> Failure {
+        let detail = ErrorDetail { reason: reason.into(), ..Default::default() };
+        Failure { code, message: message.into(), detail }
+    }
+
+    /// The request can never work.
+    pub fn invalid(reason: &str, message: impl Into<String>) -> Failure {
+        Failure::new(Code::InvalidArgument, reason, message)
+    }
+
+    /// About one of several records, queries or conditions.
+    pub fn number(mut self, number: usize) -> Failure {
+        self.detail.number = u32::try_from(number).unwrap_or(u32::MAX);
+        self
+    }
+
+    /// It can work later.
+    pub fn retry_after(mut self, after: Duration) -> Failure {
+        self.detail.retry_after_millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// The call's time is up. A write may have taken effect, or may still.
+    pub fn late(write: bool) -> Failure {
+        let message = if write {
+            "the deadline has passed; the write may or may not take effect: repeat it with the same request id to learn which"
+        } else {
+            "the deadline has passed"
+        };
+        Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message)
+    }
+
+    /// As an answer on a pipeline.
+    pub fn into_call_error(self) -> CallError {
+        CallError { code: self.code as i32, message: self.message, detail: Some(self.detail) }
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Status {
+        let details = loci_wire::encode_detail(failure.code as i32, &failure.message, &failure.detail);
+        Status::with_details(failure.code, failure.message, details.into())
+    }
+}
+
+impl From<gate::Full> for Failure {
+    fn from(full: gate::Full) -> Failure {
+        Failure::new(Code::ResourceExhausted, "overloaded", full.to_string()).retry_after(gate::RETRY_AFTER)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let message = refusal.to_string();
+        match refusal {
+            Refusal::ConditionFailed { number, found, .. } => {
+                let mut failure = Failure::new(Code::FailedPrecondition, "condition_failed", message).number(number as usize);
+                if let Found::Version(version) = found {
+                    failure.detail.version = version;
+                }
+                failure
+            }
+            Refusal::UnknownNamespace(_) => Failure::new(Code::NotFound, "unknown_namespace", message),
+            Refusal::UnknownCollection(_) => Failure::new(Code::NotFound, "unknown_collection", message),
+            Refusal::AlreadyExists(_) => Failure::new(Code::AlreadyExists, "already_exists", message),
+            Refusal::WrongEmbedding { change, .. } => {
+                Failure::invalid("wrong_embedding", message).number(change as usize)
+            }
+            Refusal::AttributesTooLarge { change } => {
+                Failure::invalid("attributes_too_large", message).number(change as usize)
+            }
+            Refusal::RequestConflict => Failure::new(Code::Aborted, "request_conflict", message),
+            Refusal::TooMany(_) => Failure::new(Code::FailedPrecondition, "too_many", message),
+        }
+    }
+}
