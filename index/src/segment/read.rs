@@ -1,0 +1,650 @@
+//! Reading a segment: everything is checked when it opens, and cast where it lies.
+//!
+//! Nothing here is unsafe: a cast that does not fit is an empty slice, an offset that leads out of
+//! its section is an empty item. Neither occurs in a file that opened.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytemuck::AnyBitPattern;
+
+use super::{
+    DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC,
+    META_BYTES_MAX, Meta, NO_NODE, NO_SLOT, NO_VALUE, PAGE, SegmentError, VERSION, slot_of,
+    stride_of,
+};
+use crate::directory::{Directory, Mapped};
+use crate::distance::{Kernel, Metric};
+use crate::graph::search::{Query, Scratch, search};
+use crate::graph::{FlatVectors, GraphRef, GraphShape};
+use crate::scan::{Finish, scan};
+
+/// An open segment. It stays readable after its file was removed.
+pub struct Segment {
+    name: String,
+    mapped: Arc<Mapped>,
+    rows: u32,
+    hash_seed: u64,
+    collection: u64,
+    specs: Vec<FieldSpec>,
+    fields: Vec<Field>,
+    key_offsets: Range<usize>,
+    key_bytes: Range<usize>,
+    begins: Range<usize>,
+    deadlines: Range<usize>,
+    hashes: Range<usize>,
+    value_offsets: Range<usize>,
+    value_bytes: Range<usize>,
+    attribute_offsets: Range<usize>,
+    attribute_bytes: Range<usize>,
+    slots: Range<usize>,
+}
+
+struct Field {
+    dimension: usize,
+    stride: usize,
+    kernel: Kernel,
+    nodes: u32,
+    node_rows: Range<usize>,
+    row_nodes: Range<usize>,
+    vectors: Range<usize>,
+    graph: Option<Graph>,
+}
+
+struct Graph {
+    shape: GraphShape,
+    layer0: Range<usize>,
+    upper: Range<usize>,
+}
+
+/// How hard to search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Compare with every accepted row.
+    Exact,
+    /// Walk the graph; a segment without one is searched exactly.
+    Graph {
+        /// How many candidates to keep ([`crate::graph::EF_DEFAULT`]); at least k are.
+        ef: usize,
+        /// How many distances may be computed before giving up; `None` is no limit.
+        budget: Option<usize>,
+    },
+}
+
+/// What to look for in a segment.
+#[derive(Debug, Clone, Copy)]
+pub struct Search<'q> {
+    /// Which embedding, by its place in [`Segment::fields`].
+    pub field: usize,
+    /// The embedding to be near to, prepared for the field's metric ([`Metric::prepare`]).
+    pub query: &'q [f32],
+    /// How many rows to find.
+    pub k: usize,
+    /// How hard to search.
+    pub effort: Effort,
+}
+
+impl Segment {
+    /// Opens a segment after checking every byte of it; the cost is reading the file once.
+    pub fn open(directory: &dyn Directory, name: &str) -> Result<Segment, SegmentError> {
+        let file_bytes = directory.len(name)?;
+        let opening = Opening {
+            directory,
+            name,
+            file_bytes,
+        };
+        let head = opening.head()?;
+        let table = opening.table(&head)?;
+        let mapped = directory.open(name)?;
+        if mapped.len() as u64 != file_bytes {
+            return Err(opening.corrupt(16, "the file has changed its length"));
+        }
+        let meta = opening.meta(&table)?;
+        if meta.collection != head.collection {
+            return Err(opening.corrupt(40, "header and meta name different collections"));
+        }
+        opening.assemble(head, &table, meta, mapped)
+    }
+
+    /// The file's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How large the file is.
+    pub fn file_bytes(&self) -> u64 {
+        self.mapped.len() as u64
+    }
+
+    /// The collection whose records these are.
+    pub fn collection(&self) -> u64 {
+        self.collection
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> u32 {
+        self.rows
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// The embeddings that rows may have.
+    pub fn fields(&self) -> &[FieldSpec] {
+        &self.specs
+    }
+
+    /// A row's key; empty for a row that is not there.
+    pub fn key(&self, row: u32) -> &[u8] {
+        self.item(&self.key_offsets, &self.key_bytes, row)
+            .unwrap_or_default()
+    }
+
+    /// The log index at which a row began.
+    pub fn begin(&self, row: u32) -> u64 {
+        self.cast::<u64>(&self.begins)
+            .get(row as usize)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// The moment a row's record stops to exist, in milliseconds since 1970; 0 for none.
+    pub fn deadline(&self, row: u32) -> u64 {
+        self.cast::<u64>(&self.deadlines)
+            .get(row as usize)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// The keyed hash of a row's record.
+    pub fn hash(&self, row: u32) -> u128 {
+        let (hashes, _) = self.part(&self.hashes).as_chunks::<16>();
+        hashes
+            .get(row as usize)
+            .map_or(0, |bytes| u128::from_le_bytes(*bytes))
+    }
+
+    /// A row's value, if it has one.
+    pub fn value(&self, row: u32) -> Option<&[u8]> {
+        self.item(&self.value_offsets, &self.value_bytes, row)
+    }
+
+    /// A row's encoded attributes.
+    pub fn attributes(&self, row: u32) -> &[u8] {
+        self.item(&self.attribute_offsets, &self.attribute_bytes, row)
+            .unwrap_or_default()
+    }
+
+    /// All versions of a key, newest first; empty if there are none.
+    pub fn find(&self, key: &[u8]) -> Range<u32> {
+        let slots = self.cast::<u64>(&self.slots);
+        let (mut at, tag) = slot_of(key, self.hash_seed, slots.len());
+        for _ in 0..slots.len() {
+            let Some(&slot) = slots.get(at) else { break };
+            if slot == NO_SLOT {
+                break;
+            }
+            let first = slot as u32;
+            if slot & !u64::from(u32::MAX) == tag && self.key(first) == key {
+                let others = (first + 1..self.rows).find(|&row| self.key(row) != key);
+                return first..others.unwrap_or(self.rows);
+            }
+            at = (at + 1) & (slots.len() - 1);
+        }
+        0..0
+    }
+
+    /// The first row whose key is not before `key`; `len()` if there is none.
+    pub fn lower_bound(&self, key: &[u8]) -> u32 {
+        let (mut low, mut high) = (0, self.rows);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.key(middle) < key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// A row's embedding for a field, if it has one, as the metric prepared it.
+    pub fn embedding(&self, field: usize, row: u32) -> Option<&[f32]> {
+        let field = self.fields.get(field)?;
+        let node = *self.cast::<u32>(&field.row_nodes).get(row as usize)?;
+        let start = node as usize * field.stride;
+        self.cast::<f32>(&field.vectors)
+            .get(start..start + field.dimension)
+    }
+
+    /// How many rows have an embedding for a field.
+    pub fn embeddings(&self, field: usize) -> u32 {
+        self.fields.get(field).map_or(0, |field| field.nodes)
+    }
+
+    /// Whether a field's embeddings are linked in a graph.
+    pub fn has_graph(&self, field: usize) -> bool {
+        self.fields
+            .get(field)
+            .is_some_and(|field| field.graph.is_some())
+    }
+
+    /// Finds the nearest rows that `accept` agrees to. They are then in `scratch.hits()`, nearest
+    /// first; `keep_going` is asked every now and then whether they are still wanted.
+    pub fn nearest(
+        &self,
+        ask: &Search<'_>,
+        accept: impl Fn(u32) -> bool,
+        keep_going: impl FnMut() -> bool,
+        scratch: &mut Scratch,
+    ) -> Result<Finish, SegmentError> {
+        let field = self
+            .fields
+            .get(ask.field)
+            .filter(|field| field.dimension == ask.query.len())
+            .ok_or_else(|| SegmentError::Query {
+                file: self.name.clone(),
+                field: ask.field,
+                got: ask.query.len(),
+            })?;
+        let floats = self.cast::<f32>(&field.vectors);
+        let node_rows = self.cast::<u32>(&field.node_rows);
+        let finish = match (ask.effort, &field.graph) {
+            (Effort::Graph { ef, budget }, Some(graph)) => {
+                let layer0 = self.cast::<u32>(&graph.layer0);
+                let upper = self.cast::<u32>(&graph.upper);
+                let query = Query {
+                    vector: ask.query,
+                    kernel: field.kernel,
+                    k: ask.k,
+                    ef,
+                    budget,
+                };
+                let accept =
+                    |node: u32| node_rows.get(node as usize).is_some_and(|&row| accept(row));
+                let vectors = FlatVectors::new(floats, field.stride, field.dimension);
+                let graph = GraphRef::new(&graph.shape, layer0, upper);
+                let finish = search(graph, &vectors, &query, accept, keep_going, scratch);
+                let row_of = |node: u32| node_rows.get(node as usize).copied();
+                scratch.nearest().translate(row_of);
+                finish
+            }
+            (Effort::Exact | Effort::Graph { .. }, _) => {
+                let embeddings = floats
+                    .chunks_exact(field.stride)
+                    .map(|v| &v[..field.dimension]);
+                let rows = node_rows.iter().copied().zip(embeddings);
+                let compared = Cell::new(0);
+                let accept = |row: u32| {
+                    let accepted = accept(row);
+                    compared.set(compared.get() + usize::from(accepted));
+                    accepted
+                };
+                let into = scratch.nearest();
+                let finish = scan(
+                    field.kernel,
+                    ask.query,
+                    ask.k,
+                    rows,
+                    accept,
+                    keep_going,
+                    into,
+                );
+                scratch.count(compared.get(), 0);
+                finish
+            }
+        };
+        Ok(finish)
+    }
+
+    /// Reads what searches touch into memory now, as far as it fits.
+    pub fn keep_hot(&self) {
+        self.mapped.populate(0..self.mapped.len());
+    }
+
+    /// Says that this segment is larger than the memory there is for it: a miss then reads one page
+    /// and evicts nothing else.
+    pub fn keep_cold(&self) {
+        self.mapped.advise_random(0..self.mapped.len());
+    }
+
+    fn part(&self, range: &Range<usize>) -> &[u8] {
+        self.mapped.get(range.clone()).unwrap_or_default()
+    }
+
+    fn cast<T: AnyBitPattern>(&self, range: &Range<usize>) -> &[T] {
+        bytemuck::try_cast_slice(self.part(range)).unwrap_or_default()
+    }
+
+    /// The part of `bytes` between a row's offset and the next one's.
+    fn item(&self, offsets: &Range<usize>, bytes: &Range<usize>, row: u32) -> Option<&[u8]> {
+        let offsets = self.cast::<u64>(offsets);
+        let start = *offsets.get(row as usize)?;
+        let end = *offsets.get(row as usize + 1)? & !NO_VALUE;
+        if start & NO_VALUE != 0 {
+            return None;
+        }
+        self.part(bytes)
+            .get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+    }
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Segment({}, {} rows)", self.name, self.rows)
+    }
+}
+
+/// A segment that is being checked.
+struct Opening<'a> {
+    directory: &'a dyn Directory,
+    name: &'a str,
+    file_bytes: u64,
+}
+
+struct Head {
+    section_count: u32,
+    rows: u32,
+    hash_seed: u64,
+    collection: u64,
+    table_crc: u32,
+}
+
+/// A line of the table. Kinds that are not known stay in it.
+struct Entry {
+    kind: u16,
+    field: u16,
+    range: Range<usize>,
+}
+
+/// More sections than this no version 1 program writes.
+const SECTIONS_MAX: u32 = 1024;
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let part = bytes.get(at..at + 4).and_then(|part| part.try_into().ok());
+    part.map_or(0, u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let part = bytes.get(at..at + 8).and_then(|part| part.try_into().ok());
+    part.map_or(0, u64::from_le_bytes)
+}
+
+impl Opening<'_> {
+    fn corrupt(&self, offset: u64, what: &'static str) -> SegmentError {
+        SegmentError::Corrupt {
+            file: self.name.to_string(),
+            offset,
+            what,
+        }
+    }
+
+    fn bytes(&self, range: Range<u64>) -> Result<Vec<u8>, SegmentError> {
+        let mut bytes = Vec::new();
+        self.directory
+            .read_range(self.name, range, &mut |part| bytes.extend_from_slice(part))?;
+        Ok(bytes)
+    }
+
+    /// The crc is believed first, then the version, then the rest.
+    fn head(&self) -> Result<Head, SegmentError> {
+        let head = self.bytes(0..self.file_bytes.min(HEADER_BYTES as u64))?;
+        if !head.starts_with(&MAGIC) {
+            return Err(SegmentError::NotASegment(self.name.to_string()));
+        }
+        if head.len() < HEADER_BYTES || crc32fast::hash(&head[..60]) != u32_at(&head, 60) {
+            return Err(self.corrupt(0, "the header's checksum is wrong"));
+        }
+        let version = u32_at(&head, 8);
+        if version > VERSION {
+            return Err(SegmentError::UnknownVersion {
+                file: self.name.to_string(),
+                version,
+            });
+        }
+        if version != VERSION {
+            return Err(self.corrupt(8, "there never was such a version"));
+        }
+        if u64_at(&head, 16) != self.file_bytes {
+            return Err(self.corrupt(16, "the file has not the length that its header says"));
+        }
+        Ok(Head {
+            section_count: u32_at(&head, 12),
+            rows: u32_at(&head, 24),
+            hash_seed: u64_at(&head, 32),
+            collection: u64_at(&head, 40),
+            table_crc: u32_at(&head, 56),
+        })
+    }
+
+    /// The table, after the checksums of all sections.
+    fn table(&self, head: &Head) -> Result<Vec<Entry>, SegmentError> {
+        let table_at = HEADER_BYTES as u64;
+        if head.section_count > SECTIONS_MAX {
+            return Err(self.corrupt(12, "there are too many sections"));
+        }
+        let used = head.section_count as usize * ENTRY_BYTES;
+        let mut next = (table_at + used as u64).next_multiple_of(PAGE);
+        if next > self.file_bytes {
+            return Err(self.corrupt(table_at, "the table is cut off"));
+        }
+        let table = self.bytes(table_at..next)?;
+        if crc32fast::hash(&table) != head.table_crc {
+            return Err(self.corrupt(table_at, "the table's checksum is wrong"));
+        }
+        let mut entries = Vec::new();
+        for entry in table[..used].chunks_exact(ENTRY_BYTES) {
+            let kinds = u32_at(entry, 0);
+            let (crc, offset, bytes) = (u32_at(entry, 4), u64_at(entry, 8), u64_at(entry, 16));
+            // The sections fill the file without gaps, so every byte is under a checksum.
+            let end = offset
+                .checked_add(bytes)
+                .filter(|end| *end <= self.file_bytes);
+            let Some(end) = end.filter(|_| offset == next) else {
+                return Err(self.corrupt(table_at, "a section is not where it should be"));
+            };
+            next = end.next_multiple_of(PAGE);
+            if next > self.file_bytes {
+                return Err(self.corrupt(offset, "the last section is cut off"));
+            }
+            let mut hasher = crc32fast::Hasher::new();
+            self.directory
+                .read_range(self.name, offset..next, &mut |part| hasher.update(part))?;
+            if hasher.finalize() != crc {
+                return Err(self.corrupt(offset, "a section's checksum is wrong"));
+            }
+            let (Ok(start), Ok(end)) = (usize::try_from(offset), usize::try_from(end)) else {
+                return Err(self.corrupt(offset, "the file is too large for this machine"));
+            };
+            let (kind, field) = (kinds as u16, (kinds >> 16) as u16);
+            entries.push(Entry {
+                kind,
+                field,
+                range: start..end,
+            });
+        }
+        if next != self.file_bytes {
+            return Err(self.corrupt(next, "there is something after the last section"));
+        }
+        Ok(entries)
+    }
+
+    fn meta(&self, table: &[Entry]) -> Result<Meta, SegmentError> {
+        let range = self.section(table, Kind::Meta, 0)?;
+        let (start, end) = (range.start as u64, range.end as u64);
+        if end - start > META_BYTES_MAX {
+            return Err(self.corrupt(start, "the meta section is too long"));
+        }
+        let bytes = self.bytes(start..end)?;
+        let mut aligned = rkyv::util::AlignedVec::<16>::with_capacity(bytes.len());
+        aligned.extend_from_slice(&bytes);
+        let meta = rkyv::from_bytes::<Meta, rkyv::rancor::Error>(&aligned)
+            .map_err(|_| self.corrupt(start, "the meta section makes no sense"))?;
+        if meta.fields.len() > FIELDS_MAX {
+            return Err(self.corrupt(start, "there are too many fields"));
+        }
+        Ok(meta)
+    }
+
+    fn section(
+        &self,
+        table: &[Entry],
+        kind: Kind,
+        field: u16,
+    ) -> Result<Range<usize>, SegmentError> {
+        let entry = table
+            .iter()
+            .find(|entry| entry.kind == kind as u16 && entry.field == field);
+        match entry {
+            Some(entry) => Ok(entry.range.clone()),
+            None => Err(self.corrupt(HEADER_BYTES as u64, "a section is missing")),
+        }
+    }
+
+    /// A section of exactly `count` items of `size` bytes.
+    fn exactly(
+        &self,
+        table: &[Entry],
+        kind: Kind,
+        field: u16,
+        count: usize,
+        size: usize,
+    ) -> Result<Range<usize>, SegmentError> {
+        let range = self.section(table, kind, field)?;
+        if count.checked_mul(size) != Some(range.len()) {
+            return Err(self.corrupt(range.start as u64, "a section has the wrong length"));
+        }
+        Ok(range)
+    }
+
+    fn assemble(
+        &self,
+        head: Head,
+        table: &[Entry],
+        meta: Meta,
+        mapped: Arc<Mapped>,
+    ) -> Result<Segment, SegmentError> {
+        let rows = head.rows as usize;
+        let each = |kind, size| self.exactly(table, kind, 0, rows, size);
+        let offsets = |kind| self.exactly(table, kind, 0, rows + 1, 8);
+        let bytes = |kind| self.section(table, kind, 0);
+        let mut segment = Segment {
+            name: self.name.to_string(),
+            rows: head.rows,
+            hash_seed: head.hash_seed,
+            collection: head.collection,
+            specs: Vec::new(),
+            fields: Vec::new(),
+            key_offsets: offsets(Kind::KeyOffsets)?,
+            key_bytes: bytes(Kind::KeyBytes)?,
+            begins: each(Kind::Begins, 8)?,
+            deadlines: each(Kind::Deadlines, 8)?,
+            hashes: each(Kind::Hashes, 16)?,
+            value_offsets: offsets(Kind::ValueOffsets)?,
+            value_bytes: bytes(Kind::ValueBytes)?,
+            attribute_offsets: offsets(Kind::AttributeOffsets)?,
+            attribute_bytes: bytes(Kind::AttributeBytes)?,
+            slots: bytes(Kind::Slots)?,
+            mapped,
+        };
+        let slots = segment.slots.len() / 8;
+        if !segment.slots.len().is_multiple_of(8) || !slots.is_power_of_two() {
+            return Err(self.corrupt(segment.slots.start as u64, "the slots are miscounted"));
+        }
+        for (offsets, bytes) in [
+            (&segment.key_offsets, &segment.key_bytes),
+            (&segment.value_offsets, &segment.value_bytes),
+            (&segment.attribute_offsets, &segment.attribute_bytes),
+        ] {
+            let all = segment
+                .cast::<u64>(offsets)
+                .iter()
+                .map(|offset| offset & !NO_VALUE);
+            let whole = all.clone().next() == Some(0)
+                && all.clone().is_sorted()
+                && all.last() == Some(bytes.len() as u64);
+            if !whole {
+                return Err(self.corrupt(offsets.start as u64, "offsets do not ascend"));
+            }
+        }
+        for (number, field) in (0..).zip(meta.fields) {
+            let Some(metric) = Metric::from_code(field.metric) else {
+                return Err(self.corrupt(HEADER_BYTES as u64, "a metric is not known"));
+            };
+            let open = self.field(&segment, table, number, &field, metric.kernel())?;
+            let FieldMeta {
+                name, dimension, ..
+            } = field;
+            segment.specs.push(FieldSpec {
+                name,
+                dimension,
+                metric,
+            });
+            segment.fields.push(open);
+        }
+        Ok(segment)
+    }
+
+    fn field(
+        &self,
+        segment: &Segment,
+        table: &[Entry],
+        number: u16,
+        meta: &FieldMeta,
+        kernel: Kernel,
+    ) -> Result<Field, SegmentError> {
+        if meta.dimension == 0 || meta.dimension > DIMENSION_MAX {
+            return Err(self.corrupt(HEADER_BYTES as u64, "a dimension is out of range"));
+        }
+        let stride = stride_of(meta.dimension);
+        let rows = segment.rows as usize;
+        let node_rows = self.section(table, Kind::NodeRows, number)?;
+        let row_nodes = self.exactly(table, Kind::RowNodes, number, rows, 4)?;
+        let nodes = node_rows.len() / 4;
+        let vectors = self.exactly(table, Kind::Vectors, number, nodes, 4 * stride)?;
+        // Rows that have a node are counted by it, and it names them.
+        let named = segment.cast::<u32>(&node_rows);
+        let mut next = 0u32;
+        for (row, &node) in (0u32..).zip(segment.cast::<u32>(&row_nodes)) {
+            if node == NO_NODE {
+                continue;
+            }
+            if node != next || named.get(next as usize) != Some(&row) {
+                let what = "rows and embeddings do not name each other";
+                return Err(self.corrupt(row_nodes.start as u64, what));
+            }
+            next += 1;
+        }
+        if next as usize != nodes || named.len() != nodes {
+            return Err(self.corrupt(node_rows.start as u64, "some embeddings have no row"));
+        }
+        let graph = if meta.m == 0 {
+            None
+        } else {
+            let layer0 = self.section(table, Kind::Layer0, number)?;
+            let upper = self.section(table, Kind::Upper, number)?;
+            let links = segment.cast::<u32>(&layer0).len();
+            let shape = GraphShape::read(links, segment.cast::<u32>(&upper))
+                .filter(|shape| shape.nodes() as usize == nodes)
+                .ok_or_else(|| self.corrupt(upper.start as u64, "the graph makes no sense"))?;
+            Some(Graph {
+                shape,
+                layer0,
+                upper,
+            })
+        };
+        Ok(Field {
+            dimension: meta.dimension as usize,
+            stride,
+            kernel,
+            nodes: nodes as u32,
+            node_rows,
+            row_nodes,
+            vectors,
+            graph,
+        })
+    }
+}
