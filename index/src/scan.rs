@@ -127,8 +127,7 @@ impl Nearest {
             self.heap.pop();
         }
         self.hits.clear();
-        self.hits
-            .extend(self.heap.drain().map(|ordered| unorder(ordered)));
+        self.hits.extend(self.heap.drain().map(unorder));
         self.hits
             .sort_unstable_by_key(|hit| order(hit.distance, hit.row));
     }

@@ -3,14 +3,12 @@
 use super::{Set, cosine_from_dot};
 use std::arch::aarch64::*;
 
-pub(super) static NEON: Set = Set {
-    name: "neon",
-    available: || std::arch::is_aarch64_feature_detected!("neon"),
-    // SAFETY (of the three): `sets` hands a set out only if `available`, and nothing else calls these.
-    cosine: |a, b| cosine_from_dot(unsafe { neon_dot(a, b) }),
-    dot: |a, b| -unsafe { neon_dot(a, b) },
-    squared_l2: |a, b| unsafe { neon_squared_l2(a, b) },
-};
+pub(super) static NEON: Set = set!(
+    "neon",
+    || std::arch::is_aarch64_feature_detected!("neon"),
+    neon_dot,
+    neon_squared_l2
+);
 
 /// Defines a sum over pairs of components in 4-wide registers: `$add` adds one pair of registers,
 /// `$one` is the term of one pair of components.

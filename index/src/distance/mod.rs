@@ -18,6 +18,24 @@
     reason = "vector instructions and prefetching are unsafe by nature"
 )]
 
+/// A [`Set`] of an inner product and a squared distance that need instructions which `available`
+/// knows the processor to have.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! set {
+    ($name:literal, $available:expr, $dot:ident, $squared_l2:ident) => {
+        Set {
+            name: $name,
+            available: $available,
+            // SAFETY: `sets` hands a set out only if it is available, and nothing else calls this.
+            cosine: |a, b| cosine_from_dot(unsafe { $dot(a, b) }),
+            // SAFETY: as above.
+            dot: |a, b| -unsafe { $dot(a, b) },
+            // SAFETY: as above.
+            squared_l2: |a, b| unsafe { $squared_l2(a, b) },
+        }
+    };
+}
+
 #[cfg(target_arch = "aarch64")]
 mod arm;
 mod scalar;
@@ -105,8 +123,10 @@ impl std::fmt::Display for Metric {
 const COMPONENT_MAX: f32 = 1e16;
 
 fn finite(embedding: &[f32]) -> Result<(), EmbeddingError> {
-    // NaN fails the comparison too.
-    match embedding.iter().position(|x| !(x.abs() <= COMPONENT_MAX)) {
+    match embedding
+        .iter()
+        .position(|x| x.is_nan() || x.abs() > COMPONENT_MAX)
+    {
         Some(position) => Err(EmbeddingError::NotFinite { position }),
         None => Ok(()),
     }

@@ -5,23 +5,19 @@
 use super::{Set, cosine_from_dot};
 use std::arch::x86_64::*;
 
-pub(super) static AVX512: Set = Set {
-    name: "avx512",
-    available: || is_x86_feature_detected!("avx512f"),
-    // SAFETY (of the three): `sets` hands a set out only if `available`, and nothing else calls these.
-    cosine: |a, b| cosine_from_dot(unsafe { avx512_dot(a, b) }),
-    dot: |a, b| -unsafe { avx512_dot(a, b) },
-    squared_l2: |a, b| unsafe { avx512_squared_l2(a, b) },
-};
+pub(super) static AVX512: Set = set!(
+    "avx512",
+    || is_x86_feature_detected!("avx512f"),
+    avx512_dot,
+    avx512_squared_l2
+);
 
-pub(super) static AVX2: Set = Set {
-    name: "avx2",
-    available: || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-    // SAFETY (of the three): `sets` hands a set out only if `available`, and nothing else calls these.
-    cosine: |a, b| cosine_from_dot(unsafe { avx2_dot(a, b) }),
-    dot: |a, b| -unsafe { avx2_dot(a, b) },
-    squared_l2: |a, b| unsafe { avx2_squared_l2(a, b) },
-};
+pub(super) static AVX2: Set = set!(
+    "avx2",
+    || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+    avx2_dot,
+    avx2_squared_l2
+);
 
 /// Defines a sum over pairs of components in 16-wide registers: `$add` adds one pair of registers.
 macro_rules! avx512 {
@@ -99,9 +95,10 @@ macro_rules! avx2 {
             let (b8, b_rest) = b_rest.as_chunks::<8>();
             let [mut sum, s1, s2, s3] = sums;
             for (x, y) in a8.iter().zip(b8) {
-                // SAFETY: `x` and `y` are arrays of eight f32, all that an unaligned load reads.
-                let ($x, $y) =
-                    unsafe { (_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(y.as_ptr())) };
+                // SAFETY: `x` is an array of eight f32, all that an unaligned load reads.
+                let $x = unsafe { _mm256_loadu_ps(x.as_ptr()) };
+                // SAFETY: so is `y`.
+                let $y = unsafe { _mm256_loadu_ps(y.as_ptr()) };
                 let $sum = sum;
                 sum = $add;
             }

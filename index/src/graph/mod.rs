@@ -33,6 +33,9 @@
 pub mod build;
 pub mod search;
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 /// How many candidates a search keeps when its caller does not say. Recall@10 on the real data

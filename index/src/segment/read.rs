@@ -559,13 +559,13 @@ impl Opening<'_> {
             (&segment.value_offsets, &segment.value_bytes),
             (&segment.attribute_offsets, &segment.attribute_bytes),
         ] {
-            let all = segment
+            let mut all = segment
                 .cast::<u64>(offsets)
                 .iter()
                 .map(|offset| offset & !NO_VALUE);
             let whole = all.clone().next() == Some(0)
                 && all.clone().is_sorted()
-                && all.last() == Some(bytes.len() as u64);
+                && all.next_back() == Some(bytes.len() as u64);
             if !whole {
                 return Err(self.corrupt(offsets.start as u64, "offsets do not ascend"));
             }

@@ -1,0 +1,625 @@
+//! Graphs against the exact scan.
+
+use std::cell::Cell;
+use std::collections::{HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::build::{BuildError, Mended, build};
+use super::search::{Query, Scratch, search};
+use super::*;
+use crate::distance::Metric;
+use crate::scan::{Finish, Nearest, scan};
+
+/// Embeddings in one array, for one metric.
+struct Set {
+    metric: Metric,
+    dimension: usize,
+    floats: Vec<f32>,
+}
+
+/// SplitMix64.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// -1 to 1.
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Roughly normal.
+    fn normal(&mut self) -> f32 {
+        (0..6).map(|_| self.float()).sum::<f32>() / 1.4
+    }
+}
+
+impl Set {
+    fn new(metric: Metric, dimension: usize, mut floats: Vec<f32>) -> Set {
+        for embedding in floats.chunks_exact_mut(dimension) {
+            metric.prepare(embedding).expect("is a good embedding");
+        }
+        Set {
+            metric,
+            dimension,
+            floats,
+        }
+    }
+
+    /// Clusters one after the other, as a file in source order has them, and `extra` more drawn
+    /// from the same clusters for queries.
+    fn clustered(metric: Metric, len: usize, extra: usize, seed: u64) -> (Set, Set) {
+        const DIMENSION: usize = 24;
+        const CLUSTERS: usize = 40;
+        let mut chance = Chance(seed);
+        let centres: Vec<f32> = (0..CLUSTERS * DIMENSION).map(|_| chance.normal()).collect();
+        let mut draw = |cluster: usize| -> Vec<f32> {
+            let centre = &centres[cluster * DIMENSION..(cluster + 1) * DIMENSION];
+            centre.iter().map(|x| x + 0.35 * chance.normal()).collect()
+        };
+        let base = (0..len).flat_map(|i| draw(i * CLUSTERS / len)).collect();
+        let queries = (0..extra).flat_map(|i| draw(i % CLUSTERS)).collect();
+        (
+            Set::new(metric, DIMENSION, base),
+            Set::new(metric, DIMENSION, queries),
+        )
+    }
+
+    fn len(&self) -> usize {
+        self.floats.len() / self.dimension
+    }
+
+    fn get(&self, i: usize) -> &[f32] {
+        &self.floats[i * self.dimension..(i + 1) * self.dimension]
+    }
+
+    fn vectors(&self) -> FlatVectors<'_> {
+        FlatVectors::new(&self.floats, self.dimension, self.dimension)
+    }
+
+    fn build(&self, threads: usize) -> (FlatGraph, Mended) {
+        let options = GraphOptions {
+            m: 16,
+            ef_construction: 100,
+            threads,
+        };
+        build(
+            self.metric,
+            self.len(),
+            &|i| self.get(i),
+            &options,
+            &AtomicBool::new(false),
+        )
+        .expect("builds")
+    }
+
+    fn exact(&self, query: &[f32], k: usize, accept: impl Fn(u32) -> bool) -> Vec<u32> {
+        let rows = (0..self.len()).map(|i| (i as u32, self.get(i)));
+        let mut nearest = Nearest::new();
+        let finish = scan(
+            self.metric.kernel(),
+            query,
+            k,
+            rows,
+            accept,
+            || true,
+            &mut nearest,
+        );
+        assert_eq!(finish, Finish::Complete);
+        nearest.hits().iter().map(|hit| hit.row).collect()
+    }
+
+    fn search(
+        &self,
+        graph: &FlatGraph,
+        query: &[f32],
+        k: usize,
+        ef: usize,
+        accept: impl Fn(u32) -> bool,
+        scratch: &mut Scratch,
+    ) -> Vec<u32> {
+        let shape = graph.shape().expect("is a graph");
+        let graph = GraphRef::new(&shape, &graph.layer0, &graph.upper);
+        let query = Query {
+            vector: query,
+            kernel: self.metric.kernel(),
+            k,
+            ef,
+            budget: None,
+        };
+        let finish = search(graph, &self.vectors(), &query, accept, || true, scratch);
+        assert_eq!(finish, Finish::Complete);
+        assert!(
+            scratch
+                .hits()
+                .is_sorted_by_key(|hit| crate::scan::order(hit.distance, hit.row))
+        );
+        scratch.hits().iter().map(|hit| hit.row).collect()
+    }
+
+    fn recall(
+        &self,
+        graph: &FlatGraph,
+        queries: &Set,
+        ef: usize,
+        accept: impl Fn(u32) -> bool,
+    ) -> f64 {
+        let mut scratch = Scratch::new();
+        let (mut found, mut all) = (0, 0);
+        for i in 0..queries.len() {
+            let query = queries.get(i);
+            let exact = self.exact(query, 10, &accept);
+            let got = self.search(graph, query, 10, ef, &accept, &mut scratch);
+            found += exact.iter().filter(|row| got.contains(row)).count();
+            all += exact.len();
+        }
+        found as f64 / all as f64
+    }
+}
+
+/// How many nodes the entries reach on layer 0.
+fn reachable(graph: &FlatGraph) -> usize {
+    let shape = graph.shape().expect("is a graph");
+    let graph = GraphRef::new(&shape, &graph.layer0, &graph.upper);
+    let mut seen: HashSet<u32> = graph.entries().iter().copied().collect();
+    let mut queue: VecDeque<u32> = seen.iter().copied().collect();
+    while let Some(node) = queue.pop_front() {
+        for link in graph.links(node) {
+            assert!(link < shape.nodes(), "a link of {node} leads to {link}");
+            if seen.insert(link) {
+                queue.push_back(link);
+            }
+        }
+    }
+    seen.len()
+}
+
+fn check_whole(set: &Set, threads: usize) -> FlatGraph {
+    let (graph, mended) = set.build(threads);
+    let shape = graph.shape().expect("is a graph");
+    assert_eq!(shape.nodes() as usize, set.len());
+    assert_eq!(reachable(&graph), set.len(), "{mended:?}");
+    // Dot does not promise that an embedding is near itself; there the walk above is the promise.
+    if set.metric != Metric::Dot {
+        let mut scratch = Scratch::new();
+        for i in 0..set.len() {
+            let own = (set.metric.kernel())(set.get(i), set.get(i));
+            let got = set.search(&graph, set.get(i), 10, EF_DEFAULT, |_| true, &mut scratch);
+            let tied = scratch
+                .hits()
+                .last()
+                .is_some_and(|last| last.distance <= own);
+            assert!(
+                tied || got.contains(&(i as u32)),
+                "node {i} does not find itself: {mended:?}"
+            );
+        }
+    }
+    graph
+}
+
+fn check_recall(metric: Metric, threads: usize) {
+    let (base, queries) = Set::clustered(metric, 4000, 100, 11);
+    let graph = check_whole(&base, threads);
+    let recall = base.recall(&graph, &queries, EF_DEFAULT, |_| true);
+    assert!(
+        recall >= 0.95,
+        "{metric} {threads} threads: recall {recall}"
+    );
+    let recall = base.recall(&graph, &queries, 512, |_| true);
+    assert!(
+        recall >= 0.995,
+        "{metric} {threads} threads: recall {recall} at ef 512"
+    );
+}
+
+#[test]
+fn cosine_graphs_find_what_a_scan_finds() {
+    check_recall(Metric::Cosine, 1);
+    check_recall(Metric::Cosine, 2);
+}
+
+#[test]
+fn dot_graphs_find_what_a_scan_finds() {
+    check_recall(Metric::Dot, 2);
+}
+
+#[test]
+fn squared_l2_graphs_find_what_a_scan_finds() {
+    check_recall(Metric::SquaredL2, 2);
+}
+
+#[test]
+fn a_filtered_search_finds_what_a_filtered_scan_finds() {
+    let (base, queries) = Set::clustered(Metric::Cosine, 4000, 50, 12);
+    let graph = check_whole(&base, 2);
+    for every in [2, 10, 100] {
+        let recall = base.recall(&graph, &queries, EF_DEFAULT, |row| row % every == 1);
+        assert!(recall >= 0.98, "one in {every}: recall {recall}");
+    }
+    // A whole cluster and nothing else, far from most queries.
+    let recall = base.recall(&graph, &queries, EF_DEFAULT, |row| row < 100);
+    assert!(recall >= 0.98, "one cluster: recall {recall}");
+}
+
+#[test]
+fn every_single_node_is_found_when_only_it_is_accepted() {
+    let (base, queries) = Set::clustered(Metric::SquaredL2, 600, 1, 13);
+    let graph = check_whole(&base, 2);
+    let mut scratch = Scratch::new();
+    for i in 0..600 {
+        let got = base.search(&graph, queries.get(0), 5, 10, |row| row == i, &mut scratch);
+        assert_eq!(got, [i]);
+    }
+}
+
+#[test]
+fn small_graphs_are_exact() {
+    for metric in [Metric::Cosine, Metric::Dot, Metric::SquaredL2] {
+        let (base, queries) = Set::clustered(metric, 40, 10, 14);
+        for len in [0, 1, 2, 3, 10, 33, 34, 40] {
+            let base = Set::new(
+                metric,
+                base.dimension,
+                base.floats[..len * base.dimension].to_vec(),
+            );
+            let graph = check_whole(&base, 2);
+            let recall = |k| {
+                let mut scratch = Scratch::new();
+                for i in 0..queries.len() {
+                    let query = queries.get(i);
+                    let got = base.search(&graph, query, k, 64, |_| true, &mut scratch);
+                    assert_eq!(got, base.exact(query, k, |_| true), "{metric} {len} nodes");
+                }
+            };
+            recall(1);
+            recall(10);
+            recall(100);
+        }
+    }
+}
+
+#[test]
+fn a_thousand_equal_embeddings_make_a_graph() {
+    for metric in [Metric::Cosine, Metric::Dot, Metric::SquaredL2] {
+        let set = Set::new(metric, 3, [0.5, -0.25, 1.0].repeat(1000));
+        let graph = check_whole(&set, 2);
+        let mut scratch = Scratch::new();
+        let got = set.search(&graph, set.get(0), 1000, 64, |_| true, &mut scratch);
+        assert_eq!(got.len(), 1000, "{metric}");
+        let got = set.search(&graph, set.get(0), 10, 64, |row| row == 777, &mut scratch);
+        assert_eq!(got, [777], "{metric}");
+    }
+}
+
+#[test]
+fn many_copies_do_not_hide_what_is_beside_them() {
+    let (base, queries) = Set::clustered(Metric::Cosine, 1000, 50, 15);
+    let mut floats = base.floats.clone();
+    for _ in 0..500 {
+        floats.extend_from_slice(base.get(500));
+        floats.extend_from_slice(base.get(17));
+    }
+    let set = Set::new(Metric::Cosine, base.dimension, floats);
+    let graph = check_whole(&set, 2);
+    let recall = set.recall(&graph, &queries, EF_DEFAULT, |row| row < 1000);
+    assert!(recall >= 0.98, "recall {recall}");
+}
+
+#[test]
+fn zeros_have_a_place_under_dot_and_squared_l2() {
+    for metric in [Metric::Dot, Metric::SquaredL2] {
+        let (base, _) = Set::clustered(metric, 300, 1, 16);
+        let mut floats = base.floats.clone();
+        floats.extend([0.0; 24].repeat(100));
+        check_whole(&Set::new(metric, 24, floats), 1);
+    }
+}
+
+#[test]
+fn a_budget_and_a_caller_end_a_search() {
+    let (base, queries) = Set::clustered(Metric::Cosine, 3000, 1, 17);
+    let (graph, _) = base.build(2);
+    let shape = graph.shape().expect("is a graph");
+    let lent = GraphRef::new(&shape, &graph.layer0, &graph.upper);
+    let mut scratch = Scratch::new();
+    let kernel = base.metric.kernel();
+    let mut query = Query {
+        vector: queries.get(0),
+        kernel,
+        k: 10,
+        ef: 64,
+        budget: Some(500),
+    };
+    let nobody = |_: u32| false;
+    let finish = search(lent, &base.vectors(), &query, nobody, || true, &mut scratch);
+    assert_eq!(finish, Finish::OverBudget);
+    assert!(
+        (500..600).contains(&scratch.distances()),
+        "{}",
+        scratch.distances()
+    );
+    query.budget = None;
+    let finish = search(lent, &base.vectors(), &query, nobody, || true, &mut scratch);
+    assert_eq!(finish, Finish::Complete);
+    assert!(
+        scratch.hits().is_empty() && scratch.hops() == 3000,
+        "{}",
+        scratch.hops()
+    );
+    let asked = Cell::new(0);
+    let keep_going = || {
+        asked.set(asked.get() + 1);
+        asked.get() < 3
+    };
+    let finish = search(
+        lent,
+        &base.vectors(),
+        &query,
+        nobody,
+        keep_going,
+        &mut scratch,
+    );
+    assert_eq!((finish, scratch.hops()), (Finish::Stopped, 3 * 64));
+}
+
+#[test]
+fn a_search_looks_at_a_small_part_of_a_graph() {
+    let (base, queries) = Set::clustered(Metric::Cosine, 4000, 20, 18);
+    let (graph, _) = base.build(2);
+    let mut scratch = Scratch::new();
+    for i in 0..queries.len() {
+        base.search(&graph, queries.get(i), 10, 64, |_| true, &mut scratch);
+        assert!(
+            scratch.distances() < 2000,
+            "{} distances",
+            scratch.distances()
+        );
+    }
+}
+
+#[test]
+fn marks_of_earlier_searches_are_forgotten() {
+    let (base, queries) = Set::clustered(Metric::Cosine, 200, 1, 19);
+    let (graph, _) = base.build(1);
+    let mut scratch = Scratch::new();
+    let first = base.search(&graph, queries.get(0), 10, 10, |_| true, &mut scratch);
+    for _ in 0..u32::from(u16::MAX) + 10 {
+        let again = base.search(&graph, queries.get(0), 10, 10, |_| true, &mut scratch);
+        assert_eq!(again, first);
+    }
+}
+
+#[test]
+fn building_stops_when_cancelled_and_refuses_bad_options() {
+    let (base, _) = Set::clustered(Metric::Cosine, 100, 1, 20);
+    let build = |m, ef_construction, threads, cancelled| {
+        let options = GraphOptions {
+            m,
+            ef_construction,
+            threads,
+        };
+        build(
+            base.metric,
+            100,
+            &|i| base.get(i),
+            &options,
+            &AtomicBool::new(cancelled),
+        )
+    };
+    assert!(matches!(
+        build(16, 100, 1, true),
+        Err(BuildError::Cancelled)
+    ));
+    assert!(build(16, 100, 1, false).is_ok());
+    for (m, ef, threads) in [
+        (1, 100, 1),
+        (129, 200, 1),
+        (16, 15, 1),
+        (16, 10_001, 1),
+        (16, 100, 0),
+    ] {
+        assert!(matches!(
+            build(m, ef, threads, false),
+            Err(BuildError::Options { .. })
+        ));
+    }
+    let cancel = AtomicBool::new(false);
+    let raise = |i: usize| {
+        // Raised by the hundredth look at the last embedding or so: somewhere in the middle.
+        if i == 99 {
+            cancel.store(true, Ordering::Relaxed);
+        }
+        base.get(i)
+    };
+    let options = GraphOptions {
+        m: 4,
+        ef_construction: 100,
+        threads: 2,
+    };
+    let stopped = super::build::build(base.metric, 100, &raise, &options, &cancel);
+    assert!(matches!(stopped, Err(BuildError::Cancelled)));
+    let uneven = |i: usize| &base.get(i)[i / 99..];
+    let refused = super::build::build(base.metric, 100, &uneven, &options, &AtomicBool::new(false));
+    assert!(matches!(
+        refused,
+        Err(BuildError::Dimension {
+            node: 99,
+            got: 23,
+            expected: 24
+        })
+    ));
+}
+
+#[test]
+fn a_damaged_graph_is_searched_without_a_panic() {
+    let (base, queries) = Set::clustered(Metric::Cosine, 500, 1, 21);
+    let (graph, _) = base.build(1);
+    for seed in 0..300 {
+        let mut chance = Chance(seed);
+        let mut damaged = graph.clone();
+        for _ in 0..20 {
+            let words = if chance.next().is_multiple_of(2) {
+                &mut damaged.layer0
+            } else {
+                &mut damaged.upper
+            };
+            let at = chance.next() as usize % words.len();
+            words[at] = match chance.next() % 3 {
+                0 => chance.next() as u32,
+                1 => chance.next() as u32 % 600,
+                _ => NO_LINK,
+            };
+        }
+        // Where the head still makes sense, the search does what it can.
+        if let Some(shape) = damaged.shape() {
+            let lent = GraphRef::new(&shape, &damaged.layer0, &damaged.upper);
+            let (vector, kernel) = (queries.get(0), base.metric.kernel());
+            let query = Query {
+                vector,
+                kernel,
+                k: 10,
+                ef: 64,
+                budget: None,
+            };
+            let mut scratch = Scratch::new();
+            let finish = search(
+                lent,
+                &base.vectors(),
+                &query,
+                |_| true,
+                || true,
+                &mut scratch,
+            );
+            assert_eq!(finish, Finish::Complete, "seed {seed}");
+        }
+    }
+    for len in 0..graph.upper.len() {
+        assert_eq!(
+            GraphShape::read(graph.layer0.len(), &graph.upper[..len]),
+            None,
+            "{len} words"
+        );
+    }
+}
+
+/// The folder of a larger real set: in `LOCI_DATA`, or beside the checkout.
+fn real(name: &str) -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../data");
+    let places = [
+        std::env::var("LOCI_DATA").unwrap_or_default().into(),
+        beside.into(),
+        shipped.into(),
+    ];
+    places
+        .into_iter()
+        .map(|place: PathBuf| place.join(name))
+        .find(|f| f.join("embeddings.npy").exists())
+}
+
+/// The rows of a version 1 .npy file of f32 or f16.
+fn npy(path: PathBuf) -> (usize, Vec<f32>) {
+    let bytes = std::fs::read(&path).expect("reads");
+    let head_len = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let head = std::str::from_utf8(&bytes[10..10 + head_len]).expect("is text");
+    let shape = head
+        .split_once("'shape': (")
+        .and_then(|(_, rest)| rest.split_once(')'));
+    let columns = shape
+        .and_then(|(shape, _)| shape.split(", ").nth(1))
+        .expect("has two dimensions");
+    let body = &bytes[10 + head_len..];
+    let floats = if head.contains("<f2") {
+        body.as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| half(u16::from_le_bytes(*b)))
+            .collect()
+    } else {
+        assert!(head.contains("<f4"), "{}: {head}", path.display());
+        body.as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect()
+    };
+    (
+        columns.trim_end_matches(',').parse().expect("is a number"),
+        floats,
+    )
+}
+
+/// An f16 as f32; ours are all finite.
+fn half(bits: u16) -> f32 {
+    let magnitude = u32::from(bits & 0x7fff);
+    let scaled = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23);
+    if bits & 0x8000 == 0 { scaled } else { -scaled }
+}
+
+#[test]
+fn real_embeddings_in_file_order_are_found() {
+    let Some(place) = real("wordnet-5k") else {
+        println!("skipped: no wordnet-5k; set LOCI_DATA to the folder that holds it");
+        return;
+    };
+    let (dimension, floats) = npy(place.join("embeddings.npy"));
+    let base = Set::new(Metric::Cosine, dimension, floats);
+    let (_, floats) = npy(place.join("queries.npy"));
+    let queries = Set::new(Metric::Cosine, dimension, floats);
+    let graph = check_whole(&base, 2);
+    let recall = base.recall(&graph, &queries, EF_DEFAULT, |_| true);
+    assert!(recall >= 0.97, "recall {recall}");
+}
+
+/// Prints build time, recall and cost on the large set; `cargo test --release -p loci-index
+/// measure -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes minutes; prints figures"]
+fn measure_minilm_60k() {
+    let place = real("minilm-60k").expect("minilm-60k is in LOCI_DATA");
+    let (dimension, floats) = npy(place.join("embeddings.npy"));
+    let base = Set::new(Metric::Cosine, dimension, floats);
+    let (_, floats) = npy(place.join("queries.npy"));
+    let queries = Set::new(Metric::Cosine, dimension, floats);
+    let options = GraphOptions {
+        threads: 2,
+        ..GraphOptions::default()
+    };
+    let start = std::time::Instant::now();
+    let never = AtomicBool::new(false);
+    let (graph, mended) =
+        build(base.metric, base.len(), &|i| base.get(i), &options, &never).expect("builds");
+    println!(
+        "{} x {dimension}: built in {:.1?}, {mended:?}",
+        base.len(),
+        start.elapsed()
+    );
+    println!("unreachable {}", base.len() - reachable(&graph));
+    let bytes = 4 * (graph.layer0.len() + graph.upper.len());
+    println!("{:.1} bytes a node", bytes as f64 / base.len() as f64);
+    let exact: Vec<Vec<u32>> = (0..queries.len())
+        .map(|i| base.exact(queries.get(i), 10, |_| true))
+        .collect();
+    let mut scratch = Scratch::new();
+    for ef in [10, 16, 24, 32, 64, 128, 256, 512] {
+        let (mut found, mut distances) = (0, 0);
+        let start = std::time::Instant::now();
+        for (i, exact) in exact.iter().enumerate() {
+            let got = base.search(&graph, queries.get(i), 10, ef, |_| true, &mut scratch);
+            found += exact.iter().filter(|row| got.contains(row)).count();
+            distances += scratch.distances();
+        }
+        let micros = start.elapsed().as_micros() as f64 / queries.len() as f64;
+        let recall = found as f64 / (10 * queries.len()) as f64;
+        let distances = distances / queries.len();
+        println!("ef {ef:3}: recall {recall:.4}, {micros:.1} us, {distances} distances a query");
+    }
+}
