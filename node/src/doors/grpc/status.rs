@@ -11,6 +11,9 @@ use crate::gate;
 use crate::search_threads::RunError;
 use crate::shard::{ReadError, WriteError};
 
+/// When to come back after a refusal for want of memory or disk.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// A call that failed.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -97,6 +100,55 @@ impl From<Refusal> for Failure {
             }
             Refusal::RequestConflict => Failure::new(Code::Aborted, "request_conflict", message),
             Refusal::TooMany(_) => Failure::new(Code::FailedPrecondition, "too_many", message),
+        }
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Failure {
+        let message = error.to_string();
+        match error {
+            WriteError::Overloaded { retry_after } => {
+                Failure::new(Code::ResourceExhausted, "overloaded", message).retry_after(retry_after)
+            }
+            WriteError::DiskFull { .. } => {
+                Failure::new(Code::ResourceExhausted, "disk_full", message).retry_after(FULL_RETRY_AFTER)
+            }
+            WriteError::MemoryFull { .. } => {
+                Failure::new(Code::ResourceExhausted, "memory_full", message).retry_after(FULL_RETRY_AFTER)
+            }
+            WriteError::TooLarge { .. } => Failure::invalid("write_too_large", message),
+            WriteError::NotLeader { .. } => Failure::new(Code::Unavailable, "not_leader", message),
+            WriteError::Expired => Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message),
+            WriteError::DeadlineExceeded => Failure::late(true),
+            WriteError::NotReady => Failure::new(Code::Unavailable, "starting", message),
+            WriteError::Stopping => Failure::new(Code::Unavailable, "stopping", message),
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Failure {
+        let message = error.to_string();
+        match error {
+            ReadError::DeadlineExceeded { .. } => Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message),
+            ReadError::Behind { .. } => Failure::new(Code::Unavailable, "behind", message),
+            ReadError::NotReady => Failure::new(Code::Unavailable, "starting", message),
+            ReadError::Stopping => Failure::new(Code::Unavailable, "stopping", message),
+        }
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Failure {
+        let message = error.to_string();
+        match error {
+            RunError::Overloaded { retry_after } => {
+                Failure::new(Code::ResourceExhausted, "overloaded", message).retry_after(retry_after)
+            }
+            RunError::DeadlineExceeded => Failure::late(false),
+            RunError::Stopping => Failure::new(Code::Unavailable, "stopping", message),
+            RunError::Panicked => Failure::new(Code::Internal, "panicked", message),
         }
     }
 }
