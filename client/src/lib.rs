@@ -1,1 +1,63 @@
-//! client
+//! The client of loci: one connection pool, safe retries, pipelining.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), loci_client::Error> {
+//! use std::time::Duration;
+//! use loci_client::{Client, Metric, Record, Schema, attribute};
+//!
+//! let client = Client::connect("127.0.0.1:7700").await?;
+//! let notes = client.collection("default", "notes");
+//! notes.ensure(Schema::default().with_embedding("text", 3, Metric::Cosine)).await?;
+//!
+//! notes.put(
+//!     Record::new("n1")
+//!         .with_value("the first note")
+//!         .with_attribute("kind", "note")
+//!         .with_embedding([0.1, 0.7, 0.2])
+//!         .expires_in(Duration::from_secs(3600)),
+//! ).await?;
+//!
+//! for hit in notes.search([0.1, 0.6, 0.3]).k(5).filter(attribute("kind").equals("note")).hits().await? {
+//!     println!("{:.3}  {}", hit.distance, hit.record.text().unwrap_or("-"));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Client`] has a few connections that its clones share. A [`Collection`] makes calls, each on its own; one made from
+//! a [`Pipeline`] makes the same calls on one stream, which is much cheaper when there are many. An [`Ingest`] writes many
+//! records with bounded memory.
+//!
+//! A call that fails for a reason that may pass is tried again within its time, writes too: all attempts of a write carry
+//! one request id, by which the node knows a repetition.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod batch;
+mod client;
+mod collection;
+mod error;
+mod filter;
+mod ingest;
+mod pipeline;
+mod record;
+mod retry;
+mod scan;
+mod search;
+
+pub use admin::{
+    Alteration, Changed, CollectionStats, Description, Durability, EmbeddingSpec, Metric,
+    NodeStats, Schema, ShardStats,
+};
+pub use batch::{Batch, Removals};
+pub use client::{Builder, Client};
+pub use collection::{
+    Collection, Condition, Consistency, Deleted, PutMode, PutOptions, Token, Written,
+};
+pub use error::Error;
+pub use filter::{Attribute, Filter, attribute};
+pub use ingest::{Ingest, IngestLimits, Refused};
+pub use pipeline::Pipeline;
+pub use record::{Deadline, Embedding, Parts, Record, Value};
+pub use scan::{Page, Scan};
+pub use search::{Found, Hit, Search};

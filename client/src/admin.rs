@@ -1,0 +1,510 @@
+//! Namespaces, collections, and how the node is doing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use loci_wire::v1;
+
+use crate::client::within;
+use crate::{Client, Collection, Error, Token};
+
+/// How far apart two embeddings are. Smaller is nearer, for every metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Metric {
+    /// 1 - cos(a, b), from 0 to 2. Embeddings are stored and returned with length 1.
+    Cosine,
+    /// -(a . b): the negative inner product.
+    Dot,
+    /// |a - b|^2, not the root of it.
+    SquaredL2,
+}
+
+/// When a write is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// Once it is synced to disk on a majority of the members.
+    #[default]
+    Synced,
+    /// Once it is in the log of a majority, and synced a little later. Until that path exists: as synced.
+    Buffered,
+}
+
+/// One embedding of a collection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingSpec {
+    /// Unique in the collection; may be empty if it is the only one.
+    pub name: String,
+    /// Components, 1 to 16,384.
+    pub dimension: u32,
+    /// How far apart two of them are.
+    pub metric: Metric,
+}
+
+/// The rules of a collection.
+///
+/// ```
+/// use loci_client::{Metric, Schema};
+///
+/// let cache = Schema::default();
+/// let notes = Schema::default().with_embedding("text", 384, Metric::Cosine);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Schema {
+    /// At most 16; none: a plain cache keyspace.
+    pub embeddings: Vec<EmbeddingSpec>,
+    /// When a write is answered.
+    pub durability: Durability,
+    /// How long replaced and deleted versions are kept. Not enforced yet.
+    pub retention: Duration,
+    /// The most bytes its records may take; 0: no limit. Not enforced yet.
+    pub eviction_bytes: u64,
+}
+
+/// What can change of a collection's rules; what is none stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Alteration {
+    /// When a write is answered.
+    pub durability: Option<Durability>,
+    /// How long replaced and deleted versions are kept.
+    pub retention: Option<Duration>,
+    /// The most bytes its records may take.
+    pub eviction_bytes: Option<u64>,
+}
+
+/// A collection, its rules, and what it holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// The name of its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its rules.
+    pub schema: Schema,
+    /// What it holds.
+    pub stats: CollectionStats,
+}
+
+/// What a collection holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CollectionStats {
+    /// Records that have not been replaced or deleted.
+    pub records: u64,
+    /// Of their keys, values, attributes and embeddings.
+    pub bytes: u64,
+    /// Versions in memory.
+    pub buffer_records: u64,
+    /// The bytes these take.
+    pub buffer_bytes: u64,
+    /// Sealed files.
+    pub segments: u32,
+    /// How many of them have a graph.
+    pub graph_segments: u32,
+    /// Versions in segments that have ended and wait for a merge.
+    pub unmerged_deletes: u64,
+    /// Of the segments' files.
+    pub disk_bytes: u64,
+    /// On the heap.
+    pub memory_bytes: u64,
+    /// Records in segments with a graph: at `records` everything is indexed.
+    pub indexed_records: u64,
+}
+
+/// How a node is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeStats {
+    /// Of the program.
+    pub version: String,
+    /// Since it started.
+    pub uptime: Duration,
+    /// Which node it is.
+    pub node: String,
+    /// Its shards.
+    pub shards: Vec<ShardStats>,
+    /// Of the log's files.
+    pub log_bytes: u64,
+    /// How many these are.
+    pub log_files: u64,
+    /// How often the log was synced.
+    pub log_syncs: u64,
+    /// Heap bytes that the node accounts for.
+    pub memory_bytes: u64,
+    /// How many it may take.
+    pub memory_budget_bytes: u64,
+}
+
+/// How one shard of a node is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardStats {
+    /// Its number.
+    pub shard: u32,
+    /// `leader`, `follower` or `candidate`.
+    pub role: String,
+    /// The Raft term.
+    pub term: u64,
+    /// The last entry that is applied.
+    pub applied: u64,
+    /// Up to which the log is no longer needed.
+    pub checkpoint: u64,
+    /// The clock of the last applied entry, in milliseconds since 1970.
+    pub clock_millis: u64,
+    /// Digest of all records and the catalog.
+    pub digest: Bytes,
+    /// Head of the hash chain over the applied entries.
+    pub chain_head: Bytes,
+    /// Records of all collections.
+    pub records: u64,
+    /// Collections.
+    pub collections: u64,
+    /// Remembered requests.
+    pub requests: u64,
+    /// The bytes they take.
+    pub request_bytes: u64,
+    /// How many were forgotten early.
+    pub requests_evicted: u64,
+    /// Writes waiting to be logged.
+    pub queued: u64,
+}
+
+/// What a change of namespaces or collections did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// Where it is in the log.
+    pub token: Token,
+    /// It was there already, and nothing changed.
+    pub existed: bool,
+}
+
+impl Schema {
+    /// With another embedding.
+    pub fn with_embedding(
+        mut self,
+        name: impl Into<String>,
+        dimension: u32,
+        metric: Metric,
+    ) -> Schema {
+        self.embeddings.push(EmbeddingSpec {
+            name: name.into(),
+            dimension,
+            metric,
+        });
+        self
+    }
+}
+
+impl Client {
+    /// Makes a namespace, or fails with [`Error::AlreadyExists`].
+    pub async fn create_namespace(&self, name: impl Into<String>) -> Result<Changed, Error> {
+        self.make_namespace(name.into(), false).await
+    }
+
+    /// Makes a namespace if it is not there.
+    pub async fn ensure_namespace(&self, name: impl Into<String>) -> Result<Changed, Error> {
+        self.make_namespace(name.into(), true).await
+    }
+
+    async fn make_namespace(&self, name: String, if_absent: bool) -> Result<Changed, Error> {
+        let request = v1::CreateNamespaceRequest {
+            origin: self.origin(),
+            name,
+            if_absent,
+        };
+        let reply = self
+            .admin(|mut admin, remaining| {
+                let request = within(request.clone(), remaining);
+                async move { admin.create_namespace(request).await }
+            })
+            .await?;
+        Ok(reply.into())
+    }
+
+    /// The names of all namespaces.
+    pub async fn namespaces(&self) -> Result<Vec<String>, Error> {
+        let reply = self
+            .admin(|mut admin, remaining| async move {
+                let request = within(v1::ListNamespacesRequest {}, remaining);
+                admin.list_namespaces(request).await
+            })
+            .await?;
+        Ok(reply.names)
+    }
+
+    /// Removes a namespace with all its collections and records.
+    pub async fn drop_namespace(&self, name: impl Into<String>) -> Result<Changed, Error> {
+        let request = v1::DropNamespaceRequest {
+            origin: self.origin(),
+            name: name.into(),
+        };
+        let reply = self
+            .admin(|mut admin, remaining| {
+                let request = within(request.clone(), remaining);
+                async move { admin.drop_namespace(request).await }
+            })
+            .await?;
+        Ok(reply.into())
+    }
+
+    /// The collections of a namespace; empty: of all.
+    pub async fn collections(
+        &self,
+        namespace: impl Into<String>,
+    ) -> Result<Vec<Description>, Error> {
+        let request = v1::ListCollectionsRequest {
+            namespace: namespace.into(),
+        };
+        let reply = self
+            .admin(|mut admin, remaining| {
+                let request = within(request.clone(), remaining);
+                async move { admin.list_collections(request).await }
+            })
+            .await?;
+        reply
+            .collections
+            .into_iter()
+            .map(TryInto::try_into)
+            .collect()
+    }
+
+    /// How the node is doing.
+    pub async fn stats(&self) -> Result<NodeStats, Error> {
+        let reply = self
+            .admin(|mut admin, remaining| async move {
+                let request = within(v1::StatsRequest {}, remaining);
+                admin.stats(request).await
+            })
+            .await?;
+        Ok(reply.into())
+    }
+}
+
+impl Collection {
+    /// Makes the collection, or fails with [`Error::AlreadyExists`].
+    pub async fn create(&self, schema: Schema) -> Result<Changed, Error> {
+        self.make(schema, false).await
+    }
+
+    /// Makes the collection if it is not there; fails if one with other embeddings is.
+    pub async fn ensure(&self, schema: Schema) -> Result<Changed, Error> {
+        self.make(schema, true).await
+    }
+
+    async fn make(&self, schema: Schema, if_absent: bool) -> Result<Changed, Error> {
+        let request = v1::CreateCollectionRequest {
+            origin: self.client().origin(),
+            name: self.wire_name(),
+            schema: Some(schema.into()),
+            if_absent,
+        };
+        let reply = self
+            .client()
+            .admin(|mut admin, remaining| {
+                let request = within(request.clone(), remaining);
+                async move { admin.create_collection(request).await }
+            })
+            .await?;
+        Ok(reply.into())
+    }
+
+    /// Its rules and what it holds.
+    pub async fn describe(&self) -> Result<Description, Error> {
+        let request = v1::DescribeCollectionRequest {
+            name: self.wire_name(),
+        };
+        self.client()
+            .admin(|mut admin, remaining| {
+                let request = within(request.clone(), remaining);
+                async move { admin.describe_collection(request).await }
+            })
+            .await?
+            .try_into()
+    }
+
+    /// Changes its rules.
+    pub async fn alter(&self, alteration: Alteration) -> Result<Changed, Error> {
+        let durability = match alteration.durability {
+            None => v1::Durability::Unspecified,
+            Some(durability) => durability.into(),
+        };
+        let request = v1::AlterCollectionRequest {
+            origin: self.client().origin(),
+            name: self.wire_name(),
+            durability: durability.into(),
+            retention_millis: alteration.retention.map(millis),
+            eviction_bytes: alteration.eviction_bytes,
+        };
+        let reply = self
+            .client()
+            .admin(|mut admin, remaining| {
+                let request = within(request.clone(), remaining);
+                async move { admin.alter_collection(request).await }
+            })
+            .await?;
+        Ok(reply.into())
+    }
+
+    /// Removes the collection with all its records.
+    pub async fn drop_collection(&self) -> Result<Changed, Error> {
+        let request = v1::DropCollectionRequest {
+            origin: self.client().origin(),
+            name: self.wire_name(),
+        };
+        let reply = self
+            .client()
+            .admin(|mut admin, remaining| {
+                let request = within(request.clone(), remaining);
+                async move { admin.drop_collection(request).await }
+            })
+            .await?;
+        Ok(reply.into())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<v1::AdminReply> for Changed {
+    fn from(reply: v1::AdminReply) -> Changed {
+        Changed {
+            token: Token::from_wire(reply.token),
+            existed: reply.existed,
+        }
+    }
+}
+
+impl From<Metric> for v1::Metric {
+    fn from(metric: Metric) -> v1::Metric {
+        match metric {
+            Metric::Cosine => v1::Metric::Cosine,
+            Metric::Dot => v1::Metric::Dot,
+            Metric::SquaredL2 => v1::Metric::SquaredL2,
+        }
+    }
+}
+
+impl From<Durability> for v1::Durability {
+    fn from(durability: Durability) -> v1::Durability {
+        match durability {
+            Durability::Synced => v1::Durability::Synced,
+            Durability::Buffered => v1::Durability::Buffered,
+        }
+    }
+}
+
+impl From<Schema> for v1::Schema {
+    fn from(schema: Schema) -> v1::Schema {
+        v1::Schema {
+            embeddings: schema
+                .embeddings
+                .into_iter()
+                .map(|spec| v1::EmbeddingSpec {
+                    name: spec.name,
+                    dimension: spec.dimension,
+                    metric: v1::Metric::from(spec.metric).into(),
+                })
+                .collect(),
+            durability: v1::Durability::from(schema.durability).into(),
+            retention_millis: millis(schema.retention),
+            eviction_bytes: schema.eviction_bytes,
+        }
+    }
+}
+
+impl TryFrom<v1::Schema> for Schema {
+    type Error = Error;
+
+    fn try_from(schema: v1::Schema) -> Result<Schema, Error> {
+        let durability = match schema.durability() {
+            v1::Durability::Buffered => Durability::Buffered,
+            v1::Durability::Synced | v1::Durability::Unspecified => Durability::Synced,
+        };
+        let embedding = |spec: v1::EmbeddingSpec| {
+            let metric = match spec.metric() {
+                v1::Metric::Cosine => Metric::Cosine,
+                v1::Metric::Dot => Metric::Dot,
+                v1::Metric::SquaredL2 => Metric::SquaredL2,
+                v1::Metric::Unspecified => {
+                    let message = format!("embedding {:?} has no metric", spec.name);
+                    return Err(Error::protocol(message));
+                }
+            };
+            Ok(EmbeddingSpec {
+                name: spec.name,
+                dimension: spec.dimension,
+                metric,
+            })
+        };
+        Ok(Schema {
+            durability,
+            retention: Duration::from_millis(schema.retention_millis),
+            eviction_bytes: schema.eviction_bytes,
+            embeddings: schema
+                .embeddings
+                .into_iter()
+                .map(embedding)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl TryFrom<v1::DescribeCollectionReply> for Description {
+    type Error = Error;
+
+    fn try_from(reply: v1::DescribeCollectionReply) -> Result<Description, Error> {
+        let name = reply.name.unwrap_or_default();
+        let stats = reply.stats.unwrap_or_default();
+        Ok(Description {
+            namespace: name.namespace,
+            name: name.collection,
+            schema: reply.schema.unwrap_or_default().try_into()?,
+            stats: CollectionStats {
+                records: stats.records,
+                bytes: stats.bytes,
+                buffer_records: stats.buffer_records,
+                buffer_bytes: stats.buffer_bytes,
+                segments: stats.segments,
+                graph_segments: stats.graph_segments,
+                unmerged_deletes: stats.unmerged_deletes,
+                disk_bytes: stats.disk_bytes,
+                memory_bytes: stats.memory_bytes,
+                indexed_records: stats.indexed_records,
+            },
+        })
+    }
+}
+
+impl From<v1::StatsReply> for NodeStats {
+    fn from(reply: v1::StatsReply) -> NodeStats {
+        NodeStats {
+            version: reply.version,
+            uptime: Duration::from_millis(reply.uptime_millis),
+            node: reply.node,
+            shards: reply.shards.into_iter().map(ShardStats::from).collect(),
+            log_bytes: reply.log_bytes,
+            log_files: reply.log_files,
+            log_syncs: reply.log_syncs,
+            memory_bytes: reply.memory_bytes,
+            memory_budget_bytes: reply.memory_budget_bytes,
+        }
+    }
+}
+
+impl From<v1::ShardStats> for ShardStats {
+    fn from(stats: v1::ShardStats) -> ShardStats {
+        ShardStats {
+            shard: stats.shard,
+            role: stats.role,
+            term: stats.term,
+            applied: stats.applied,
+            checkpoint: stats.checkpoint,
+            clock_millis: stats.clock_millis,
+            digest: stats.digest,
+            chain_head: stats.chain_head,
+            records: stats.records,
+            collections: stats.collections,
+            requests: stats.requests,
+            request_bytes: stats.request_bytes,
+            requests_evicted: stats.requests_evicted,
+            queued: stats.queued,
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! One collection: reading and writing its records.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
+
+use crate::{Batch, Client, Error, Filter, Parts, Pipeline, Record, Scan, Search};
+
+/// A collection of a node. Cheap to make and to clone; what it is set to holds for the calls made through it.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), loci_client::Error> {
+/// use loci_client::{Client, Record, attribute};
+///
+/// let client = Client::connect("127.0.0.1:7700").await?;
+/// let notes = client.collection("default", "notes");
+/// notes.put(Record::new("a").with_value("a text").with_attribute("kind", "memo")).await?;
+/// let found = notes.get("a").await?;
+/// let memos = notes.count(attribute("kind").equals("memo")).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Collection {
+    client: Client,
+    pipeline: Option<Pipeline>,
+    name: v1::CollectionName,
+    timeout: Duration,
+    parts: Parts,
+    consistency: Consistency,
+}
+
+/// How new a read must be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// As new as every write answered before the read began.
+    #[default]
+    Latest,
+    /// At least as new as this token.
+    AtLeast(Token),
+    /// Whatever the node has.
+    Stale,
+}
+
+/// Where in a shard's log an answer stands. A read with [`Consistency::AtLeast`] is at least that new.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// Which shard.
+    pub shard: u32,
+    /// The index of the entry.
+    pub index: u64,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Where it is in the log.
+    pub token: Token,
+    /// The version of every record that it wrote.
+    pub version: u64,
+    /// For each record or change in order: whether the record was there before.
+    pub existed: Vec<bool>,
+}
+
+/// What a deletion did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deleted {
+    /// Where it is in the log.
+    pub token: Token,
+    /// How many records were there and are gone.
+    pub deleted: u64,
+    /// With keys, in order: whether the record was there.
+    pub existed: Vec<bool>,
+}
+
+/// What must hold of a record before a write takes effect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition(pub(crate) v1::Condition);
+
+impl Condition {
+    /// There is no record with this key.
+    pub fn absent(key: impl Into<Bytes>) -> Condition {
+        Condition::of(key, v1::condition::Expect::Absent(true))
+    }
+
+    /// There is one.
+    pub fn present(key: impl Into<Bytes>) -> Condition {
+        Condition::of(key, v1::condition::Expect::Present(true))
+    }
+
+    /// There is one, of this version.
+    pub fn version(key: impl Into<Bytes>, version: u64) -> Condition {
+        Condition::of(key, v1::condition::Expect::Version(version))
+    }
+
+    /// The record is in this collection of the namespace, not in the write's.
+    pub fn in_collection(mut self, name: impl Into<String>) -> Condition {
+        let collection = self.0.collection.get_or_insert_default();
+        collection.collection = name.into();
+        self
+    }
+
+    fn of(key: impl Into<Bytes>, expect: v1::condition::Expect) -> Condition {
+        Condition(v1::Condition {
+            collection: None,
+            key: key.into(),
+            expect: Some(expect),
+        })
+    }
+}
+
+/// How a [`Collection::put_with`] treats a record that is there, or is not.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PutOptions {
+    /// Whether it replaces, inserts, updates or merges.
+    pub mode: PutMode,
+    /// What must hold before.
+    pub conditions: Vec<Condition>,
+    /// With [`PutMode::Merge`]: attributes at the top level that go.
+    pub remove_attributes: Vec<String>,
+    /// With [`PutMode::Merge`]: the records lose their deadline.
+    pub remove_deadline: bool,
+}
+
+/// How a put treats a record that is there, or is not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PutMode {
+    /// The record is exactly what is put.
+    #[default]
+    Replace,
+    /// As replace, but refused if a record is there.
+    Insert,
+    /// As replace, but refused if a record is not there.
+    Update,
+    /// What is given replaces what the record has; the rest stays.
+    Merge,
+}
+
+impl Collection {
+    pub(crate) fn new(
+        client: Client,
+        pipeline: Option<Pipeline>,
+        namespace: String,
+        name: String,
+    ) -> Collection {
+        Collection {
+            timeout: client.timeout(),
+            client,
+            pipeline,
+            name: v1::CollectionName {
+                namespace,
+                collection: name,
+            },
+            parts: Parts::default(),
+            consistency: Consistency::default(),
+        }
+    }
+
+    /// The collection's name.
+    pub fn name(&self) -> &str {
+        &self.name.collection
+    }
+
+    /// The name of its namespace.
+    pub fn namespace(&self) -> &str {
+        &self.name.namespace
+    }
+
+    /// The same collection, with another time for each call.
+    pub fn with_timeout(mut self, timeout: Duration) -> Collection {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The same collection, reading these parts of records.
+    pub fn with_parts(mut self, parts: Parts) -> Collection {
+        self.parts = parts;
+        self
+    }
+
+    /// The same collection, reading as new as this.
+    pub fn with_consistency(mut self, consistency: Consistency) -> Collection {
+        self.consistency = consistency;
+        self
+    }
+
+    /// Inserts or replaces a record.
+    pub async fn put(&self, record: Record) -> Result<Written, Error> {
+        self.put_many([record]).await
+    }
+
+    /// Inserts or replaces up to 10,000 records: all or none.
+    pub async fn put_many(
+        &self,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Result<Written, Error> {
+        self.put_with(records, PutOptions::default()).await
+    }
+
+    /// Inserts a record, or fails with [`Error::ConditionFailed`] if there is one.
+    pub async fn insert(&self, record: Record) -> Result<Written, Error> {
+        let options = PutOptions {
+            mode: PutMode::Insert,
+            ..PutOptions::default()
+        };
+        self.put_with([record], options).await
+    }
+
+    /// Replaces what the record gives of the record that is there, and leaves the rest; inserts it if there is none.
+    pub async fn merge(&self, record: Record) -> Result<Written, Error> {
+        let options = PutOptions {
+            mode: PutMode::Merge,
+            ..PutOptions::default()
+        };
+        self.put_with([record], options).await
+    }
+
+    /// Writes up to 10,000 records as the options say: all or none.
+    pub async fn put_with(
+        &self,
+        records: impl IntoIterator<Item = Record>,
+        options: PutOptions,
+    ) -> Result<Written, Error> {
+        let records = records.into_iter().map(Into::into).collect();
+        self.put_wire(records, options).await
+    }
+
+    pub(crate) async fn put_wire(
+        &self,
+        records: Vec<v1::Record>,
+        options: PutOptions,
+    ) -> Result<Written, Error> {
+        let mode = match options.mode {
+            PutMode::Replace => v1::PutMode::Replace,
+            PutMode::Insert => v1::PutMode::Insert,
+            PutMode::Update => v1::PutMode::Update,
+            PutMode::Merge => v1::PutMode::Merge,
+        };
+        let call = Call::Put(v1::PutRequest {
+            origin: self.client.origin(),
+            collection: self.wire_name(),
+            records,
+            mode: mode.into(),
+            conditions: self.conditions(options.conditions),
+            remove_attributes: options.remove_attributes,
+            remove_deadline: options.remove_deadline,
+        });
+        self.write(call).await
+    }
+
+    /// The record with this key.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Record>, Error> {
+        let found = self.get_many([key.into()]).await?;
+        Ok(found.into_iter().next().flatten())
+    }
+
+    /// The records with these keys, in order; at most 10,000.
+    pub async fn get_many<K: Into<Bytes>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Record>>, Error> {
+        let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
+        let asked = keys.len();
+        let call = Call::Get(v1::GetRequest {
+            collection: self.wire_name(),
+            keys,
+            parts: self.wire_parts(),
+            consistency: self.wire_consistency(),
+        });
+        match self.send(call).await? {
+            Reply::Get(reply) if reply.records.len() == asked => reply
+                .records
+                .into_iter()
+                .map(|found| found.record.map(Record::try_from).transpose())
+                .collect(),
+            other => Err(unexpected("get", &other)),
+        }
+    }
+
+    /// Deletes the record with this key; says whether there was one.
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, Error> {
+        Ok(self.delete_many([key.into()]).await?.deleted > 0)
+    }
+
+    /// Deletes the records with these keys; at most 10,000.
+    pub async fn delete_many<K: Into<Bytes>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Deleted, Error> {
+        self.delete_if(keys, []).await
+    }
+
+    /// Deletes the records with these keys if the conditions hold.
+    pub async fn delete_if<K: Into<Bytes>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        conditions: impl IntoIterator<Item = Condition>,
+    ) -> Result<Deleted, Error> {
+        self.delete_wire(v1::DeleteRequest {
+            keys: keys.into_iter().map(Into::into).collect(),
+            conditions: self.conditions(conditions),
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// Deletes every record that the filter takes. Others can see some of it done.
+    pub async fn delete_where(&self, filter: Filter) -> Result<Deleted, Error> {
+        self.delete_wire(v1::DeleteRequest {
+            filter: Some(filter.0),
+            ..Default::default()
+        })
+        .await
+    }
+
+    async fn delete_wire(&self, request: v1::DeleteRequest) -> Result<Deleted, Error> {
+        let call = Call::Delete(v1::DeleteRequest {
+            origin: self.client.origin(),
+            collection: self.wire_name(),
+            ..request
+        });
+        match self.send(call).await? {
+            Reply::Delete(reply) => Ok(Deleted {
+                token: Token::from_wire(reply.token),
+                deleted: reply.deleted,
+                existed: reply.existed,
+            }),
+            other => Err(unexpected("delete", &other)),
+        }
+    }
+
+    /// Changes that happen together or not at all, here and in other collections of the namespace.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
+    }
+
+    /// How many records the filter takes; none: how many there are.
+    pub async fn count(&self, filter: impl Into<Option<Filter>>) -> Result<u64, Error> {
+        let call = Call::Count(v1::CountRequest {
+            collection: self.wire_name(),
+            filter: filter.into().map(Filter::into_wire),
+            consistency: self.wire_consistency(),
+        });
+        match self.send(call).await? {
+            Reply::Count(reply) => Ok(reply.count),
+            other => Err(unexpected("count", &other)),
+        }
+    }
+
+    /// Records in the order of their keys.
+    pub fn scan(&self) -> Scan {
+        Scan::new(self.clone())
+    }
+
+    /// The records nearest to a vector.
+    pub fn search(&self, vector: impl Into<Vec<f32>>) -> Search {
+        Search::new(self.clone()).near(vector)
+    }
+
+    /// The records nearest to the one with this key, which is not among them.
+    pub fn search_like(&self, key: impl Into<Bytes>) -> Search {
+        Search::new(self.clone()).near_key(key)
+    }
+
+    /// Several searches in one call: add queries with [`Search::near`] and [`Search::near_key`].
+    pub fn search_many(&self) -> Search {
+        Search::new(self.clone())
+    }
+
+    pub(crate) async fn send(&self, call: Call) -> Result<Reply, Error> {
+        match &self.pipeline {
+            Some(pipeline) => pipeline.call(call, self.timeout).await,
+            None => self.client.call(call, self.timeout).await,
+        }
+    }
+
+    pub(crate) async fn write(&self, call: Call) -> Result<Written, Error> {
+        match self.send(call).await? {
+            Reply::Write(reply) => Ok(Written {
+                token: Token::from_wire(reply.token),
+                version: reply.version,
+                existed: reply.existed,
+            }),
+            other => Err(unexpected("write", &other)),
+        }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn is_pipelined(&self) -> bool {
+        self.pipeline.is_some()
+    }
+
+    pub(crate) fn call_timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) fn wire_name(&self) -> Option<v1::CollectionName> {
+        Some(self.name.clone())
+    }
+
+    pub(crate) fn wire_parts(&self) -> Option<v1::Parts> {
+        Some(self.parts.into())
+    }
+
+    pub(crate) fn wire_consistency(&self) -> Option<v1::Consistency> {
+        use v1::consistency::Level;
+        let level = match self.consistency {
+            Consistency::Latest => Level::Latest(true),
+            Consistency::Stale => Level::Stale(true),
+            Consistency::AtLeast(token) => Level::Token(v1::Token {
+                shard: token.shard,
+                index: token.index,
+            }),
+        };
+        Some(v1::Consistency { level: Some(level) })
+    }
+
+    /// A condition that names another collection means one of this namespace.
+    pub(crate) fn conditions(
+        &self,
+        conditions: impl IntoIterator<Item = Condition>,
+    ) -> Vec<v1::Condition> {
+        conditions
+            .into_iter()
+            .map(|Condition(mut condition)| {
+                let named = condition
+                    .collection
+                    .get_or_insert_with(|| self.name.clone());
+                if named.namespace.is_empty() {
+                    named.namespace.clone_from(&self.name.namespace);
+                }
+                condition
+            })
+            .collect()
+    }
+}
+
+impl Token {
+    pub(crate) fn from_wire(token: Option<v1::Token>) -> Token {
+        let token = token.unwrap_or_default();
+        Token {
+            shard: token.shard,
+            index: token.index,
+        }
+    }
+}
+
+pub(crate) fn unexpected(call: &str, reply: &Reply) -> Error {
+    let kind = match reply {
+        Reply::Write(_) => "write",
+        Reply::Get(_) => "get",
+        Reply::Delete(_) => "delete",
+        Reply::Scan(_) => "scan",
+        Reply::Count(_) => "count",
+        Reply::Search(_) => "search",
+        Reply::Error(_) => "error",
+    };
+    Error::protocol(format!("a {kind} reply that does not fit a {call}"))
+}
