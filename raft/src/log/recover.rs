@@ -1,0 +1,549 @@
+//! Opening a log: reading every frame back, and telling a torn tail from damage.
+//!
+//! ```text
+//!  file 7 ......... end(8) | file 8 ......... end(9) | file 9  mark frames mark frames : ???
+//!  must verify to its end, where the header of the     the newest: verifies up to here :
+//!  next file says it is                                a later mark that calls : durable: damage
+//!                                                      none: a torn tail, wiped with zeros
+//! ```
+//!
+//! The tail is wiped, not just skipped: a frame that was never synced must not become readable again
+//! when new frames happen to end where it begins.
+//!
+//! Every file's opening must say what the frames before it amount to; the first file's opening is where
+//! the reading starts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, RwLock};
+
+use super::frame::{
+    self, FRAME_HEAD_BYTES, Frame, HEADER_BYTES, Header, HeaderError, Kind, NUMBER_FRAME_BYTES,
+};
+use super::reader::{OpenFiles, Place, ShardIndex};
+use super::summary::{self, Step, Summary};
+use super::{Cut, LiveFile, Log, LogError, LogOptions, Recovered, Shard, Spare, failed, file_name};
+use crate::disk::{Disk, DiskFile};
+use crate::entry::ShardId;
+use crate::members::Members;
+
+const READ_BYTES: usize = 4 << 20;
+const WIPE_BYTES: usize = 64 << 10;
+
+pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Recovered), LogError> {
+    let Names { sequences, spares } = list(&disk)?;
+    let spares_made = spares
+        .iter()
+        .filter_map(|name| number_in(name, "spare-"))
+        .max()
+        .unwrap_or(0);
+    let mut log = Log {
+        disk,
+        options,
+        files: VecDeque::new(),
+        spares: Vec::new(),
+        spares_made,
+        buffer: Vec::new(),
+        end: HEADER_BYTES,
+        durable_end: HEADER_BYTES,
+        closed_end: None,
+        shards: BTreeMap::new(),
+        open_files: Arc::new(OpenFiles::default()),
+        unpublished: Vec::new(),
+        dead: false,
+        syncs: 0,
+        bytes_written: 0,
+        recycled: 0,
+    };
+    for name in spares {
+        let file = log.disk.open(&name).map_err(failed("opening", &name))?;
+        let bytes = file.len().map_err(failed("measuring", &name))?;
+        log.spares.push(Spare { name, bytes });
+    }
+    let mut recovered = Recovered {
+        shards: BTreeMap::new(),
+        clean: true,
+        cut: None,
+        files: sequences.len(),
+        bytes: 0,
+    };
+    if sequences.is_empty() {
+        log.start_file(1, 0, 0)?;
+        log.end = log.active().header.opening_end;
+        log.durable_end = log.end;
+        return Ok((log, recovered));
+    }
+    for pair in sequences.windows(2) {
+        if pair[1] != pair[0] + 1 {
+            return Err(LogError::Missing {
+                file: file_name(pair[0] + 1),
+            });
+        }
+    }
+    for sequence in sequences {
+        let name = file_name(sequence);
+        let file = log.disk.open(&name).map_err(failed("opening", &name))?;
+        let header = read_header(&file, &name, sequence)?;
+        let file = Arc::new(file);
+        let shared = Arc::clone(&file) as Arc<dyn DiskFile>;
+        log.open_files.insert(sequence, shared, header.salt());
+        log.files.push_back(LiveFile {
+            header,
+            file,
+            live: 0,
+        });
+    }
+    let mut replay = Replay {
+        shards: BTreeMap::new(),
+        live: BTreeMap::new(),
+    };
+    for at in 0..log.files.len() {
+        let next = log.files.get(at + 1).map(|file| file.header);
+        let here = &log.files[at];
+        let scanned = replay.read_file(here, at == 0)?;
+        recovered.bytes += scanned.end - HEADER_BYTES;
+        match next {
+            Some(next) => {
+                let newest = at + 2 == log.files.len();
+                finish(here, &scanned, next, newest, &log.files[at + 1])?;
+            }
+            None => {
+                let name = file_name(here.header.sequence);
+                if scanned.ended {
+                    return Err(LogError::Missing {
+                        file: file_name(here.header.sequence + 1),
+                    });
+                }
+                recovered.clean = scanned.closed;
+                if !scanned.closed {
+                    let durable = durable_beyond(here, scanned.end)?;
+                    if durable || scanned.end < here.header.opening_end {
+                        return Err(damaged(here, scanned.end, "a frame that was synced"));
+                    }
+                    let bytes = wipe(here, scanned.end)?;
+                    if bytes > 0 {
+                        recovered.cut = Some(Cut {
+                            file: name.clone(),
+                            offset: scanned.end,
+                            bytes,
+                        });
+                    }
+                    // What was read may have been in the page cache only.
+                    here.file.sync_data().map_err(failed("syncing", &name))?;
+                }
+                log.end = scanned.end;
+                log.durable_end = scanned.end;
+                log.closed_end = scanned.closed.then_some(scanned.end);
+            }
+        }
+    }
+    for (shard, part) in replay.shards {
+        if let Some((first, last)) = part.index.missing() {
+            return Err(LogError::MissingEntries { shard, first, last });
+        }
+        let index = Arc::new(RwLock::new(part.index));
+        log.shards.insert(
+            shard,
+            Shard {
+                summary: part.summary,
+                index,
+            },
+        );
+        if let Some(state) = log.shard(shard) {
+            recovered.shards.insert(shard, state);
+        }
+    }
+    for file in &mut log.files {
+        file.live = replay.live.get(&file.header.sequence).copied().unwrap_or(0);
+    }
+    Ok((log, recovered))
+}
+
+struct Names {
+    /// Of the files in use, ascending.
+    sequences: Vec<u64>,
+    spares: Vec<String>,
+}
+
+/// Sorts the names in the directory; removes what a crash left half made.
+fn list<D: Disk>(disk: &D) -> Result<Names, LogError> {
+    let directory = "the directory of the log";
+    let mut names = Names {
+        sequences: Vec::new(),
+        spares: Vec::new(),
+    };
+    let mut unfinished = Vec::new();
+    for name in disk.list().map_err(failed("listing", directory))? {
+        if let Some(sequence) = number_in(&name, "").filter(|_| name.ends_with(".log")) {
+            names.sequences.push(sequence);
+        } else if number_in(&name, "spare-").is_some() {
+            if name.ends_with(".log") {
+                names.spares.push(name);
+            } else {
+                unfinished.push(name);
+            }
+        } else {
+            return Err(LogError::Foreign { file: name });
+        }
+    }
+    for name in unfinished {
+        disk.remove(&name).map_err(failed("removing", &name))?;
+    }
+    names.sequences.sort_unstable();
+    names.spares.sort_unstable();
+    Ok(names)
+}
+
+/// The number in a name of ours: a prefix, 16 digits, `.log` or `.tmp`.
+fn number_in(name: &str, prefix: &str) -> Option<u64> {
+    let digits = name.strip_prefix(prefix)?;
+    let digits = digits
+        .strip_suffix(".log")
+        .or_else(|| digits.strip_suffix(".tmp"))?;
+    let ours = digits.len() == 16
+        && digits
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    ours.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+}
+
+fn read_header<F: DiskFile>(file: &F, name: &str, sequence: u64) -> Result<Header, LogError> {
+    let damaged = |offset, what| LogError::Damaged {
+        file: name.to_owned(),
+        offset,
+        what,
+    };
+    let mut bytes = [0; HEADER_BYTES as usize];
+    let read = file
+        .read_at(&mut bytes, 0)
+        .map_err(failed("reading", name))?;
+    let header = match Header::decode(&bytes[..read]) {
+        Ok(header) => header,
+        Err(HeaderError::Foreign) => {
+            return Err(LogError::Foreign {
+                file: name.to_owned(),
+            });
+        }
+        Err(HeaderError::NewerVersion(version)) => {
+            return Err(LogError::NewerVersion {
+                file: name.to_owned(),
+                version,
+            });
+        }
+        Err(HeaderError::Damaged) => return Err(damaged(0, "its header")),
+    };
+    if header.sequence != sequence {
+        return Err(damaged(16, "it is another file of the log under this name"));
+    }
+    let length = file.len().map_err(failed("measuring", name))?;
+    if length < header.bytes {
+        return Err(damaged(length, "it is shorter than it was"));
+    }
+    Ok(header)
+}
+
+fn damaged<F>(file: &LiveFile<F>, offset: u64, what: &'static str) -> LogError {
+    LogError::Damaged {
+        file: file_name(file.header.sequence),
+        offset,
+        what,
+    }
+}
+
+/// How far a file could be read.
+struct Scanned {
+    /// Where the valid frames end; an end frame is not counted.
+    end: u64,
+    /// An end frame stands there.
+    ended: bool,
+    /// The last frame is a close mark.
+    closed: bool,
+}
+
+/// Checks that a file that has a successor is whole.
+fn finish<F: DiskFile>(
+    here: &LiveFile<F>,
+    scanned: &Scanned,
+    next: Header,
+    newest: bool,
+    successor: &LiveFile<F>,
+) -> Result<(), LogError> {
+    if scanned.end < next.previous_end {
+        return Err(damaged(here, scanned.end, "a frame that was synced"));
+    }
+    if scanned.end > next.previous_end {
+        return Err(damaged(here, next.previous_end, "frames after its end"));
+    }
+    if scanned.ended {
+        return Ok(());
+    }
+    // The power failed between the successor's birth and this file's end frame, so the successor has
+    // no frames yet. Otherwise the end frame was there.
+    if !newest || has_frames(successor)? {
+        return Err(damaged(here, scanned.end, "its end frame"));
+    }
+    let name = file_name(here.header.sequence);
+    let mut end = Vec::new();
+    frame::encode_number(&mut end, here.header.salt(), Kind::End, next.sequence);
+    here.file
+        .write_all_at(&end, scanned.end)
+        .map_err(failed("writing", &name))?;
+    here.file.sync_data().map_err(failed("syncing", &name))
+}
+
+/// Whether any frame stands behind a file's opening, valid or not, torn or not.
+fn has_frames<F: DiskFile>(file: &LiveFile<F>) -> Result<bool, LogError> {
+    // The first frame behind an opening is a mark, which begins a sector's worth of plain bytes.
+    let name = file_name(file.header.sequence);
+    let mut bytes = [0; NUMBER_FRAME_BYTES as usize];
+    let read = file
+        .file
+        .read_at(&mut bytes, file.header.opening_end)
+        .map_err(failed("reading", &name))?;
+    Ok(frame::decode(&bytes[..read], file.header.salt()).is_some())
+}
+
+/// Whether a later frame says that the bytes at `offset` had been synced.
+fn durable_beyond<F: DiskFile>(file: &LiveFile<F>, offset: u64) -> Result<bool, LogError> {
+    let name = file_name(file.header.sequence);
+    let salt = file.header.salt();
+    let mut window = Window::new(offset, file.header.bytes);
+    let mut at = offset;
+    while let Some(bytes) = window
+        .get(&*file.file, at, NUMBER_FRAME_BYTES)
+        .map_err(failed("reading", &name))?
+    {
+        if bytes[0] == 8
+            && let Some(frame) = frame::decode(bytes, salt)
+            && let Some(number) = frame::number(frame.payload)
+        {
+            match frame.kind {
+                Kind::Mark | Kind::Close if number > offset => return Ok(true),
+                Kind::End if at > offset => return Ok(true),
+                _ => {}
+            }
+        }
+        at += 8;
+    }
+    Ok(false)
+}
+
+/// Zeros what lies beyond `offset`; says how many bytes were not zero.
+fn wipe<F: DiskFile>(file: &LiveFile<F>, offset: u64) -> Result<u64, LogError> {
+    let name = file_name(file.header.sequence);
+    let mut bytes = vec![0; WIPE_BYTES];
+    let mut wiped = 0;
+    let mut at = offset;
+    while at < file.header.bytes {
+        let want = WIPE_BYTES.min((file.header.bytes - at) as usize);
+        let read = file
+            .file
+            .read_at(&mut bytes[..want], at)
+            .map_err(failed("reading", &name))?;
+        let dirty = bytes[..read].iter().filter(|byte| **byte != 0).count() as u64;
+        if dirty > 0 {
+            wiped += dirty;
+            bytes[..read].fill(0);
+            file.file
+                .write_all_at(&bytes[..read], at)
+                .map_err(failed("writing", &name))?;
+        }
+        if read == 0 {
+            break;
+        }
+        at += read as u64;
+    }
+    Ok(wiped)
+}
+
+/// A piece of a file in memory, read in big steps.
+struct Window {
+    bytes: Vec<u8>,
+    start: u64,
+    /// Nothing beyond this offset is looked at.
+    limit: u64,
+}
+
+impl Window {
+    fn new(start: u64, limit: u64) -> Window {
+        Window {
+            bytes: Vec::new(),
+            start,
+            limit,
+        }
+    }
+
+    /// `len` bytes at `at`, which never goes back; none if the file does not have that many.
+    fn get<F: DiskFile>(&mut self, file: &F, at: u64, len: u64) -> io::Result<Option<&[u8]>> {
+        if at.checked_add(len).is_none_or(|end| end > self.limit) {
+            return Ok(None);
+        }
+        let have = self.start + self.bytes.len() as u64;
+        if at + len > have {
+            let passed = (at - self.start).min(self.bytes.len() as u64) as usize;
+            self.bytes.drain(..passed);
+            self.start = at;
+            let old = self.bytes.len();
+            let want = (len as usize)
+                .max(READ_BYTES)
+                .min((self.limit - at) as usize);
+            self.bytes.resize(want, 0);
+            let read = file.read_at(&mut self.bytes[old..], at + old as u64)?;
+            self.bytes.truncate(old + read);
+        }
+        let from = (at - self.start) as usize;
+        Ok(self.bytes.get(from..from + len as usize))
+    }
+}
+
+/// The log as far as it has been read back.
+struct Replay {
+    shards: BTreeMap<ShardId, Part>,
+    /// Entries still needed, by file.
+    live: BTreeMap<u64, u64>,
+}
+
+struct Part {
+    summary: Option<Summary>,
+    index: ShardIndex,
+}
+
+impl Replay {
+    fn read_file<F: DiskFile>(
+        &mut self,
+        file: &LiveFile<F>,
+        first: bool,
+    ) -> Result<Scanned, LogError> {
+        let header = file.header;
+        let name = file_name(header.sequence);
+        let salt = header.salt();
+        let mut window = Window::new(HEADER_BYTES, header.bytes);
+        let mut opened = 0;
+        let mut scanned = Scanned {
+            end: HEADER_BYTES,
+            ended: false,
+            closed: false,
+        };
+        loop {
+            let at = scanned.end;
+            if at == header.opening_end && !first && opened != self.shards.len() {
+                return Err(damaged(file, at, "an opening that leaves out a shard"));
+            }
+            let reading = failed("reading", &name);
+            let head = window
+                .get(&*file.file, at, FRAME_HEAD_BYTES as u64)
+                .map_err(reading)?;
+            let claimed = head
+                .and_then(|head| head.first_chunk())
+                .and_then(frame::claimed_bytes);
+            let Some(bytes) = claimed else { break };
+            let reading = failed("reading", &name);
+            let frame = window.get(&*file.file, at, bytes).map_err(reading)?;
+            let Some(frame) = frame.and_then(|bytes| frame::decode(bytes, salt)) else {
+                break;
+            };
+            // A state frame behind the opening is the rest of a longer one that never got its name.
+            if (at < header.opening_end) != (frame.kind == Kind::State) {
+                break;
+            }
+            let taken = match frame.kind {
+                Kind::State => {
+                    opened += 1;
+                    self.open_shard(&frame, first)
+                }
+                Kind::Mark | Kind::Close => Ok(()),
+                Kind::End => {
+                    scanned.ended = true;
+                    return Ok(scanned);
+                }
+                _ => self.take(&frame, header.sequence, at, bytes),
+            };
+            taken.map_err(|what| damaged(file, at, what))?;
+            scanned.closed = frame.kind == Kind::Close;
+            scanned.end = at + bytes;
+        }
+        Ok(scanned)
+    }
+
+    fn open_shard(&mut self, frame: &Frame<'_>, first: bool) -> Result<(), &'static str> {
+        let summary = Summary::decode(frame.payload).ok_or("a frame that cannot be read")?;
+        if !first {
+            let known = self
+                .shards
+                .get(&frame.shard)
+                .and_then(|part| part.summary.as_ref());
+            return if known == Some(&summary) {
+                Ok(())
+            } else {
+                Err("an opening that contradicts the files before")
+            };
+        }
+        let index = ShardIndex::new(summary.start, summary.last);
+        let part = Part {
+            summary: Some(summary),
+            index,
+        };
+        match self.shards.insert(frame.shard, part) {
+            None => Ok(()),
+            Some(_) => Err("an opening that names a shard twice"),
+        }
+    }
+
+    fn take(
+        &mut self,
+        frame: &Frame<'_>,
+        sequence: u64,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<(), &'static str> {
+        let step = step(frame).ok_or("a frame that cannot be read")?;
+        let part = self.shards.entry(frame.shard).or_insert_with(|| {
+            let nothing = crate::entry::LogIndex(0);
+            Part {
+                summary: None,
+                index: ShardIndex::new(nothing, nothing),
+            }
+        });
+        summary::follow(&mut part.summary, &step)?;
+        let place = match step {
+            Step::Entry(_, term) => {
+                *self.live.entry(sequence).or_default() += 1;
+                Some(Place {
+                    term,
+                    file: sequence,
+                    offset: offset as u32,
+                    bytes: bytes as u32,
+                })
+            }
+            _ => None,
+        };
+        let live = &mut self.live;
+        part.index.follow(&step, place, |gone| {
+            if let Some(live) = live.get_mut(&gone) {
+                *live -= 1;
+            }
+        });
+        Ok(())
+    }
+}
+
+fn step(frame: &Frame<'_>) -> Option<Step> {
+    let payload = frame.payload;
+    Some(match frame.kind {
+        Kind::Entry => {
+            let (index, term) = frame::entry_head(payload)?;
+            Step::Entry(index, term)
+        }
+        Kind::HardState => Step::HardState(frame::hard_state(payload)?),
+        Kind::Members => Step::Members(Arc::new(Members::decode(payload).ok()?)),
+        Kind::Start => {
+            let (index, term, members) = frame::position(payload)?;
+            Step::Start(index, term, Arc::new(Members::decode(members).ok()?))
+        }
+        Kind::Forget => {
+            let (up_to, term, rest) = frame::position(payload)?;
+            rest.is_empty().then_some(Step::Forget(up_to, term))?
+        }
+        Kind::Mark | Kind::End | Kind::Close | Kind::State => return None,
+    })
+}

@@ -1,0 +1,447 @@
+//! What members say to each other: opaque outside of this crate, checked before it is believed.
+//!
+//! ```text
+//! 0         1      2      3   4       8    16     24     32         40      48       56
+//! | version | kind | flags| 0 | shard | to | from | term | log term | index | commit | commit term |
+//! 64            72               76            80
+//! | reject hint | context length | entry count | context | entries ... | crc32 of all before |
+//!
+//! entry    0      8      9       12               16            20  24
+//!          | term | kind | 0 0 0 | context length | data length | 0 | context | data |
+//! ```
+//!
+//! Little-endian. The entries of an append follow `index` one by one, so they do not say where they
+//! stand. Flag 1 is "rejected". Our own layout, because the parser that the crate `raft` would bring
+//! has a known way to exhaust the stack; and because entries here share the bytes they arrived in.
+//!
+//! Some messages that can be written down must never reach the raft core, which stops the process on
+//! them. Those that are wrong by themselves are refused by [`Message::decode`], those that are wrong for
+//! one replica by [`Replica::receive`](crate::Replica::receive).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::entry::{ENTRY_BYTES_MAX, Entry, EntryKind, LogIndex, MemberId, ShardId, Term};
+use crate::members::Members;
+
+/// No message is longer. Only one that carries a single giant entry comes near.
+pub const MESSAGE_BYTES_MAX: usize = ENTRY_BYTES_MAX + (1 << 20);
+const VERSION: u8 = 1;
+const HEAD_BYTES: usize = 80;
+const ENTRY_HEAD_BYTES: usize = 24;
+const CRC_BYTES: usize = 4;
+const CONTEXT_BYTES_MAX: usize = 1024;
+/// Terms and indexes beyond it are lies: counting there takes longer than the hardware lives.
+const NUMBER_MAX: u64 = 1 << 62;
+
+/// One message from a member to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub(crate) shard: ShardId,
+    pub(crate) to: MemberId,
+    pub(crate) from: MemberId,
+    pub(crate) kind: MessageKind,
+    pub(crate) reject: bool,
+    pub(crate) term: Term,
+    pub(crate) log_term: Term,
+    pub(crate) index: LogIndex,
+    pub(crate) commit: LogIndex,
+    pub(crate) commit_term: Term,
+    pub(crate) reject_hint: LogIndex,
+    pub(crate) context: Bytes,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// What a message is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageKind {
+    /// Entries, and how far they are committed.
+    Append,
+    /// How far a member's log agrees.
+    AppendResponse,
+    /// May I lead?
+    RequestVote,
+    /// A vote.
+    RequestVoteResponse,
+    /// The log begins anew after a snapshot, whose data travels beside the messages.
+    Snapshot,
+    /// I lead.
+    Heartbeat,
+    /// I follow.
+    HeartbeatResponse,
+    /// Lead now, do not wait for a timeout.
+    TimeoutNow,
+    /// How new must a read be?
+    ReadIndex,
+    /// So new.
+    ReadIndexResponse,
+    /// Would I get your vote?
+    RequestPreVote,
+    /// You would, or not.
+    RequestPreVoteResponse,
+}
+
+/// Why a message is not believed. The sender is broken or hostile, except where noted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Its bytes are not what was sent.
+    #[error("a message of {0} bytes is damaged")]
+    Damaged(usize),
+    /// A newer program sent it.
+    #[error("message version {0} is newer than {VERSION}; upgrade this node")]
+    NewerVersion(u8),
+    /// Longer than any message may be.
+    #[error("a message of {0} bytes is longer than {MESSAGE_BYTES_MAX}")]
+    TooLong(usize),
+    /// It contradicts itself.
+    #[error("a message from member {from} is invalid: {what}")]
+    Invalid {
+        /// Who says it sent it.
+        from: MemberId,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// It is for another shard or another member.
+    #[error("a message for member {to} of shard {shard} arrived at the wrong one")]
+    Misdirected {
+        /// The shard it is for.
+        shard: ShardId,
+        /// The member it is for.
+        to: MemberId,
+    },
+    /// The sender takes no part in the shard; it may have, until lately.
+    #[error("member {from} takes no part in shard {shard}")]
+    Stranger {
+        /// The shard.
+        shard: ShardId,
+        /// The sender.
+        from: MemberId,
+    },
+    /// The leader believes that this member has entries which it has not: **this member lost a part of
+    /// its log**. It must not go on under its number; it can come back as a new member.
+    #[error(
+        "shard {shard}: the leader counts on entry {commit}, this member's log ends at {last}; \
+         its disk lost entries, so let it rejoin as a new member"
+    )]
+    LostLog {
+        /// The shard.
+        shard: ShardId,
+        /// What the leader says is committed here.
+        commit: LogIndex,
+        /// Where the log ends.
+        last: LogIndex,
+    },
+}
+
+impl MessageKind {
+    fn code(self) -> u8 {
+        match self {
+            MessageKind::Append => 3,
+            MessageKind::AppendResponse => 4,
+            MessageKind::RequestVote => 5,
+            MessageKind::RequestVoteResponse => 6,
+            MessageKind::Snapshot => 7,
+            MessageKind::Heartbeat => 8,
+            MessageKind::HeartbeatResponse => 9,
+            MessageKind::TimeoutNow => 14,
+            MessageKind::ReadIndex => 15,
+            MessageKind::ReadIndexResponse => 16,
+            MessageKind::RequestPreVote => 17,
+            MessageKind::RequestPreVoteResponse => 18,
+        }
+    }
+
+    /// The kinds that travel. Proposals do not: only the leader proposes.
+    fn from_code(code: u8) -> Option<MessageKind> {
+        Some(match code {
+            3 => MessageKind::Append,
+            4 => MessageKind::AppendResponse,
+            5 => MessageKind::RequestVote,
+            6 => MessageKind::RequestVoteResponse,
+            7 => MessageKind::Snapshot,
+            8 => MessageKind::Heartbeat,
+            9 => MessageKind::HeartbeatResponse,
+            14 => MessageKind::TimeoutNow,
+            15 => MessageKind::ReadIndex,
+            16 => MessageKind::ReadIndexResponse,
+            17 => MessageKind::RequestPreVote,
+            18 => MessageKind::RequestPreVoteResponse,
+            _ => return None,
+        })
+    }
+}
+
+impl Message {
+    /// The shard it is about.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Whom it is for.
+    pub fn to(&self) -> MemberId {
+        self.to
+    }
+
+    /// Who sent it.
+    pub fn from(&self) -> MemberId {
+        self.from
+    }
+
+    /// What it is about.
+    pub fn kind(&self) -> MessageKind {
+        self.kind
+    }
+
+    /// The entries it carries.
+    pub fn entries(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// For a [`MessageKind::Snapshot`]: the last index that the snapshot covers.
+    pub fn snapshot_index(&self) -> Option<LogIndex> {
+        (self.kind == MessageKind::Snapshot).then_some(self.index)
+    }
+
+    /// Roughly the memory it holds.
+    pub fn bytes(&self) -> usize {
+        let entries = self.entries.iter();
+        HEAD_BYTES
+            + CRC_BYTES
+            + self.context.len()
+            + entries
+                .map(|entry| ENTRY_HEAD_BYTES + entry.context.len() + entry.data.len())
+                .sum::<usize>()
+    }
+
+    /// The bytes to send.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes());
+        out.extend([VERSION, self.kind.code(), u8::from(self.reject), 0]);
+        out.extend(self.shard.0.to_le_bytes());
+        for number in [
+            self.to.0,
+            self.from.0,
+            self.term.0,
+            self.log_term.0,
+            self.index.0,
+            self.commit.0,
+            self.commit_term.0,
+            self.reject_hint.0,
+        ] {
+            out.extend(number.to_le_bytes());
+        }
+        out.extend((self.context.len() as u32).to_le_bytes());
+        out.extend((self.entries.len() as u32).to_le_bytes());
+        out.extend(&self.context[..]);
+        for entry in &self.entries {
+            out.extend(entry.term.0.to_le_bytes());
+            out.extend([entry.kind.code(), 0, 0, 0]);
+            out.extend((entry.context.len() as u32).to_le_bytes());
+            out.extend((entry.data.len() as u32).to_le_bytes());
+            out.extend([0; 4]);
+            out.extend(&entry.context[..]);
+            out.extend(&entry.data[..]);
+        }
+        let crc = crc32fast::hash(&out);
+        out.extend(crc.to_le_bytes());
+        out
+    }
+
+    /// Reads a message and checks everything that can be checked without a replica. Entries share
+    /// `bytes`; beside them at most five times its length is allocated.
+    pub fn decode(bytes: &Bytes) -> Result<Message, MessageError> {
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(MessageError::TooLong(bytes.len()));
+        }
+        let message = Message::parse(bytes)?;
+        match message.wrong() {
+            Some(what) => Err(MessageError::Invalid {
+                from: message.from,
+                what,
+            }),
+            None => Ok(message),
+        }
+    }
+
+    fn parse(bytes: &Bytes) -> Result<Message, MessageError> {
+        let damaged = || MessageError::Damaged(bytes.len());
+        let (checked, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or_else(damaged)?;
+        if crc32fast::hash(checked) != u32::from_le_bytes(*crc) {
+            return Err(damaged());
+        }
+        let mut rest = Cursor {
+            bytes,
+            at: 0,
+            end: checked.len(),
+        };
+        let [version, kind, reject, _] = rest.array().ok_or_else(damaged)?;
+        if version != VERSION {
+            return Err(MessageError::NewerVersion(version));
+        }
+        let shard = ShardId(rest.u32().ok_or_else(damaged)?);
+        let mut numbers = [0; 8];
+        for number in &mut numbers {
+            *number = rest.u64().ok_or_else(damaged)?;
+        }
+        let [
+            to,
+            from,
+            term,
+            log_term,
+            index,
+            commit,
+            commit_term,
+            reject_hint,
+        ] = numbers;
+        let from = MemberId(from);
+        let invalid = |what| MessageError::Invalid { from, what };
+        let kind = MessageKind::from_code(kind).ok_or_else(|| invalid("an unknown kind"))?;
+        let context = rest.u32().ok_or_else(damaged)? as usize;
+        let count = rest.u32().ok_or_else(damaged)? as usize;
+        let context = rest.take(context).ok_or_else(damaged)?;
+        if count > rest.left() / ENTRY_HEAD_BYTES {
+            return Err(damaged());
+        }
+        let mut entries = Vec::with_capacity(count);
+        for at in 0..count as u64 {
+            let term = Term(rest.u64().ok_or_else(damaged)?);
+            let [kind, _, _, _] = rest.array().ok_or_else(damaged)?;
+            let context = rest.u32().ok_or_else(damaged)? as usize;
+            let data = rest.u32().ok_or_else(damaged)? as usize;
+            rest.u32().ok_or_else(damaged)?;
+            entries.push(Entry {
+                index: LogIndex(index.saturating_add(1 + at)),
+                term,
+                kind: EntryKind::from_code(kind)
+                    .ok_or_else(|| invalid("an unknown kind of entry"))?,
+                context: rest.take(context).ok_or_else(damaged)?,
+                data: rest.take(data).ok_or_else(damaged)?,
+            });
+        }
+        if rest.left() != 0 {
+            return Err(damaged());
+        }
+        Ok(Message {
+            shard,
+            to: MemberId(to),
+            from,
+            kind,
+            reject: reject & 1 == 1,
+            term: Term(term),
+            log_term: Term(log_term),
+            index: LogIndex(index),
+            commit: LogIndex(commit),
+            commit_term: Term(commit_term),
+            reject_hint: LogIndex(reject_hint),
+            context,
+            entries,
+        })
+    }
+
+    /// What is wrong with it whoever receives it.
+    fn wrong(&self) -> Option<&'static str> {
+        let numbers = [
+            self.term.0,
+            self.log_term.0,
+            self.index.0,
+            self.commit.0,
+            self.commit_term.0,
+            self.reject_hint.0,
+        ];
+        if numbers.iter().any(|number| *number >= NUMBER_MAX) {
+            return Some("a number beyond all reason");
+        }
+        if self.to.0 == 0 || self.from.0 == 0 || self.to == self.from {
+            return Some("a member that cannot be");
+        }
+        if self.context.len() > CONTEXT_BYTES_MAX {
+            return Some("a context longer than any");
+        }
+        // Term 0 stands for "from myself" in the core, which then skips its own checks.
+        if (self.term.0 == 0) != (self.kind == MessageKind::ReadIndex) {
+            return Some("a term that this kind cannot have");
+        }
+        match self.kind {
+            MessageKind::Append => self.wrong_entries(),
+            MessageKind::ReadIndex | MessageKind::ReadIndexResponse => {
+                (self.entries.len() != 1).then_some("a read without its one context")
+            }
+            _ if !self.entries.is_empty() => Some("entries where none belong"),
+            MessageKind::Snapshot if self.index.0 == 0 || self.log_term.0 == 0 => {
+                Some("a snapshot of nothing")
+            }
+            MessageKind::Snapshot if self.log_term > self.term => {
+                Some("a snapshot from a later term than its sender's")
+            }
+            MessageKind::Snapshot if Members::decode(&self.context).is_err() => {
+                Some("a snapshot without members")
+            }
+            _ => None,
+        }
+    }
+
+    fn wrong_entries(&self) -> Option<&'static str> {
+        // A log begins after a snapshot at an index above 0; position 0 of term 0 would match beyond
+        // the end of any log.
+        if self.index.0 == 0 || self.log_term.0 == 0 {
+            return Some("entries that follow nothing");
+        }
+        let mut term = self.log_term;
+        for entry in &self.entries {
+            if entry.term < term {
+                return Some("an entry of an older term than the one before it");
+            }
+            if entry.kind != EntryKind::Normal {
+                return Some("a change of members, which this version does not know");
+            }
+            if entry.data.len() + entry.context.len() > ENTRY_BYTES_MAX {
+                return Some("an entry larger than the largest");
+            }
+            term = entry.term;
+        }
+        (term > self.term).then_some("an entry of a later term than its sender's")
+    }
+
+    pub(crate) fn snapshot_members(&self) -> Option<Arc<Members>> {
+        Members::decode(&self.context).ok().map(Arc::new)
+    }
+}
+
+struct Cursor<'a> {
+    bytes: &'a Bytes,
+    at: usize,
+    end: usize,
+}
+
+impl Cursor<'_> {
+    fn left(&self) -> usize {
+        self.end - self.at
+    }
+
+    fn take(&mut self, len: usize) -> Option<Bytes> {
+        if len > self.left() {
+            return None;
+        }
+        let taken = self.bytes.slice(self.at..self.at + len);
+        self.at += len;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        if N > self.left() {
+            return None;
+        }
+        let array = self.bytes.get(self.at..self.at + N)?.try_into().ok()?;
+        self.at += N;
+        Some(array)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+}

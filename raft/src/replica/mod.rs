@@ -1,0 +1,1026 @@
+//! A replica: this node's part in one shard's agreement. Events in, effects out; it does nothing itself.
+//!
+//! ```text
+//!   tick  propose  receive  read  synced  applied        append --> the log's thread --> synced(mark)
+//!      +------+-------+------+------+-------+            send ----> other members
+//!                     v                                  committed > the store --> applied(index)
+//!                  Replica ----- effects() --------->    reads, standing, ...
+//! ```
+//!
+//! Everything proposed before one [`Replica::effects`] goes out as one batch. Several batches may be on
+//! their way to the disk at once; the shard's thread goes on while a sync runs.
+//!
+//! Always:
+//! - A message that promises to remember something (a vote, an acknowledgement) is handed out only after
+//!   [`Replica::synced`] has said that it is on the disk.
+//! - Committed entries come in order, each once, from `applied + 1` of the start on, and are on this
+//!   member's disk.
+//! - The same events and seed give the same effects. Election timeouts come from the seed.
+//! - A member that was just restarted gives no vote for one election timeout, because it has forgotten
+//!   that it may have heard a leader a moment ago; whoever counts on that silence (a leader's lease)
+//!   can go on doing so.
+
+mod convert;
+mod shelf;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::eraftpb::MessageType;
+use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+
+use crate::chance::Chance;
+use crate::entry::{
+    Append, Change, ENTRY_BYTES_MAX, Entry, EntryKind, LogIndex, MemberId, ShardId, Term,
+};
+use crate::log::{LogReader, ReadError, ShardState};
+use crate::members::Members;
+use crate::message::{Message, MessageError, MessageKind};
+use shelf::Shelf;
+
+/// A follower that hears nothing for this many ticks, up to twice as many, wants to lead.
+pub const ELECTION_TICKS: u32 = 10;
+/// A leader speaks up at least this often.
+pub const HEARTBEAT_TICKS: u32 = 2;
+/// Where a new shard's log begins. Above 0, so that a member who joins later has to be sent a snapshot
+/// and cannot start from an empty log that knows no members.
+pub const FOUNDING_INDEX: LogIndex = LogIndex(5);
+/// The term of that index.
+pub const FOUNDING_TERM: Term = Term(5);
+/// Entries are sent in messages of about this size; a larger entry goes alone.
+const SEND_BYTES: usize = 1 << 20;
+/// Messages on their way to one member.
+const SEND_MESSAGES: usize = 128;
+/// Committed entries handed out at once.
+const COMMITTED_BYTES: u64 = 16 << 20;
+/// Proposed and not committed; more is refused until some are.
+const UNCOMMITTED_BYTES_MAX: usize = 128 << 20;
+const READS_MAX: usize = 1024;
+/// What an entry costs in a message beside its data, roughly.
+const ENTRY_OVERHEAD: usize = 32;
+const _: () = assert!(ENTRY_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
+
+/// How to start a replica.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaOptions {
+    /// The shard.
+    pub shard: ShardId,
+    /// Which member this is.
+    pub me: MemberId,
+    /// The last entry that the state machine holds durably.
+    pub applied: LogIndex,
+    /// Decides the election timeouts, and tells this start's reads from those of an earlier start:
+    /// it must be another number at every start.
+    pub seed: u64,
+}
+
+/// What a member is for the others at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Proposes.
+    Leader,
+    /// Follows.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+}
+
+/// Role, term and leader as this member sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What it is.
+    pub role: Role,
+    /// The newest term it knows.
+    pub term: Term,
+    /// Whom to ask for writes; none while nobody leads.
+    pub leader: Option<MemberId>,
+}
+
+/// A batch on its way to the disk. Return it with [`Replica::synced`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SyncMark(u64);
+
+/// Where a proposal will stand if it is committed: when the entry at this index has this term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Its index.
+    pub index: LogIndex,
+    /// Its term.
+    pub term: Term,
+}
+
+/// An entry that a majority has on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its index.
+    pub index: LogIndex,
+    /// Its term.
+    pub term: Term,
+    /// What was proposed; empty where a new leader only marked its term.
+    pub data: Bytes,
+}
+
+/// A read that may be answered as soon as the store has applied `index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadReady {
+    /// As given to [`Replica::read`].
+    pub context: u64,
+    /// How far the store must be.
+    pub index: LogIndex,
+}
+
+/// The log has begun anew after a snapshot that the leader sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotReceived {
+    /// The last index that the snapshot covers.
+    pub index: LogIndex,
+    /// Its term.
+    pub term: Term,
+    /// The members as of the snapshot.
+    pub members: Arc<Members>,
+}
+
+/// What the world must do.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// For the log, in this order, and before what later effects append.
+    pub append: Vec<Append>,
+    /// Sync the log after appending, then call [`Replica::synced`].
+    pub sync: Option<SyncMark>,
+    /// For other members, at once. May be lost, doubled or late; never changed.
+    pub send: Vec<Message>,
+    /// For the store, in this order.
+    pub committed: Vec<Committed>,
+    /// Reads that know how new they must be.
+    pub reads: Vec<ReadReady>,
+    /// Reads to ask again: leadership moved, and nobody will answer them.
+    pub reads_lost: Vec<u64>,
+    /// Role, term or leader changed.
+    pub standing: Option<Standing>,
+    /// A member is so far behind that it needs a snapshot of the store: make one durable, call
+    /// [`Replica::offer_snapshot`], and send its data along with the message that follows.
+    pub snapshot_wanted: Option<MemberId>,
+    /// A snapshot message took effect: the store must hold this snapshot, durably, before `append` is
+    /// handed to the log.
+    pub snapshot_received: Option<SnapshotReceived>,
+    /// There is more already: call [`Replica::effects`] again.
+    pub more: bool,
+}
+
+/// Why a replica cannot start from what is on the disk.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The members on disk do not include this one.
+    #[error("member {me} takes no part in shard {shard}")]
+    NotAMember {
+        /// The shard.
+        shard: ShardId,
+        /// This member.
+        me: MemberId,
+    },
+    /// Entries that the store needs are forgotten: the store is older than it was.
+    #[error(
+        "shard {shard}: the store holds entries up to {applied}, but the log only keeps those after {start}; \
+         restore this member from another"
+    )]
+    StoreBehind {
+        /// The shard.
+        shard: ShardId,
+        /// What the store holds.
+        applied: LogIndex,
+        /// What the log's first entry follows.
+        start: LogIndex,
+    },
+    /// The store holds entries that the log does not: the log is older than it was, unless a snapshot
+    /// was being received, in which case [`Change::Start`] at the snapshot repairs it.
+    #[error(
+        "shard {shard}: the store holds entries up to {applied}, but the log ends at {last}; \
+         restore this member from another"
+    )]
+    LogBehind {
+        /// The shard.
+        shard: ShardId,
+        /// What the store holds.
+        applied: LogIndex,
+        /// Where the log ends.
+        last: LogIndex,
+    },
+    /// Entries that were known to be committed are not in the log.
+    #[error(
+        "shard {shard}: entry {commit} was committed, but the log ends at {last}; restore this member from another"
+    )]
+    CommitMissing {
+        /// The shard.
+        shard: ShardId,
+        /// What was committed.
+        commit: LogIndex,
+        /// Where the log ends.
+        last: LogIndex,
+    },
+    /// The raft core refuses.
+    #[error("shard {shard} cannot start: {what}")]
+    Core {
+        /// The shard.
+        shard: ShardId,
+        /// What it says.
+        what: String,
+    },
+}
+
+/// Why a replica is at its end. Nothing of what it decided since has left it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// An entry that it needs cannot be read.
+    #[error("the replica cannot go on without its log")]
+    Log(#[from] ReadError),
+    /// It ended earlier.
+    #[error("the replica has ended; restart the node")]
+    Dead,
+}
+
+/// Why a proposal was not taken. It is nowhere, and can be proposed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Somebody else leads, or nobody.
+    #[error("this member does not lead the shard")]
+    NotLeader {
+        /// Whom to ask.
+        leader: Option<MemberId>,
+    },
+    /// Too much is waiting to be committed, or leadership is being handed over.
+    #[error("{uncommitted} bytes wait to be committed; try again later")]
+    Busy {
+        /// How much is waiting.
+        uncommitted: usize,
+    },
+    /// Larger than any entry.
+    #[error("a proposal of {0} bytes is larger than {ENTRY_BYTES_MAX}")]
+    TooLarge(usize),
+    /// Empty entries mark the terms of leaders.
+    #[error("a proposal cannot be empty")]
+    Empty,
+}
+
+/// Why a read was not taken. Ask again a little later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadRefused {
+    /// This member leads, but has not committed an entry of its term, and so does not know yet what
+    /// its predecessors committed.
+    #[error("the leader is too new to answer reads")]
+    NotReady,
+    /// Nobody leads, as far as this member knows.
+    #[error("nobody leads the shard")]
+    NoLeader,
+    /// Too many reads wait. One read index is enough for any number of reads that wait together.
+    #[error("{0} reads wait already")]
+    Busy(usize),
+}
+
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// This member does not lead.
+    #[error("this member does not lead the shard")]
+    NotLeader {
+        /// Whom to ask.
+        leader: Option<MemberId>,
+    },
+    /// The other is no voter, or is this member itself.
+    #[error("member {0} cannot be handed the shard")]
+    Unfit(MemberId),
+}
+
+/// One member of one shard.
+pub struct Replica {
+    shard: ShardId,
+    me: MemberId,
+    node: RawNode<Shelf>,
+    /// Proposed since the last effects; they follow the last entry of the core.
+    proposals: Vec<Bytes>,
+    proposals_bytes: usize,
+    /// Batches on their way to the disk, oldest first.
+    in_flight: VecDeque<u64>,
+    newest_ready: u64,
+    /// Messages until everything up to a ready is on the disk.
+    waiting: VecDeque<(u64, Vec<Message>)>,
+    outbox: Vec<Message>,
+    forgotten: Option<Append>,
+    applied_wanted: LogIndex,
+    standing: Standing,
+    reads: BTreeMap<u64, PendingRead>,
+    reads_asked: u64,
+    reads_lost: Vec<u64>,
+    /// Tells this start's reads from an earlier start's.
+    start_id: u64,
+    chance: Chance,
+    election_timeout: u32,
+    /// When the timeout was drawn.
+    timeout_for: (Role, Term),
+    /// No votes for so many ticks.
+    silent_ticks: u32,
+    dead: bool,
+}
+
+struct PendingRead {
+    context: u64,
+    waited: u32,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica")
+            .field("shard", &self.shard)
+            .field("me", &self.me)
+            .field("standing", &self.standing)
+            .field("start", &self.start())
+            .field("applied", &self.applied_index())
+            .field("committed", &self.committed_index())
+            .field("last", &self.last_index())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What every member of a new shard appends to its log and syncs, once, before its replica starts.
+///
+/// All members of the shard must be founded with the same members.
+pub fn founding(shard: ShardId, members: &Arc<Members>) -> Vec<Append> {
+    beginning(shard, FOUNDING_INDEX, FOUNDING_TERM, members)
+}
+
+/// What a member appends whose store holds a snapshot that its log does not: the power failed while
+/// the snapshot was received, or the store came from a backup.
+pub fn beginning(
+    shard: ShardId,
+    index: LogIndex,
+    term: Term,
+    members: &Arc<Members>,
+) -> Vec<Append> {
+    vec![Append {
+        shard,
+        change: Change::Start {
+            index,
+            term,
+            members: Arc::clone(members),
+        },
+    }]
+}
+
+impl Replica {
+    /// Starts from what the log and the store hold.
+    ///
+    /// `state` is the shard's part of the log, from opening it or from
+    /// [`Log::shard`](crate::Log::shard); it must be synced. The only voter of a shard leads it at once.
+    pub fn restore(
+        options: ReplicaOptions,
+        state: &ShardState,
+        reader: LogReader,
+    ) -> Result<Replica, RestoreError> {
+        let ReplicaOptions {
+            shard,
+            me,
+            applied,
+            seed,
+        } = options;
+        let ShardState { start, last, .. } = *state;
+        if !state.members.contains(me) {
+            return Err(RestoreError::NotAMember { shard, me });
+        }
+        if applied < start {
+            return Err(RestoreError::StoreBehind {
+                shard,
+                applied,
+                start,
+            });
+        }
+        if applied > last {
+            return Err(RestoreError::LogBehind {
+                shard,
+                applied,
+                last,
+            });
+        }
+        let mut hard_state = state.hard_state;
+        if hard_state.commit > last {
+            return Err(RestoreError::CommitMissing {
+                shard,
+                commit: hard_state.commit,
+                last,
+            });
+        }
+        // It is written lazily, the store may know better.
+        hard_state.commit = hard_state.commit.max(applied);
+        let newest_term = state
+            .terms
+            .last()
+            .map_or(state.start_term, |(_, term)| *term);
+        if hard_state.term < newest_term {
+            hard_state.term = newest_term;
+            hard_state.vote = None;
+        }
+        let fresh = last == start && hard_state.vote.is_none();
+        let shelf = Shelf::new(state, hard_state, reader);
+        let config = raft::Config {
+            id: me.0,
+            election_tick: ELECTION_TICKS as usize,
+            heartbeat_tick: HEARTBEAT_TICKS as usize,
+            applied: applied.0,
+            max_size_per_msg: SEND_BYTES as u64,
+            max_inflight_msgs: SEND_MESSAGES,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            // Ours is checked in `propose`; this one only has to count.
+            max_uncommitted_size: u64::MAX / 2,
+            max_committed_size_per_ready: COMMITTED_BYTES,
+            ..raft::Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let core = |error: raft::Error| RestoreError::Core {
+            shard,
+            what: error.to_string(),
+        };
+        let node = RawNode::new(&config, shelf, &logger).map_err(core)?;
+        let mut chance = Chance::new(seed);
+        let start_id = chance.next();
+        let mut replica = Replica {
+            shard,
+            me,
+            node,
+            proposals: Vec::new(),
+            proposals_bytes: 0,
+            in_flight: VecDeque::new(),
+            newest_ready: 0,
+            waiting: VecDeque::new(),
+            outbox: Vec::new(),
+            forgotten: None,
+            applied_wanted: applied,
+            standing: Standing {
+                role: Role::Follower,
+                term: hard_state.term,
+                leader: None,
+            },
+            reads: BTreeMap::new(),
+            reads_asked: 0,
+            reads_lost: Vec::new(),
+            start_id,
+            chance,
+            election_timeout: 0,
+            timeout_for: (Role::Follower, hard_state.term),
+            silent_ticks: if fresh { 0 } else { ELECTION_TICKS },
+            dead: false,
+        };
+        replica.draw_timeout();
+        if *state.members.voters() == [me] && state.members.voters_outgoing().is_empty() {
+            replica.node.campaign().map_err(core)?;
+        }
+        Ok(replica)
+    }
+
+    /// Time passes: one tick, commonly 100 ms.
+    pub fn tick(&mut self) {
+        self.flush();
+        self.silent_ticks = self.silent_ticks.saturating_sub(1);
+        let raft = &self.node.raft;
+        // The core expects a lone candidate to have everything on disk.
+        if raft.state != StateRole::Leader && raft.prs().is_singleton() && !self.all_persisted() {
+            return;
+        }
+        let now = (self.role(), self.term());
+        if now != self.timeout_for {
+            self.timeout_for = now;
+            self.draw_timeout();
+        }
+        // The core draws its own from a clock-seeded source whenever its state changes.
+        self.node
+            .raft
+            .set_randomized_election_timeout(self.election_timeout as usize);
+        let elections = self.role() != Role::Leader;
+        if self.node.tick() && elections {
+            self.draw_timeout();
+        }
+        self.retry_reads();
+    }
+
+    /// Proposes an entry. It is appended with everything else proposed before the next effects.
+    pub fn propose(&mut self, data: impl Into<Bytes>) -> Result<Proposed, ProposeError> {
+        let data = data.into();
+        if data.is_empty() {
+            return Err(ProposeError::Empty);
+        }
+        if data.len() > ENTRY_BYTES_MAX {
+            return Err(ProposeError::TooLarge(data.len()));
+        }
+        if self.role() != Role::Leader {
+            return Err(ProposeError::NotLeader {
+                leader: self.leader(),
+            });
+        }
+        let uncommitted = self.uncommitted_bytes();
+        let full = uncommitted > 0 && uncommitted + data.len() > UNCOMMITTED_BYTES_MAX;
+        if full || self.node.raft.lead_transferee.is_some() {
+            return Err(ProposeError::Busy { uncommitted });
+        }
+        self.proposals_bytes += data.len();
+        self.proposals.push(data);
+        let index = self.node.raft.raft_log.last_index() + self.proposals.len() as u64;
+        Ok(Proposed {
+            index: LogIndex(index),
+            term: self.term(),
+        })
+    }
+
+    /// Takes a message from another member, if it is one that can be believed.
+    ///
+    /// A snapshot message must be held back until the snapshot's data has arrived.
+    pub fn receive(&mut self, message: Message) -> Result<(), MessageError> {
+        self.flush();
+        if message.shard != self.shard || message.to != self.me {
+            return Err(MessageError::Misdirected {
+                shard: message.shard,
+                to: message.to,
+            });
+        }
+        if !self.takes_part(message.from) {
+            return Err(MessageError::Stranger {
+                shard: self.shard,
+                from: message.from,
+            });
+        }
+        if !self.is_of_use(&message)? {
+            return Ok(());
+        }
+        let from = message.from;
+        self.node
+            .step(convert::message_to_raft(message))
+            .map_err(|_| MessageError::Invalid {
+                from,
+                what: "the core refuses it",
+            })
+    }
+
+    /// Asks how new a read must be that begins now. The answer comes as [`Effects::reads`], or as
+    /// [`Effects::reads_lost`]; one answer is enough for any number of reads that begin together.
+    pub fn read(&mut self, context: u64) -> Result<(), ReadRefused> {
+        self.flush();
+        if self.reads.len() >= READS_MAX {
+            return Err(ReadRefused::Busy(self.reads.len()));
+        }
+        // The core drops such reads without a word.
+        if self.role() == Role::Leader && !self.node.raft.commit_to_current_term() {
+            return Err(ReadRefused::NotReady);
+        }
+        if self.leader().is_none() {
+            return Err(ReadRefused::NoLeader);
+        }
+        self.ask_read(context);
+        Ok(())
+    }
+
+    /// Everything up to this mark is on the disk, synced.
+    pub fn synced(&mut self, mark: SyncMark) {
+        self.flush();
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|number| *number <= mark.0)
+        {
+            self.in_flight.pop_front();
+        }
+        let persisted = match self.in_flight.front() {
+            Some(number) => number - 1,
+            None => self.newest_ready,
+        };
+        if persisted == 0 {
+            return;
+        }
+        self.node.on_persist_ready(persisted);
+        while let Some((_, messages)) = self
+            .waiting
+            .pop_front_if(|(number, _)| *number <= persisted)
+        {
+            self.outbox.extend(messages);
+        }
+        let persisted = LogIndex(self.node.raft.raft_log.persisted);
+        self.node.mut_store().trim(persisted);
+        self.advance_applied();
+    }
+
+    /// The store has applied everything up to this entry (in memory is enough).
+    pub fn applied(&mut self, index: LogIndex) {
+        self.flush();
+        self.applied_wanted = self.applied_wanted.max(index);
+        self.advance_applied();
+    }
+
+    /// The store holds everything up to this entry durably, and nobody here needs it in the log.
+    /// Members that do are sent a snapshot. Goes out with the next effects; does not need a sync.
+    pub fn forget(&mut self, up_to: LogIndex) {
+        self.flush();
+        let up_to = up_to.min(self.applied_index());
+        let shelf = self.node.mut_store();
+        if up_to <= shelf.start() {
+            return;
+        }
+        let Some(term) = shelf.term_of(up_to) else {
+            return;
+        };
+        shelf.forget(up_to, term);
+        self.forgotten = Some(Append {
+            shard: self.shard,
+            change: Change::Forget { up_to, term },
+        });
+    }
+
+    /// A snapshot of the store as of this applied entry is at hand, for members that fell behind.
+    pub fn offer_snapshot(&mut self, index: LogIndex) {
+        let shelf = self.node.mut_store();
+        if let Some(term) = shelf.term_of(index) {
+            shelf.offered = Some((index, term));
+        }
+    }
+
+    /// Whether the data of a snapshot reached a member. Until then it gets no entries.
+    pub fn snapshot_sent(&mut self, to: MemberId, arrived: bool) {
+        self.flush();
+        let status = if arrived {
+            SnapshotStatus::Finish
+        } else {
+            SnapshotStatus::Failure
+        };
+        self.node.report_snapshot(to.0, status);
+    }
+
+    /// A message could not be sent: the member is asked where it stands before more is sent.
+    pub fn unreachable(&mut self, member: MemberId) {
+        self.flush();
+        self.node.report_unreachable(member.0);
+    }
+
+    /// Hands leadership to another voter, as soon as its log is complete. Proposals are refused until
+    /// it leads or an election timeout has passed. **Give up any lease before calling this.**
+    pub fn transfer(&mut self, to: MemberId) -> Result<(), TransferError> {
+        self.flush();
+        if self.role() != Role::Leader {
+            return Err(TransferError::NotLeader {
+                leader: self.leader(),
+            });
+        }
+        if to == self.me || !self.members().voters().contains(&to) {
+            return Err(TransferError::Unfit(to));
+        }
+        self.node.transfer_leader(to.0);
+        Ok(())
+    }
+
+    /// What the world must do now. Call it after every turn, and again while [`Effects::more`].
+    pub fn effects(&mut self) -> Result<Effects, ReplicaError> {
+        self.flush();
+        let effects = if self.dead {
+            Err(ReplicaError::Dead)
+        } else {
+            Ok(self.collect())
+        };
+        // Something may have failed that the core cannot be told about.
+        if let Some(failure) = self.node.store().take_failure() {
+            self.dead = true;
+            return Err(failure.into());
+        }
+        effects
+    }
+
+    /// Role, term and leader as of now.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            role: self.role(),
+            term: self.term(),
+            leader: self.leader(),
+        }
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Which member this is.
+    pub fn me(&self) -> MemberId {
+        self.me
+    }
+
+    /// The members.
+    pub fn members(&self) -> &Arc<Members> {
+        &self.node.store().members
+    }
+
+    /// What the first entry of the log follows.
+    pub fn start(&self) -> LogIndex {
+        self.node.store().start()
+    }
+
+    /// The last entry, on disk or on its way there.
+    pub fn last_index(&self) -> LogIndex {
+        LogIndex(self.node.raft.raft_log.last_index())
+    }
+
+    /// The last entry known to be committed.
+    pub fn committed_index(&self) -> LogIndex {
+        LogIndex(self.node.raft.raft_log.committed)
+    }
+
+    /// The last entry that the store is known to have applied.
+    pub fn applied_index(&self) -> LogIndex {
+        LogIndex(self.node.raft.raft_log.applied)
+    }
+
+    /// Bytes proposed here that are not committed.
+    pub fn uncommitted_bytes(&self) -> usize {
+        self.node.raft.uncommitted_size() + self.proposals_bytes
+    }
+
+    /// For a leader: how far each member's log agrees with its own, in ascending order of members.
+    pub fn progress(&self) -> Vec<(MemberId, LogIndex)> {
+        if self.role() != Role::Leader {
+            return Vec::new();
+        }
+        let known = self.node.raft.prs().iter();
+        let mut progress: Vec<_> = known
+            .map(|(id, progress)| (MemberId(*id), LogIndex(progress.matched)))
+            .collect();
+        progress.sort_unstable();
+        progress
+    }
+
+    fn role(&self) -> Role {
+        match self.node.raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+        }
+    }
+
+    fn term(&self) -> Term {
+        Term(self.node.raft.term)
+    }
+
+    fn leader(&self) -> Option<MemberId> {
+        let leader = self.node.raft.leader_id;
+        (leader != 0).then_some(MemberId(leader))
+    }
+
+    fn takes_part(&self, member: MemberId) -> bool {
+        self.node.raft.prs().get(member.0).is_some()
+    }
+
+    fn all_persisted(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        log.persisted == log.last_index()
+    }
+
+    fn draw_timeout(&mut self) {
+        self.election_timeout =
+            ELECTION_TICKS + self.chance.below(u64::from(ELECTION_TICKS)) as u32;
+    }
+
+    /// Gives the core what was proposed. Until then nothing may change who leads or what is last.
+    fn flush(&mut self) {
+        let mut proposals = std::mem::take(&mut self.proposals).into_iter().peekable();
+        self.proposals_bytes = 0;
+        while proposals.peek().is_some() {
+            let mut entries = Vec::new();
+            let mut bytes = 0;
+            while let Some(data) = proposals
+                .next_if(|data| bytes == 0 || bytes + data.len() + ENTRY_OVERHEAD <= SEND_BYTES)
+            {
+                bytes += data.len() + ENTRY_OVERHEAD;
+                let mut entry = raft::eraftpb::Entry::default();
+                entry.data = data;
+                entries.push(entry);
+            }
+            let mut message = raft::eraftpb::Message::default();
+            message.msg_type = MessageType::MsgPropose;
+            message.from = self.me.0;
+            message.set_entries(entries.into());
+            self.node
+                .raft
+                .step(message)
+                .expect("propose refuses whatever the core would");
+        }
+    }
+
+    /// Whether a message is worth giving to the core; an error if the core must not see it.
+    fn is_of_use(&self, message: &Message) -> Result<bool, MessageError> {
+        let last = self.last_index();
+        let from = message.from;
+        match message.kind {
+            MessageKind::Heartbeat => {
+                if message.term >= self.term() && message.commit > last {
+                    let (shard, commit) = (self.shard, message.commit);
+                    return Err(MessageError::LostLog {
+                        shard,
+                        commit,
+                        last,
+                    });
+                }
+                Ok(true)
+            }
+            MessageKind::AppendResponse => {
+                if self.role() == Role::Leader
+                    && message.term == self.term()
+                    && message.index > last
+                {
+                    let what = "an acknowledgement of what was never sent";
+                    return Err(MessageError::Invalid { from, what });
+                }
+                Ok(true)
+            }
+            // Only a leader answers them; a follower would pass them on, maybe in circles.
+            MessageKind::ReadIndex => Ok(self.role() == Role::Leader),
+            MessageKind::RequestVote | MessageKind::RequestPreVote => Ok(self.silent_ticks == 0),
+            // A request leaves after everything is on disk, so an answer cannot come before.
+            MessageKind::RequestVoteResponse | MessageKind::RequestPreVoteResponse => {
+                Ok(self.role() != Role::Candidate || self.all_persisted())
+            }
+            MessageKind::Append
+            | MessageKind::Snapshot
+            | MessageKind::HeartbeatResponse
+            | MessageKind::TimeoutNow
+            | MessageKind::ReadIndexResponse => Ok(true),
+        }
+    }
+
+    fn ask_read(&mut self, context: u64) {
+        self.reads_asked += 1;
+        self.reads
+            .insert(self.reads_asked, PendingRead { context, waited: 0 });
+        let mut bytes = Vec::with_capacity(24);
+        for number in [self.me.0, self.start_id, self.reads_asked] {
+            bytes.extend(number.to_le_bytes());
+        }
+        self.node.read_index(bytes);
+    }
+
+    /// Finds the read that the core's answer is for, unless it was answered or given up.
+    fn answered(&mut self, context: &[u8]) -> Option<PendingRead> {
+        let (numbers, []) = context.as_chunks::<8>() else {
+            return None;
+        };
+        let [me, start_id, asked] = *numbers else {
+            return None;
+        };
+        let ours =
+            u64::from_le_bytes(me) == self.me.0 && u64::from_le_bytes(start_id) == self.start_id;
+        if ours {
+            self.reads.remove(&u64::from_le_bytes(asked))
+        } else {
+            None
+        }
+    }
+
+    /// A read whose question or answer was lost is asked again.
+    fn retry_reads(&mut self) {
+        let mut late = Vec::new();
+        for (asked, read) in &mut self.reads {
+            read.waited += 1;
+            if read.waited >= ELECTION_TICKS {
+                late.push(*asked);
+            }
+        }
+        for asked in late {
+            if let Some(read) = self.reads.remove(&asked) {
+                if self.leader().is_some() {
+                    self.ask_read(read.context);
+                } else {
+                    self.reads_lost.push(read.context);
+                }
+            }
+        }
+    }
+
+    fn advance_applied(&mut self) {
+        let log = &self.node.raft.raft_log;
+        let possible = log.committed.min(log.persisted).min(self.applied_wanted.0);
+        if possible > log.applied {
+            self.node.advance_apply_to(possible);
+        }
+    }
+
+    fn collect(&mut self) -> Effects {
+        let mut effects = Effects {
+            append: self.forgotten.take().into_iter().collect(),
+            ..Effects::default()
+        };
+        if self.node.has_ready() {
+            self.take_ready(&mut effects);
+        }
+        // What waited for the disk was decided before.
+        let mut send = std::mem::take(&mut self.outbox);
+        send.append(&mut effects.send);
+        effects.send = send;
+        let standing = self.standing();
+        if standing != self.standing {
+            self.standing = standing;
+            effects.standing = Some(standing);
+            let lost = std::mem::take(&mut self.reads);
+            self.reads_lost
+                .extend(lost.into_values().map(|read| read.context));
+        }
+        effects.reads_lost = std::mem::take(&mut self.reads_lost);
+        effects.snapshot_wanted = self.node.store().snapshot_wanted.take();
+        effects.more = self.node.has_ready();
+        effects
+    }
+
+    fn take_ready(&mut self, effects: &mut Effects) {
+        let shard = self.shard;
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        for state in ready.take_read_states() {
+            if let Some(read) = self.answered(&state.request_ctx) {
+                effects.reads.push(ReadReady {
+                    context: read.context,
+                    index: LogIndex(state.index),
+                });
+            }
+        }
+        if !ready.snapshot().is_empty()
+            && let Ok((index, term, members)) = convert::snapshot_from_raft(ready.snapshot())
+        {
+            let shelf = self.node.mut_store();
+            shelf.restart(index, term, Arc::clone(&members));
+            let change = Change::Start {
+                index,
+                term,
+                members: Arc::clone(&members),
+            };
+            effects.append.push(Append { shard, change });
+            effects.snapshot_received = Some(SnapshotReceived {
+                index,
+                term,
+                members,
+            });
+        }
+        let entries: Vec<Entry> = ready
+            .take_entries()
+            .into_iter()
+            .map(convert::entry_from_raft)
+            .collect();
+        let shelf = self.node.mut_store();
+        shelf.append(&entries);
+        effects
+            .append
+            .extend(entries.into_iter().map(|entry| Append {
+                shard,
+                change: Change::Entry(entry),
+            }));
+        if let Some(state) = ready.hs() {
+            shelf.hard_state = convert::hard_state_from_raft(state);
+        }
+        // A commit index alone is not worth a write: it goes along with the next entries or vote.
+        if ready.must_sync() {
+            let change = Change::HardState(shelf.hard_state);
+            effects.append.push(Append { shard, change });
+            effects.sync = Some(SyncMark(number));
+            self.in_flight.push_back(number);
+        }
+        effects.send.extend(messages(shard, ready.take_messages()));
+        let promises: Vec<Message> = messages(shard, ready.take_persisted_messages()).collect();
+        effects.committed = ready
+            .take_committed_entries()
+            .into_iter()
+            .map(committed)
+            .collect();
+        self.node.advance_append_async(ready);
+        self.newest_ready = number;
+        if self.in_flight.is_empty() {
+            self.node.on_persist_ready(number);
+            effects.send.extend(promises);
+        } else if !promises.is_empty() {
+            self.waiting.push_back((number, promises));
+        }
+    }
+}
+
+fn messages(
+    shard: ShardId,
+    messages: Vec<raft::eraftpb::Message>,
+) -> impl Iterator<Item = Message> {
+    messages
+        .into_iter()
+        .filter_map(move |message| convert::message_from_raft(shard, message))
+}
+
+fn committed(entry: raft::eraftpb::Entry) -> Committed {
+    let entry = convert::entry_from_raft(entry);
+    // Data of another kind is not for the store; nothing writes it yet.
+    let data = if entry.kind == EntryKind::Normal {
+        entry.data
+    } else {
+        Bytes::new()
+    };
+    Committed {
+        index: entry.index,
+        term: entry.term,
+        data,
+    }
+}

@@ -1,0 +1,269 @@
+//! The entries of one replica as the raft core sees them: the newest in memory, older ones on the disk.
+//!
+//! ```text
+//!    forgotten | read from the log, verified      | in memory: recent ones and all that are not
+//!    ----------+                                  | known to be on the disk
+//!            start                             recent[0]                      last
+//! ```
+//!
+//! The core stops the process when its storage fails. So a failure is kept here, the core gets an
+//! empty answer, and the replica ends with a typed error before anything leaves it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use raft::eraftpb;
+use raft::{GetEntriesContext, RaftState, StorageError};
+
+use super::convert;
+use crate::entry::{Entry, EntryKind, HardState, LogIndex, MemberId, Term};
+use crate::log::{LogReader, ReadError, ShardState};
+use crate::members::Members;
+
+/// Entries in memory beyond those that must be there.
+const RECENT_BYTES_MAX: usize = 16 << 20;
+/// What an entry costs beside its data.
+const ENTRY_OVERHEAD: usize = 64;
+
+pub(super) struct Shelf {
+    pub(super) hard_state: HardState,
+    pub(super) members: Arc<Members>,
+    start: LogIndex,
+    start_term: Term,
+    last: LogIndex,
+    /// Each term of the entries after `start`, with the first index that has it.
+    terms: Vec<(LogIndex, Term)>,
+    /// Contiguous and ending at `last`.
+    recent: VecDeque<Entry>,
+    recent_bytes: usize,
+    reader: LogReader,
+    failure: RefCell<Option<ReadError>>,
+    /// A member too far behind for entries, since last asked.
+    pub(super) snapshot_wanted: Cell<Option<MemberId>>,
+    /// A snapshot of the state machine that can be sent: its index and term.
+    pub(super) offered: Option<(LogIndex, Term)>,
+}
+
+impl Shelf {
+    pub(super) fn new(state: &ShardState, hard_state: HardState, reader: LogReader) -> Shelf {
+        Shelf {
+            hard_state,
+            members: Arc::clone(&state.members),
+            start: state.start,
+            start_term: state.start_term,
+            last: state.last,
+            terms: state.terms.clone(),
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            reader,
+            failure: RefCell::new(None),
+            snapshot_wanted: Cell::new(None),
+            offered: None,
+        }
+    }
+
+    pub(super) fn start(&self) -> LogIndex {
+        self.start
+    }
+
+    pub(super) fn take_failure(&self) -> Option<ReadError> {
+        self.failure.borrow_mut().take()
+    }
+
+    /// Takes new entries; the first replaces the one at its index and all after it.
+    pub(super) fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        debug_assert!(first.index > self.start && first.index <= self.last.next());
+        while let Some(back) = self.recent.back().filter(|back| back.index >= first.index) {
+            self.recent_bytes -= cost(back);
+            self.recent.pop_back();
+        }
+        while self
+            .terms
+            .last()
+            .is_some_and(|(from, _)| *from >= first.index)
+        {
+            self.terms.pop();
+        }
+        for entry in entries {
+            if self
+                .terms
+                .last()
+                .is_none_or(|(_, term)| *term != entry.term)
+            {
+                self.terms.push((entry.index, entry.term));
+            }
+            self.recent_bytes += cost(entry);
+            self.recent.push_back(entry.clone());
+            self.last = entry.index;
+        }
+    }
+
+    /// Lets go of old entries in memory, down to those that may not be on the disk yet.
+    pub(super) fn trim(&mut self, persisted: LogIndex) {
+        while self.recent_bytes > RECENT_BYTES_MAX
+            && let Some(front) = self.recent.front().filter(|front| front.index <= persisted)
+        {
+            self.recent_bytes -= cost(front);
+            self.recent.pop_front();
+        }
+    }
+
+    pub(super) fn forget(&mut self, up_to: LogIndex, term: Term) {
+        self.start = up_to;
+        self.start_term = term;
+        while let Some(front) = self.recent.front().filter(|front| front.index <= up_to) {
+            self.recent_bytes -= cost(front);
+            self.recent.pop_front();
+        }
+        let passed = self.terms.partition_point(|(from, _)| *from <= up_to);
+        if passed > 0 {
+            self.terms.drain(..passed - 1);
+            // The run in which the new start lies now begins behind it, if it reaches that far.
+            let ends = self
+                .terms
+                .get(1)
+                .map_or(self.last.next(), |(from, _)| *from);
+            if ends <= up_to.next() {
+                self.terms.remove(0);
+            } else if let Some((from, _)) = self.terms.first_mut() {
+                *from = up_to.next();
+            }
+        }
+    }
+
+    /// The log begins anew after a snapshot.
+    pub(super) fn restart(&mut self, index: LogIndex, term: Term, members: Arc<Members>) {
+        self.recent.clear();
+        self.recent_bytes = 0;
+        self.terms.clear();
+        (self.start, self.start_term, self.last) = (index, term, index);
+        self.members = members;
+        self.offered = None;
+    }
+
+    pub(super) fn term_of(&self, index: LogIndex) -> Option<Term> {
+        if index == self.start {
+            return Some(self.start_term);
+        }
+        if index < self.start || index > self.last {
+            return None;
+        }
+        let run = self.terms.partition_point(|(from, _)| *from <= index);
+        self.terms.get(run.checked_sub(1)?).map(|(_, term)| *term)
+    }
+
+    /// An entry from memory or from the disk.
+    pub(super) fn load(&self, index: LogIndex) -> Result<Entry, ReadError> {
+        if let Some(first) = self.recent.front()
+            && let Some(at) = index.0.checked_sub(first.index.0)
+            && let Some(entry) = self.recent.get(at as usize)
+        {
+            return Ok(entry.clone());
+        }
+        self.reader.read(index)
+    }
+
+    /// Entries without their data, for a core that only looks for changes of members.
+    fn outlines(&self, low: u64, high: u64) -> Vec<eraftpb::Entry> {
+        let outline = |index| {
+            let mut entry = eraftpb::Entry::default();
+            entry.index = index;
+            entry.term = self.term_of(LogIndex(index)).map_or(0, |term| term.0);
+            entry
+        };
+        (low..high).map(outline).collect()
+    }
+
+    fn load_range(
+        &self,
+        low: u64,
+        high: u64,
+        bytes_max: u64,
+    ) -> Result<Vec<eraftpb::Entry>, ReadError> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for index in low..high {
+            let entry = self.load(LogIndex(index))?;
+            bytes += (entry.data.len() + entry.context.len() + ENTRY_OVERHEAD) as u64;
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            debug_assert_eq!(entry.kind, EntryKind::Normal);
+            entries.push(convert::entry_to_raft(entry));
+        }
+        Ok(entries)
+    }
+}
+
+fn cost(entry: &Entry) -> usize {
+    entry.data.len() + entry.context.len() + ENTRY_OVERHEAD
+}
+
+impl raft::Storage for Shelf {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState {
+            hard_state: convert::hard_state_to_raft(&self.hard_state),
+            conf_state: convert::members_to_raft(&self.members),
+        })
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        context: GetEntriesContext,
+    ) -> raft::Result<Vec<eraftpb::Entry>> {
+        if low <= self.start.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let Some(bytes_max) = max_size.into() else {
+            // The core asks without a limit only to look for changes of members among the entries
+            // that are not applied, of which there can be any number after a long absence.
+            return Ok(self.outlines(low, high));
+        };
+        match self.load_range(low, high, bytes_max) {
+            Ok(entries) => Ok(entries),
+            Err(error) => {
+                self.failure.borrow_mut().get_or_insert(error);
+                if context.can_async() {
+                    Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable))
+                } else {
+                    Ok(Vec::new())
+                }
+            }
+        }
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        match self.term_of(LogIndex(index)) {
+            Some(term) => Ok(term.0),
+            None if index < self.start.0 => Err(raft::Error::Store(StorageError::Compacted)),
+            None => Err(raft::Error::Store(StorageError::Unavailable)),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.start.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last.0)
+    }
+
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
+        match self.offered {
+            Some((index, term)) if index >= self.start && index.0 >= request_index => {
+                Ok(convert::snapshot_to_raft(index, term, &self.members))
+            }
+            _ => {
+                self.snapshot_wanted.set(Some(MemberId(to)));
+                Err(raft::Error::Store(
+                    StorageError::SnapshotTemporarilyUnavailable,
+                ))
+            }
+        }
+    }
+}
