@@ -26,7 +26,10 @@
 //! | 8    | close      | durable end u64; the log was closed here, everything before it is synced |
 //! | 9    | state      | start index u64, start term u64, last index u64, last term u64, hard state, members |
 //!
-//! Kinds 6 to 8 carry shard 0.
+//! | 10   | pad        | zeros, up to where a sector begins |
+//!
+//! Kinds 6 to 8 and 10 carry shard 0. A close frame stands behind a pad, at the beginning of a sector, so
+//! that no single sector holds both the last frames and the proof that they were there.
 
 use bytes::Bytes;
 
@@ -37,6 +40,8 @@ use crate::entry::{
 pub(super) const MAGIC: [u8; 8] = *b"locilog\0";
 pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER_BYTES: u64 = 512;
+/// What a disk writes or loses as a whole.
+pub(super) const SECTOR_BYTES: u64 = 512;
 pub(super) const FRAME_HEAD_BYTES: usize = 16;
 const ALIGN: usize = 8;
 /// A frame that carries one number: mark, end or close.
@@ -57,6 +62,7 @@ pub(super) enum Kind {
     End = 7,
     Close = 8,
     State = 9,
+    Pad = 10,
 }
 
 impl Kind {
@@ -71,6 +77,7 @@ impl Kind {
             7 => Kind::End,
             8 => Kind::Close,
             9 => Kind::State,
+            10 => Kind::Pad,
             _ => return None,
         })
     }
@@ -186,6 +193,15 @@ pub(super) fn encode(
 pub(super) fn encode_number(out: &mut Vec<u8>, salt: u32, kind: Kind, number: u64) {
     encode(out, salt, ShardId(0), kind, |out| {
         out.extend(number.to_le_bytes())
+    });
+}
+
+/// Writes a pad from `at`, so that the next frame begins a sector.
+pub(super) fn encode_pad(out: &mut Vec<u8>, salt: u32, at: u64) {
+    let next = (at + FRAME_HEAD_BYTES as u64).next_multiple_of(SECTOR_BYTES);
+    let payload = (next - at) as usize - FRAME_HEAD_BYTES;
+    encode(out, salt, ShardId(0), Kind::Pad, |out| {
+        out.resize(out.len() + payload, 0)
     });
 }
 

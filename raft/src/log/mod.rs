@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use frame::{HEADER_BYTES, Header, Kind, NUMBER_FRAME_BYTES};
+use frame::{FRAME_HEAD_BYTES, HEADER_BYTES, Header, Kind, NUMBER_FRAME_BYTES, SECTOR_BYTES};
 pub use reader::{LogReader, ReadError};
 use reader::{OpenFiles, Place, ShardIndex};
 use summary::{Step, Summary};
@@ -41,8 +41,8 @@ use crate::disk::{Disk, DiskFile};
 use crate::entry::{Append, Change, ENTRY_BYTES_MAX, HardState, LogIndex, ShardId, Term};
 use crate::members::Members;
 
-/// Every file keeps room for its last frame, and for the one that a graceful close writes.
-const TAIL_BYTES: u64 = 2 * NUMBER_FRAME_BYTES;
+/// Every file keeps room for its last frame, and for those that a graceful close writes.
+const TAIL_BYTES: u64 = SECTOR_BYTES + FRAME_HEAD_BYTES as u64 + 2 * NUMBER_FRAME_BYTES;
 /// A forgotten file becomes a spare unless there are this many.
 const SPARES_KEPT: usize = 2;
 const FILE_BYTES_MIN: u64 = 4096;
@@ -458,6 +458,7 @@ impl<D: Disk> Log<D> {
             return Ok(());
         }
         let salt = self.active().header.salt();
+        frame::encode_pad(&mut self.buffer, salt, self.end);
         frame::encode_number(&mut self.buffer, salt, Kind::Close, self.end);
         self.write_buffer()?;
         self.sync_file()

@@ -451,7 +451,7 @@ impl Replay {
                     opened += 1;
                     self.open_shard(&frame, first)
                 }
-                Kind::Mark | Kind::Close => Ok(()),
+                Kind::Mark | Kind::Close | Kind::Pad => Ok(()),
                 Kind::End => {
                     scanned.ended = true;
                     return Ok(scanned);
@@ -544,6 +544,6 @@ fn step(frame: &Frame<'_>) -> Option<Step> {
             let (up_to, term, rest) = frame::position(payload)?;
             rest.is_empty().then_some(Step::Forget(up_to, term))?
         }
-        Kind::Mark | Kind::End | Kind::Close | Kind::State => return None,
+        Kind::Mark | Kind::End | Kind::Close | Kind::State | Kind::Pad => return None,
     })
 }

@@ -11,17 +11,18 @@ use crate::members::{Members, MembersError};
 use crate::message::{Message, MessageKind};
 
 pub(super) fn entry_to_raft(entry: Entry) -> eraftpb::Entry {
-    let mut out = eraftpb::Entry::default();
-    out.entry_type = match entry.kind {
-        EntryKind::Normal => eraftpb::EntryType::EntryNormal,
-        EntryKind::ConfChange => eraftpb::EntryType::EntryConfChange,
-        EntryKind::ConfChangeV2 => eraftpb::EntryType::EntryConfChangeV2,
-    };
-    out.index = entry.index.0;
-    out.term = entry.term.0;
-    out.context = entry.context;
-    out.data = entry.data;
-    out
+    eraftpb::Entry {
+        entry_type: match entry.kind {
+            EntryKind::Normal => eraftpb::EntryType::EntryNormal,
+            EntryKind::ConfChange => eraftpb::EntryType::EntryConfChange,
+            EntryKind::ConfChangeV2 => eraftpb::EntryType::EntryConfChangeV2,
+        },
+        index: entry.index.0,
+        term: entry.term.0,
+        context: entry.context,
+        data: entry.data,
+        ..eraftpb::Entry::default()
+    }
 }
 
 pub(super) fn entry_from_raft(entry: eraftpb::Entry) -> Entry {
@@ -39,11 +40,12 @@ pub(super) fn entry_from_raft(entry: eraftpb::Entry) -> Entry {
 }
 
 pub(super) fn hard_state_to_raft(state: &HardState) -> eraftpb::HardState {
-    let mut out = eraftpb::HardState::default();
-    out.term = state.term.0;
-    out.vote = state.vote.map_or(0, |member| member.0);
-    out.commit = state.commit.0;
-    out
+    eraftpb::HardState {
+        term: state.term.0,
+        vote: state.vote.map_or(0, |member| member.0),
+        commit: state.commit.0,
+        ..eraftpb::HardState::default()
+    }
 }
 
 pub(super) fn hard_state_from_raft(state: &eraftpb::HardState) -> HardState {
@@ -59,13 +61,14 @@ fn numbers(members: &[MemberId]) -> Vec<u64> {
 }
 
 pub(super) fn members_to_raft(members: &Members) -> eraftpb::ConfState {
-    let mut out = eraftpb::ConfState::default();
-    out.voters = numbers(members.voters());
-    out.learners = numbers(members.learners());
-    out.voters_outgoing = numbers(members.voters_outgoing());
-    out.learners_next = numbers(members.learners_next());
-    out.auto_leave = members.auto_leave();
-    out
+    eraftpb::ConfState {
+        voters: numbers(members.voters()),
+        learners: numbers(members.learners()),
+        voters_outgoing: numbers(members.voters_outgoing()),
+        learners_next: numbers(members.learners_next()),
+        auto_leave: members.auto_leave(),
+        ..eraftpb::ConfState::default()
+    }
 }
 
 fn members_from_raft(state: &eraftpb::ConfState) -> Result<Members, MembersError> {
@@ -106,8 +109,7 @@ pub(super) fn snapshot_from_raft(
 }
 
 pub(super) fn message_to_raft(message: Message) -> eraftpb::Message {
-    let mut out = eraftpb::Message::default();
-    out.msg_type = match message.kind {
+    let msg_type = match message.kind {
         MessageKind::Append => MessageType::MsgAppend,
         MessageKind::AppendResponse => MessageType::MsgAppendResponse,
         MessageKind::RequestVote => MessageType::MsgRequestVote,
@@ -121,13 +123,17 @@ pub(super) fn message_to_raft(message: Message) -> eraftpb::Message {
         MessageKind::RequestPreVote => MessageType::MsgRequestPreVote,
         MessageKind::RequestPreVoteResponse => MessageType::MsgRequestPreVoteResponse,
     };
-    out.to = message.to.0;
-    out.from = message.from.0;
-    out.term = message.term.0;
-    out.reject = message.reject;
-    out.commit = message.commit.0;
-    out.commit_term = message.commit_term.0;
-    out.reject_hint = message.reject_hint.0;
+    let mut out = eraftpb::Message {
+        msg_type,
+        to: message.to.0,
+        from: message.from.0,
+        term: message.term.0,
+        reject: message.reject,
+        commit: message.commit.0,
+        commit_term: message.commit_term.0,
+        reject_hint: message.reject_hint.0,
+        ..eraftpb::Message::default()
+    };
     if message.kind == MessageKind::Snapshot {
         if let Some(members) = message.snapshot_members() {
             out.set_snapshot(snapshot_to_raft(message.index, message.log_term, &members));

@@ -167,11 +167,10 @@ impl Shelf {
 
     /// Entries without their data, for a core that only looks for changes of members.
     fn outlines(&self, low: u64, high: u64) -> Vec<eraftpb::Entry> {
-        let outline = |index| {
-            let mut entry = eraftpb::Entry::default();
-            entry.index = index;
-            entry.term = self.term_of(LogIndex(index)).map_or(0, |term| term.0);
-            entry
+        let outline = |index| eraftpb::Entry {
+            index,
+            term: self.term_of(LogIndex(index)).map_or(0, |term| term.0),
+            ..eraftpb::Entry::default()
         };
         (low..high).map(outline).collect()
     }
