@@ -1,10 +1,10 @@
 //! The directory: where files become memory, and the first of the two places where a machine can fail.
 //!
 //! ```text
-//!   create("a") ──► a.tmp ──write──► sync ──rename──► a ──sync the directory──► done
-//!                     │                               │
-//!                  dropped: removed                   ├── open: read-only memory, for searching
-//!                                                     └── read, read_range: copies, for checking
+//!   create("a") ---> a.tmp ---write---> sync ---rename---> a ---sync the directory---> done
+//!                     |                                 |
+//!                  dropped: removed                     |--- open: read-only memory, for searching
+//!                                                       '--- read, read_range: copies, for checking
 //! ```
 //!
 //! A file is written once. It gets its name only when all of it is on the disk, and never changes
