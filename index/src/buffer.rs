@@ -1,0 +1,335 @@
+//! The buffer: the newest records of one collection, in memory, searched exactly.
+//!
+//! ```text
+//!   table:  key hash -> newest row of that key          rows, in the order they were written
+//!           [ . | 7 | . | 4 | ... ]                     [0][1][2][3][4][5][6][7]
+//!                 |                                               ^        |
+//!                 '-------------------------------------------------------'  row 7's `older` is row 4
+//! ```
+//!
+//! One thread writes, any number read at the same time, and nobody holds a lock: rows are only ever added, each row and
+//! each table is written once before it can be reached, and the end of a row's version is one atomic number. A reader
+//! sees rows that are newer than its view, and passes over them: their version begins after the view's position.
+//!
+//! Always: rows are in the order of their `begin`. At any position at most one row of a key is visible.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::record::Position;
+
+/// The first run of rows; each further run is as long as all before it.
+const FIRST_RUN: usize = 64;
+/// Enough runs for more rows than a `u32` counts.
+const RUNS: usize = 28;
+/// The first table's slots; each further table has twice as many.
+const FIRST_TABLE: usize = 128;
+const TABLES: usize = 27;
+const NONE: u32 = u32::MAX;
+
+/// One version of one record, in memory.
+pub(crate) struct Row {
+    pub key: Box<[u8]>,
+    pub value: Option<Box<[u8]>>,
+    pub attributes: Box<[u8]>,
+    /// By the field's number in the schema.
+    pub embeddings: Box<[Option<Box<[f32]>>]>,
+    pub begin: Position,
+    /// [`Position::NEVER`] until the version has ended.
+    end: AtomicU64,
+    pub deadline: u64,
+    /// The keyed hash that the store's digest sums up.
+    pub hash: u128,
+    /// The row of the key's version before this one, if that is in this buffer too.
+    older: AtomicU32,
+}
+
+impl Row {
+    /// A version that has not ended.
+    pub fn new(begin: Position, key: Box<[u8]>, content: OwnedContent, hash: u128) -> Row {
+        let OwnedContent { value, attributes, embeddings, deadline } = content;
+        let end = AtomicU64::new(Position::NEVER.get());
+        let older = AtomicU32::new(NONE);
+        Row { key, value, attributes, embeddings, begin, end, deadline, hash, older }
+    }
+
+    pub fn end(&self) -> Position {
+        Position::from_u64(self.end.load(Ordering::Relaxed))
+    }
+
+    pub fn set_end(&self, end: Position) {
+        self.end.store(end.get(), Ordering::Relaxed);
+    }
+
+    pub fn visible_at(&self, position: Position) -> bool {
+        self.begin <= position && position < self.end()
+    }
+
+    pub fn embedding(&self, field: usize) -> Option<&[f32]> {
+        self.embeddings.get(field)?.as_deref()
+    }
+
+    /// What it takes in memory, near enough.
+    fn bytes(&self) -> usize {
+        let embeddings = self.embeddings.iter().flatten().map(|e| e.len() * 4).sum::<usize>();
+        size_of::<OnceLock<Row>>()
+            + self.key.len()
+            + self.value.as_ref().map_or(0, |value| value.len())
+            + self.attributes.len()
+            + self.embeddings.len() * size_of::<Option<Box<[f32]>>>()
+            + embeddings
+    }
+}
+
+/// What a record holds besides its key, as the store keeps it.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct OwnedContent {
+    pub value: Option<Box<[u8]>>,
+    pub attributes: Box<[u8]>,
+    /// By the field's number in the schema; as long as the schema has fields.
+    pub embeddings: Box<[Option<Box<[f32]>>]>,
+    pub deadline: u64,
+}
+
+/// The newest records of one collection.
+pub(crate) struct Buffer {
+    runs: [OnceLock<Box<[OnceLock<Row>]>>; RUNS],
+    tables: [OnceLock<Box<[AtomicU32]>>; TABLES],
+    /// Which table is in use.
+    table: AtomicUsize,
+    len: AtomicU32,
+    bytes: AtomicUsize,
+    /// How many keys the table holds; only the writer looks.
+    keys: AtomicU32,
+}
+
+impl Buffer {
+    pub fn new() -> Buffer {
+        Buffer {
+            runs: [const { OnceLock::new() }; RUNS],
+            tables: [const { OnceLock::new() }; TABLES],
+            table: AtomicUsize::new(0),
+            len: AtomicU32::new(0),
+            bytes: AtomicUsize::new(0),
+            keys: AtomicU32::new(0),
+        }
+    }
+
+    /// How many rows there are, ended ones too.
+    pub fn len(&self) -> u32 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn row(&self, row: u32) -> Option<&Row> {
+        let (run, place) = run_of(row);
+        self.runs[run].get()?.get(place)?.get()
+    }
+
+    /// The rows that `position` can see, with their numbers, in the order they were written.
+    pub fn visible(&self, position: Position) -> impl Iterator<Item = (u32, &Row)> {
+        self.rows()
+            .take_while(move |(_, row)| row.begin <= position)
+            .filter(move |(_, row)| position < row.end())
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> impl Iterator<Item = (u32, &Row)> {
+        let mut left = self.len() as usize;
+        let mut first = 0;
+        self.runs.iter().enumerate().flat_map(move |(run, rows)| {
+            let take = left.min(run_length(run));
+            let from = first;
+            left -= take;
+            first += take as u32;
+            let rows = rows.get().map_or(&[][..], |rows| &rows[..take]);
+            (from..).zip(rows).filter_map(|(number, row)| Some((number, row.get()?)))
+        })
+    }
+
+    /// The version of a key that `position` can see.
+    pub fn find(&self, key: &[u8], position: Position) -> Option<(u32, &Row)> {
+        self.versions(key).find(|(_, row)| row.visible_at(position))
+    }
+
+    /// The version of a key that has not ended. Only the writer may ask.
+    pub fn find_live(&self, key: &[u8]) -> Option<(u32, &Row)> {
+        self.versions(key).next().filter(|(_, row)| row.end() == Position::NEVER)
+    }
+
+    /// The versions of a key, newest first.
+    fn versions(&self, key: &[u8]) -> impl Iterator<Item = (u32, &Row)> {
+        let mut next = self.newest(key);
+        std::iter::from_fn(move || {
+            let number = next.take()?;
+            let row = self.row(number)?;
+            let older = row.older.load(Ordering::Relaxed);
+            next = (older != NONE).then_some(older);
+            Some((number, row))
+        })
+    }
+
+    fn newest(&self, key: &[u8]) -> Option<u32> {
+        let table = self.tables[self.table.load(Ordering::Acquire)].get()?;
+        self.slot(table, key).and_then(|slot| {
+            let row = slot.load(Ordering::Acquire);
+            (row != NONE).then_some(row)
+        })
+    }
+
+    /// The key's slot, or the empty one where it would be.
+    fn slot<'a>(&self, table: &'a [AtomicU32], key: &[u8]) -> Option<&'a AtomicU32> {
+        let mask = table.len() - 1;
+        let start = xxh3_64(key) as usize;
+        (0..table.len()).map(|step| &table[(start.wrapping_add(step)) & mask]).find(|slot| {
+            let row = slot.load(Ordering::Acquire);
+            row == NONE || self.row(row).is_some_and(|row| *row.key == *key)
+        })
+    }
+
+    /// Adds a version, and says its row. Only one thread may do this.
+    pub fn push(&self, row: Row) -> u32 {
+        let number = self.len.load(Ordering::Relaxed);
+        assert!(number < NONE, "a buffer is sealed long before its rows are too many to count");
+        let (run, place) = run_of(number);
+        let rows = self.runs[run].get_or_init(|| (0..run_length(run)).map(|_| OnceLock::new()).collect());
+        self.bytes.fetch_add(row.bytes(), Ordering::Relaxed);
+        let table = self.table_with_room();
+        let slot = self.slot(table, &row.key).expect("a table is never full");
+        let older = slot.load(Ordering::Relaxed);
+        row.older.store(older, Ordering::Relaxed);
+        if older == NONE {
+            self.keys.fetch_add(1, Ordering::Relaxed);
+        }
+        assert!(rows[place].set(row).is_ok(), "a row is written once, by one thread");
+        slot.store(number, Ordering::Release);
+        self.len.store(number + 1, Ordering::Release);
+        number
+    }
+
+    /// The table in use, or one of twice the size once it is half full.
+    fn table_with_room(&self) -> &[AtomicU32] {
+        let current = self.table.load(Ordering::Relaxed);
+        let table = self.tables[current].get_or_init(|| self.empty_table(current));
+        if (self.keys.load(Ordering::Relaxed) as usize) < table.len() / 2 {
+            return table;
+        }
+        let larger = self.empty_table(current + 1);
+        for slot in table {
+            let row = slot.load(Ordering::Relaxed);
+            if let Some(found) = self.row(row)
+                && let Some(slot) = self.slot(&larger, &found.key)
+            {
+                slot.store(row, Ordering::Relaxed);
+            }
+        }
+        let larger = self.tables[current + 1].get_or_init(|| larger);
+        self.table.store(current + 1, Ordering::Release);
+        larger
+    }
+
+    fn empty_table(&self, number: usize) -> Box<[AtomicU32]> {
+        let slots = FIRST_TABLE << number;
+        self.bytes.fetch_add(slots * size_of::<AtomicU32>(), Ordering::Relaxed);
+        (0..slots).map(|_| AtomicU32::new(NONE)).collect()
+    }
+}
+
+/// Which run a row lies in, and where in it.
+fn run_of(row: u32) -> (usize, usize) {
+    let row = row as usize;
+    let run = (row / FIRST_RUN + 1).ilog2() as usize;
+    (run, row - FIRST_RUN * ((1 << run) - 1))
+}
+
+fn run_length(run: usize) -> usize {
+    FIRST_RUN << run
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    fn row(index: u64, key: &str) -> Row {
+        let content = OwnedContent { deadline: index, ..OwnedContent::default() };
+        Row::new(Position::new(index, 0), key.as_bytes().into(), content, 0)
+    }
+
+    #[test]
+    fn every_row_has_its_place() {
+        let mut expected = (0, 0);
+        for row in 0..10_000 {
+            assert_eq!(run_of(row), expected, "row {row}");
+            expected.1 += 1;
+            if expected.1 == run_length(expected.0) {
+                expected = (expected.0 + 1, 0);
+            }
+        }
+        let (run, place) = run_of(NONE - 1);
+        assert!(run < RUNS && place < run_length(run));
+    }
+
+    #[test]
+    fn each_position_sees_its_own_version_of_a_key() {
+        let buffer = Buffer::new();
+        for index in 1..=5_000u64 {
+            let key = format!("k{}", index % 700);
+            if let Some((_, old)) = buffer.find_live(key.as_bytes()) {
+                old.set_end(Position::new(index, 0));
+            }
+            buffer.push(row(index, &key));
+        }
+        for at in [0, 1, 699, 700, 701, 2_345, 5_000] {
+            let position = Position::end_of(at);
+            assert_eq!(buffer.visible(position).count() as u64, at.min(700), "at {at}");
+            for key in 0..700 {
+                let newest = (1..=at).rev().find(|index| index % 700 == key);
+                let found = buffer.find(format!("k{key}").as_bytes(), position);
+                assert_eq!(found.map(|(_, row)| row.deadline), newest, "key {key} at {at}");
+            }
+        }
+        assert!(buffer.find(b"other", Position::end_of(5_000)).is_none());
+    }
+
+    #[test]
+    fn readers_find_everything_up_to_their_position_while_rows_are_added() {
+        let buffer = Arc::new(Buffer::new());
+        let applied = Arc::new(AtomicU64::new(0));
+        let done = Arc::new(AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Acquire) {
+                        let at = applied.load(Ordering::Acquire);
+                        let position = Position::end_of(at);
+                        assert_eq!(buffer.visible(position).count() as u64, at.min(100));
+                        if at > 0 {
+                            let key = format!("k{}", at % 100);
+                            let (_, row) = buffer.find(key.as_bytes(), position).expect("it was written");
+                            assert_eq!(row.deadline, at);
+                        }
+                    }
+                });
+            }
+            for index in 1..=20_000u64 {
+                let key = format!("k{}", index % 100);
+                let old = buffer.find_live(key.as_bytes()).map(|(number, _)| number);
+                buffer.push(row(index, &key));
+                if let Some(old) = old.and_then(|number| buffer.row(number)) {
+                    old.set_end(Position::new(index, 0));
+                }
+                applied.store(index, Ordering::Release);
+            }
+            done.store(true, Ordering::Release);
+        });
+    }
+}

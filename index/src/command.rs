@@ -1,0 +1,368 @@
+//! A change on its way through the log, and its answer.
+//!
+//! One log entry carries the leader's clock and one or more commands, each with who sent it and why. Its bytes are:
+//!
+//! ```text
+//! 0          4          6          8               16
+//! | "lent"   | version  | zero     | zero          | rkyv archive of `Entry` ...
+//! ```
+//!
+//! The archive is read in place when the bytes lie on a multiple of 16, and from one aligned copy when they do not.
+//! Whoever hands an entry over has verified its checksum; the archive is bounds-checked on top of that.
+//!
+//! Always: everything that the outcome depends on is in the entry or in the store. In particular embeddings are already
+//! normalised where the metric asks for it, and attributes are in their canonical encoding: no arithmetic that two
+//! processors could round differently is left for `apply`.
+
+#![expect(missing_docs, reason = "rkyv derives public types whose fields have no documentation of their own")]
+
+use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
+
+use crate::record::Position;
+
+/// The version of the entry format this program writes, and the newest it reads.
+pub const ENTRY_VERSION: u16 = 1;
+/// The most bytes of one entry. A batch that is larger is refused before it is logged.
+pub const ENTRY_BYTES_MAX: usize = 72 << 20;
+/// The longest request id, in bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
+/// The longest principal, task or trace, in bytes.
+pub const ORIGIN_BYTES_MAX: usize = 256;
+/// The most changes of one write.
+pub const CHANGES_MAX: usize = 10_000;
+
+const MAGIC: &[u8; 4] = b"lent";
+const HEADER_BYTES: usize = 16;
+
+/// What one log entry carries.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The leader's clock when it made the entry: milliseconds since 1970. Never behind the last applied one.
+    pub clock: u64,
+    /// In the order in which they take effect. May be empty: then the entry only moves the clock.
+    pub commands: Vec<Envelope>,
+}
+
+/// A command with who sent it and why.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// Who, and on whose behalf.
+    pub origin: Origin,
+    /// What to change.
+    pub command: Command,
+}
+
+/// Who sent a command, and why.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+pub struct Origin {
+    /// Who acts: an agent, a person, a service.
+    pub principal: String,
+    /// The task on whose behalf; may be empty.
+    pub task: String,
+    /// The trace it belongs to (a W3C `traceparent`); may be empty.
+    pub trace: String,
+    /// Makes a repeated command answer as it did the first time. Empty: the command is not remembered.
+    pub request_id: Vec<u8>,
+}
+
+/// A change.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Makes a tenant.
+    CreateNamespace {
+        /// Its name.
+        name: String,
+    },
+    /// Removes a tenant with all its collections.
+    DropNamespace {
+        /// Its name.
+        name: String,
+    },
+    /// Makes a collection.
+    CreateCollection {
+        /// The tenant it belongs to.
+        namespace: String,
+        /// Its name, unique in the namespace.
+        name: String,
+        /// Its rules.
+        schema: Schema,
+    },
+    /// Changes those rules of a collection that can change.
+    AlterCollection {
+        /// Which.
+        collection: u64,
+        /// The new rules; none of them: unchanged.
+        change: SchemaChange,
+    },
+    /// Removes a collection with all its records.
+    DropCollection {
+        /// Which.
+        collection: u64,
+    },
+    /// Changes records: all of the changes, in order, or none of them.
+    Write {
+        /// What must hold before the first change.
+        conditions: Vec<Condition>,
+        /// The changes.
+        changes: Vec<Change>,
+    },
+}
+
+/// The rules of a collection.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+pub struct Schema {
+    /// The embeddings that its records may have. None: a plain cache keyspace.
+    pub embeddings: Vec<EmbeddingSpec>,
+    /// When a write is answered.
+    pub durability: Durability,
+    /// How long ended versions are kept, in milliseconds.
+    pub retention_millis: u64,
+    /// The most bytes its records may take before some are evicted. Zero: nothing is evicted.
+    pub eviction_bytes: u64,
+}
+
+/// One named embedding of a collection.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingSpec {
+    /// Unique in the collection.
+    pub name: String,
+    /// Components, from 1 to [`crate::record::DIMENSION_MAX`].
+    pub dimension: u32,
+    /// The metric, as [`crate::distance::Metric`] numbers it.
+    pub metric: u8,
+}
+
+/// When a write is answered.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Once it is synced to disk on a majority.
+    #[default]
+    Synced,
+    /// Once it is written to the log on a majority; synced shortly after.
+    Buffered,
+}
+
+/// What can change in a collection's rules. `None` leaves the rule as it is.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+pub struct SchemaChange {
+    /// See [`Schema::durability`].
+    pub durability: Option<Durability>,
+    /// See [`Schema::retention_millis`].
+    pub retention_millis: Option<u64>,
+    /// See [`Schema::eviction_bytes`].
+    pub eviction_bytes: Option<u64>,
+}
+
+/// One change of one record.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Change {
+    /// The collection.
+    pub collection: u64,
+    /// The record's key.
+    pub key: Vec<u8>,
+    /// What becomes of it.
+    pub action: Action,
+}
+
+/// What becomes of a record.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub enum Action {
+    /// The record is exactly this from now on.
+    Put(Content),
+    /// What is given replaces what the record had, and the rest stays. A record that is not there is made.
+    Merge {
+        /// What is given. Attributes are merged at the top level. No deadline: the record keeps its own.
+        content: Content,
+        /// Top-level attributes that go.
+        remove_attributes: Vec<String>,
+        /// Whether the record loses its deadline.
+        remove_deadline: bool,
+    },
+    /// The record is gone. One that is not there stays gone.
+    Delete,
+    /// The record is gone if it still has this version; otherwise it stays. This is how a deletion by filter is logged:
+    /// the keys were found on one view, and what changed since no longer has to match.
+    DeleteVersion(u64),
+}
+
+/// What a record holds besides its key.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+pub struct Content {
+    /// The value.
+    pub value: Option<Vec<u8>>,
+    /// Attributes in their canonical encoding ([`crate::attributes`]); empty: none.
+    pub attributes: Vec<u8>,
+    /// Embeddings by the field's number in the schema, ascending, each normalised if its metric is cosine.
+    pub embeddings: Vec<(u16, Vec<f32>)>,
+    /// When the record stops existing: milliseconds since 1970. Zero: never, unless `ttl` says otherwise.
+    pub deadline: u64,
+    /// The same counted from the entry's clock, in milliseconds. Zero: `deadline` holds. Resolved in `apply`, so that a
+    /// repeated command has the same bytes and is recognised as the same.
+    pub ttl: u64,
+}
+
+/// What must hold before a write takes effect.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// The collection.
+    pub collection: u64,
+    /// The record's key.
+    pub key: Vec<u8>,
+    /// What must hold of it.
+    pub expect: Expect,
+}
+
+/// What must hold of a record.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// There is no such record.
+    Absent,
+    /// There is one.
+    Present,
+    /// There is one and it has this version.
+    Version(u64),
+}
+
+/// What became of a command. The same on every member.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// A namespace was made or removed, or a collection changed or removed.
+    Done,
+    /// A collection was made.
+    Created {
+        /// Its id.
+        collection: u64,
+    },
+    /// The changes took effect.
+    Written {
+        /// The version that every record written by this command has.
+        version: u64,
+        /// One for each change: whether the record was there before it; for the deletion of a version, whether that
+        /// version was there, and so was deleted.
+        existed: Vec<bool>,
+    },
+    /// Nothing changed.
+    Refused(Refusal),
+}
+
+/// Why a command changed nothing.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A condition does not hold.
+    #[error("condition {number} does not hold: key {key:?} {found}", key = String::from_utf8_lossy(key))]
+    ConditionFailed {
+        /// Which condition, counted from 0.
+        number: u32,
+        /// The record's key.
+        key: Vec<u8>,
+        /// What the record is instead.
+        found: Found,
+    },
+    /// The namespace does not exist.
+    #[error("namespace {0:?} does not exist; create it first")]
+    UnknownNamespace(String),
+    /// The collection does not exist (any more).
+    #[error("collection {0} does not exist (any more); describe it by name to get its current id")]
+    UnknownCollection(u64),
+    /// A namespace or collection of this name is already there.
+    #[error("{0:?} already exists")]
+    AlreadyExists(String),
+    /// An embedding does not fit the collection's rules.
+    #[error("change {change} has embedding {field} of dimension {dimension}, which collection {collection} does not have")]
+    WrongEmbedding {
+        /// Which change, counted from 0.
+        change: u32,
+        /// The collection.
+        collection: u64,
+        /// The embedding's number.
+        field: u16,
+        /// Its dimension.
+        dimension: u32,
+    },
+    /// The merged attributes would be larger than a record may have.
+    #[error("change {change} would make the attributes larger than a record may have")]
+    AttributesTooLarge {
+        /// Which change, counted from 0.
+        change: u32,
+    },
+    /// The same principal used this request id for another command.
+    #[error("this request id was used for another command; use a new one")]
+    RequestConflict,
+    /// A collection cannot have these rules; whoever made the entry did not check them.
+    #[error("the collection cannot have these rules: {0}")]
+    InvalidSchema(String),
+    /// There are as many namespaces or collections as there may be.
+    #[error("there are already {0}, the most there may be")]
+    TooMany(u32),
+}
+
+/// What a condition found.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// No record.
+    Absent,
+    /// A record of this version.
+    Version(u64),
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Found::Absent => f.write_str("is absent"),
+            Found::Version(version) => write!(f, "has version {version}"),
+        }
+    }
+}
+
+/// Why bytes are not an entry.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EntryError {
+    /// Not made by this program, or damaged.
+    #[error("log entry is damaged: {0}")]
+    Damaged(String),
+    /// A newer program wrote it.
+    #[error("log entry has version {0}, newer than {ENTRY_VERSION}: this program is too old")]
+    UnknownVersion(u16),
+}
+
+impl Entry {
+    /// Its bytes in the log.
+    pub fn encode(&self) -> Vec<u8> {
+        let archive = rkyv::to_bytes::<rancor::Error>(self).expect("serializing into memory does not fail");
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + archive.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&ENTRY_VERSION.to_le_bytes());
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.extend_from_slice(&archive);
+        bytes
+    }
+
+    /// Reads an entry in place: `read` sees the archive for as long as it runs.
+    pub fn access<R>(bytes: &[u8], read: impl FnOnce(&ArchivedEntry) -> R) -> Result<R, EntryError> {
+        let (header, archive) =
+            bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| EntryError::Damaged("shorter than its header".into()))?;
+        if header[..4] != *MAGIC {
+            return Err(EntryError::Damaged("it does not begin as one".into()));
+        }
+        let version = u16::from_le_bytes([header[4], header[5]]);
+        if version != ENTRY_VERSION {
+            return Err(EntryError::UnknownVersion(version));
+        }
+        if header[6..].iter().any(|&byte| byte != 0) {
+            return Err(EntryError::Damaged("its header has unknown flags".into()));
+        }
+        let mut copy = AlignedVec::<16>::new();
+        let aligned = if archive.as_ptr().addr().is_multiple_of(16) {
+            archive
+        } else {
+            copy.extend_from_slice(archive);
+            copy.as_slice()
+        };
+        let entry = rkyv::access::<ArchivedEntry, rancor::Error>(aligned)
+            .map_err(|error| EntryError::Damaged(error.to_string()))?;
+        if entry.commands.len() >= Position::COMMANDS_MAX {
+            return Err(EntryError::Damaged(format!("it has {} commands", entry.commands.len())));
+        }
+        Ok(read(entry))
+    }
+}

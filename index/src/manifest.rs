@@ -1,0 +1,219 @@
+//! The manifest: which files make up the store, and the small state as of the last checkpoint.
+//!
+//! It is the one file that is replaced, whole and last: whatever it names was durable before. Together with the log's
+//! entries after `applied` it is the store. Files that it does not name are leftovers and are removed at open.
+//!
+//! ```text
+//!   MANIFEST ---> segment-<n>   records, sorted by key, with or without a graph
+//!            ---> ends-<n>      which versions of one segment have ended
+//!            ---> requests-<n>  requests that were answered
+//! ```
+
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+
+use crate::command::Schema;
+use crate::framed::{self, FramedError, Kind};
+
+/// The manifest's name.
+pub const MANIFEST_FILE: &str = "MANIFEST";
+/// The version of the manifest this program writes, and the newest it reads.
+pub const MANIFEST_VERSION: u32 = 1;
+
+const MANIFEST: Kind = Kind { magic: b"locimani", version: MANIFEST_VERSION, bytes_max: 64 << 20 };
+const ENDS: Kind = Kind { magic: b"lociends", version: 1, bytes_max: 1 << 36 };
+
+/// A file is known by its number; numbers are never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FileName {
+    Segment(u64),
+    Ends(u64),
+    Requests(u64),
+}
+
+impl FileName {
+    fn parts(self) -> (&'static str, u64) {
+        match self {
+            FileName::Segment(number) => ("segment-", number),
+            FileName::Ends(number) => ("ends-", number),
+            FileName::Requests(number) => ("requests-", number),
+        }
+    }
+
+    /// The file that has this name, if it is one of ours.
+    pub fn parse(name: &str) -> Option<FileName> {
+        let [segment, ends, requests] = ["segment-", "ends-", "requests-"].map(|kind| {
+            let number = name.strip_prefix(kind)?;
+            u64::from_str_radix(number, 16).ok().filter(|_| number.len() == 16)
+        });
+        let file = segment.map(FileName::Segment).or(ends.map(FileName::Ends));
+        file.or(requests.map(FileName::Requests)).filter(|file| file.to_string() == name)
+    }
+
+    pub fn number(self) -> u64 {
+        self.parts().1
+    }
+}
+
+impl std::fmt::Display for FileName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (kind, number) = self.parts();
+        write!(f, "{kind}{number:016x}")
+    }
+}
+
+/// Everything in the manifest.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub(crate) struct Manifest {
+    pub digest_key: [u8; 32],
+    /// The last entry that is in it.
+    pub applied: u64,
+    pub clock: u64,
+    pub chain_head: [u8; 32],
+    pub next_collection: u64,
+    pub next_file: u64,
+    /// The number of the file of answered requests, if there are any.
+    pub requests: Option<u64>,
+    pub requests_evicted: u64,
+    pub namespaces: Vec<String>,
+    /// Ascending by id.
+    pub collections: Vec<CollectionFiles>,
+}
+
+/// One collection in the manifest.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub(crate) struct CollectionFiles {
+    pub id: u64,
+    pub namespace: String,
+    pub name: String,
+    pub schema: Schema,
+    pub records: u64,
+    pub bytes: u64,
+    /// The sum of the live records' hashes.
+    pub sum: u128,
+    /// Newest first.
+    pub segments: Vec<SegmentFiles>,
+}
+
+/// One segment in the manifest, by the numbers of its files.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub(crate) struct SegmentFiles {
+    pub segment: u64,
+    pub ends: Option<u64>,
+}
+
+impl Manifest {
+    pub const FILE_BYTES_MAX: u64 = MANIFEST.bytes_max;
+
+    pub fn encode(&self) -> Vec<u8> {
+        let body = rkyv::to_bytes::<rancor::Error>(self).expect("serializing into memory does not fail");
+        framed::encode(&MANIFEST, &body)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Manifest, FramedError> {
+        let body = framed::decode(&MANIFEST, bytes)?;
+        rkyv::from_bytes::<Manifest, rancor::Error>(&body).map_err(damaged)
+    }
+
+    /// All files it names.
+    pub fn files(&self) -> impl Iterator<Item = FileName> {
+        let segments = self.collections.iter().flat_map(|collection| &collection.segments);
+        let segments =
+            segments.flat_map(|s| [Some(FileName::Segment(s.segment)), s.ends.map(FileName::Ends)]).flatten();
+        segments.chain(self.requests.map(FileName::Requests))
+    }
+}
+
+/// Which versions of one segment have ended.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub(crate) struct Ends {
+    /// The segment's number.
+    pub segment: u64,
+    /// Row and end, ascending by row.
+    pub ends: Vec<(u32, u64)>,
+}
+
+impl Ends {
+    pub const FILE_BYTES_MAX: u64 = ENDS.bytes_max;
+
+    pub fn encode(&self) -> Vec<u8> {
+        let body = rkyv::to_bytes::<rancor::Error>(self).expect("serializing into memory does not fail");
+        framed::encode(&ENDS, &body)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Ends, FramedError> {
+        let body = framed::decode(&ENDS, bytes)?;
+        rkyv::from_bytes::<Ends, rancor::Error>(&body).map_err(damaged)
+    }
+}
+
+fn damaged(error: rancor::Error) -> FramedError {
+    FramedError::Damaged { what: error.to_string(), offset: framed::HEADER_BYTES as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::EmbeddingSpec;
+    use crate::framed::tests::check_damage;
+
+    fn sample() -> Manifest {
+        let embedding = EmbeddingSpec { name: "text".into(), dimension: 384, metric: 1 };
+        Manifest {
+            digest_key: [7; 32],
+            applied: 1234,
+            clock: 1_700_000_000_000,
+            chain_head: [9; 32],
+            next_collection: 4,
+            next_file: 77,
+            requests: Some(70),
+            requests_evicted: 5,
+            namespaces: vec!["default".into(), "team".into()],
+            collections: vec![CollectionFiles {
+                id: 3,
+                namespace: "default".into(),
+                name: "memories".into(),
+                schema: Schema { embeddings: vec![embedding], ..Schema::default() },
+                records: 12,
+                bytes: 3456,
+                sum: 1 << 100,
+                segments: vec![
+                    SegmentFiles { segment: 75, ends: None },
+                    SegmentFiles { segment: 60, ends: Some(76) },
+                ],
+            }],
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn version_1_never_changes() {
+        assert_eq!(hex(&sample().encode()), include_str!("../golden/manifest-1.hex").trim());
+        let ends = Ends { segment: 60, ends: vec![(0, 1 << 16), (9, 7 << 16 | 3)] };
+        assert_eq!(hex(&ends.encode()), include_str!("../golden/ends-1.hex").trim());
+        assert_eq!(Manifest::decode(&sample().encode()).unwrap(), sample());
+        assert_eq!(Ends::decode(&ends.encode()).unwrap(), ends);
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        check_damage(&sample().encode(), Manifest::decode);
+        check_damage(&Ends { segment: 60, ends: vec![(0, 1 << 16)] }.encode(), Ends::decode);
+    }
+
+    #[test]
+    fn it_names_its_files_and_knows_their_names() {
+        let names: Vec<String> = sample().files().map(|file| file.to_string()).collect();
+        let expected =
+            ["segment-000000000000004b", "segment-000000000000003c", "ends-000000000000004c", "requests-0000000000000046"];
+        assert_eq!(names, expected);
+        for file in sample().files() {
+            assert_eq!(FileName::parse(&file.to_string()), Some(file));
+        }
+        for foreign in ["MANIFEST", "segment-4b", "segment-000000000000004B", "segment-+00000000000004b", "x"] {
+            assert_eq!(FileName::parse(foreign), None, "{foreign}");
+        }
+    }
+}

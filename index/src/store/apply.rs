@@ -1,0 +1,304 @@
+//! Applying an entry: what each command does to the state.
+//!
+//! A write is staged first, on the side, and takes effect only if all of it can: so nothing has to be undone. Within one
+//! write the last change of a key is the one that is stored; nobody ever sees the earlier ones.
+
+use std::collections::BTreeMap;
+
+use super::{Old, Store, digest};
+use crate::attributes;
+use crate::buffer::{OwnedContent, Row};
+use crate::command::{
+    ArchivedAction, ArchivedChange, ArchivedCommand, ArchivedCondition, ArchivedContent, ArchivedEntry,
+    ArchivedEnvelope, ArchivedExpect, Entry, EntryError, Found, Outcome, Refusal,
+};
+use crate::record::{ATTRIBUTES_BYTES_MAX, CollectionId, Position};
+use crate::requests::Answered;
+
+/// The most expired records that one entry ends. What is left counts as absent all the same, and is ended by the entries
+/// that follow.
+pub const DUE_PER_ENTRY_MAX: usize = 1_024;
+
+/// Why an entry was not applied. The state is what it was.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// Entries are applied one after the other.
+    #[error("entry {found} cannot be applied: the next one is {expected}")]
+    OutOfOrder {
+        /// The index that comes next.
+        expected: u64,
+        /// The index that was given.
+        found: u64,
+    },
+    /// The bytes are not an entry.
+    #[error("entry {index} cannot be applied: {source}")]
+    Entry {
+        /// Which entry.
+        index: u64,
+        /// What is wrong with it.
+        source: EntryError,
+    },
+}
+
+/// What becomes of one record in a write.
+struct Staged {
+    /// The collection's place among the store's.
+    place: usize,
+    /// The version that has not ended, expired or not.
+    old: Option<Old>,
+    /// Whether there is a record, as things stand.
+    exists: bool,
+    /// What it holds, if this write has already changed it.
+    new: Option<OwnedContent>,
+    touched: bool,
+}
+
+impl Store {
+    /// Applies the entry at `index`, which must be the next one, and says what became of each command. No bytes at all
+    /// are an entry that carries nothing for the store; it only counts.
+    ///
+    /// Readers see all of the entry at once, when this returns.
+    pub fn apply(&mut self, index: u64, entry: &[u8]) -> Result<Vec<Outcome>, ApplyError> {
+        let expected = self.applied + 1;
+        if index != expected {
+            return Err(ApplyError::OutOfOrder { expected, found: index });
+        }
+        let mut outcomes = Vec::new();
+        if !entry.is_empty() {
+            outcomes = Entry::access(entry, |entry| self.apply_entry(index, entry))
+                .map_err(|source| ApplyError::Entry { index, source })?;
+            self.chain_head = digest::chain(&self.chain_head, index, entry);
+        }
+        self.applied = index;
+        self.publish();
+        Ok(outcomes)
+    }
+
+    fn apply_entry(&mut self, index: u64, entry: &ArchivedEntry) -> Vec<Outcome> {
+        // Whatever a leader's clock did, the log's never goes back.
+        self.clock = self.clock.max(entry.clock.to_native());
+        self.requests.expire(self.clock);
+        self.end_due(Position::new(index, 0));
+        let commands = entry.commands.iter().enumerate();
+        commands.map(|(place, envelope)| self.apply_envelope(Position::new(index, place), envelope)).collect()
+    }
+
+    /// Ends what has expired, the earliest first.
+    fn end_due(&mut self, at: Position) {
+        for _ in 0..DUE_PER_ENTRY_MAX {
+            let Some(&(deadline, id)) = self.due.first() else { return };
+            if deadline > self.clock {
+                return;
+            }
+            let place = self.place(id).expect("a dropped collection's deadlines are dropped with it");
+            let state = &mut self.collections[place];
+            let (_, key) = state.deadlines.first().expect("only collections with deadlines are due").clone();
+            let old = state.find(&key).expect("deadlines are those of records that have not ended");
+            self.end(place, &key, old, at);
+        }
+    }
+
+    fn end(&mut self, place: usize, key: &[u8], old: Old, at: Position) {
+        let state = &mut self.collections[place];
+        self.work.note_end(&state.shared, old.location);
+        state.end(key, old, at, &mut self.due);
+    }
+
+    fn apply_envelope(&mut self, at: Position, envelope: &ArchivedEnvelope) -> Outcome {
+        let origin = &envelope.origin;
+        let (principal, request_id) = (origin.principal.as_str(), &*origin.request_id);
+        if request_id.is_empty() {
+            return self.apply_command(at, &envelope.command);
+        }
+        let fingerprint = digest::fingerprint(&envelope.command);
+        if let Some(answered) = self.requests.find(principal, request_id) {
+            return if answered.fingerprint == fingerprint {
+                answered.outcome.clone()
+            } else {
+                Outcome::Refused(Refusal::RequestConflict)
+            };
+        }
+        let outcome = self.apply_command(at, &envelope.command);
+        self.requests.remember(Answered {
+            principal: principal.to_owned(),
+            request_id: request_id.to_vec(),
+            fingerprint,
+            clock: self.clock,
+            outcome: outcome.clone(),
+        });
+        outcome
+    }
+
+    fn apply_command(&mut self, at: Position, command: &ArchivedCommand) -> Outcome {
+        let outcome = match command {
+            ArchivedCommand::CreateNamespace { name } => self.create_namespace(name),
+            ArchivedCommand::DropNamespace { name } => self.drop_namespace(name),
+            ArchivedCommand::CreateCollection { namespace, name, schema } => {
+                self.create_collection(namespace, name, schema)
+            }
+            ArchivedCommand::AlterCollection { collection, change } => {
+                self.alter_collection(collection.to_native(), change)
+            }
+            ArchivedCommand::DropCollection { collection } => self.drop_collection(collection.to_native()),
+            ArchivedCommand::Write { conditions, changes } => self.write(at, conditions, changes),
+        };
+        outcome.unwrap_or_else(Outcome::Refused)
+    }
+
+    fn write(
+        &mut self,
+        at: Position,
+        conditions: &[ArchivedCondition],
+        changes: &[ArchivedChange],
+    ) -> Result<Outcome, Refusal> {
+        for (number, condition) in (0..).zip(conditions) {
+            self.check_condition(number, condition)?;
+        }
+        let mut staged = BTreeMap::new();
+        let mut existed = Vec::with_capacity(changes.len());
+        for (number, change) in (0..).zip(changes) {
+            existed.push(self.stage(at, number, change, &mut staged)?);
+        }
+        for ((id, key), record) in staged {
+            let Staged { place, old, exists, new, touched } = record;
+            if !touched {
+                continue;
+            }
+            if let Some(old) = old {
+                self.end(place, key, old, at);
+            }
+            if let Some(content) = new.filter(|_| exists) {
+                let hash = digest::of_content(&self.digest_key, id, key, at.get(), &content);
+                let row = Row::new(at, key.into(), content, hash);
+                self.collections[place].insert(row, &mut self.buffered_bytes, &mut self.due);
+                self.work.note_buffer(&self.options, &self.collections[place].shared, self.buffered_bytes);
+            }
+        }
+        Ok(Outcome::Written { version: at.get(), existed })
+    }
+
+    fn is_live(&self, old: &Old) -> bool {
+        old.deadline == 0 || old.deadline > self.clock
+    }
+
+    fn check_condition(&self, number: u32, condition: &ArchivedCondition) -> Result<(), Refusal> {
+        let id = condition.collection.to_native();
+        let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
+        let found = self.collections[place].find(&condition.key).filter(|old| self.is_live(old));
+        let found = found.map_or(Found::Absent, |old| Found::Version(old.version));
+        let holds = match condition.expect {
+            ArchivedExpect::Absent => found == Found::Absent,
+            ArchivedExpect::Present => found != Found::Absent,
+            ArchivedExpect::Version(version) => found == Found::Version(version.to_native()),
+        };
+        if holds { Ok(()) } else { Err(Refusal::ConditionFailed { number, key: condition.key.to_vec(), found }) }
+    }
+
+    /// Works one change out, and says whether it found a record (for a deletion of a version: of that version).
+    fn stage<'e>(
+        &self,
+        at: Position,
+        number: u32,
+        change: &'e ArchivedChange,
+        staged: &mut BTreeMap<(u64, &'e [u8]), Staged>,
+    ) -> Result<bool, Refusal> {
+        let id = change.collection.to_native();
+        let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
+        let record = staged.entry((id, &change.key)).or_insert_with(|| {
+            let old = self.collections[place].find(&change.key);
+            let exists = old.is_some_and(|old| self.is_live(&old));
+            Staged { place, old, exists, new: None, touched: false }
+        });
+        let existed = record.exists;
+        match &change.action {
+            ArchivedAction::Put(content) => {
+                record.new = Some(self.own_content(id, place, number, content)?);
+                record.exists = true;
+                record.touched = true;
+            }
+            ArchivedAction::Merge { content, remove_attributes, remove_deadline } => {
+                let over = self.own_content(id, place, number, content)?;
+                let mut under = match record.new.take() {
+                    Some(new) => new,
+                    None => record.old.filter(|_| existed).map_or_else(OwnedContent::default, |old| self.copy(place, old)),
+                };
+                let remove = remove_attributes.iter().map(|name| name.as_str());
+                let merged = attributes::merge(&under.attributes, &over.attributes, remove);
+                let merged = merged.filter(|merged| merged.len() <= ATTRIBUTES_BYTES_MAX);
+                under.attributes = merged.ok_or(Refusal::AttributesTooLarge { change: number })?.into();
+                under.value = over.value.or(under.value);
+                under.embeddings = over
+                    .embeddings
+                    .into_iter()
+                    .enumerate()
+                    .map(|(field, given)| given.or_else(|| under.embeddings.get_mut(field)?.take()))
+                    .collect();
+                if over.deadline != 0 || *remove_deadline {
+                    under.deadline = over.deadline;
+                }
+                record.new = Some(under);
+                record.exists = true;
+                record.touched = true;
+            }
+            ArchivedAction::Delete => {
+                record.new = None;
+                record.exists = false;
+                record.touched |= existed;
+            }
+            ArchivedAction::DeleteVersion(version) => {
+                let current = if record.new.is_some() { Some(at.get()) } else { record.old.map(|old| old.version) };
+                let is_it = existed && current == Some(version.to_native());
+                if is_it {
+                    record.new = None;
+                    record.exists = false;
+                    record.touched = true;
+                }
+                return Ok(is_it);
+            }
+        }
+        Ok(existed)
+    }
+
+    fn own_content(
+        &self,
+        collection: u64,
+        place: usize,
+        change: u32,
+        content: &ArchivedContent,
+    ) -> Result<OwnedContent, Refusal> {
+        let fields = &self.collections[place].shared.fields;
+        let mut embeddings: Box<[Option<Box<[f32]>>]> = vec![None; fields.len()].into();
+        for embedding in content.embeddings.iter() {
+            let (number, components) = (embedding.0.to_native(), &embedding.1);
+            let field = fields.get(usize::from(number)).filter(|field| field.dimension == components.len());
+            let room = embeddings.get_mut(usize::from(number));
+            let (Some(_), Some(room)) = (field, room) else {
+                let dimension = components.len() as u32;
+                return Err(Refusal::WrongEmbedding { change, collection, field: number, dimension });
+            };
+            *room = Some(components.iter().map(|component| component.to_native()).collect());
+        }
+        Ok(OwnedContent {
+            value: content.value.as_ref().map(|value| Box::from(&value[..])),
+            attributes: Box::from(&content.attributes[..]),
+            embeddings,
+            deadline: match content.ttl.to_native() {
+                0 => content.deadline.to_native(),
+                ttl => self.clock.saturating_add(ttl),
+            },
+        })
+    }
+
+    /// What a stored record holds.
+    fn copy(&self, place: usize, old: Old) -> OwnedContent {
+        let state = &self.collections[place];
+        let Some(record) = state.record(old.location) else { return OwnedContent::default() };
+        let fields = 0..state.shared.fields.len() as u16;
+        OwnedContent {
+            value: record.value().map(Box::from),
+            attributes: record.attributes().into(),
+            embeddings: fields.map(|field| record.embedding(field).map(Box::from)).collect(),
+            deadline: record.deadline(),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Hashes of records, of the catalog and of commands.
+//!
+//! The store's digest is the sum of the keyed hashes of all live records, so that it can be kept with every change and
+//! does not depend on the order of anything, together with a hash of the catalog. The key keeps clients from choosing
+//! records whose hashes cancel out.
+
+use blake3::Hasher;
+use rkyv::rend::f32_le;
+
+use crate::buffer::OwnedContent;
+use crate::command::{
+    ArchivedAction, ArchivedCommand, ArchivedContent, ArchivedDurability, ArchivedExpect, ArchivedSchema, Durability,
+    Schema,
+};
+use crate::view::{RecordRef, Structure};
+
+/// Adds bytes with their length, so that no two lists of parts look alike.
+fn part(hasher: &mut Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
+}
+
+fn number(hasher: &mut Hasher, number: u64) {
+    hasher.update(&number.to_le_bytes());
+}
+
+fn flag(hasher: &mut Hasher, flag: bool) {
+    hasher.update(&[u8::from(flag)]);
+}
+
+fn first_16(hasher: &Hasher) -> [u8; 16] {
+    let mut first = [0; 16];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    first
+}
+
+/// One version of a record, as it is hashed.
+struct Hashed<'a> {
+    collection: u64,
+    key: &'a [u8],
+    version: u64,
+    deadline: u64,
+    value: Option<&'a [u8]>,
+    attributes: &'a [u8],
+}
+
+impl Hashed<'_> {
+    /// The keyed hash, with the embeddings by their numbers, ascending.
+    fn hash<'a>(&self, digest_key: &[u8; 32], embeddings: impl Iterator<Item = (u16, &'a [f32])>) -> u128 {
+        let mut hasher = Hasher::new_keyed(digest_key);
+        number(&mut hasher, self.collection);
+        part(&mut hasher, self.key);
+        number(&mut hasher, self.version);
+        number(&mut hasher, self.deadline);
+        flag(&mut hasher, self.value.is_some());
+        part(&mut hasher, self.value.unwrap_or_default());
+        part(&mut hasher, self.attributes);
+        for (field, embedding) in embeddings {
+            number(&mut hasher, u64::from(field));
+            // Segments are cast in place, so this program runs on little-endian machines only.
+            part(&mut hasher, bytemuck::cast_slice(embedding));
+        }
+        u128::from_le_bytes(first_16(&hasher))
+    }
+}
+
+/// The keyed hash of a version that is being written.
+pub(super) fn of_content(
+    digest_key: &[u8; 32],
+    collection: u64,
+    key: &[u8],
+    version: u64,
+    content: &OwnedContent,
+) -> u128 {
+    let OwnedContent { value, attributes, embeddings, deadline } = content;
+    let (value, deadline) = (value.as_deref(), *deadline);
+    let embeddings = (0..).zip(embeddings).filter_map(|(field, e)| Some((field, e.as_deref()?)));
+    Hashed { collection, key, version, deadline, value, attributes }.hash(digest_key, embeddings)
+}
+
+/// The keyed hash of a stored version, computed anew.
+pub(super) fn of_record(digest_key: &[u8; 32], collection: u64, fields: usize, record: &RecordRef<'_>) -> u128 {
+    let embeddings = (0..fields as u16).filter_map(|field| Some((field, record.embedding(field)?)));
+    let hashed = Hashed {
+        collection,
+        key: record.key(),
+        version: record.version(),
+        deadline: record.deadline(),
+        value: record.value(),
+        attributes: record.attributes(),
+    };
+    hashed.hash(digest_key, embeddings)
+}
+
+/// The hash of namespaces, collections and their rules.
+pub(super) fn catalog<'a>(
+    namespaces: impl Iterator<Item = &'a str>,
+    collections: impl Iterator<Item = (u64, &'a str, &'a str, &'a Schema)>,
+    next_collection: u64,
+) -> [u8; 32] {
+    let mut hasher = Hasher::new();
+    for namespace in namespaces {
+        part(&mut hasher, namespace.as_bytes());
+    }
+    number(&mut hasher, u64::MAX);
+    for (id, namespace, name, schema) in collections {
+        number(&mut hasher, id);
+        part(&mut hasher, namespace.as_bytes());
+        part(&mut hasher, name.as_bytes());
+        for embedding in &schema.embeddings {
+            part(&mut hasher, embedding.name.as_bytes());
+            number(&mut hasher, u64::from(embedding.dimension));
+            number(&mut hasher, u64::from(embedding.metric));
+        }
+        number(&mut hasher, u64::MAX);
+        flag(&mut hasher, schema.durability == Durability::Buffered);
+        number(&mut hasher, schema.retention_millis);
+        number(&mut hasher, schema.eviction_bytes);
+    }
+    number(&mut hasher, next_collection);
+    *hasher.finalize().as_bytes()
+}
+
+/// The store's digest from its parts.
+pub(super) fn whole(structure: &Structure, record_sum: u128) -> [u8; 32] {
+    let mut hasher = Hasher::new_keyed(&structure.digest_key);
+    hasher.update(&record_sum.to_le_bytes());
+    hasher.update(&structure.catalog_hash);
+    *hasher.finalize().as_bytes()
+}
+
+/// The head of the chain of applied entries.
+pub(super) fn chain(head: &[u8; 32], index: u64, entry: &[u8]) -> [u8; 32] {
+    let mut hasher = Hasher::new();
+    hasher.update(head);
+    number(&mut hasher, index);
+    hasher.update(entry);
+    *hasher.finalize().as_bytes()
+}
+
+/// What tells one command from another, wherever in an entry it lies.
+pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
+    let mut hasher = Hasher::new();
+    let h = &mut hasher;
+    match command {
+        ArchivedCommand::CreateNamespace { name } => {
+            h.update(b"a");
+            part(h, name.as_bytes());
+        }
+        ArchivedCommand::DropNamespace { name } => {
+            h.update(b"b");
+            part(h, name.as_bytes());
+        }
+        ArchivedCommand::CreateCollection { namespace, name, schema } => {
+            h.update(b"c");
+            part(h, namespace.as_bytes());
+            part(h, name.as_bytes());
+            archived_schema(h, schema);
+        }
+        ArchivedCommand::AlterCollection { collection, change } => {
+            h.update(b"d");
+            number(h, collection.to_native());
+            let durability = change.durability.as_ref().map(|d| u64::from(matches!(d, ArchivedDurability::Buffered)));
+            let retention = change.retention_millis.as_ref().map(|millis| millis.to_native());
+            let eviction = change.eviction_bytes.as_ref().map(|bytes| bytes.to_native());
+            for part in [durability, retention, eviction] {
+                flag(h, part.is_some());
+                number(h, part.unwrap_or(0));
+            }
+        }
+        ArchivedCommand::DropCollection { collection } => {
+            h.update(b"e");
+            number(h, collection.to_native());
+        }
+        ArchivedCommand::Write { conditions, changes } => {
+            h.update(b"f");
+            number(h, conditions.len() as u64);
+            for condition in conditions.iter() {
+                number(h, condition.collection.to_native());
+                part(h, &condition.key);
+                let (kind, version) = match condition.expect {
+                    ArchivedExpect::Absent => (0, 0),
+                    ArchivedExpect::Present => (1, 0),
+                    ArchivedExpect::Version(version) => (2, version.to_native()),
+                };
+                number(h, kind);
+                number(h, version);
+            }
+            number(h, changes.len() as u64);
+            for change in changes.iter() {
+                number(h, change.collection.to_native());
+                part(h, &change.key);
+                archived_action(h, &change.action);
+            }
+        }
+    }
+    first_16(&hasher)
+}
+
+fn archived_schema(h: &mut Hasher, schema: &ArchivedSchema) {
+    number(h, schema.embeddings.len() as u64);
+    for embedding in schema.embeddings.iter() {
+        part(h, embedding.name.as_bytes());
+        number(h, u64::from(embedding.dimension.to_native()));
+        number(h, u64::from(embedding.metric));
+    }
+    flag(h, matches!(schema.durability, ArchivedDurability::Buffered));
+    number(h, schema.retention_millis.to_native());
+    number(h, schema.eviction_bytes.to_native());
+}
+
+fn archived_action(h: &mut Hasher, action: &ArchivedAction) {
+    match action {
+        ArchivedAction::Put(content) => {
+            h.update(b"p");
+            archived_content(h, content);
+        }
+        ArchivedAction::Merge { content, remove_attributes, remove_deadline } => {
+            h.update(b"m");
+            archived_content(h, content);
+            number(h, remove_attributes.len() as u64);
+            for name in remove_attributes.iter() {
+                part(h, name.as_bytes());
+            }
+            flag(h, *remove_deadline);
+        }
+        ArchivedAction::Delete => drop(h.update(b"d")),
+        ArchivedAction::DeleteVersion(version) => {
+            h.update(b"v");
+            number(h, version.to_native());
+        }
+    }
+}
+
+fn archived_content(h: &mut Hasher, content: &ArchivedContent) {
+    flag(h, content.value.is_some());
+    part(h, content.value.as_ref().map_or(&[][..], |value| value));
+    part(h, &content.attributes);
+    number(h, content.embeddings.len() as u64);
+    for embedding in content.embeddings.iter() {
+        number(h, u64::from(embedding.0.to_native()));
+        number(h, embedding.1.len() as u64);
+        floats(h, &embedding.1);
+    }
+    number(h, content.deadline.to_native());
+    number(h, content.ttl.to_native());
+}
+
+/// Many components at a time: hashing is fast only for large pieces.
+fn floats(h: &mut Hasher, floats: &[f32_le]) {
+    let mut bytes = [0; 1024];
+    for piece in floats.chunks(bytes.len() / 4) {
+        for (place, float) in bytes.chunks_exact_mut(4).zip(piece) {
+            place.copy_from_slice(&float.to_native().to_le_bytes());
+        }
+        h.update(&bytes[..piece.len() * 4]);
+    }
+}

@@ -1,0 +1,665 @@
+//! Checkpoints and merges: the slow work, which runs beside the owner's thread.
+//!
+//! ```text
+//!   owner:   next_job ----> Job          install(Done) ----> forget the log up to A, remove files
+//!               |  at entry A              ^
+//!               v                          |
+//!   anyone:   run: write files, sync, and, for a checkpoint, the MANIFEST last
+//! ```
+//!
+//! **A checkpoint** at entry A freezes all buffers and takes a copy of the small state. What the owner applies meanwhile
+//! goes to new buffers, and ends versions at positions after A, which the checkpoint does not look at: so it writes the
+//! state as of A exactly. Only a checkpoint makes anything durable besides the log.
+//!
+//! **A merge** started at entry T leaves out what had ended by T. Ends that come later are noted by the owner and carried
+//! over when the new segment is installed. The new segment is part of a state after T, so the manifest names it from the
+//! next checkpoint on, and until then the files it replaces stay.
+//!
+//! A job that fails changes nothing: frozen buffers stay frozen and are part of the next attempt. It is offered again
+//! after a second of the log's clock, or when a checkpoint is requested.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Location, Store, StoreOptions, new_buffer};
+use crate::buffer::Buffer;
+use crate::directory::{Directory, DirectoryError};
+use crate::distance::Metric;
+use crate::graph::GraphOptions;
+use crate::manifest::{CollectionFiles, Ends, FileName, MANIFEST_FILE, Manifest, SegmentFiles};
+use crate::merge::{self, Candidate};
+use crate::record::{CollectionId, Position};
+use crate::requests::RequestsPicture;
+use crate::sealed::Sealed;
+use crate::segment::{self, FieldSpec, Row, Rows, Segment, SegmentError, Spec};
+use crate::view::{Collection, RecordRef};
+
+/// After a failure a job waits so long, in milliseconds of the log's clock.
+const RETRY_MILLIS: u64 = 1_000;
+
+/// What kind of work a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobKind {
+    /// Makes the state durable outside the log.
+    Checkpoint,
+    /// Makes one segment of several.
+    Merge,
+}
+
+/// Slow work, to be run on any thread.
+pub struct Job(Task);
+
+enum Task {
+    Checkpoint(Checkpoint),
+    Merge(Merge),
+}
+
+/// What came of a job; for [`Store::install`].
+pub struct Done(Product);
+
+enum Product {
+    Checkpoint(Written),
+    Merge(Merged),
+    Failed { kind: JobKind, error: JobError, left: Vec<FileName> },
+}
+
+/// Why a job came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// A file could not be written. Where the disk is full, free space: the job is tried again.
+    #[error("{0}")]
+    Directory(#[from] DirectoryError),
+    /// A segment could not be written or opened.
+    #[error("{0}")]
+    Segment(#[from] SegmentError),
+    /// The caller's flag was raised.
+    #[error("the job was cancelled")]
+    Cancelled,
+}
+
+/// What installing changed.
+#[derive(Debug)]
+#[must_use]
+pub struct Installed {
+    /// What the job was.
+    pub kind: JobKind,
+    /// The log's entries up to this one are no longer needed: the state holds without them.
+    pub forget_up_to: Option<u64>,
+    /// Why the job failed, if it did; then nothing changed, and it will be offered again.
+    pub error: Option<JobError>,
+}
+
+/// What the store knows of its jobs and its files.
+#[derive(Default)]
+pub(super) struct Work {
+    checkpoint_wanted: bool,
+    checkpoint_running: bool,
+    /// Whether the manifest names other segments than the state has.
+    outdated: bool,
+    /// The last entry that the manifest holds.
+    durable: u64,
+    merging: Option<Merging>,
+    failed_at: Option<u64>,
+    /// For each segment how many versions had ended, and the number of the file that says which.
+    ends: BTreeMap<u64, (u32, u64)>,
+    /// The state of the request table that is on disk, and the number of its file.
+    requests: Option<(u64, Option<u64>)>,
+    /// All files there are.
+    files: BTreeSet<FileName>,
+    /// Bytes of segments that were merged away and wait for a checkpoint.
+    garbage_bytes: u64,
+}
+
+struct Merging {
+    sources: BTreeSet<u64>,
+    file: u64,
+    /// Segment and row of versions that ended meanwhile.
+    ended: Vec<(u64, u32)>,
+}
+
+struct Checkpoint {
+    manifest: Manifest,
+    flats: Vec<Flat>,
+    /// Segments whose ends are to be written, and the numbers of the files.
+    ends: Vec<(Arc<Sealed>, u64)>,
+    requests: Option<(u64, RequestsPicture)>,
+    request_changes: u64,
+    garbage_bytes: u64,
+    hash_seed: u64,
+}
+
+/// The frozen buffers of one collection, to become a segment.
+struct Flat {
+    id: CollectionId,
+    fields: Vec<FieldSpec>,
+    buffers: Vec<Arc<Buffer>>,
+    file: u64,
+}
+
+struct Written {
+    manifest: Manifest,
+    flats: Vec<Flattened>,
+    ends: Vec<(u64, u32, u64)>,
+    request_changes: u64,
+    garbage_bytes: u64,
+    created: Vec<FileName>,
+}
+
+/// The frozen buffers of one collection, and the segment that holds what lived in them.
+struct Flattened {
+    id: CollectionId,
+    buffers: Vec<Arc<Buffer>>,
+    sealed: Option<Arc<Sealed>>,
+}
+
+struct Merge {
+    id: CollectionId,
+    fields: Vec<FieldSpec>,
+    sources: Vec<Arc<Sealed>>,
+    /// What had ended by then is left out.
+    position: Position,
+    file: u64,
+    graph: Option<GraphOptions>,
+    hash_seed: u64,
+}
+
+struct Merged {
+    id: CollectionId,
+    sources: Vec<Arc<Sealed>>,
+    sealed: Option<Arc<Sealed>>,
+    file: u64,
+}
+
+/// Records picked from anywhere, as a segment wants them: by key.
+struct Picked<'a>(Vec<RecordRef<'a>>);
+
+impl<'a> Picked<'a> {
+    fn new(records: impl Iterator<Item = RecordRef<'a>>) -> Picked<'a> {
+        let mut records: Vec<_> = records.collect();
+        // Stable sorting finds the runs that are sorted already, as those from segments are.
+        records.sort_by(|a, b| a.key().cmp(b.key()));
+        Picked(records)
+    }
+}
+
+impl Rows for Picked<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn row(&self, i: usize) -> Row<'_> {
+        let record = &self.0[i];
+        Row {
+            key: record.key(),
+            begin: record.version(),
+            deadline: record.deadline(),
+            hash: record.hash(),
+            value: record.value(),
+            attributes: record.attributes(),
+        }
+    }
+
+    fn embedding(&self, i: usize, field: usize) -> Option<&[f32]> {
+        self.0[i].embedding(u16::try_from(field).ok()?)
+    }
+}
+
+impl Job {
+    /// What it is.
+    pub fn kind(&self) -> JobKind {
+        match self.0 {
+            Task::Checkpoint(_) => JobKind::Checkpoint,
+            Task::Merge(_) => JobKind::Merge,
+        }
+    }
+
+    /// Does the work. `directory` is the store's. Raising `cancel` ends it early, without effect.
+    pub fn run(self, directory: &dyn Directory, cancel: &AtomicBool) -> Done {
+        let kind = self.kind();
+        let mut created = Vec::new();
+        let product = match self.0 {
+            Task::Checkpoint(checkpoint) => {
+                checkpoint.run(directory, cancel, &mut created).map(Product::Checkpoint)
+            }
+            Task::Merge(merge) => merge.run(directory, cancel, &mut created).map(Product::Merge),
+        };
+        Done(product.unwrap_or_else(|Stopped { error, manifest_uncertain }| {
+            if !manifest_uncertain {
+                // What was written is of no use; a full disk can do with the room. What cannot be removed now is
+                // removed after the next checkpoint.
+                created.retain(|file| directory.remove(&file.to_string()).is_err());
+            }
+            Product::Failed { kind, error, left: created }
+        }))
+    }
+}
+
+/// Why a job ended early.
+struct Stopped {
+    error: JobError,
+    /// Whether the manifest may have been replaced all the same.
+    manifest_uncertain: bool,
+}
+
+impl<E: Into<JobError>> From<E> for Stopped {
+    fn from(error: E) -> Stopped {
+        Stopped { error: error.into(), manifest_uncertain: false }
+    }
+}
+
+fn check(cancel: &AtomicBool) -> Result<(), JobError> {
+    if cancel.load(Ordering::Relaxed) { Err(JobError::Cancelled) } else { Ok(()) }
+}
+
+fn write_file(directory: &dyn Directory, file: FileName, bytes: &[u8]) -> Result<(), DirectoryError> {
+    let mut new = directory.create(&file.to_string())?;
+    new.write_all(bytes)?;
+    new.finish()
+}
+
+/// Writes and opens a segment, or none if there are no records.
+fn write_segment(
+    directory: &dyn Directory,
+    file: u64,
+    spec: &Spec<'_>,
+    records: &Picked<'_>,
+    cancel: &AtomicBool,
+) -> Result<Option<Arc<Sealed>>, JobError> {
+    if records.is_empty() {
+        return Ok(None);
+    }
+    let name = FileName::Segment(file).to_string();
+    segment::write(directory, &name, spec, records, cancel).map_err(|error| match error {
+        SegmentError::Cancelled(_) => JobError::Cancelled,
+        error => JobError::Segment(error),
+    })?;
+    Ok(Some(Arc::new(Sealed::new(Segment::open(directory, &name)?, file))))
+}
+
+impl Checkpoint {
+    fn run(
+        self,
+        directory: &dyn Directory,
+        cancel: &AtomicBool,
+        created: &mut Vec<FileName>,
+    ) -> Result<Written, Stopped> {
+        let Checkpoint { mut manifest, flats, ends, requests, request_changes, garbage_bytes, hash_seed } = self;
+        let position = Position::end_of(manifest.applied);
+        let mut sealed_flats = Vec::new();
+        for Flat { id, fields, buffers, file } in flats {
+            check(cancel)?;
+            let visible = buffers.iter().flat_map(|buffer| buffer.visible(position));
+            let records = Picked::new(visible.map(|(_, row)| RecordRef::of_row(row)));
+            let spec = Spec { collection: id.0, fields: &fields, graph: None, hash_seed };
+            created.push(FileName::Segment(file));
+            let sealed = write_segment(directory, file, &spec, &records, cancel)?;
+            match &sealed {
+                Some(_) => {
+                    let collection = manifest.collections.iter_mut().find(|collection| collection.id == id.0);
+                    let segment = SegmentFiles { segment: file, ends: None };
+                    collection.into_iter().for_each(|collection| collection.segments.insert(0, segment.clone()));
+                }
+                None => drop(created.pop()),
+            }
+            drop(records);
+            sealed_flats.push(Flattened { id, buffers, sealed });
+        }
+        let mut written_ends = Vec::new();
+        for (sealed, file) in ends {
+            check(cancel)?;
+            let ended = sealed.ends().filter(|(_, end)| *end <= position);
+            let ends: Vec<_> = ended.map(|(row, end)| (row, end.get())).collect();
+            written_ends.push((sealed.file, ends.len() as u32, file));
+            created.push(FileName::Ends(file));
+            write_file(directory, FileName::Ends(file), &Ends { segment: sealed.file, ends }.encode())?;
+        }
+        if let Some((file, picture)) = requests {
+            check(cancel)?;
+            created.push(FileName::Requests(file));
+            write_file(directory, FileName::Requests(file), &picture.encode())?;
+        }
+        check(cancel)?;
+        // From here on the new manifest may be on the disk, whatever the answer.
+        directory
+            .replace(MANIFEST_FILE, &manifest.encode())
+            .map_err(|error| Stopped { error: error.into(), manifest_uncertain: true })?;
+        let created = std::mem::take(created);
+        Ok(Written { manifest, flats: sealed_flats, ends: written_ends, request_changes, garbage_bytes, created })
+    }
+}
+
+impl Merge {
+    fn run(
+        self,
+        directory: &dyn Directory,
+        cancel: &AtomicBool,
+        created: &mut Vec<FileName>,
+    ) -> Result<Merged, Stopped> {
+        let Merge { id, fields, sources, position, file, graph, hash_seed } = self;
+        check(cancel)?;
+        let records = sources.iter().flat_map(|sealed| {
+            let live = (0..sealed.len()).filter(|&row| position < sealed.end(row));
+            live.map(|row| RecordRef::of_segment(sealed, row))
+        });
+        let records = Picked::new(records);
+        let spec = Spec { collection: id.0, fields: &fields, graph, hash_seed };
+        created.push(FileName::Segment(file));
+        let sealed = write_segment(directory, file, &spec, &records, cancel)?;
+        drop(records);
+        Ok(Merged { id, sources, sealed, file })
+    }
+}
+
+impl Work {
+    /// What a store has that was opened from this manifest.
+    pub fn opened(manifest: &Manifest, request_changes: u64, ends: BTreeMap<u64, (u32, u64)>) -> Work {
+        Work {
+            durable: manifest.applied,
+            requests: Some((request_changes, manifest.requests)),
+            ends,
+            files: manifest.files().collect(),
+            ..Work::default()
+        }
+    }
+
+    /// A version is about to end.
+    pub fn note_end(&mut self, collection: &Collection, location: Location) {
+        if let Some(merging) = &mut self.merging
+            && let Location::Segment(segment, row) = location
+            && let Some(sealed) = collection.segments.get(segment)
+            && merging.sources.contains(&sealed.file)
+        {
+            merging.ended.push((sealed.file, row));
+        }
+    }
+
+    /// A record was written.
+    pub fn note_buffer(&mut self, options: &StoreOptions, collection: &Collection, buffered_bytes: usize) {
+        let active = collection.buffers.first();
+        let full = active.is_some_and(|buffer| {
+            buffer.len() >= options.buffer_rows_max || buffer.bytes() >= options.buffer_bytes_max
+        });
+        // While a checkpoint runs, what it writes is counted too, and will soon be gone.
+        let all_full = !self.checkpoint_running && buffered_bytes >= options.buffers_bytes_max;
+        self.checkpoint_wanted |= full || all_full;
+    }
+}
+
+fn field_specs(collection: &Collection) -> Vec<FieldSpec> {
+    let specs = collection.schema.embeddings.iter().map(|spec| {
+        let metric = Metric::from_code(spec.metric)?;
+        Some(FieldSpec { name: spec.name.clone(), dimension: spec.dimension, metric })
+    });
+    // A collection is only made with metrics that there are.
+    specs.flatten().collect()
+}
+
+/// What merging wants to know of a segment, and how many of its rows have an embedding.
+fn candidate(sealed: &Sealed) -> (Candidate, u32) {
+    let fields = 0..sealed.segment.fields().len();
+    let embedded = fields.clone().map(|field| sealed.segment.embeddings(field)).max().unwrap_or(0);
+    let linked = fields.clone().all(|field| sealed.segment.has_graph(field));
+    let unlinked = if linked { 0 } else { embedded };
+    let bytes = sealed.segment.file_bytes();
+    (Candidate { rows: sealed.len(), ended: sealed.ended(), bytes, unlinked }, embedded)
+}
+
+impl Store {
+    /// Asks for a checkpoint: the next job is one, unless nothing changed since the last.
+    pub fn request_checkpoint(&mut self) {
+        self.work.checkpoint_wanted = true;
+        self.work.failed_at = None;
+    }
+
+    /// The next slow work to do, if any. At most one checkpoint and one merge are out at a time; each must come back
+    /// through [`Store::install`].
+    pub fn next_job(&mut self) -> Option<Job> {
+        if self.work.failed_at.is_some_and(|at| self.clock < at.saturating_add(RETRY_MILLIS)) {
+            return None;
+        }
+        if let Some(checkpoint) = self.next_checkpoint() {
+            return Some(Job(Task::Checkpoint(checkpoint)));
+        }
+        if self.work.merging.is_some() {
+            return None;
+        }
+        if let Some(merge) = self.next_merge() {
+            return Some(Job(Task::Merge(merge)));
+        }
+        // Merging has come to rest: what it replaced can go.
+        self.work.checkpoint_wanted |= self.work.garbage_bytes > 0;
+        Some(Job(Task::Checkpoint(self.next_checkpoint()?)))
+    }
+
+    fn next_checkpoint(&mut self) -> Option<Checkpoint> {
+        let garbage = self.work.garbage_bytes >= self.options.garbage_bytes_max;
+        if self.work.checkpoint_running || !(self.work.checkpoint_wanted || garbage) {
+            return None;
+        }
+        self.work.checkpoint_wanted = false;
+        if self.applied == self.work.durable && !self.work.outdated {
+            return None;
+        }
+        self.work.checkpoint_running = true;
+        self.work.outdated = false;
+        Some(self.start_checkpoint())
+    }
+
+    fn start_checkpoint(&mut self) -> Checkpoint {
+        let (mut flats, mut ends, mut collections) = (Vec::new(), Vec::new(), Vec::new());
+        for place in 0..self.collections.len() {
+            if self.collections[place].shared.buffers.first().is_some_and(|buffer| buffer.len() > 0) {
+                self.reshape(place, |collection| collection.buffers.insert(0, new_buffer()));
+            }
+            let shared = Arc::clone(&self.collections[place].shared);
+            if let Some(frozen @ [_, ..]) = shared.buffers.get(1..) {
+                let (id, fields, buffers) = (shared.id, field_specs(&shared), frozen.to_vec());
+                flats.push(Flat { id, fields, buffers, file: self.next_file() });
+            }
+            let mut segments = Vec::new();
+            for sealed in &shared.segments {
+                let written = self.work.ends.get(&sealed.file);
+                let ends = match (sealed.ended(), written) {
+                    (0, _) => None,
+                    (ended, Some(&(count, file))) if count == ended => Some(file),
+                    _ => {
+                        let file = self.next_file();
+                        ends.push((Arc::clone(sealed), file));
+                        Some(file)
+                    }
+                };
+                segments.push(SegmentFiles { segment: sealed.file, ends });
+            }
+            let state = &self.collections[place];
+            collections.push(CollectionFiles {
+                id: shared.id.0,
+                namespace: shared.namespace.to_string(),
+                name: shared.name.to_string(),
+                schema: shared.schema.as_ref().clone(),
+                records: state.live.records,
+                bytes: state.live.bytes,
+                sum: state.sum,
+                segments,
+            });
+        }
+        let request_changes = self.requests.changes();
+        let unchanged = self.work.requests.filter(|(changes, _)| *changes == request_changes);
+        let mut requests = None;
+        let request_file = match unchanged {
+            Some((_, file)) => file,
+            None if self.requests.len() == 0 => None,
+            None => {
+                let file = self.next_file();
+                requests = Some((file, self.requests.picture()));
+                Some(file)
+            }
+        };
+        let manifest = Manifest {
+            digest_key: self.digest_key,
+            applied: self.applied,
+            clock: self.clock,
+            chain_head: self.chain_head,
+            next_collection: self.next_collection,
+            next_file: self.next_file,
+            requests: request_file,
+            requests_evicted: self.requests.evicted(),
+            namespaces: self.namespaces.keys().cloned().collect(),
+            collections,
+        };
+        if self.restructured {
+            self.publish();
+        }
+        let garbage_bytes = self.work.garbage_bytes;
+        Checkpoint { manifest, flats, ends, requests, request_changes, garbage_bytes, hash_seed: self.hash_seed() }
+    }
+
+    fn hash_seed(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.digest_key;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    fn next_merge(&mut self) -> Option<Merge> {
+        let graph_rows_min = self.options.graph_rows_min;
+        let choices = self.collections.iter().enumerate().filter_map(|(place, state)| {
+            let candidates: Vec<_> = state.shared.segments.iter().map(|sealed| candidate(sealed).0).collect();
+            let (urgency, places) = merge::choose(&candidates, graph_rows_min)?;
+            Some((urgency, place, places))
+        });
+        let (_, place, places) = choices.min()?;
+        let shared = Arc::clone(&self.collections[place].shared);
+        let sources: Vec<_> = places.iter().filter_map(|&place| shared.segments.get(place).map(Arc::clone)).collect();
+        let embedded: u64 = sources.iter().map(|sealed| u64::from(candidate(sealed).1)).sum();
+        let ended: u64 = sources.iter().map(|sealed| u64::from(sealed.ended())).sum();
+        let graph = (embedded >= u64::from(graph_rows_min) + ended).then_some(self.options.graph);
+        let file = self.next_file();
+        let files = sources.iter().map(|sealed| sealed.file).collect();
+        self.work.merging = Some(Merging { sources: files, file, ended: Vec::new() });
+        Some(Merge {
+            id: shared.id,
+            fields: field_specs(&shared),
+            sources,
+            position: Position::end_of(self.applied),
+            file,
+            graph,
+            hash_seed: self.hash_seed(),
+        })
+    }
+
+    /// Takes in what came of a job.
+    pub fn install(&mut self, done: Done) -> Installed {
+        match done.0 {
+            Product::Checkpoint(written) => {
+                let forget_up_to = Some(self.install_checkpoint(written));
+                Installed { kind: JobKind::Checkpoint, forget_up_to, error: None }
+            }
+            Product::Merge(merged) => {
+                self.install_merge(merged);
+                Installed { kind: JobKind::Merge, forget_up_to: None, error: None }
+            }
+            Product::Failed { kind, error, left } => {
+                match kind {
+                    JobKind::Checkpoint => {
+                        self.work.checkpoint_running = false;
+                        self.work.checkpoint_wanted = true;
+                        self.work.outdated = true;
+                    }
+                    JobKind::Merge => self.work.merging = None,
+                }
+                self.work.files.extend(left);
+                self.work.failed_at = Some(self.clock);
+                Installed { kind, forget_up_to: None, error: Some(error) }
+            }
+        }
+    }
+
+    fn install_checkpoint(&mut self, written: Written) -> u64 {
+        let Written { manifest, flats, ends, request_changes, garbage_bytes, created } = written;
+        let position = Position::end_of(manifest.applied);
+        for Flattened { id, buffers, sealed } in flats {
+            // Dropped meanwhile: its file goes below.
+            let Some(place) = self.place(id) else { continue };
+            if let Some(sealed) = &sealed {
+                for (_, row) in buffers.iter().flat_map(|buffer| buffer.rows()) {
+                    if row.begin <= position && position < row.end() && row.end() != Position::NEVER {
+                        carry(sealed, &row.key, row.begin.get(), row.end());
+                    }
+                }
+            }
+            self.reshape(place, |collection| {
+                collection.buffers.retain(|buffer| !buffers.iter().any(|frozen| Arc::ptr_eq(frozen, buffer)));
+                collection.segments.splice(0..0, sealed);
+            });
+        }
+        self.count_buffered_bytes();
+        self.work.checkpoint_running = false;
+        self.work.durable = manifest.applied;
+        self.work.requests = Some((request_changes, manifest.requests));
+        self.work.garbage_bytes -= garbage_bytes;
+        self.work.files.extend(created);
+        for (segment, count, file) in ends {
+            self.work.ends.insert(segment, (count, file));
+        }
+        self.publish();
+        self.remove_leftovers(&manifest);
+        manifest.applied
+    }
+
+    /// Removes the files that neither the manifest nor the state needs.
+    fn remove_leftovers(&mut self, manifest: &Manifest) {
+        let mut needed: BTreeSet<FileName> = manifest.files().collect();
+        let segments = self.collections.iter().flat_map(|state| &state.shared.segments);
+        needed.extend(segments.map(|sealed| FileName::Segment(sealed.file)));
+        needed.extend(self.work.merging.iter().map(|merging| FileName::Segment(merging.file)));
+        self.work.ends.retain(|segment, _| needed.contains(&FileName::Segment(*segment)));
+        let directory = &self.directory;
+        self.work.files.retain(|file| {
+            needed.contains(file)
+                || match directory.remove(&file.to_string()) {
+                    Ok(()) | Err(DirectoryError::Missing(_)) => false,
+                    Err(error) => {
+                        tracing::warn!(%file, %error, "a file that is no longer needed stays for now");
+                        true
+                    }
+                }
+        });
+    }
+
+    fn install_merge(&mut self, merged: Merged) {
+        let Merged { id, sources, sealed, file } = merged;
+        let ended = self.work.merging.take().map(|merging| merging.ended).unwrap_or_default();
+        if sealed.is_some() {
+            self.work.files.insert(FileName::Segment(file));
+        }
+        self.work.outdated = true;
+        let Some(place) = self.place(id) else {
+            // Dropped meanwhile: all of it is garbage.
+            self.work.checkpoint_wanted = true;
+            return;
+        };
+        if let Some(sealed) = &sealed {
+            for (segment, row) in ended {
+                if let Some(source) = sources.iter().find(|source| source.file == segment) {
+                    let (key, begin) = (source.segment.key(row), source.segment.begin(row));
+                    carry(sealed, key, begin, source.end(row));
+                }
+            }
+        }
+        self.work.garbage_bytes += sources.iter().map(|source| source.segment.file_bytes()).sum::<u64>();
+        self.reshape(place, |collection| {
+            let is_source = |sealed: &Arc<Sealed>| sources.iter().any(|source| source.file == sealed.file);
+            let newest = collection.segments.iter().position(is_source).unwrap_or(0);
+            collection.segments.retain(|sealed| !is_source(sealed));
+            collection.segments.splice(newest..newest, sealed);
+        });
+        self.publish();
+    }
+}
+
+/// A version that was moved to `sealed` has ended meanwhile.
+fn carry(sealed: &Sealed, key: &[u8], begin: u64, end: Position) {
+    let row = sealed.segment.find(key).find(|&row| sealed.segment.begin(row) == begin);
+    if let Some(row) = row {
+        sealed.set_end(row, end);
+    }
+}

@@ -1,0 +1,194 @@
+//! Reading a collection in the order of its keys, and counting.
+//!
+//! Segments are sorted by key, so each is a cursor; what the buffers can see is sorted for each page. The next record
+//! is the smallest key under any cursor. A page looks at a bounded number of rows, whatever the filter: a page with few
+//! records, or none, and a place to go on from is not the end.
+
+use super::{CollectionView, Place, RecordRef};
+use crate::filter::Filter;
+use crate::record::Position;
+use crate::sealed::Sealed;
+
+/// The most rows one page looks at.
+const EXAMINED_MAX: usize = 100_000;
+/// How often a long read asks whether it should go on, in rows.
+pub(super) const ASK_EVERY: usize = 1_024;
+
+/// The caller said to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the read was stopped before it was done")]
+pub struct Cancelled;
+
+/// Which part of a collection to read.
+#[derive(Debug, Clone, Copy)]
+pub struct ScanRequest<'a> {
+    /// Only keys after this one.
+    pub after: Option<&'a [u8]>,
+    /// Only keys that begin with this.
+    pub prefix: Option<&'a [u8]>,
+    /// Only records that this takes.
+    pub filter: Option<&'a Filter>,
+    /// The most records of a page.
+    pub limit: usize,
+    /// A page ends with the record that reaches this many bytes of keys, values and attributes.
+    pub bytes_max: usize,
+    /// Records that have expired by then are left out: milliseconds since 1970.
+    pub now: u64,
+}
+
+/// A part of a collection.
+#[derive(Debug)]
+pub struct ScanPage<'v> {
+    /// Ascending by key.
+    pub records: Vec<RecordRef<'v>>,
+    /// Give this as `after` to read on. `None`: there is nothing more.
+    pub next: Option<Vec<u8>>,
+}
+
+/// A place in one segment, on a row that the view can see, or at its end.
+struct Cursor<'v> {
+    sealed: &'v Sealed,
+    row: u32,
+}
+
+impl Cursor<'_> {
+    fn settle(&mut self, position: Position, examined: &mut usize) {
+        while self.row < self.sealed.len() && !self.sealed.visible_at(self.row, position) {
+            self.row += 1;
+            *examined += 1;
+        }
+    }
+}
+
+impl<'v> CollectionView<'v> {
+    /// The next records by key.
+    pub fn scan(
+        &self,
+        request: &ScanRequest<'_>,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<ScanPage<'v>, Cancelled> {
+        let position = self.view.position();
+        let prefix = request.prefix.unwrap_or_default();
+        let is_after = |key: &[u8]| request.after.is_none_or(|after| key > after);
+        let mut examined = 0;
+
+        let mut newest = Vec::new();
+        for buffer in &self.collection.buffers {
+            for (_, row) in buffer.visible(position) {
+                examined += 1;
+                if examined % ASK_EVERY == 0 && !keep_going() {
+                    return Err(Cancelled);
+                }
+                if row.key.starts_with(prefix) && is_after(&row.key) {
+                    newest.push(row);
+                }
+            }
+        }
+        newest.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let mut newest = newest.into_iter().peekable();
+
+        examined = 0;
+        let start = |sealed: &'v Sealed| {
+            let mut row = sealed.segment.lower_bound(request.after.unwrap_or_default().max(prefix));
+            while row < sealed.len() && !is_after(sealed.segment.key(row)) {
+                row += 1;
+            }
+            Cursor { sealed, row }
+        };
+        let mut cursors: Vec<Cursor<'v>> = self.collection.segments.iter().map(|sealed| start(sealed)).collect();
+
+        let mut page = ScanPage { records: Vec::new(), next: None };
+        let (mut bytes, mut asked) = (0, 0);
+        loop {
+            let mut first: Option<(RecordRef<'v>, Option<usize>)> = None;
+            for (number, cursor) in cursors.iter_mut().enumerate() {
+                cursor.settle(position, &mut examined);
+                if cursor.row < cursor.sealed.len() {
+                    let record = RecordRef(Place::Segment(cursor.sealed, cursor.row));
+                    if first.is_none_or(|(first, _)| record.key() < first.key()) {
+                        first = Some((record, Some(number)));
+                    }
+                }
+            }
+            if let Some(row) = newest.peek() {
+                let record = RecordRef(Place::Buffer(row));
+                if first.is_none_or(|(first, _)| record.key() < first.key()) {
+                    first = Some((record, None));
+                }
+            }
+            let Some((record, from)) = first.filter(|(record, _)| record.key().starts_with(prefix)) else {
+                return Ok(page);
+            };
+            match from {
+                Some(cursor) => cursors[cursor].row += 1,
+                None => drop(newest.next()),
+            }
+            examined += 1;
+            if examined - asked >= ASK_EVERY {
+                asked = examined;
+                if !keep_going() {
+                    return Err(Cancelled);
+                }
+            }
+            let taken = !self.expired(record.deadline(), request.now)
+                && request.filter.is_none_or(|filter| filter.takes(record.attributes()));
+            if taken {
+                bytes += record.key().len() + record.value().map_or(0, <[u8]>::len) + record.attributes().len();
+                page.records.push(record);
+            }
+            if page.records.len() >= request.limit || bytes >= request.bytes_max || examined >= EXAMINED_MAX {
+                page.next = Some(record.key().to_vec());
+                return Ok(page);
+            }
+        }
+    }
+
+    /// How many records there are, or how many the filter takes.
+    pub fn count(
+        &self,
+        filter: Option<&Filter>,
+        now: u64,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<u64, Cancelled> {
+        let none_expired = self.live.timed == 0 || self.view.due.is_none_or(|due| due > now.max(self.view.clock));
+        if filter.is_none() && none_expired {
+            return Ok(self.live.records);
+        }
+        let mut count = 0;
+        self.each(keep_going, &mut |record| {
+            let taken = !self.expired(record.deadline(), now)
+                && filter.is_none_or(|filter| filter.takes(record.attributes()));
+            count += u64::from(taken);
+        })?;
+        Ok(count)
+    }
+
+    /// Shows every record that the view can see, expired ones too, in no particular order.
+    pub(crate) fn each(
+        &self,
+        keep_going: &mut dyn FnMut() -> bool,
+        show: &mut dyn FnMut(RecordRef<'v>),
+    ) -> Result<(), Cancelled> {
+        let position = self.view.position();
+        let mut examined = 0usize;
+        let mut ask = || {
+            examined += 1;
+            if !examined.is_multiple_of(ASK_EVERY) || keep_going() { Ok(()) } else { Err(Cancelled) }
+        };
+        for buffer in &self.collection.buffers {
+            for (_, row) in buffer.visible(position) {
+                ask()?;
+                show(RecordRef(Place::Buffer(row)));
+            }
+        }
+        for sealed in &self.collection.segments {
+            for row in 0..sealed.len() {
+                ask()?;
+                if sealed.visible_at(row, position) {
+                    show(RecordRef(Place::Segment(sealed, row)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
