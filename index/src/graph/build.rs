@@ -112,7 +112,7 @@ const ROUNDS: usize = 6;
 /// In how many nearest a node has to find itself.
 const FOUND_IN: usize = 10;
 
-/// Builds the graph of `len` embeddings. It takes as long as it takes (about a millisecond of a core
+/// Builds the graph of `len` embeddings. It takes as long as it takes (one to two milliseconds of a core
 /// for each embedding) and, for Dot, needs a copy of the embeddings beside hnsw_rs's own.
 pub fn build<'v>(
     metric: Metric,
@@ -703,5 +703,75 @@ enum Added {
 impl Draft {
     fn finish(self) -> FlatGraph {
         self.flat
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_builder_is_an_error() {
+        let pool = new_pool(2).expect("starts");
+        let failed = run(&pool, || assert_eq!(1, 2, "the reason"));
+        assert!(matches!(failed, Err(BuildError::Builder(text)) if text.contains("the reason")));
+        assert_eq!(run(&pool, || 7).expect("the pool works on"), 7);
+    }
+
+    #[test]
+    fn the_distance_given_to_the_builder_is_a_number_from_zero_up() {
+        let distance = |value: f32| {
+            let kernel: Kernel = |a, _| a[0];
+            NonNegative(kernel).eval(&[value], &[])
+        };
+        assert_eq!(distance(2.5), 2.5);
+        assert_eq!(distance(-1e-7), 0.0);
+        assert_eq!(distance(f32::NAN), f32::MAX);
+        assert_eq!(distance(f32::INFINITY), f32::MAX);
+    }
+
+    /// Mends islands on a line: each node is linked with others of its island only, and `full`
+    /// leaves no room for further links.
+    fn check_islands(islands: u32, size: u32, m: usize, full: bool) {
+        let (len, width) = ((islands * size) as usize, 2 * m as u32);
+        let degree = if full { width } else { width / 2 };
+        let layers: Layers = (0..islands * size)
+            .map(|node| {
+                let (first, own) = (node / size * size, node % size);
+                vec![(1..=degree).map(|i| first + (own + i) % size).collect()]
+            })
+            .collect();
+        let floats: Vec<[f32; 2]> = (0..len).map(|i| [i as f32, 1.0]).collect();
+        let embedding = |i: usize| -> &[f32] { &floats[i] };
+        let space = Space {
+            kernel: Metric::SquaredL2.kernel(),
+            embedding: &embedding,
+        };
+        let mut draft = Draft::new(layers, len, m);
+        let never = AtomicBool::new(false);
+        let mended = draft
+            .reach_all(&space, &mut Scratch::new(), &never)
+            .expect("is not cancelled");
+        assert_eq!(mended, islands as usize - 1, "one link brings an island");
+        let mut walked = Draft {
+            parent: vec![NO_LINK; len],
+            ..draft
+        };
+        walked.parent[walked.entries[0] as usize] = walked.entries[0];
+        walked.grow([walked.entries[0]]);
+        assert_eq!(walked.entries.len(), 1);
+        assert!(!walked.parent.contains(&NO_LINK));
+    }
+
+    #[test]
+    fn islands_are_joined_where_there_is_room() {
+        check_islands(2, 20, 4, false);
+        check_islands(30, 20, 4, false);
+    }
+
+    #[test]
+    fn islands_are_joined_where_links_must_give_way() {
+        check_islands(2, 20, 4, true);
+        check_islands(30, 20, 4, true);
     }
 }
