@@ -28,7 +28,7 @@
 //!
 //! | kind | name | what it holds |
 //! |---|---|---|
-//! | 1 | meta | [`Meta`] by rkyv: the fields and their graphs' parameters |
+//! | 1 | meta | by rkyv: the collection, the fields and their graphs' parameters |
 //! | 2, 3 | keys | R + 1 offsets (u64) into the bytes of all keys |
 //! | 4 | begins | u64 x R: the log index at which a row began |
 //! | 5 | deadlines | u64 x R: milliseconds since 1970, 0 for none |
