@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use loci_wire::v1;
-use prost::Message;
 use tonic::{Code, Status};
 
 /// Why a call failed.
@@ -149,7 +148,7 @@ impl Error {
 
     pub(crate) fn from_status(status: &Status) -> Error {
         use std::error::Error as _;
-        let detail = v1::ErrorDetail::decode(status.details()).unwrap_or_default();
+        let detail = loci_wire::decode_detail(status.details()).unwrap_or_default();
         // A status that came over the wire has no source: with one, the connection broke or was never made.
         let local = status.source().is_some();
         match status.code() {
@@ -239,8 +238,8 @@ mod tests {
     use super::*;
 
     fn status(code: Code, detail: v1::ErrorDetail) -> Error {
-        let details = detail.encode_to_vec().into();
-        Error::from_status(&Status::with_details(code, "because", details))
+        let details = loci_wire::encode_detail(code as i32, "because", &detail);
+        Error::from_status(&Status::with_details(code, "because", details.into()))
     }
 
     #[test]
