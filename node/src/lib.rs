@@ -1,13 +1,23 @@
 //! The program: doors, shards, and the machine around them.
 //!
 //! ```text
-//!   doors (translate) --> shard handle --> shard thread --> log thread --> disk
+//!   doors (translate) --> gate --> shard handle --> shard thread --> log thread --> disk
 //!        \-------------> search threads       \--> background jobs: seal, merge, checkpoint
 //! ```
 //!
 //! Sockets, threads, clocks and files live here; what is stored and how it is agreed on lives in `loci_index` and
 //! `loci_raft`, which know none of these.
 
-pub mod clock;
-pub mod memory;
+pub mod config;
+pub mod run;
+pub mod identity;
+pub mod doors;
+pub mod gate;
 pub mod shard;
+pub mod log_thread;
+pub mod search_threads;
+pub mod memory;
+pub mod clock;
+pub mod status;
+pub mod metrics;
+pub mod fatal;

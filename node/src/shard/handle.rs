@@ -39,6 +39,7 @@ pub(super) struct Progress {
     pub checkpoint_at_millis: u64,
     pub checkpoints: u64,
     pub merges: u64,
+    pub jobs_failed: u64,
 }
 
 /// What the shard thread and the handles share.
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     pub view: ViewHandle,
     /// The last entry whose view is published.
     pub applied: watch::Sender<u64>,
+    /// Whether everything that the log had at the start is applied.
+    pub ready: watch::Sender<bool>,
     pub phase: AtomicU8,
     pub progress: Mutex<Progress>,
     pub budget: Arc<Budget>,
@@ -139,6 +142,11 @@ impl ShardHandle {
         Ok(shared.view.load())
     }
 
+    /// The newest view there is, also while the shard is starting: for figures.
+    pub fn newest(&self) -> Arc<View> {
+        self.0.view.load()
+    }
+
     /// The time by which expiry is decided for a reader of this view: this node's clock, never behind the view's.
     pub fn now(&self, view: &View) -> u64 {
         self.0.clock.now_millis().max(view.clock())
@@ -146,7 +154,8 @@ impl ShardHandle {
 
     /// How the shard is doing.
     pub fn status(&self) -> ShardStatus {
-        let Progress { role, term, checkpoint, checkpoint_at_millis, checkpoints, merges } = self.0.progress();
+        let Progress { role, term, checkpoint, checkpoint_at_millis, checkpoints, merges, jobs_failed } =
+            self.0.progress();
         let view = self.0.view.load();
         ShardStatus {
             shard: self.0.id,
@@ -158,6 +167,7 @@ impl ShardHandle {
             checkpoint_at_millis,
             checkpoints,
             merges,
+            jobs_failed,
             queued: self.0.queue.len() as u64,
             queued_bytes: self.0.queue.bytes() as u64,
         }
@@ -166,6 +176,12 @@ impl ShardHandle {
     /// Whether everything that the log had at the start is applied and the shard is not stopping.
     pub fn is_ready(&self) -> bool {
         self.0.phase() == Phase::Ready
+    }
+
+    /// Waits until the shard answers for the first time.
+    pub async fn ready(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
     async fn wait_for(&self, wanted: u64, deadline: Option<Instant>) -> Result<(), ReadError> {

@@ -19,14 +19,30 @@
 //! - A caller that has gone, or whose deadline has passed while its write was still queued, is never logged.
 
 mod handle;
+mod jobs;
+mod owner;
 mod queue;
 
+use std::sync::atomic::AtomicU8;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use loci_index::command::Outcome;
+use loci_index::directory::Directory;
+use loci_index::store::{Done, Store};
+use loci_raft::Replica;
+use tokio::sync::watch;
 
 pub use handle::ShardHandle;
+pub(crate) use owner::OwnerOptions;
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
+
+use crate::clock::Clock;
+use crate::fatal;
+use crate::log_thread::{Listener, LogHandle, Report};
+use crate::memory::Budget;
 
 /// A write that took effect, or was refused by a rule of the store: either way it is in the log.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,8 +163,10 @@ pub struct ShardStatus {
     pub checkpoint_at_millis: u64,
     /// Checkpoints since the start.
     pub checkpoints: u64,
-    /// Segments sealed or merged since the start.
+    /// Merges of segments since the start.
     pub merges: u64,
+    /// Checkpoints and merges that failed since the start, and were tried again.
+    pub jobs_failed: u64,
     /// Writes waiting to be answered.
     pub queued: u64,
     /// Their bytes.
@@ -159,4 +177,88 @@ pub struct ShardStatus {
 enum Event {
     /// A write waits to be logged.
     Write(queue::Waiting),
+    /// The log thread did something.
+    Log(Report),
+    /// A checkpoint or merge has ended.
+    JobDone(Done),
+    /// The node is stopping.
+    Stop,
+}
+
+/// Where a shard hears from the log, made before either exists.
+pub(crate) struct Mailbox {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+}
+
+impl Mailbox {
+    pub fn new() -> Mailbox {
+        let (sender, receiver) = unbounded();
+        Mailbox { sender, receiver }
+    }
+
+    /// For the log thread.
+    pub fn listener(&self) -> Listener {
+        let sender = self.sender.clone();
+        // A shard that has ended needs to hear nothing.
+        Box::new(move |report| drop(sender.send(Event::Log(report))))
+    }
+}
+
+/// What a shard begins with.
+pub(crate) struct Beginning {
+    pub id: u32,
+    pub replica: Replica,
+    pub store: Store,
+    pub directory: Arc<dyn Directory>,
+    pub log: LogHandle,
+    pub budget: Arc<Budget>,
+    pub clock: Arc<Clock>,
+    pub options: OwnerOptions,
+}
+
+/// A running shard.
+pub(crate) struct Shard {
+    handle: ShardHandle,
+    thread: JoinHandle<()>,
+}
+
+impl Shard {
+    /// Starts the shard's threads.
+    pub fn start(mailbox: Mailbox, beginning: Beginning) -> std::io::Result<Shard> {
+        let Mailbox { sender, receiver } = mailbox;
+        let Beginning { id, replica, store, directory, log, budget, clock, options } = beginning;
+        let jobs = jobs::Jobs::start(directory, sender.clone())?;
+        let shared = Arc::new(handle::Shared {
+            id,
+            events: sender,
+            queue: queue::Queue::new(budget.clone()),
+            view: store.views(),
+            applied: watch::Sender::new(store.applied()),
+            ready: watch::Sender::new(false),
+            phase: AtomicU8::new(handle::Phase::Starting as u8),
+            progress: Mutex::default(),
+            budget,
+            clock,
+        });
+        let handle = ShardHandle(shared.clone());
+        let parts = owner::Parts { shared, events: receiver, options, replica, store, log, jobs };
+        let thread = std::thread::Builder::new()
+            .name(format!("loci-shard-{id}"))
+            .spawn(move || fatal::guard("shard", || owner::Owner::new(parts).run()))?;
+        Ok(Shard { handle, thread })
+    }
+
+    /// For the doors.
+    pub fn handle(&self) -> ShardHandle {
+        self.handle.clone()
+    }
+
+    /// Answers what waits, makes a last checkpoint and ends the threads; takes seconds at the most.
+    pub fn stop(self) {
+        // If it has ended already, so much the better.
+        let _ = self.handle.0.events.send(Event::Stop);
+        // A panic in it has stopped the process.
+        let _ = self.thread.join();
+    }
 }

@@ -1,0 +1,281 @@
+//! How a node is to run: checked once, so that no code past this point has to.
+//!
+//! | option | default | |
+//! |---|---|---|
+//! | `--data` | (required) | the data directory |
+//! | `--listen` | 127.0.0.1:7700 | gRPC |
+//! | `--metrics` | 127.0.0.1:7701 | Prometheus, `/live`, `/ready`; or `off` |
+//! | `--insecure` | no | allows addresses that other machines reach |
+//! | `--memory-mib` | half of the machine's | the budget for buffers and queues |
+//! | `--log-file-mib` | 64 | size of one file of the log |
+//! | `--log-format`, `--log-level` | text, info | the lines on stderr |
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+
+/// Where clients connect unless told otherwise.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
+/// Where metrics are read unless told otherwise.
+pub const METRICS_DEFAULT: &str = "127.0.0.1:7701";
+const METRICS_OFF: &str = "off";
+const LOG_FILE_MIB_DEFAULT: u64 = 64;
+const LOG_FILE_MIB_MAX: u64 = 1024;
+const MEMORY_MIB_MIN: u64 = 64;
+/// Assumed when the machine does not tell what it has.
+const MEMORY_BYTES_FALLBACK: u64 = 2 << 30;
+
+/// The options of `loci serve`, as typed.
+#[derive(clap::Args, Debug, Clone)]
+pub struct ServeArgs {
+    /// Data directory of this node. Made if it is missing; one process at a time uses it.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Address for clients (gRPC). Port 0 takes a free one; standard output says which.
+    #[arg(long, value_name = "IP:PORT", default_value = LISTEN_DEFAULT)]
+    pub listen: String,
+    /// Address for Prometheus (/metrics) and probes (/live, /ready), or "off".
+    #[arg(long, value_name = "IP:PORT|off", default_value = METRICS_DEFAULT)]
+    pub metrics: String,
+    /// Allow addresses that other machines can reach, although nothing is encrypted and nobody is asked who they are.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Memory for buffers, tables and queues, in MiB. When it is used up, writes other than deletions are refused.
+    /// [default: half of what the machine or container has]
+    #[arg(long, value_name = "MIB")]
+    pub memory_mib: Option<u64>,
+    /// Size of one file of the log, in MiB. Smaller ones suit small disks.
+    #[arg(long, value_name = "MIB", default_value_t = LOG_FILE_MIB_DEFAULT)]
+    pub log_file_mib: u64,
+    /// Form of the lines on standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Which lines: error, warn, info, debug or trace; or by module, as in "info,loci_node=debug".
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// The form of the lines on standard error.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How a node is to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The data directory.
+    pub data: PathBuf,
+    /// Where clients connect; port 0: any free one.
+    pub listen: SocketAddr,
+    /// Where metrics are read, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// The memory budget.
+    pub memory_bytes: u64,
+    /// The size of one file of the log.
+    pub log_file_bytes: u64,
+    /// The form of the lines on standard error.
+    pub log_format: LogFormat,
+    /// Which lines: a filter that has been checked.
+    pub log_level: String,
+}
+
+/// Why options are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not an address.
+    #[error("{option}: {value:?} is not an address: give IP:PORT, such as {LISTEN_DEFAULT}")]
+    NotAnAddress {
+        /// Which option.
+        option: &'static str,
+        /// What was typed.
+        value: String,
+    },
+    /// Other machines could connect.
+    #[error(
+        "{option}: other machines can reach {address}, where nothing is encrypted and nobody is asked who they are: \
+         use a loopback address such as 127.0.0.1:{}, or add --insecure if the network itself is private", address.port()
+    )]
+    Exposed {
+        /// Which option.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Clients and metrics at one address.
+    #[error("--listen and --metrics are both {0}: give them different ports, or --metrics off")]
+    SameAddress(SocketAddr),
+    /// A number out of its range.
+    #[error("{option}: {value} is not from {min} to {max}")]
+    OutOfRange {
+        /// Which option.
+        option: &'static str,
+        /// What was typed.
+        value: u64,
+        /// The least there may be.
+        min: u64,
+        /// The most there may be.
+        max: u64,
+    },
+    /// Not a level or filter.
+    #[error("--log-level: {value:?} is neither a level (error, warn, info, debug, trace) nor a filter: {reason}")]
+    NotALevel {
+        /// What was typed.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An empty path.
+    #[error("--data: give the path of a directory")]
+    NoData,
+}
+
+impl Config {
+    /// Checks everything once.
+    pub fn from_args(args: ServeArgs) -> Result<Config, ConfigError> {
+        if args.data.as_os_str().is_empty() {
+            return Err(ConfigError::NoData);
+        }
+        let listen = address("--listen", &args.listen, args.insecure)?;
+        let metrics = match args.metrics.as_str() {
+            METRICS_OFF => None,
+            metrics => Some(address("--metrics", metrics, args.insecure)?),
+        };
+        if metrics == Some(listen) && listen.port() != 0 {
+            return Err(ConfigError::SameAddress(listen));
+        }
+        let memory_bytes = match args.memory_mib {
+            Some(mib) => in_range("--memory-mib", mib, MEMORY_MIB_MIN, u64::MAX >> 20)? << 20,
+            None => (machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2).max(MEMORY_MIB_MIN << 20),
+        };
+        let log_file_bytes = in_range("--log-file-mib", args.log_file_mib, 1, LOG_FILE_MIB_MAX)? << 20;
+        if let Err(error) = EnvFilter::try_new(&args.log_level) {
+            return Err(ConfigError::NotALevel { value: args.log_level, reason: error.to_string() });
+        }
+        Ok(Config {
+            data: args.data,
+            listen,
+            metrics,
+            memory_bytes,
+            log_file_bytes,
+            log_format: args.log_format,
+            log_level: args.log_level,
+        })
+    }
+
+    /// For a node inside another program: free loopback ports, small log files, otherwise the defaults.
+    pub fn local(data: impl Into<PathBuf>) -> Config {
+        Config {
+            data: data.into(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            memory_bytes: machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2,
+            log_file_bytes: 4 << 20,
+            log_format: LogFormat::Text,
+            log_level: "info".into(),
+        }
+    }
+}
+
+fn address(option: &'static str, value: &str, insecure: bool) -> Result<SocketAddr, ConfigError> {
+    let literal = match value.strip_prefix("localhost:") {
+        Some(port) => &format!("127.0.0.1:{port}"),
+        None => value,
+    };
+    let Ok(address) = literal.parse::<SocketAddr>() else {
+        return Err(ConfigError::NotAnAddress { option, value: value.into() });
+    };
+    if address.ip().is_loopback() || insecure { Ok(address) } else { Err(ConfigError::Exposed { option, address }) }
+}
+
+fn in_range(option: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+    if (min..=max).contains(&value) { Ok(value) } else { Err(ConfigError::OutOfRange { option, value, min, max }) }
+}
+
+/// The memory of the machine, or what the container may use of it if that is less.
+fn machine_memory() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)?;
+    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+    Some(limit.map_or(total, |limit| limit.min(total)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> ServeArgs {
+        ServeArgs {
+            data: "data".into(),
+            listen: LISTEN_DEFAULT.into(),
+            metrics: METRICS_DEFAULT.into(),
+            insecure: false,
+            memory_mib: Some(512),
+            log_file_mib: LOG_FILE_MIB_DEFAULT,
+            log_format: LogFormat::Text,
+            log_level: "info".into(),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_a_node_that_only_this_machine_reaches() {
+        let config = Config::from_args(args()).unwrap();
+        assert!(config.listen.ip().is_loopback() && config.listen.port() == 7700);
+        assert_eq!(config.metrics, Some("127.0.0.1:7701".parse().unwrap()));
+        assert_eq!(config.memory_bytes, 512 << 20);
+        assert_eq!(config.log_file_bytes, 64 << 20);
+        let config = Config::from_args(ServeArgs { memory_mib: None, ..args() }).unwrap();
+        assert!(config.memory_bytes >= MEMORY_MIB_MIN << 20);
+    }
+
+    #[test]
+    fn every_refused_option_is_named_with_what_to_do() {
+        let table: &[(fn(&mut ServeArgs), &str)] = &[
+            (|args| args.data = "".into(), "--data: give the path"),
+            (|args| args.listen = "7700".into(), "--listen: \"7700\" is not an address"),
+            (|args| args.listen = "example.org:7700".into(), "--listen: \"example.org:7700\" is not"),
+            (|args| args.listen = "0.0.0.0:7700".into(), "--listen: other machines can reach 0.0.0.0:7700"),
+            (|args| args.listen = "[::]:7700".into(), "or add --insecure"),
+            (|args| args.metrics = "10.0.0.1:9".into(), "--metrics: other machines"),
+            (|args| args.metrics = "on".into(), "--metrics: \"on\" is not an address"),
+            (|args| args.metrics = args.listen.clone(), "both 127.0.0.1:7700"),
+            (|args| args.memory_mib = Some(1), "--memory-mib: 1 is not from 64"),
+            (|args| args.memory_mib = Some(u64::MAX), "--memory-mib"),
+            (|args| args.log_file_mib = 0, "--log-file-mib: 0 is not from 1 to 1024"),
+            (|args| args.log_file_mib = 4096, "--log-file-mib: 4096"),
+            (|args| args.log_level = "loci=loud".into(), "--log-level: \"loci=loud\""),
+        ];
+        for (change, expected) in table {
+            let mut args = args();
+            change(&mut args);
+            let message = Config::from_args(args).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_is_taken() {
+        let table: &[fn(&mut ServeArgs)] = &[
+            |args| args.listen = "localhost:7700".into(),
+            |args| args.listen = "[::1]:7700".into(),
+            |args| args.listen = "127.0.0.1:0".into(),
+            |args| args.metrics = METRICS_OFF.into(),
+            |args| (args.listen, args.metrics) = ("127.0.0.1:0".into(), "127.0.0.1:0".into()),
+            |args| (args.listen, args.insecure) = ("0.0.0.0:7700".into(), true),
+            |args| args.log_level = "warn,loci_node=debug".into(),
+        ];
+        for (row, change) in table.iter().enumerate() {
+            let mut args = args();
+            change(&mut args);
+            Config::from_args(args).unwrap_or_else(|error| panic!("row {row}: {error}"));
+        }
+    }
+}

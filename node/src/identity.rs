@@ -1,0 +1,502 @@
+//! The data directory: whose it is, and that one process at a time uses it.
+//!
+//! ```text
+//!   DIR/LOCK        held exclusively while a node runs; has its process id
+//!   DIR/CREATING    there only while the first start makes the rest
+//!   DIR/IDENTITY    which node this is (below)
+//!   DIR/log/        the log of all shards
+//!   DIR/shards/1/   the store of shard 1
+//! ```
+//!
+//! IDENTITY, 44 bytes, little-endian:
+//!
+//! ```text
+//! 0          8          12     16          32            40      44
+//! | lociNODE | version  | zero | node id   | made at, ms | crc32 |
+//! ```
+//!
+//! The first start makes CREATING, then everything else, then IDENTITY, and then removes CREATING; nothing is served
+//! before. So a directory with CREATING and without IDENTITY never held anybody's data and is made afresh, and one
+//! with neither, that is not empty, is somebody else's and is left alone.
+//!
+//! Always: whatever is not exactly what this program wrote is an error with a name and an offset, never a guess.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+const MAGIC: &[u8; 8] = b"lociNODE";
+/// The version of the data directory that this program makes, and the newest it opens.
+pub const VERSION: u32 = 1;
+const IDENTITY_BYTES: usize = 44;
+const CHECKED_BYTES: usize = IDENTITY_BYTES - 4;
+
+const LOCK: &str = "LOCK";
+const CREATING: &str = "CREATING";
+const IDENTITY: &str = "IDENTITY";
+const IDENTITY_NEW: &str = "IDENTITY.new";
+const LOG: &str = "log";
+const SHARDS: &str = "shards";
+/// What the root of a file system may have of its own.
+const NOT_OURS: &str = "lost+found";
+
+/// Which node this is; made once, with its data directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Random.
+    pub node: NodeId,
+    /// When the directory was made: milliseconds since 1970.
+    pub created_millis: u64,
+}
+
+/// A node's name among all nodes there ever are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeId(pub [u8; 16]);
+
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Why bytes are not an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// Not as long as one.
+    #[error("has {0} bytes instead of {IDENTITY_BYTES}")]
+    WrongLength(usize),
+    /// Does not begin like one.
+    #[error("does not begin as the identity of a loci node")]
+    WrongMagic,
+    /// A newer program wrote it.
+    #[error("has version {0}, newer than {VERSION}: this program is too old for it")]
+    UnknownVersion(u32),
+    /// It was whole once.
+    #[error("is damaged: its checksum says {stored:08x}, its bytes {computed:08x}")]
+    Damaged {
+        /// What is written.
+        stored: u32,
+        /// What should be.
+        computed: u32,
+    },
+    /// The bytes that are zero in this version are not.
+    #[error("has bytes set that version {VERSION} keeps zero")]
+    NotZero,
+}
+
+impl IdentityError {
+    /// Where in the file the trouble shows.
+    pub fn offset(&self) -> u64 {
+        match *self {
+            IdentityError::WrongLength(length) => length.min(IDENTITY_BYTES) as u64,
+            IdentityError::WrongMagic => 0,
+            IdentityError::UnknownVersion(_) => 8,
+            IdentityError::NotZero => 12,
+            IdentityError::Damaged { .. } => CHECKED_BYTES as u64,
+        }
+    }
+}
+
+impl Identity {
+    fn encode(&self) -> [u8; IDENTITY_BYTES] {
+        let mut bytes = [0; IDENTITY_BYTES];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.node.0);
+        bytes[32..40].copy_from_slice(&self.created_millis.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..CHECKED_BYTES]);
+        bytes[CHECKED_BYTES..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Identity, IdentityError> {
+        let bytes: &[u8; IDENTITY_BYTES] =
+            bytes.try_into().map_err(|_| IdentityError::WrongLength(bytes.len()))?;
+        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        if bytes[..8] != *MAGIC {
+            return Err(IdentityError::WrongMagic);
+        }
+        let (stored, computed) = (u32_at(CHECKED_BYTES), crc32fast::hash(&bytes[..CHECKED_BYTES]));
+        if stored != computed {
+            return Err(IdentityError::Damaged { stored, computed });
+        }
+        if u32_at(8) != VERSION {
+            return Err(IdentityError::UnknownVersion(u32_at(8)));
+        }
+        if u32_at(12) != 0 {
+            return Err(IdentityError::NotZero);
+        }
+        let mut node = [0; 16];
+        node.copy_from_slice(&bytes[16..32]);
+        let mut created = [0; 8];
+        created.copy_from_slice(&bytes[32..40]);
+        Ok(Identity { node: NodeId(node), created_millis: u64::from_le_bytes(created) })
+    }
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Another process has it.
+    #[error("data directory {path} is in use by another process{}: stop it first, or give another --data",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// The other process, if it said.
+        pid: Option<u32>,
+    },
+    /// It is not empty, and not a node's.
+    #[error("{path} is not a loci data directory and not empty (it has {found:?}): give an empty or new directory")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Something that is in it.
+        found: String,
+    },
+    /// The path is something else than a directory.
+    #[error("{0} is not a directory")]
+    NotADirectory(PathBuf),
+    /// The identity is damaged, or newer than this program.
+    #[error("{file} {error} (at offset {})", error.offset())]
+    Identity {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        error: IdentityError,
+    },
+    /// A part that the first start made is gone.
+    #[error("{0} is missing: this data directory is incomplete; restore it from a copy")]
+    Missing(PathBuf),
+    /// The disk says no.
+    #[error("cannot {action} {path}: {error}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What came of it.
+        error: io::Error,
+    },
+}
+
+/// A locked data directory; unlocked when dropped.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    /// Held for its lock.
+    _lock: File,
+    /// `None`: the first start has to fill the directory and then call [`DataDirectory::complete`].
+    identity: Option<Identity>,
+}
+
+impl DataDirectory {
+    /// Locks the directory, making it if it is missing, and finds out whose it is.
+    pub fn open(path: &Path) -> Result<DataDirectory, DataError> {
+        if path.exists() && !path.is_dir() {
+            return Err(DataError::NotADirectory(path.into()));
+        }
+        make_directory(path)?;
+        let lock = lock(path)?;
+        let mut directory = DataDirectory { path: path.into(), _lock: lock, identity: None };
+        let creating = directory.path.join(CREATING);
+        match directory.read_identity()? {
+            Some(identity) => {
+                directory.identity = Some(identity);
+                if creating.exists() {
+                    remove_file(&creating)?;
+                    sync_directory(path)?;
+                }
+                for part in [directory.log(), directory.shards()] {
+                    if !part.is_dir() {
+                        return Err(DataError::Missing(part));
+                    }
+                }
+            }
+            None => directory.begin()?,
+        }
+        Ok(directory)
+    }
+
+    /// Whose it is; `None` until the first start has called [`DataDirectory::complete`].
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
+
+    /// Ends the first start: from now on the directory is this node's.
+    pub fn complete(&mut self, identity: Identity) -> Result<(), DataError> {
+        let temporary = self.path.join(IDENTITY_NEW);
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(&identity.encode())?;
+            file.sync_all()?;
+            fs::rename(&temporary, self.path.join(IDENTITY))
+        };
+        write().map_err(failed("write", &temporary))?;
+        sync_directory(&self.path)?;
+        remove_file(&self.path.join(CREATING))?;
+        sync_directory(&self.path)?;
+        self.identity = Some(identity);
+        Ok(())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the log is.
+    pub fn log(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
+    /// Where a shard's store is.
+    pub fn shard(&self, shard: u32) -> PathBuf {
+        self.shards().join(shard.to_string())
+    }
+
+    fn shards(&self) -> PathBuf {
+        self.path.join(SHARDS)
+    }
+
+    fn read_identity(&self) -> Result<Option<Identity>, DataError> {
+        let file = self.path.join(IDENTITY);
+        let mut bytes = Vec::new();
+        match File::open(&file) {
+            Ok(opened) => {
+                // Whatever it is, no more of it is read than tells that it is too long.
+                opened
+                    .take(IDENTITY_BYTES as u64 + 1)
+                    .read_to_end(&mut bytes)
+                    .map_err(failed("read", &file))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("open", &file)(error)),
+        }
+        Identity::decode(&bytes).map(Some).map_err(|error| DataError::Identity { file, error })
+    }
+
+    /// Makes the empty parts of a new directory, over what an interrupted first start left.
+    fn begin(&self) -> Result<(), DataError> {
+        let creating = self.path.join(CREATING);
+        if creating.exists() {
+            for part in [self.log(), self.shards()] {
+                if part.exists() {
+                    fs::remove_dir_all(&part).map_err(failed("remove", &part))?;
+                }
+            }
+        } else {
+            let listing = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
+            for entry in listing {
+                let name = entry.map_err(failed("list", &self.path))?.file_name();
+                if name != LOCK && name != NOT_OURS {
+                    let found = name.to_string_lossy().into_owned();
+                    return Err(DataError::Foreign { path: self.path.clone(), found });
+                }
+            }
+            let file = File::create(&creating).map_err(failed("create", &creating))?;
+            file.sync_all().map_err(failed("sync", &creating))?;
+            sync_directory(&self.path)?;
+        }
+        make_directory(&self.log())?;
+        make_directory(&self.shards())?;
+        sync_directory(&self.path)
+    }
+}
+
+/// So many bytes nobody can guess.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N], DataError> {
+    let source = Path::new("/dev/urandom");
+    let mut bytes = [0; N];
+    File::open(source).and_then(|mut file| file.read_exact(&mut bytes)).map_err(failed("read", source))?;
+    Ok(bytes)
+}
+
+fn lock(directory: &Path) -> Result<File, DataError> {
+    let path = directory.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            // Best effort: the message is about the lock.
+            let _ = (&file).take(20).read_to_string(&mut pid);
+            return Err(DataError::InUse { path: directory.into(), pid: pid.trim().parse().ok() });
+        }
+        Err(error) => return Err(failed("lock", &path)(error.into())),
+    }
+    let write = |file: &mut File| {
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut file).map_err(failed("write", &path))?;
+    Ok(file)
+}
+
+/// Makes a directory that nobody else may look into. One that is there keeps its mode.
+fn make_directory(path: &Path) -> Result<(), DataError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path))?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
+        _ => Ok(()),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), DataError> {
+    fs::remove_file(path).map_err(failed("remove", path))
+}
+
+fn sync_directory(path: &Path) -> Result<(), DataError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(failed("sync", path))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError {
+    let path = path.to_path_buf();
+    move |error| DataError::Io { action, path, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const EXAMPLE: Identity = Identity { node: NodeId([0xab; 16]), created_millis: 1_700_000_000_000 };
+
+    fn made(path: &Path) -> DataDirectory {
+        let mut directory = DataDirectory::open(path).unwrap();
+        assert_eq!(directory.identity(), None);
+        directory.complete(EXAMPLE).unwrap();
+        directory
+    }
+
+    #[test]
+    fn version_1_never_changes() {
+        let golden = "6c6f63694e4f4445 01000000 00000000 abababababababababababababababab 0068e5cf8b010000";
+        let golden = golden.replace(' ', "");
+        let bytes: String = EXAMPLE.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(bytes[..80], golden);
+        assert_eq!(Identity::decode(&EXAMPLE.encode()), Ok(EXAMPLE));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        for bit in 0..IDENTITY_BYTES * 8 {
+            let mut bytes = EXAMPLE.encode();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Identity::decode(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_other_length_is_noticed() {
+        let mut bytes = EXAMPLE.encode().to_vec();
+        bytes.push(0);
+        for length in (0..IDENTITY_BYTES).chain([IDENTITY_BYTES + 1]) {
+            assert_eq!(Identity::decode(&bytes[..length]), Err(IdentityError::WrongLength(length)));
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_told_apart_from_damage() {
+        let mut bytes = EXAMPLE.encode();
+        bytes[8] = 2;
+        let crc = crc32fast::hash(&bytes[..CHECKED_BYTES]);
+        bytes[CHECKED_BYTES..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Identity::decode(&bytes), Err(IdentityError::UnknownVersion(2)));
+    }
+
+    #[test]
+    fn a_directory_remembers_whose_it_is_and_nobody_else_looks_into_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("made/on/demand");
+        drop(made(&path));
+        let directory = DataDirectory::open(&path).unwrap();
+        assert_eq!(directory.identity(), Some(EXAMPLE));
+        for part in [&path, &directory.log(), &directory.shards()] {
+            assert_eq!(part.metadata().unwrap().permissions().mode() & 0o777, 0o700, "{}", part.display());
+        }
+        assert!(!path.join(CREATING).exists());
+    }
+
+    #[test]
+    fn a_second_process_is_told_who_is_there() {
+        let parent = tempfile::tempdir().unwrap();
+        let first = made(parent.path());
+        let error = DataDirectory::open(parent.path()).unwrap_err();
+        let DataError::InUse { path, pid } = &error else { panic!("{error}") };
+        assert_eq!(path, parent.path());
+        assert_eq!(*pid, Some(std::process::id()));
+        assert!(error.to_string().contains(&parent.path().display().to_string()), "{error}");
+        drop(first);
+        DataDirectory::open(parent.path()).unwrap();
+    }
+
+    #[test]
+    fn somebody_elses_directory_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        fs::write(parent.path().join("thesis.txt"), "years").unwrap();
+        let error = DataDirectory::open(parent.path()).unwrap_err();
+        assert!(matches!(&error, DataError::Foreign { found, .. } if found == "thesis.txt"), "{error}");
+        assert_eq!(fs::read(parent.path().join("thesis.txt")).unwrap(), b"years");
+        let error = DataDirectory::open(&parent.path().join("thesis.txt")).unwrap_err();
+        assert!(matches!(error, DataError::NotADirectory(_)), "{error}");
+    }
+
+    #[test]
+    fn the_root_of_a_fresh_file_system_counts_as_empty() {
+        let parent = tempfile::tempdir().unwrap();
+        fs::create_dir(parent.path().join(NOT_OURS)).unwrap();
+        made(parent.path());
+    }
+
+    #[test]
+    fn an_interrupted_first_start_is_begun_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open(parent.path()).unwrap();
+        fs::write(directory.log().join("half"), "made").unwrap();
+        fs::create_dir(directory.shard(1)).unwrap();
+        drop(directory);
+        let mut directory = DataDirectory::open(parent.path()).unwrap();
+        assert_eq!(directory.identity(), None);
+        assert!(!directory.log().join("half").exists());
+        assert!(!directory.shard(1).exists());
+        directory.complete(EXAMPLE).unwrap();
+        fs::write(parent.path().join(CREATING), "").unwrap();
+        drop(directory);
+        assert_eq!(DataDirectory::open(parent.path()).unwrap().identity(), Some(EXAMPLE));
+    }
+
+    #[test]
+    fn damage_is_named_with_file_and_offset() {
+        let parent = tempfile::tempdir().unwrap();
+        drop(made(parent.path()));
+        let file = parent.path().join(IDENTITY);
+        let whole = fs::read(&file).unwrap();
+        let mut bytes = whole.clone();
+        bytes[20] ^= 1;
+        fs::write(&file, &bytes).unwrap();
+        let message = DataDirectory::open(parent.path()).unwrap_err().to_string();
+        assert!(message.contains("IDENTITY") && message.contains("offset 40"), "{message}");
+        fs::write(&file, &whole[..7]).unwrap();
+        let message = DataDirectory::open(parent.path()).unwrap_err().to_string();
+        assert!(message.contains("has 7 bytes") && message.contains("offset 7"), "{message}");
+        fs::write(&file, whole).unwrap();
+        fs::remove_dir(parent.path().join(LOG)).unwrap();
+        let error = DataDirectory::open(parent.path()).unwrap_err();
+        assert!(matches!(error, DataError::Missing(_)), "{error}");
+    }
+}

@@ -1,0 +1,204 @@
+//! Everything that is measured at the moment somebody asks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+use super::{Latencies, Metrics};
+use crate::status::NodeStatus;
+
+/// So many collections, those with the most records, have metrics of their own.
+pub const COLLECTIONS_MAX: usize = 100;
+
+#[derive(Debug)]
+pub(super) struct Sampled {
+    metrics: Arc<Metrics>,
+    status: Arc<NodeStatus>,
+}
+
+impl Sampled {
+    pub fn new(metrics: Arc<Metrics>, status: Arc<NodeStatus>) -> Sampled {
+        Sampled { metrics, status }
+    }
+}
+
+impl Collector for Sampled {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page { encoder };
+        self.calls(&mut page)?;
+        self.shards(&mut page)?;
+        self.collections(&mut page)?;
+        self.log(&mut page)?;
+        self.process(&mut page)
+    }
+}
+
+impl Sampled {
+    fn calls(&self, page: &mut Page<'_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        let answered = metrics.methods().flat_map(|(method, counts)| {
+            counts.codes().map(move |(code, count)| ([("door", "grpc"), ("method", method), ("code", code)], count))
+        });
+        page.counters("loci_requests", "Calls answered, by method and gRPC status code", answered)?;
+        let seconds = metrics.methods().map(|(method, counts)| ([("method", method)], &counts.seconds));
+        page.histograms("loci_request_seconds", "How long calls took", seconds)?;
+        page.gauge("loci_requests_under_way", "Calls being answered", metrics.calls_under_way())?;
+        let search = self.status.search();
+        page.gauge("loci_searches_queued", "Works waiting for a search thread", search.queued() as u64)?;
+        page.gauge("loci_searches_running", "Works on the search threads", search.running() as u64)
+    }
+
+    fn shards(&self, page: &mut Page<'_>) -> fmt::Result {
+        let shards = self.status.shards().iter();
+        let rows: Vec<_> = shards
+            .map(|shard| {
+                let view = shard.newest();
+                (shard.id().to_string(), shard.status(), view.stats(), view.clock())
+            })
+            .collect();
+        macro_rules! each {
+            ($kind:ident $name:literal $help:literal $row:ident => $value:expr) => {
+                page.$kind($name, $help, rows.iter().map(|$row| ([("shard", &*$row.0)], $value)))?;
+            };
+        }
+        each!(gauges "loci_shard_ready" "Whether the shard answers" row => u64::from(row.1.ready));
+        each!(gauges "loci_shard_leader" "Whether this node leads the shard" row => u64::from(row.1.role == "leader"));
+        each!(gauges "loci_shard_term" "The raft term" row => row.1.term);
+        each!(gauges "loci_shard_applied_index" "The last applied entry" row => row.1.applied);
+        each!(gauges "loci_shard_checkpoint_index" "The entry up to which the log is not needed" row => row.1.checkpoint);
+        each!(gauges "loci_shard_checkpoint_seconds" "When the last checkpoint since the start ended, unix time; 0: none"
+            row => row.1.checkpoint_at_millis / 1000);
+        each!(gauges "loci_shard_clock_seconds" "The clock of the last applied entry, unix time" row => row.3 / 1000);
+        each!(gauges "loci_shard_queued_writes" "Writes not yet answered" row => row.1.queued);
+        each!(gauges "loci_shard_queued_bytes" "Bytes of writes not yet answered" row => row.1.queued_bytes);
+        each!(counters "loci_shard_checkpoints" "Checkpoints made" row => row.1.checkpoints);
+        each!(counters "loci_shard_merges" "Merges of segments made" row => row.1.merges);
+        each!(counters "loci_shard_jobs_failed" "Checkpoints and merges that failed and were tried again" row => row.1.jobs_failed);
+        each!(gauges "loci_shard_records" "Records" row => row.2.records);
+        each!(gauges "loci_shard_collections" "Collections" row => row.2.collections);
+        each!(gauges "loci_shard_remembered_requests" "Requests whose outcome is remembered" row => row.2.requests);
+        each!(gauges "loci_shard_remembered_request_bytes" "Bytes they take" row => row.2.request_bytes);
+        each!(counters "loci_shard_requests_evicted" "Remembered requests forgotten early" row => row.2.requests_evicted);
+        Ok(())
+    }
+
+    fn collections(&self, page: &mut Page<'_>) -> fmt::Result {
+        let views: Vec<_> = self.status.shards().iter().map(|shard| shard.newest()).collect();
+        let mut rows: Vec<_> = views
+            .iter()
+            .flat_map(|view| view.collections())
+            .map(|collection| (collection.namespace(), collection.name(), collection.stats()))
+            .collect();
+        rows.sort_by_key(|(namespace, name, stats)| (std::cmp::Reverse(stats.records), *namespace, *name));
+        rows.truncate(COLLECTIONS_MAX);
+        macro_rules! each {
+            ($name:literal $help:literal $stats:ident => $value:expr) => {
+                page.gauges(
+                    $name,
+                    $help,
+                    rows.iter()
+                        .map(|(namespace, name, $stats)| ([("namespace", *namespace), ("collection", *name)], $value)),
+                )?;
+            };
+        }
+        each!("loci_collection_records" "Records" stats => stats.records);
+        each!("loci_collection_bytes" "Bytes of keys, values, attributes and embeddings" stats => stats.bytes);
+        each!("loci_collection_buffer_rows" "Versions in memory" stats => stats.buffer_rows);
+        each!("loci_collection_memory_bytes" "Heap bytes" stats => stats.memory_bytes);
+        each!("loci_collection_disk_bytes" "Bytes of segments"
+            stats => stats.segments.iter().map(|segment| segment.bytes).sum());
+        each!("loci_collection_segments" "Segments" stats => stats.segments.len() as u64);
+        each!("loci_collection_graph_segments" "Segments with a graph"
+            stats => stats.segments.iter().filter(|segment| segment.graph).count() as u64);
+        each!("loci_collection_unmerged_deletes" "Versions in segments that have ended and wait for a merge"
+            stats => stats.segments.iter().map(|segment| segment.ended).sum());
+        Ok(())
+    }
+
+    fn log(&self, page: &mut Page<'_>) -> fmt::Result {
+        let figures = self.status.log();
+        let stats = figures.stats();
+        page.counter("loci_log_syncs", "Syncs of the log", stats.syncs)?;
+        page.counter("loci_log_written_bytes", "Bytes appended to the log", stats.bytes_written)?;
+        let sync_seconds = [([("disk", "log")], &figures.sync_seconds)];
+        page.histograms("loci_log_sync_seconds", "How long writing and syncing a batch took", sync_seconds.into_iter())?;
+        page.gauge("loci_log_bytes", "Bytes of the log's files", stats.bytes)?;
+        page.gauge("loci_log_files", "Files of the log in use", stats.files as u64)?;
+        page.gauge("loci_log_spare_files", "Files of the log ready for use", stats.spares as u64)?;
+        page.gauge("loci_log_full", "Whether the disk under the log is full", u64::from(figures.is_full()))
+    }
+
+    fn process(&self, page: &mut Page<'_>) -> fmt::Result {
+        let budget = self.status.budget();
+        page.gauge("loci_memory_bytes", "Heap bytes of stores and queues", budget.used())?;
+        page.gauge("loci_memory_budget_bytes", "How many there may be", budget.bytes())?;
+        let build = [("version", env!("CARGO_PKG_VERSION")), ("node", self.status.node())];
+        page.gauges("loci_build_info", "Always 1: the version and the node's id are in the labels", [(build, 1)])?;
+        page.gauge("process_start_time_seconds", "When the process started, unix time", self.status.started_millis() / 1000)?;
+        if let Some(bytes) = resident_bytes() {
+            page.gauge("process_resident_memory_bytes", "Memory of the process, mapped files included", bytes)?;
+        }
+        if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+            // Reading them opens one.
+            page.gauge("process_open_fds", "Open file descriptors", files.count().saturating_sub(1) as u64)?;
+        }
+        Ok(())
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    resident.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Where metrics are written down, one after the other.
+struct Page<'e> {
+    encoder: DescriptorEncoder<'e>,
+}
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+    }
+
+    fn gauges<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = ([(&'static str, &'l str); N], u64)>,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        rows.into_iter().try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_gauge(&value))
+    }
+
+    fn counters<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        mut rows: impl Iterator<Item = ([(&'static str, &'l str); N], u64)>,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        rows.try_for_each(|(labels, value)| {
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+        })
+    }
+
+    fn histograms<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        mut rows: impl Iterator<Item = ([(&'static str, &'l str); N], &'l Latencies)>,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        rows.try_for_each(|(labels, latencies)| latencies.encode(metric.encode_family(&labels)?))
+    }
+}

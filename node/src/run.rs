@@ -1,0 +1,529 @@
+//! A node from its start to its end.
+//!
+//! ```text
+//!   start:    bind the addresses -> open data (lock, log, store) -> threads -> serve, not ready
+//!             -> everything in the log applied -> ready
+//!   shutdown: not ready -> no new calls, calls under way end (5 s) -> last checkpoint -> log closed -> unlocked
+//! ```
+//!
+//! The addresses come first, so that a node that cannot be reached has not touched its data. Sockets have a runtime of
+//! their own, which ends with the node: no connection outlives it.
+
+use std::future::Future;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use loci_index::directory::{Directory, DirectoryError, MmapDirectory};
+use loci_index::store::{Store, StoreError, StoreOptions};
+use loci_raft::{
+    FOUNDING_INDEX, FileDisk, Log, LogError, LogIndex, LogOptions, MemberId, Members, Replica, ReplicaOptions,
+    RestoreError, ShardId, founding,
+};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tracing_subscriber::EnvFilter;
+
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, LogFormat, ServeArgs};
+use crate::doors::grpc;
+use crate::gate::Gate;
+use crate::identity::{DataDirectory, DataError, Identity, NodeId, random_bytes};
+use crate::log_thread::{LogFigures, LogThread};
+use crate::memory::Budget;
+use crate::metrics::{Endpoint, Metrics};
+use crate::search_threads::SearchThreads;
+use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle};
+use crate::status::NodeStatus;
+
+/// The one shard there is until there are several.
+const SHARD: ShardId = ShardId(1);
+/// This node's part in it.
+const MEMBER: MemberId = MemberId(1);
+/// How long calls under way may take once the node is told to stop.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// A connection on which nothing is heard is asked for a sign of life this often, and closed without one.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Calls under way on one connection; more wait in the client.
+const STREAMS_MAX: u32 = 1024;
+/// Bytes that one call, and one connection, may have on their way here unread.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// A checkpoint is due after this many files of the log, within these bounds.
+const CHECKPOINT_FILES: u64 = 4;
+const CHECKPOINT_BYTES_MIN: u64 = 16 << 20;
+const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
+/// The services whose health is told one by one, besides the node's.
+const SERVICES: [&str; 2] = ["loci.v1.Records", "loci.v1.Admin"];
+/// The exit code after a second signal, as shells have it for an interrupted program.
+const INTERRUPTED: i32 = 130;
+
+/// Why a node does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The options are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// An address cannot be had.
+    #[error("{option}: cannot listen on {address}: {error}; another node may be running there: choose another port")]
+    Listen {
+        /// Which option.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The log cannot be opened.
+    #[error("log in {path}: {error}{}", source(error))]
+    Log {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: LogError,
+    },
+    /// The log's directory cannot be used.
+    #[error("log in {path}: {error}")]
+    Disk {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The log knows nothing of the shard.
+    #[error("the log in {path} holds nothing of shard {}: it is not this node's log; restore the data directory from a copy", SHARD.0)]
+    NotInLog {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The store cannot be opened.
+    #[error("store in {path}: {error}")]
+    Store {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: StoreError,
+    },
+    /// The store's directory cannot be used.
+    #[error("store in {path}: {error}")]
+    Directory {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system says.
+        error: DirectoryError,
+    },
+    /// Log and store do not fit each other.
+    #[error("{path}: {error}")]
+    Mismatch {
+        /// The data directory.
+        path: PathBuf,
+        /// How they do not.
+        error: RestoreError,
+    },
+    /// No thread, or no runtime.
+    #[error("cannot start threads: {0}; raise the limit of processes or threads")]
+    Threads(#[from] std::io::Error),
+}
+
+impl RunError {
+    /// For the process: 2 if other options are needed, otherwise 1.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, RunError::Config(_)) { 2 } else { 1 }
+    }
+}
+
+fn source(error: &LogError) -> String {
+    std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default()
+}
+
+/// Runs `loci serve` until a signal stops it.
+pub fn serve_command(args: ServeArgs) -> Result<(), RunError> {
+    let config = Config::from_args(args)?;
+    init_tracing(config.log_format, &config.log_level);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            signals.next().await;
+            tracing::info!("stopping; a second signal stops at once");
+            drop(stop);
+            signals.next().await;
+            tracing::warn!("a second signal: stopped at once");
+            std::process::exit(INTERRUPTED);
+        });
+        serve(config, async {
+            let _ = stopped.await;
+        })
+        .await
+    })
+}
+
+/// Runs a node until `shutdown` resolves. Says on standard output where it listens, once it does.
+pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let node = Node::start(config).await?;
+    tokio::pin!(shutdown);
+    tokio::select! {
+        () = node.ready() => {
+            let mut stdout = std::io::stdout();
+            // Whoever started this may have closed it.
+            let _ = writeln!(stdout, "listening on {}", node.local_addr()).and_then(|()| stdout.flush());
+            shutdown.await;
+        }
+        () = &mut shutdown => {}
+    }
+    node.shutdown().await
+}
+
+/// Lines on standard error from now on. Does nothing if the program already has its own.
+pub fn init_tracing(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let _ = match format {
+        LogFormat::Text => subscriber.with_ansi(ansi).with_target(false).try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).try_init(),
+    };
+}
+
+/// SIGTERM and ctrl-c.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A running node. End it with [`Node::shutdown`]: one that is merely dropped closes its sockets and leaves the rest,
+/// the lock on its data included, to the end of the process.
+pub struct Node {
+    address: SocketAddr,
+    sockets: Sockets,
+    stop_server: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+    endpoint: Option<Endpoint>,
+    health: HealthReporter,
+    shard: Shard,
+    handle: ShardHandle,
+    log: LogThread,
+    search: SearchThreads,
+    metrics: Arc<Metrics>,
+    status: Arc<NodeStatus>,
+    data: DataDirectory,
+}
+
+impl Node {
+    /// Starts a node. When this returns it listens, and will be ready once its log is applied.
+    pub async fn start(config: Config) -> Result<Node, RunError> {
+        let begun = Instant::now();
+        let listener = bind("--listen", config.listen)?;
+        let metrics_listener = config.metrics.map(|address| bind("--metrics", address)).transpose()?;
+        let opening = config.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(std::io::Error::other)??;
+        let Opened { data, identity, log, replica, store, directory, options, clock } = opened;
+
+        let budget = Arc::new(Budget::new(config.memory_bytes));
+        let figures = Arc::new(LogFigures::default());
+        let mailbox = Mailbox::new();
+        let (log, mut log_handles) = LogThread::start(log, data.log(), figures.clone(), vec![mailbox.listener()])?;
+        let log_handle = log_handles.remove(0);
+        let beginning = Beginning {
+            id: SHARD.0,
+            replica,
+            store,
+            directory,
+            log: log_handle,
+            budget: budget.clone(),
+            clock: clock.clone(),
+            options,
+        };
+        let shard = Shard::start(mailbox, beginning)?;
+        let handle = shard.handle();
+        let search = SearchThreads::start()?;
+        let metrics = Arc::new(Metrics::new());
+        let started_millis = clock.now_millis();
+        let status = NodeStatus::new(identity.node, started_millis, vec![handle.clone()], figures, budget, search.clone());
+        let status = Arc::new(status);
+
+        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("loci-io").enable_all().build()?;
+        let calls = grpc::Calls { shard: handle.clone(), search: search.clone(), gate: Gate::default() };
+        let address = listener.local_addr()?;
+        let (health, stop_server, server) = {
+            let _inside = runtime.enter();
+            start_server(listener, calls, &metrics, &status)?
+        };
+        let endpoint = match metrics_listener {
+            None => None,
+            Some(listener) => {
+                let _inside = runtime.enter();
+                Some(Endpoint::start(listener, metrics.clone(), status.clone())?)
+            }
+        };
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            node = %identity.node,
+            data = %data.path().display(),
+            listen = %address,
+            metrics = endpoint.as_ref().map(|endpoint| tracing::field::display(endpoint.address())),
+            memory_mib = config.memory_bytes >> 20,
+            millis = begun.elapsed().as_millis() as u64,
+            "started"
+        );
+        let (watched, reporter) = (handle.clone(), health.clone());
+        runtime.spawn(async move {
+            watched.ready().await;
+            if watched.is_ready() {
+                set_health(&reporter, ServingStatus::Serving).await;
+            }
+        });
+        let sockets = Sockets(Some(runtime));
+        Ok(Node {
+            address,
+            sockets,
+            stop_server,
+            server,
+            endpoint,
+            health,
+            shard,
+            handle,
+            log,
+            search,
+            metrics,
+            status,
+            data,
+        })
+    }
+
+    /// Where clients connect.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where metrics are read, if anywhere.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.endpoint.as_ref().map(Endpoint::address)
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> &Arc<NodeStatus> {
+        &self.status
+    }
+
+    /// The shard, for callers inside this process.
+    pub fn shard(&self) -> &ShardHandle {
+        &self.handle
+    }
+
+    /// Waits until clients are served.
+    pub async fn ready(&self) {
+        self.handle.ready().await;
+    }
+
+    /// Stops: calls under way get [`DRAIN_TIME`], the state is made durable, the data directory is free again.
+    pub async fn shutdown(self) -> Result<(), RunError> {
+        let Node { sockets, stop_server, mut server, endpoint, health, shard, handle, log, search, .. } = self;
+        let Node { metrics, status, data, .. } = self;
+        let begun = Instant::now();
+        status.drain();
+        set_health(&health, ServingStatus::NotServing).await;
+        let _ = stop_server.send(());
+        // Streams that carry nothing, such as an idle pipeline, need not be waited for.
+        let idle = async {
+            while metrics.calls_under_way() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // Answers that were just given want to be sent.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        tokio::select! {
+            _ = &mut server => {}
+            () = idle => {}
+            () = tokio::time::sleep(DRAIN_TIME) => {
+                tracing::warn!(calls = metrics.calls_under_way(), "calls under way were cut off");
+            }
+        }
+        let path = data.log();
+        let closing = tokio::task::spawn_blocking(move || {
+            drop(handle);
+            shard.stop();
+            search.stop();
+            let closed = log.close();
+            drop(endpoint);
+            sockets.close();
+            drop(data);
+            closed
+        });
+        let closed = closing.await.map_err(std::io::Error::other)?;
+        closed.map_err(|error| RunError::Log { path, error })?;
+        tracing::info!(millis = begun.elapsed().as_millis() as u64, "stopped");
+        Ok(())
+    }
+}
+
+fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    let listen = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    listen().map_err(|error| RunError::Listen { option, address, error })
+}
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in [""].into_iter().chain(SERVICES) {
+        health.set_service_status(service, status).await;
+    }
+}
+
+type Server = (HealthReporter, oneshot::Sender<()>, JoinHandle<()>);
+
+/// Starts answering on a socket; inside the runtime that is to do it.
+fn start_server(
+    listener: TcpListener,
+    calls: grpc::Calls,
+    metrics: &Arc<Metrics>,
+    status: &Arc<NodeStatus>,
+) -> std::io::Result<Server> {
+    let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(loci_wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(std::io::Error::other)?;
+    let (records, admin) = grpc::services(calls, metrics.clone(), status.clone());
+    let router = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(Some(STREAMS_MAX))
+        .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(records)
+        .add_service(admin);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let reporter = health.clone();
+    let server = tokio::spawn(async move {
+        set_health(&reporter, ServingStatus::NotServing).await;
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
+            tracing::error!(%error, "the server ended");
+        }
+    });
+    Ok((health, stop, server))
+}
+
+/// Everything of a node that is on its disk.
+struct Opened {
+    data: DataDirectory,
+    identity: Identity,
+    log: Log<FileDisk>,
+    replica: Replica,
+    store: Store,
+    directory: Arc<dyn Directory>,
+    options: OwnerOptions,
+    clock: Arc<Clock>,
+}
+
+fn open(config: &Config) -> Result<Opened, RunError> {
+    let begun = Instant::now();
+    let clock = Arc::new(Clock::new());
+    let mut data = DataDirectory::open(&config.data)?;
+    let log_path = data.log();
+    let log_failed = |error| RunError::Log { path: log_path.clone(), error };
+    let disk = FileDisk::open(&log_path).map_err(|error| RunError::Disk { path: log_path.clone(), error })?;
+    let secret = u32::from_le_bytes(random_bytes()?);
+    let log_options = LogOptions { file_bytes: config.log_file_bytes, secret };
+    let (mut log, recovered) = Log::open(disk, log_options).map_err(log_failed)?;
+
+    let store_path = data.shard(SHARD.0);
+    let directory = MmapDirectory::open(&store_path)
+        .map_err(|error| RunError::Directory { path: store_path.clone(), error })?;
+    let directory: Arc<dyn Directory> = Arc::new(directory);
+    let buffers_bytes_max = StoreOptions::default().buffers_bytes_max.min((config.memory_bytes / 8) as usize);
+    let store_options = StoreOptions { buffers_bytes_max, ..StoreOptions::default() };
+    let store_failed = |error| RunError::Store { path: store_path.clone(), error };
+    let (identity, store) = match data.identity() {
+        Some(identity) => (identity, Store::open(directory.clone(), store_options).map_err(store_failed)?),
+        None => {
+            let members = Arc::new(Members::voting([MEMBER]).expect("one member can vote"));
+            log.append(&founding(SHARD, &members)).and_then(|()| log.sync()).map_err(log_failed)?;
+            let created = Store::create(directory.clone(), store_options, random_bytes()?, FOUNDING_INDEX.0);
+            let store = created.map_err(store_failed)?;
+            let identity = Identity { node: NodeId(random_bytes()?), created_millis: clock.now_millis() };
+            data.complete(identity)?;
+            tracing::info!(node = %identity.node, data = %config.data.display(), "made a new data directory");
+            (identity, store)
+        }
+    };
+
+    let not_in_log = || RunError::NotInLog { path: log_path.clone() };
+    let state = log.shard(SHARD).ok_or_else(not_in_log)?;
+    let reader = log.reader(SHARD).ok_or_else(not_in_log)?;
+    let applied = LogIndex(store.applied());
+    let replica_options =
+        ReplicaOptions { shard: SHARD, me: MEMBER, applied, seed: u64::from_le_bytes(random_bytes()?) };
+    let replica = Replica::restore(replica_options, &state, reader)
+        .map_err(|error| RunError::Mismatch { path: config.data.clone(), error })?;
+    if let Some(cut) = &recovered.cut {
+        let (file, offset, bytes) = (&cut.file, cut.offset, cut.bytes);
+        tracing::info!(file, offset, bytes, "cut the end of the log that nobody was told is safe");
+    }
+    tracing::info!(
+        clean = recovered.clean,
+        files = recovered.files,
+        log_bytes = recovered.bytes,
+        checkpoint = store.applied(),
+        last = state.last.0,
+        millis = begun.elapsed().as_millis() as u64,
+        "opened the data"
+    );
+    let checkpoint_bytes =
+        (CHECKPOINT_FILES * config.log_file_bytes).clamp(CHECKPOINT_BYTES_MIN, CHECKPOINT_BYTES_MAX);
+    let options = OwnerOptions { checkpoint_bytes, buffers_bytes_max, log_path: log_path.display().to_string() };
+    Ok(Opened { data, identity, log, replica, store, directory, options, clock })
+}
+
+/// A runtime that may be dropped anywhere.
+struct Sockets(Option<Runtime>);
+
+impl Sockets {
+    /// Ends every task; waits a moment for those that are running.
+    fn close(mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! How the node is doing: one place that stats, metrics and probes ask.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use loci_index::view::View;
+use loci_wire::v1;
+
+use crate::identity::NodeId;
+use crate::log_thread::LogFigures;
+use crate::memory::Budget;
+use crate::search_threads::SearchThreads;
+use crate::shard::ShardHandle;
+
+/// Everything that can be asked about a running node.
+pub struct NodeStatus {
+    node: String,
+    started: Instant,
+    started_millis: u64,
+    shards: Vec<ShardHandle>,
+    log: Arc<LogFigures>,
+    budget: Arc<Budget>,
+    search: SearchThreads,
+    draining: AtomicBool,
+}
+
+impl NodeStatus {
+    /// Of a node that has just started.
+    pub(crate) fn new(
+        node: NodeId,
+        started_millis: u64,
+        shards: Vec<ShardHandle>,
+        log: Arc<LogFigures>,
+        budget: Arc<Budget>,
+        search: SearchThreads,
+    ) -> NodeStatus {
+        NodeStatus { node: node.to_string(), started: Instant::now(), started_millis, shards, log, budget, search, draining: AtomicBool::new(false) }
+    }
+
+    /// The node's id, 32 hexadecimal digits.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// When it started: milliseconds since 1970.
+    pub fn started_millis(&self) -> u64 {
+        self.started_millis
+    }
+
+    /// Its shards.
+    pub fn shards(&self) -> &[ShardHandle] {
+        &self.shards
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &LogFigures {
+        &self.log
+    }
+
+    /// Its memory.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Its search threads.
+    pub fn search(&self) -> &SearchThreads {
+        &self.search
+    }
+
+    /// The node is about to stop: new clients should go elsewhere.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all shards answer and the node is not about to stop.
+    pub fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed) && self.shards.iter().all(ShardHandle::is_ready)
+    }
+
+    /// The answer to `Stats`, with what `view` shows of the first shard.
+    pub fn reply(&self, view: &View) -> v1::StatsReply {
+        let log = self.log.stats();
+        v1::StatsReply {
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_millis: self.started.elapsed().as_millis() as u64,
+            node: self.node.clone(),
+            shards: self.shards.iter().take(1).map(|shard| shard_stats(shard, view)).collect(),
+            log_bytes: log.bytes,
+            log_files: log.files as u64,
+            log_syncs: log.syncs,
+            memory_bytes: self.budget.used(),
+            memory_budget_bytes: self.budget.bytes(),
+        }
+    }
+}
+
+fn shard_stats(shard: &ShardHandle, view: &View) -> v1::ShardStats {
+    let status = shard.status();
+    let stats = view.stats();
+    v1::ShardStats {
+        shard: status.shard,
+        role: status.role.into(),
+        term: status.term,
+        applied: view.index(),
+        checkpoint: status.checkpoint,
+        clock_millis: view.clock(),
+        digest: stats.digest.to_vec().into(),
+        chain_head: stats.chain_head.to_vec().into(),
+        records: stats.records,
+        collections: stats.collections,
+        requests: stats.requests,
+        request_bytes: stats.request_bytes,
+        requests_evicted: stats.requests_evicted,
+        queued: status.queued,
+    }
+}
+
+impl std::fmt::Debug for NodeStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NodeStatus({}, {} shards)", self.node, self.shards.len())
+    }
+}
