@@ -21,3 +21,4 @@ pub mod clock;
 pub mod status;
 pub mod metrics;
 pub mod fatal;
+pub mod cli;
