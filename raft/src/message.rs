@@ -445,3 +445,235 @@ impl Cursor<'_> {
         self.array().map(u64::from_le_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chance::Chance;
+
+    fn append() -> Message {
+        let entry = |index, term, data: &'static [u8]| Entry {
+            index: LogIndex(index),
+            term: Term(term),
+            kind: EntryKind::Normal,
+            context: Bytes::new(),
+            data: Bytes::from_static(data),
+        };
+        Message {
+            shard: ShardId(3),
+            to: MemberId(1),
+            from: MemberId(2),
+            kind: MessageKind::Append,
+            reject: false,
+            term: Term(9),
+            log_term: Term(7),
+            index: LogIndex(40),
+            commit: LogIndex(39),
+            commit_term: Term(0),
+            reject_hint: LogIndex(0),
+            context: Bytes::new(),
+            entries: vec![entry(41, 8, b"hello"), entry(42, 9, b"")],
+        }
+    }
+
+    fn decode(message: &Message) -> Result<Message, MessageError> {
+        Message::decode(&Bytes::from(message.encode()))
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn version_1_never_changes() {
+        let golden = "01 03 00 00 03000000 0100000000000000 0200000000000000 0900000000000000 \
+                      0700000000000000 2800000000000000 2700000000000000 0000000000000000 \
+                      0000000000000000 00000000 02000000 \
+                      0800000000000000 00 000000 00000000 05000000 00000000 68656c6c6f \
+                      0900000000000000 00 000000 00000000 00000000 00000000 c8ae7554";
+        assert_eq!(hex(&append().encode()), golden.replace(' ', ""));
+        assert_eq!(decode(&append()), Ok(append()));
+        assert_eq!(append().bytes(), append().encode().len());
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let bytes = append().encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let result = Message::decode(&Bytes::from(flipped));
+            assert_eq!(result, Err(MessageError::Damaged(bytes.len())), "bit {bit}");
+        }
+        for end in 0..bytes.len() {
+            let cut = Bytes::copy_from_slice(&bytes[..end]);
+            assert!(Message::decode(&cut).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn messages_that_contradict_themselves_are_refused() {
+        let of_kind = |kind| Message {
+            kind,
+            entries: vec![],
+            ..append()
+        };
+        let read = Message {
+            term: Term(0),
+            ..of_kind(MessageKind::ReadIndex)
+        };
+        let conf_change = {
+            let mut message = append();
+            message.entries[0].kind = EntryKind::ConfChangeV2;
+            message
+        };
+        for (wrong, what) in [
+            (
+                Message {
+                    to: MemberId(0),
+                    ..append()
+                },
+                "member that cannot be",
+            ),
+            (
+                Message {
+                    from: MemberId(1),
+                    ..append()
+                },
+                "member that cannot be",
+            ),
+            (
+                Message {
+                    term: Term(0),
+                    ..append()
+                },
+                "a term that this kind cannot have",
+            ),
+            (
+                Message {
+                    term: Term(1 << 62),
+                    ..append()
+                },
+                "beyond all reason",
+            ),
+            (
+                Message {
+                    index: LogIndex(u64::MAX),
+                    ..append()
+                },
+                "beyond all reason",
+            ),
+            (
+                Message {
+                    index: LogIndex(0),
+                    ..append()
+                },
+                "follow nothing",
+            ),
+            (
+                Message {
+                    log_term: Term(0),
+                    ..append()
+                },
+                "follow nothing",
+            ),
+            (
+                Message {
+                    log_term: Term(9),
+                    ..append()
+                },
+                "an older term than the one before",
+            ),
+            (
+                Message {
+                    term: Term(8),
+                    ..append()
+                },
+                "a later term than its sender's",
+            ),
+            (
+                Message {
+                    context: Bytes::from(vec![0; 1025]),
+                    ..append()
+                },
+                "context longer",
+            ),
+            (
+                Message {
+                    kind: MessageKind::Heartbeat,
+                    ..append()
+                },
+                "entries where none belong",
+            ),
+            (read, "without its one context"),
+            (
+                of_kind(MessageKind::ReadIndexResponse),
+                "without its one context",
+            ),
+            (of_kind(MessageKind::Snapshot), "without members"),
+            (conf_change, "change of members"),
+        ] {
+            match decode(&wrong) {
+                Err(MessageError::Invalid { from, what: said }) => {
+                    assert!(said.contains(what), "{said} instead of {what}");
+                    assert_eq!(from, wrong.from);
+                }
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+    }
+
+    fn sealed(mut bytes: Vec<u8>) -> Bytes {
+        let crc = crc32fast::hash(&bytes).to_le_bytes();
+        bytes.extend(crc);
+        Bytes::from(bytes)
+    }
+
+    #[test]
+    fn kinds_that_must_not_travel_and_newer_versions_are_refused() {
+        let mut bytes = Message {
+            entries: vec![],
+            ..append()
+        }
+        .encode();
+        bytes.truncate(bytes.len() - 4);
+        let known = [3, 4, 5, 6, 7, 8, 9, 14, 15, 16, 17, 18];
+        for kind in (0..=255).filter(|kind| !known.contains(kind)) {
+            bytes[1] = kind;
+            let what = "an unknown kind";
+            let refused = Err(MessageError::Invalid {
+                from: MemberId(2),
+                what,
+            });
+            assert_eq!(
+                Message::decode(&sealed(bytes.clone())),
+                refused,
+                "kind {kind}"
+            );
+        }
+        bytes[0] = 2;
+        assert_eq!(
+            Message::decode(&sealed(bytes)),
+            Err(MessageError::NewerVersion(2))
+        );
+    }
+
+    #[test]
+    fn random_bytes_with_a_right_checksum_never_panic() {
+        let mut chance = Chance::new(1);
+        let good = append().encode();
+        let mut accepted = 0;
+        for _ in 0..100_000 {
+            let mut bytes = good[..good.len() - 4].to_vec();
+            for _ in 0..=chance.below(4) {
+                let at = chance.below(bytes.len() as u64) as usize;
+                bytes[at] = chance.next() as u8;
+            }
+            if chance.below(3) == 0 {
+                bytes.truncate(chance.below(bytes.len() as u64) as usize);
+            }
+            accepted += usize::from(Message::decode(&sealed(bytes)).is_ok());
+        }
+        assert!(accepted > 1000, "{accepted}");
+    }
+}

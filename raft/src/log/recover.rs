@@ -128,8 +128,12 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
                             bytes,
                         });
                     }
-                    // What was read may have been in the page cache only.
+                    rewrite(here, scanned.durable, scanned.end)?;
                     here.file.sync_data().map_err(failed("syncing", &name))?;
+                    let directory = "the directory of the log";
+                    log.disk
+                        .sync_directory()
+                        .map_err(failed("syncing", directory))?;
                 }
                 log.end = scanned.end;
                 log.durable_end = scanned.end;
@@ -258,6 +262,8 @@ struct Scanned {
     ended: bool,
     /// The last frame is a close mark.
     closed: bool,
+    /// Some frame says that everything before this was synced.
+    durable: u64,
 }
 
 /// Checks that a file that has a successor is whole.
@@ -274,13 +280,11 @@ fn finish<F: DiskFile>(
     if scanned.end > next.previous_end {
         return Err(damaged(here, next.previous_end, "frames after its end"));
     }
-    if scanned.ended {
-        return Ok(());
-    }
-    // The power failed between the successor's birth and this file's end frame, so the successor has
-    // no frames yet. Otherwise the end frame was there.
+    // Only while the successor has no frames can the end frame be missing, or be there and not on the
+    // medium.
     if !newest || has_frames(successor)? {
-        return Err(damaged(here, scanned.end, "its end frame"));
+        let whole = Err(damaged(here, scanned.end, "its end frame"));
+        return if scanned.ended { Ok(()) } else { whole };
     }
     let name = file_name(here.header.sequence);
     let mut end = Vec::new();
@@ -326,6 +330,29 @@ fn durable_beyond<F: DiskFile>(file: &LiveFile<F>, offset: u64) -> Result<bool, 
         at += 8;
     }
     Ok(false)
+}
+
+/// Writes again what was read: after a failed sync the process that died of it left bytes that can be
+/// read and that no later sync will write, unless they are written anew.
+fn rewrite<F: DiskFile>(file: &LiveFile<F>, from: u64, to: u64) -> Result<(), LogError> {
+    let name = file_name(file.header.sequence);
+    let mut bytes = vec![0; WIPE_BYTES];
+    let mut at = from;
+    while at < to {
+        let want = WIPE_BYTES.min((to - at) as usize);
+        let read = file
+            .file
+            .read_at(&mut bytes[..want], at)
+            .map_err(failed("reading", &name))?;
+        if read == 0 {
+            break;
+        }
+        file.file
+            .write_all_at(&bytes[..read], at)
+            .map_err(failed("writing", &name))?;
+        at += read as u64;
+    }
+    Ok(())
 }
 
 /// Zeros what lies beyond `offset`; says how many bytes were not zero.
@@ -423,6 +450,7 @@ impl Replay {
             end: HEADER_BYTES,
             ended: false,
             closed: false,
+            durable: header.opening_end,
         };
         loop {
             let at = scanned.end;
@@ -451,7 +479,10 @@ impl Replay {
                     opened += 1;
                     self.open_shard(&frame, first)
                 }
-                Kind::Mark | Kind::Close | Kind::Pad => Ok(()),
+                Kind::Mark | Kind::Close => frame::number(frame.payload)
+                    .map(|number| scanned.durable = scanned.durable.max(number))
+                    .ok_or("a frame that cannot be read"),
+                Kind::Pad => Ok(()),
                 Kind::End => {
                     scanned.ended = true;
                     return Ok(scanned);

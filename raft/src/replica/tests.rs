@@ -1,1 +1,696 @@
+//! The traps that lie around the raft core, one by one. Whole clusters run in `tests/cluster.rs`.
 
+use super::*;
+use crate::disk::MemoryDisk;
+use crate::log::{Log, LogOptions, ReadError};
+
+const SHARD: ShardId = ShardId(1);
+const OPTIONS: LogOptions = LogOptions {
+    file_bytes: 64 << 10,
+    secret: 1,
+};
+
+struct Bench {
+    disk: MemoryDisk,
+    log: Log<MemoryDisk>,
+    replica: Replica,
+    committed: Vec<Committed>,
+    sent: Vec<Message>,
+}
+
+fn options(me: u64, applied: u64) -> ReplicaOptions {
+    ReplicaOptions {
+        shard: SHARD,
+        me: MemberId(me),
+        applied: LogIndex(applied),
+        seed: 5,
+    }
+}
+
+fn founded(voters: u64) -> (MemoryDisk, Log<MemoryDisk>) {
+    let disk = MemoryDisk::new();
+    let (mut log, _) = Log::open(disk.clone(), OPTIONS).unwrap();
+    let members = Arc::new(Members::voting((1..=voters).map(MemberId)).unwrap());
+    log.append(&founding(SHARD, &members)).unwrap();
+    log.sync().unwrap();
+    (disk, log)
+}
+
+impl Bench {
+    fn new(voters: u64) -> Bench {
+        let (disk, log) = founded(voters);
+        Bench::start(disk, log, options(1, 5)).unwrap()
+    }
+
+    fn start(
+        disk: MemoryDisk,
+        log: Log<MemoryDisk>,
+        options: ReplicaOptions,
+    ) -> Result<Bench, RestoreError> {
+        let state = log.shard(SHARD).unwrap();
+        let replica = Replica::restore(options, &state, log.reader(SHARD).unwrap())?;
+        Ok(Bench {
+            disk,
+            log,
+            replica,
+            committed: vec![],
+            sent: vec![],
+        })
+    }
+
+    /// Power off and on again.
+    fn restart(self, applied: u64) -> Result<Bench, RestoreError> {
+        let Bench { disk, log, .. } = self;
+        drop(log);
+        disk.crash(1);
+        let (log, _) = Log::open(disk.clone(), OPTIONS).unwrap();
+        Bench::start(disk, log, options(1, applied))
+    }
+
+    /// Everything that can be done, including the disk's part.
+    fn settle(&mut self) {
+        loop {
+            let effects = self.replica.effects().unwrap();
+            self.log.append(&effects.append).unwrap();
+            self.log.sync().unwrap();
+            self.sent.extend(effects.send);
+            for committed in effects.committed {
+                self.replica.applied(committed.index);
+                self.committed.push(committed);
+            }
+            match effects.sync {
+                Some(mark) => self.replica.synced(mark),
+                None if !effects.more => break,
+                None => {}
+            }
+        }
+    }
+
+    fn message(&self, kind: MessageKind, term: u64) -> Message {
+        Message {
+            shard: SHARD,
+            to: MemberId(1),
+            from: MemberId(2),
+            kind,
+            reject: false,
+            term: Term(term),
+            log_term: Term(0),
+            index: LogIndex(0),
+            commit: LogIndex(0),
+            commit_term: Term(0),
+            reject_hint: LogIndex(0),
+            context: Bytes::new(),
+            entries: vec![],
+        }
+    }
+
+    /// An append of member 2, who leads, right behind the founding.
+    fn append(&self, term: u64, entries: &[&'static str]) -> Message {
+        let entry = |(at, data): (usize, &&'static str)| Entry {
+            index: LogIndex(6 + at as u64),
+            term: Term(term),
+            kind: EntryKind::Normal,
+            context: Bytes::new(),
+            data: Bytes::from_static(data.as_bytes()),
+        };
+        Message {
+            index: FOUNDING_INDEX,
+            log_term: FOUNDING_TERM,
+            entries: entries.iter().enumerate().map(entry).collect(),
+            ..self.message(MessageKind::Append, term)
+        }
+    }
+
+    /// Makes member 1 of three the leader of term 6.
+    fn lead(&mut self) {
+        for _ in 0..2 * ELECTION_TICKS {
+            self.replica.tick();
+        }
+        self.settle();
+        for kind in [
+            MessageKind::RequestPreVoteResponse,
+            MessageKind::RequestVoteResponse,
+        ] {
+            self.replica.receive(self.message(kind, 6)).unwrap();
+            self.settle();
+        }
+        assert_eq!(self.replica.standing().role, Role::Leader);
+    }
+
+    fn acknowledge(&mut self, index: u64) {
+        let term = self.replica.term().0;
+        let response = Message {
+            index: LogIndex(index),
+            ..self.message(MessageKind::AppendResponse, term)
+        };
+        self.replica.receive(response).unwrap();
+        self.settle();
+    }
+}
+
+#[test]
+fn the_only_voter_leads_at_once_and_its_log_begins_behind_the_founding() {
+    let mut bench = Bench::new(1);
+    bench.settle();
+    assert_eq!(
+        bench.replica.standing(),
+        Standing {
+            role: Role::Leader,
+            term: Term(6),
+            leader: Some(MemberId(1))
+        }
+    );
+    let proposed = bench.replica.propose("a").unwrap();
+    assert_eq!(
+        proposed,
+        Proposed {
+            index: LogIndex(7),
+            term: Term(6)
+        }
+    );
+    bench.settle();
+    let data: Vec<_> = bench
+        .committed
+        .iter()
+        .map(|entry| (entry.index.0, &entry.data[..]))
+        .collect();
+    assert_eq!(data, [(6, &b""[..]), (7, b"a")]);
+    assert_eq!(bench.log.shard(SHARD).unwrap().start, LogIndex(5));
+    assert!(bench.sent.is_empty());
+}
+
+#[test]
+fn a_restarted_single_member_commits_everything_after_what_its_store_holds() {
+    let mut bench = Bench::new(1);
+    for data in ["a", "b", "c"] {
+        bench.replica.propose(data).unwrap();
+        bench.settle();
+    }
+    let mut bench = bench.restart(7).unwrap();
+    bench.settle();
+    let data: Vec<_> = bench
+        .committed
+        .iter()
+        .map(|entry| (entry.index.0, &entry.data[..]))
+        .collect();
+    assert_eq!(data, [(8, &b"b"[..]), (9, b"c"), (10, b"")]);
+}
+
+#[test]
+fn a_commit_index_on_disk_may_be_older_than_the_store() {
+    let mut bench = Bench::new(1);
+    for data in ["a", "b", "c"] {
+        bench.replica.propose(data).unwrap();
+        bench.settle();
+    }
+    let commit = bench.log.shard(SHARD).unwrap().hard_state.commit;
+    assert!(commit < LogIndex(9), "{commit}");
+    let mut bench = bench.restart(9).unwrap();
+    assert!(bench.replica.committed_index() >= LogIndex(9));
+    bench.settle();
+    assert_eq!(bench.committed.len(), 1, "only the new term's entry");
+}
+
+#[test]
+fn a_store_and_a_log_that_do_not_fit_are_refused() {
+    let mut bench = Bench::new(1);
+    bench.replica.propose("a").unwrap();
+    bench.settle();
+    bench.replica.forget(LogIndex(7));
+    bench.settle();
+    let refused = |applied| {
+        let state = bench.log.shard(SHARD).unwrap();
+        Replica::restore(
+            options(1, applied),
+            &state,
+            bench.log.reader(SHARD).unwrap(),
+        )
+        .unwrap_err()
+    };
+    assert!(matches!(refused(6), RestoreError::StoreBehind { .. }));
+    assert!(matches!(refused(8), RestoreError::LogBehind { .. }));
+    let state = bench.log.shard(SHARD).unwrap();
+    let reader = bench.log.reader(SHARD).unwrap();
+    let stranger = Replica::restore(options(9, 7), &state, reader.clone());
+    assert!(matches!(stranger, Err(RestoreError::NotAMember { .. })));
+    let mut lying = state;
+    lying.hard_state.commit = LogIndex(100);
+    let missing = Replica::restore(options(1, 7), &lying, reader);
+    assert!(matches!(missing, Err(RestoreError::CommitMissing { .. })));
+}
+
+#[test]
+fn everything_proposed_in_a_turn_is_one_batch_and_one_message_a_member() {
+    let mut bench = Bench::new(3);
+    bench.lead();
+    bench.acknowledge(6);
+    bench.sent.clear();
+    for number in 0..50 {
+        let proposed = bench.replica.propose(vec![number; 100]).unwrap();
+        assert_eq!(proposed.index, LogIndex(7 + u64::from(number)));
+    }
+    let effects = bench.replica.effects().unwrap();
+    assert_eq!(effects.append.len(), 51, "the entries and one hard state");
+    assert!(effects.sync.is_some());
+    assert_eq!(
+        effects.send.len(),
+        1,
+        "member 3 has not answered yet, so it gets nothing"
+    );
+    assert_eq!(effects.send[0].entries(), 50);
+    assert!(!effects.more);
+}
+
+#[test]
+fn a_leader_goes_on_while_syncs_are_on_their_way_and_commits_what_a_majority_has() {
+    let mut bench = Bench::new(3);
+    bench.lead();
+    bench.acknowledge(6);
+    let mut marks = vec![];
+    for data in ["a", "b", "c"] {
+        bench.replica.propose(data).unwrap();
+        let effects = bench.replica.effects().unwrap();
+        assert!(
+            effects
+                .send
+                .iter()
+                .any(|message| message.kind() == MessageKind::Append)
+        );
+        bench.log.append(&effects.append).unwrap();
+        marks.extend(effects.sync);
+    }
+    assert_eq!(marks.len(), 3);
+    // A majority without this member: committed, but not to be applied here before it is on disk.
+    bench.log.write().unwrap();
+    let response = Message {
+        index: LogIndex(9),
+        ..bench.message(MessageKind::AppendResponse, 6)
+    };
+    bench.replica.receive(response.clone()).unwrap();
+    bench
+        .replica
+        .receive(Message {
+            from: MemberId(3),
+            ..response
+        })
+        .unwrap();
+    assert_eq!(bench.replica.committed_index(), LogIndex(9));
+    assert!(bench.replica.effects().unwrap().committed.is_empty());
+    bench.log.sync().unwrap();
+    bench.replica.synced(marks[1]);
+    assert_eq!(bench.replica.effects().unwrap().committed.len(), 2);
+    bench.replica.synced(marks[2]);
+    assert_eq!(bench.replica.effects().unwrap().committed.len(), 1);
+}
+
+#[test]
+fn promises_wait_for_the_disk() {
+    let mut bench = Bench::new(3);
+    let asks = Message {
+        index: FOUNDING_INDEX,
+        log_term: FOUNDING_TERM,
+        ..bench.message(MessageKind::RequestVote, 9)
+    };
+    bench.replica.receive(asks).unwrap();
+    let effects = bench.replica.effects().unwrap();
+    assert!(
+        effects.send.is_empty(),
+        "a vote left before it was written down"
+    );
+    let vote = effects.sync.unwrap();
+    bench.log.append(&effects.append).unwrap();
+
+    bench.replica.receive(bench.append(9, &["a"])).unwrap();
+    let effects = bench.replica.effects().unwrap();
+    assert!(
+        effects.send.is_empty(),
+        "an acknowledgement left before its entry was synced"
+    );
+    let entry = effects.sync.unwrap();
+    bench.log.append(&effects.append).unwrap();
+
+    // The same entry again: nothing new to write, but the answer still depends on the one before.
+    bench.replica.receive(bench.append(9, &["a"])).unwrap();
+    let effects = bench.replica.effects().unwrap();
+    assert!(effects.append.is_empty() && effects.sync.is_none() && effects.send.is_empty());
+
+    bench.log.sync().unwrap();
+    bench.replica.synced(vote);
+    let sent = bench.replica.effects().unwrap().send;
+    assert_eq!(
+        sent.iter().map(Message::kind).collect::<Vec<_>>(),
+        [MessageKind::RequestVoteResponse]
+    );
+    bench.replica.synced(entry);
+    let sent = bench.replica.effects().unwrap().send;
+    assert_eq!(
+        sent.iter().map(Message::kind).collect::<Vec<_>>(),
+        [MessageKind::AppendResponse; 2]
+    );
+}
+
+#[test]
+fn reads_wait_until_a_leader_knows_what_is_committed() {
+    let mut bench = Bench::new(3);
+    assert_eq!(bench.replica.read(1), Err(ReadRefused::NoLeader));
+    bench.lead();
+    assert_eq!(bench.replica.read(1), Err(ReadRefused::NotReady));
+    bench.acknowledge(6);
+    bench.replica.read(1).unwrap();
+    let effects = bench.replica.effects().unwrap();
+    assert!(effects.reads.is_empty(), "one member is no majority");
+    let heartbeat = effects
+        .send
+        .iter()
+        .find(|message| message.to() == MemberId(2))
+        .unwrap();
+    let response = Message {
+        context: heartbeat.context.clone(),
+        ..bench.message(MessageKind::HeartbeatResponse, 6)
+    };
+    bench.replica.receive(response).unwrap();
+    let reads = bench.replica.effects().unwrap().reads;
+    assert_eq!(
+        reads,
+        [ReadReady {
+            context: 1,
+            index: LogIndex(6)
+        }]
+    );
+}
+
+#[test]
+fn a_read_whose_question_was_lost_is_asked_again_and_lost_with_the_leader() {
+    let mut bench = Bench::new(3);
+    bench.lead();
+    bench.acknowledge(6);
+    bench.replica.read(7).unwrap();
+    let first = bench.replica.effects().unwrap().send[0].context.clone();
+    let mut asked = vec![];
+    for _ in 0..ELECTION_TICKS {
+        bench.replica.tick();
+        asked.extend(bench.replica.effects().unwrap().send);
+    }
+    assert!(
+        asked
+            .iter()
+            .any(|message| !message.context.is_empty() && message.context != first)
+    );
+    bench.replica.receive(bench.append(8, &[])).unwrap();
+    let effects = bench.replica.effects().unwrap();
+    assert_eq!(effects.reads_lost, [7]);
+    assert_eq!(effects.standing.unwrap().leader, Some(MemberId(2)));
+}
+
+#[test]
+fn answers_to_an_earlier_start_are_nobodys() {
+    let mut bench = Bench::new(3);
+    bench.replica.receive(bench.append(9, &["a"])).unwrap();
+    bench.settle();
+    bench.replica.read(1).unwrap();
+    let question = bench.replica.effects().unwrap().send.pop().unwrap();
+    assert_eq!(question.kind(), MessageKind::ReadIndex);
+    let answer = |context: Bytes| {
+        let entries = vec![Entry {
+            index: LogIndex(0),
+            term: Term(0),
+            kind: EntryKind::Normal,
+            context: Bytes::new(),
+            data: context,
+        }];
+        let message = bench.message(MessageKind::ReadIndexResponse, 9);
+        Message {
+            index: LogIndex(6),
+            entries,
+            ..message
+        }
+    };
+    let right = answer(question.entries[0].data.clone());
+    let mut earlier = question.entries[0].data.to_vec();
+    earlier[8] ^= 1;
+    let wrong = answer(Bytes::from(earlier));
+    bench.replica.receive(wrong).unwrap();
+    assert!(bench.replica.effects().unwrap().reads.is_empty());
+    bench.replica.receive(right).unwrap();
+    assert_eq!(bench.replica.effects().unwrap().reads.len(), 1);
+}
+
+#[test]
+fn proposals_are_refused_with_a_reason() {
+    let mut bench = Bench::new(3);
+    assert_eq!(
+        bench.replica.propose("a"),
+        Err(ProposeError::NotLeader { leader: None })
+    );
+    bench.lead();
+    assert_eq!(bench.replica.propose(""), Err(ProposeError::Empty));
+    let large = vec![0; ENTRY_BYTES_MAX + 1];
+    assert_eq!(
+        bench.replica.propose(large),
+        Err(ProposeError::TooLarge(ENTRY_BYTES_MAX + 1))
+    );
+    let mebibyte = Bytes::from(vec![1; 1 << 20]);
+    let taken = (0..200)
+        .take_while(|_| bench.replica.propose(mebibyte.clone()).is_ok())
+        .count();
+    assert_eq!(taken, 128);
+    assert!(matches!(
+        bench.replica.propose(mebibyte),
+        Err(ProposeError::Busy { .. })
+    ));
+    bench.replica.receive(bench.append(8, &[])).unwrap();
+    let leader = Some(MemberId(2));
+    assert_eq!(
+        bench.replica.propose("a"),
+        Err(ProposeError::NotLeader { leader })
+    );
+}
+
+#[test]
+fn a_member_that_was_restarted_gives_no_vote_for_one_election_timeout() {
+    let mut bench = Bench::new(3);
+    bench.replica.receive(bench.append(9, &["a"])).unwrap();
+    bench.settle();
+    let mut bench = bench.restart(5).unwrap();
+    let asks = Message {
+        from: MemberId(3),
+        index: LogIndex(6),
+        log_term: Term(9),
+        ..bench.message(MessageKind::RequestVote, 10)
+    };
+    for _ in 0..ELECTION_TICKS {
+        bench.replica.receive(asks.clone()).unwrap();
+        bench.settle();
+        assert!(bench.sent.is_empty());
+        bench.replica.tick();
+    }
+    bench.replica.receive(asks).unwrap();
+    bench.settle();
+    assert_eq!(
+        bench.sent.pop().map(|vote| (vote.kind, vote.reject)),
+        Some((MessageKind::RequestVoteResponse, false))
+    );
+}
+
+#[test]
+fn messages_that_would_stop_the_core_are_refused() {
+    let mut bench = Bench::new(3);
+    let past = Message {
+        commit: LogIndex(100),
+        ..bench.message(MessageKind::Heartbeat, 9)
+    };
+    assert!(matches!(
+        bench.replica.receive(past),
+        Err(MessageError::LostLog {
+            commit: LogIndex(100),
+            last: LogIndex(5),
+            ..
+        })
+    ));
+    let stranger = Message {
+        from: MemberId(9),
+        ..bench.message(MessageKind::Heartbeat, 9)
+    };
+    assert!(matches!(
+        bench.replica.receive(stranger),
+        Err(MessageError::Stranger { .. })
+    ));
+    let astray = Message {
+        to: MemberId(2),
+        from: MemberId(3),
+        ..bench.append(9, &[])
+    };
+    assert!(matches!(
+        bench.replica.receive(astray),
+        Err(MessageError::Misdirected { .. })
+    ));
+    let other = Message {
+        shard: ShardId(7),
+        ..bench.append(9, &[])
+    };
+    assert!(matches!(
+        bench.replica.receive(other),
+        Err(MessageError::Misdirected { .. })
+    ));
+    bench.lead();
+    let ahead = Message {
+        index: LogIndex(50),
+        ..bench.message(MessageKind::AppendResponse, 6)
+    };
+    assert!(matches!(
+        bench.replica.receive(ahead),
+        Err(MessageError::Invalid { .. })
+    ));
+    bench.settle();
+}
+
+#[test]
+fn a_vote_that_comes_before_the_candidates_own_disk_is_ready_does_not_count() {
+    let mut bench = Bench::new(3);
+    bench.replica.receive(bench.append(9, &["a"])).unwrap();
+    let unsynced = bench.replica.effects().unwrap();
+    for _ in 0..2 * ELECTION_TICKS {
+        bench.replica.tick();
+    }
+    assert_eq!(bench.replica.standing().role, Role::Candidate);
+    for kind in [
+        MessageKind::RequestPreVoteResponse,
+        MessageKind::RequestVoteResponse,
+    ] {
+        bench.replica.receive(bench.message(kind, 10)).unwrap();
+    }
+    assert_eq!(bench.replica.standing().role, Role::Candidate);
+    bench.log.append(&unsynced.append).unwrap();
+    bench.log.sync().unwrap();
+    bench.replica.synced(unsynced.sync.unwrap());
+    bench.settle();
+    for kind in [
+        MessageKind::RequestPreVoteResponse,
+        MessageKind::RequestVoteResponse,
+    ] {
+        bench.replica.receive(bench.message(kind, 10)).unwrap();
+        bench.settle();
+    }
+    assert_eq!(bench.replica.standing().role, Role::Leader);
+}
+
+#[test]
+fn a_damaged_log_ends_the_replica_and_nothing_leaves_it() {
+    let mut bench = Bench::new(1);
+    bench.replica.propose("payload").unwrap();
+    bench.settle();
+    let Bench { disk, log, .. } = bench;
+    let mut bench = Bench::start(disk, log, options(1, 5)).unwrap();
+    let bytes = bench.disk.bytes("0000000000000001.log").unwrap();
+    let at = bytes
+        .windows(7)
+        .position(|window| window == b"payload")
+        .unwrap();
+    bench.disk.flip("0000000000000001.log", at as u64 * 8);
+    let mut ended = false;
+    for _ in 0..10 {
+        match bench.replica.effects() {
+            Ok(effects) => {
+                assert!(
+                    effects
+                        .committed
+                        .iter()
+                        .all(|entry| entry.index < LogIndex(7))
+                );
+                bench.log.append(&effects.append).unwrap();
+                bench.log.sync().unwrap();
+                effects
+                    .sync
+                    .into_iter()
+                    .for_each(|mark| bench.replica.synced(mark));
+            }
+            Err(ReplicaError::Log(ReadError::Damaged { index, .. })) => {
+                assert_eq!(index, LogIndex(7));
+                ended = true;
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(ended);
+    assert!(matches!(bench.replica.effects(), Err(ReplicaError::Dead)));
+}
+
+#[test]
+fn entries_that_memory_let_go_of_are_read_from_the_log() {
+    let mut bench = Bench::new(3);
+    bench.lead();
+    bench.acknowledge(6);
+    let large = Bytes::from(vec![3; 1 << 20]);
+    for index in 7..47 {
+        bench.replica.propose(large.clone()).unwrap();
+        bench.settle();
+        bench.acknowledge(index);
+    }
+    assert_eq!(bench.committed.len(), 41);
+    bench.sent.clear();
+    // Member 3 has nothing yet.
+    let behind = Message {
+        from: MemberId(3),
+        reject: true,
+        index: FOUNDING_INDEX,
+        reject_hint: FOUNDING_INDEX,
+        log_term: FOUNDING_TERM,
+        ..bench.message(MessageKind::AppendResponse, 6)
+    };
+    bench.replica.receive(behind).unwrap();
+    let has = Message {
+        from: MemberId(3),
+        index: FOUNDING_INDEX,
+        ..bench.message(MessageKind::AppendResponse, 6)
+    };
+    bench.replica.receive(has).unwrap();
+    bench.settle();
+    let appends = bench
+        .sent
+        .iter()
+        .filter(|message| message.to() == MemberId(3));
+    let got: usize = appends.map(Message::entries).sum();
+    assert!(got >= 41, "member 3 got {got} entries");
+}
+
+#[test]
+fn a_member_behind_what_the_log_keeps_is_sent_a_snapshot() {
+    let mut bench = Bench::new(3);
+    bench.lead();
+    for index in 7..20 {
+        bench.replica.propose("x").unwrap();
+        bench.settle();
+        bench.acknowledge(index);
+    }
+    bench.replica.forget(LogIndex(15));
+    bench.settle();
+    let behind = Message {
+        from: MemberId(3),
+        reject: true,
+        index: FOUNDING_INDEX,
+        reject_hint: FOUNDING_INDEX,
+        log_term: FOUNDING_TERM,
+        ..bench.message(MessageKind::AppendResponse, 6)
+    };
+    let alive = Message {
+        from: MemberId(3),
+        ..bench.message(MessageKind::HeartbeatResponse, 6)
+    };
+    bench.replica.receive(alive.clone()).unwrap();
+    bench.replica.receive(behind).unwrap();
+    bench.replica.receive(alive.clone()).unwrap();
+    assert_eq!(
+        bench.replica.effects().unwrap().snapshot_wanted,
+        Some(MemberId(3))
+    );
+    bench.replica.offer_snapshot(LogIndex(19));
+    bench.replica.receive(alive).unwrap();
+    let sent = bench.replica.effects().unwrap().send;
+    let snapshot = sent
+        .iter()
+        .find(|message| message.kind() == MessageKind::Snapshot)
+        .unwrap();
+    assert_eq!(snapshot.snapshot_index(), Some(LogIndex(19)));
+    assert_eq!(snapshot.to(), MemberId(3));
+}
