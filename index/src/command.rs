@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 0          4          6          8               16
-//! | "lent"   | version  | zero     | zero          | rkyv archive of `Entry` ...
+//! | "lent"   | version  | zero     | length        | rkyv archive of `Entry`, so many bytes
 //! ```
 //!
 //! The archive is read in place when the bytes lie on a multiple of 16, and from one aligned copy when they do not.
@@ -332,7 +332,8 @@ impl Entry {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + archive.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&ENTRY_VERSION.to_le_bytes());
-        bytes.resize(HEADER_BYTES, 0);
+        bytes.extend_from_slice(&[0; 2]);
+        bytes.extend_from_slice(&(archive.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&archive);
         bytes
     }
@@ -348,8 +349,11 @@ impl Entry {
         if version != ENTRY_VERSION {
             return Err(EntryError::UnknownVersion(version));
         }
-        if header[6..].iter().any(|&byte| byte != 0) {
+        if header[6..8] != [0; 2] {
             return Err(EntryError::Damaged("its header has unknown flags".into()));
+        }
+        if header[8..] != (archive.len() as u64).to_le_bytes() {
+            return Err(EntryError::Damaged("it has not the length that its header says".into()));
         }
         let mut copy = AlignedVec::<16>::new();
         let aligned = if archive.as_ptr().addr().is_multiple_of(16) {
@@ -364,5 +368,106 @@ impl Entry {
             return Err(EntryError::Damaged(format!("it has {} commands", entry.commands.len())));
         }
         Ok(read(entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Entry {
+        let origin = Origin {
+            principal: "agent-7 for ann".into(),
+            task: "summarise".into(),
+            trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+            request_id: vec![1, 2, 3],
+        };
+        let content = Content {
+            value: Some(b"value".into()),
+            attributes: vec![8, 0, 0, 0, 0, 0, 0, 0, 0],
+            embeddings: vec![(0, vec![1.0, -0.5]), (3, vec![0.25])],
+            deadline: 1_700_000_000_001,
+            ttl: 60_000,
+        };
+        let embedding = EmbeddingSpec { name: "text".into(), dimension: 2, metric: 1 };
+        let schema = Schema {
+            embeddings: vec![embedding],
+            durability: Durability::Buffered,
+            retention_millis: 5,
+            eviction_bytes: 6,
+        };
+        let change = |key: &[u8], action| Change { collection: 9, key: key.into(), action };
+        let condition = |key: &[u8], expect| Condition { collection: 9, key: key.into(), expect };
+        let merge = Action::Merge {
+            content: content.clone(),
+            remove_attributes: vec!["old".into()],
+            remove_deadline: true,
+        };
+        let commands = [
+            Command::CreateNamespace { name: "n".into() },
+            Command::DropNamespace { name: "m".into() },
+            Command::CreateCollection { namespace: "n".into(), name: "c".into(), schema },
+            Command::AlterCollection {
+                collection: 9,
+                change: SchemaChange {
+                    durability: Some(Durability::Synced),
+                    retention_millis: None,
+                    eviction_bytes: Some(7),
+                },
+            },
+            Command::DropCollection { collection: 9 },
+            Command::Write {
+                conditions: vec![
+                    condition(b"a", Expect::Absent),
+                    condition(b"b", Expect::Present),
+                    condition(b"c", Expect::Version(77)),
+                ],
+                changes: vec![
+                    change(b"a", Action::Put(content)),
+                    change(b"b", merge),
+                    change(b"c", Action::Delete),
+                    change(b"d", Action::DeleteVersion(78)),
+                ],
+            },
+        ];
+        let commands = commands.map(|command| Envelope { origin: origin.clone(), command });
+        Entry { clock: 1_700_000_000_000, commands: commands.into() }
+    }
+
+    fn own(bytes: &[u8]) -> Result<Entry, EntryError> {
+        Entry::access(bytes, |entry| rkyv::deserialize::<Entry, rancor::Error>(entry).expect("it was checked"))
+    }
+
+    #[test]
+    fn version_1_never_changes() {
+        let hex: String = sample().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, include_str!("../golden/entry-1.hex").trim());
+    }
+
+    #[test]
+    fn what_was_encoded_is_read_wherever_it_lies() {
+        let bytes = sample().encode();
+        for shift in 0..16 {
+            let shifted = [&vec![0; shift][..], &bytes].concat();
+            assert_eq!(own(&shifted[shift..]), Ok(sample()));
+        }
+    }
+
+    #[test]
+    fn a_cut_entry_is_an_error_and_a_flipped_bit_never_a_panic() {
+        let bytes = sample().encode();
+        for len in 0..bytes.len() {
+            assert!(own(&bytes[..len]).is_err(), "cut at {len}");
+        }
+        assert!(own(&[&bytes[..], &[0; 16]].concat()).is_err());
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let read = own(&damaged);
+            assert!(bit >= HEADER_BYTES * 8 || read.is_err(), "bit {bit} of the header");
+        }
+        let mut newer = bytes;
+        newer[4] = 2;
+        assert_eq!(own(&newer), Err(EntryError::UnknownVersion(2)));
     }
 }
