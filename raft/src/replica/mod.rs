@@ -272,9 +272,7 @@ impl Replica {
     pub fn tick(&mut self) {
         self.flush();
         self.silent_ticks = self.silent_ticks.saturating_sub(1);
-        let raft = &self.node.raft;
-        // The core expects a lone candidate to have everything on disk.
-        if raft.state != StateRole::Leader && raft.prs().is_singleton() && !self.all_persisted() {
+        if self.role() != Role::Leader && !self.may_campaign() {
             return;
         }
         let now = (self.role(), self.term());
@@ -563,9 +561,21 @@ impl Replica {
         self.node.raft.prs().get(member.0).is_some()
     }
 
+    /// Nothing is on its way to the disk. The core's own count can be ahead of it, when an entry is
+    /// replaced and comes back.
     fn all_persisted(&self) -> bool {
         let log = &self.node.raft.raft_log;
-        log.persisted == log.last_index()
+        self.in_flight.is_empty() && log.persisted == log.last_index()
+    }
+
+    /// The core stops the process when it campaigns before this.
+    fn may_campaign(&self) -> bool {
+        let raft = &self.node.raft;
+        // A lone candidate leads at once, and must have everything on disk by then.
+        let lone = raft.prs().is_singleton() && !self.all_persisted();
+        // A snapshot is on its way to the disk: it looks for changes of members in entries from before.
+        let restoring = raft.raft_log.applied < self.start().0;
+        !lone && !restoring
     }
 
     fn draw_timeout(&mut self) {
@@ -635,10 +645,10 @@ impl Replica {
             MessageKind::RequestVoteResponse | MessageKind::RequestPreVoteResponse => {
                 Ok(self.role() != Role::Candidate || self.all_persisted())
             }
+            MessageKind::TimeoutNow => Ok(self.may_campaign()),
             MessageKind::Append
             | MessageKind::Snapshot
             | MessageKind::HeartbeatResponse
-            | MessageKind::TimeoutNow
             | MessageKind::ReadIndexResponse => Ok(true),
         }
     }
@@ -740,8 +750,11 @@ impl Replica {
         if !ready.snapshot().is_empty()
             && let Ok((index, term, members)) = convert::snapshot_from_raft(ready.snapshot())
         {
-            let shelf = self.node.mut_store();
-            shelf.restart(index, term, Arc::clone(&members));
+            self.node
+                .mut_store()
+                .restart(index, term, Arc::clone(&members));
+            // The store holds the snapshot before the log begins behind it.
+            self.applied_wanted = self.applied_wanted.max(index);
             let change = Change::Start {
                 index,
                 term,

@@ -694,3 +694,160 @@ fn a_member_behind_what_the_log_keeps_is_sent_a_snapshot() {
     assert_eq!(snapshot.snapshot_index(), Some(LogIndex(19)));
     assert_eq!(snapshot.to(), MemberId(3));
 }
+
+/// A message with every number drawn from what could matter.
+fn random_message(bench: &Bench, chance: &mut Chance) -> Message {
+    const KINDS: [MessageKind; 12] = [
+        MessageKind::Append,
+        MessageKind::AppendResponse,
+        MessageKind::RequestVote,
+        MessageKind::RequestVoteResponse,
+        MessageKind::Snapshot,
+        MessageKind::Heartbeat,
+        MessageKind::HeartbeatResponse,
+        MessageKind::TimeoutNow,
+        MessageKind::ReadIndex,
+        MessageKind::ReadIndexResponse,
+        MessageKind::RequestPreVote,
+        MessageKind::RequestPreVoteResponse,
+    ];
+    let replica = &bench.replica;
+    let (term, last) = (replica.term().0, replica.last_index().0);
+    let mut near = |number: u64| match chance.below(400) {
+        0..=19 => 0,
+        20..=59 => 5,
+        60 => NUMBER_HUGE,
+        _ => (number + chance.below(5)).saturating_sub(2),
+    };
+    let (index, commit, reject_hint) = (near(last), near(last), near(last));
+    let (term, log_term, commit_term) = (near(term), near(term), near(term));
+    let kind = KINDS[chance.below(12) as usize];
+    let term = if kind == MessageKind::ReadIndex {
+        0
+    } else {
+        term
+    };
+    let mut message = Message {
+        from: MemberId(2 + chance.below(2)),
+        reject: chance.below(2) == 0,
+        term: Term(term),
+        log_term: Term(log_term),
+        index: LogIndex(index),
+        commit: LogIndex(commit),
+        commit_term: Term(commit_term),
+        reject_hint: LogIndex(reject_hint),
+        ..bench.message(kind, 0)
+    };
+    let entries = match kind {
+        MessageKind::Append => chance.below(4),
+        MessageKind::ReadIndex | MessageKind::ReadIndexResponse => 1,
+        _ => 0,
+    };
+    for at in 0..entries {
+        message.entries.push(Entry {
+            index: LogIndex(message.index.0 + 1 + at),
+            term: Term(log_term + chance.below(2)),
+            kind: EntryKind::Normal,
+            context: Bytes::new(),
+            data: Bytes::from(vec![1; chance.below(40) as usize]),
+        });
+    }
+    message.context = match kind {
+        MessageKind::Snapshot => {
+            let members = Members::voting([MemberId(1), MemberId(2), MemberId(3)]).unwrap();
+            let mut bytes = vec![];
+            members.encode(&mut bytes);
+            bytes.into()
+        }
+        MessageKind::RequestVote if chance.below(3) == 0 => "CampaignTransfer".into(),
+        _ if chance.below(4) == 0 => vec![7; 24].into(),
+        _ => Bytes::new(),
+    };
+    message
+}
+
+const NUMBER_HUGE: u64 = (1 << 62) - 1;
+
+#[test]
+fn no_message_can_stop_a_replica() {
+    let mut taken = 0;
+    for seed in 0..1500 {
+        let mut chance = Chance::new(seed);
+        let mut bench = Bench::new(3);
+        let mut marks = VecDeque::new();
+        for _ in 0..300 {
+            match chance.below(24) {
+                20..=21 => {
+                    let effects = bench.replica.effects().unwrap();
+                    bench.log.append(&effects.append).unwrap();
+                    marks.extend(effects.sync);
+                    if let Some(last) = effects.committed.last() {
+                        bench.replica.applied(last.index);
+                    }
+                }
+                22 => {
+                    bench.log.sync().unwrap();
+                    marks
+                        .pop_front()
+                        .into_iter()
+                        .for_each(|mark| bench.replica.synced(mark));
+                }
+                0..=2 => bench.replica.tick(),
+                3 => drop(bench.replica.propose("x")),
+                4 => drop(bench.replica.read(1)),
+                5 => bench.settle(),
+                6 => bench.replica.forget(bench.replica.applied_index()),
+                _ => {
+                    let message = random_message(&bench, &mut chance);
+                    let bytes = Bytes::from(message.encode());
+                    if let Ok(message) = Message::decode(&bytes) {
+                        taken += usize::from(bench.replica.receive(message).is_ok());
+                    }
+                }
+            }
+        }
+        bench.settle();
+    }
+    assert!(taken > 10_000, "{taken}");
+}
+
+#[test]
+fn a_member_does_not_campaign_before_its_snapshot_is_on_the_disk() {
+    let mut bench = Bench::new(3);
+    let mut members = vec![];
+    bench.replica.members().encode(&mut members);
+    let snapshot = Message {
+        index: LogIndex(50),
+        log_term: Term(7),
+        context: members.into(),
+        ..bench.message(MessageKind::Snapshot, 9)
+    };
+    bench.replica.receive(snapshot).unwrap();
+    let effects = bench.replica.effects().unwrap();
+    let received = effects.snapshot_received.unwrap();
+    assert_eq!((received.index, received.term), (LogIndex(50), Term(7)));
+    assert!(
+        effects.send.is_empty(),
+        "the acknowledgement waits for the disk"
+    );
+    bench
+        .replica
+        .receive(bench.message(MessageKind::TimeoutNow, 9))
+        .unwrap();
+    for _ in 0..3 * ELECTION_TICKS {
+        bench.replica.tick();
+    }
+    assert_eq!(bench.replica.standing().role, Role::Follower);
+    bench.log.append(&effects.append).unwrap();
+    bench.log.sync().unwrap();
+    bench.replica.synced(effects.sync.unwrap());
+    bench.settle();
+    assert_eq!(bench.sent[0].kind(), MessageKind::AppendResponse);
+    assert_eq!(bench.replica.applied_index(), LogIndex(50));
+    bench
+        .replica
+        .receive(bench.message(MessageKind::TimeoutNow, 9))
+        .unwrap();
+    assert_eq!(bench.replica.standing().role, Role::Candidate);
+    assert_eq!(bench.log.shard(SHARD).unwrap().start, LogIndex(50));
+}
