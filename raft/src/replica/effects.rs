@@ -31,7 +31,7 @@ pub struct Standing {
     pub leader: Option<MemberId>,
 }
 
-/// A batch on its way to the disk. Return it with [`Replica::synced`].
+/// A batch on its way to the disk. Return it with [`Replica::synced`](crate::Replica::synced).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SyncMark(pub(super) u64);
 
@@ -58,7 +58,7 @@ pub struct Committed {
 /// A read that may be answered as soon as the store has applied `index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadReady {
-    /// As given to [`Replica::read`].
+    /// As given to [`Replica::read`](crate::Replica::read).
     pub context: u64,
     /// How far the store must be.
     pub index: LogIndex,
@@ -80,7 +80,7 @@ pub struct SnapshotReceived {
 pub struct Effects {
     /// For the log, in this order, and before what later effects append.
     pub append: Vec<Append>,
-    /// Sync the log after appending, then call [`Replica::synced`].
+    /// Sync the log after appending, then call [`Replica::synced`](crate::Replica::synced).
     pub sync: Option<SyncMark>,
     /// For other members, at once. May be lost, doubled or late; never changed.
     pub send: Vec<Message>,
@@ -93,12 +93,12 @@ pub struct Effects {
     /// Role, term or leader changed.
     pub standing: Option<Standing>,
     /// A member is so far behind that it needs a snapshot of the store: make one durable, call
-    /// [`Replica::offer_snapshot`], and send its data along with the message that follows.
+    /// [`Replica::offer_snapshot`](crate::Replica::offer_snapshot), and send its data along with the message that follows.
     pub snapshot_wanted: Option<MemberId>,
     /// A snapshot message took effect: the store must hold this snapshot, durably, before `append` is
     /// handed to the log.
     pub snapshot_received: Option<SnapshotReceived>,
-    /// There is more already: call [`Replica::effects`] again.
+    /// There is more already: call [`Replica::effects`](crate::Replica::effects) again.
     pub more: bool,
 }
 
@@ -127,7 +127,7 @@ pub enum RestoreError {
         start: LogIndex,
     },
     /// The store holds entries that the log does not: the log is older than it was, unless a snapshot
-    /// was being received, in which case [`Change::Start`] at the snapshot repairs it.
+    /// was being received, in which case [`beginning`](crate::beginning) at the snapshot repairs it.
     #[error(
         "shard {shard}: the store holds entries up to {applied}, but the log ends at {last}; \
          restore this member from another"
