@@ -422,8 +422,8 @@ mod tests {
     fn version_1_never_changes() {
         let attributes = Attributes::from([("a".into(), Value::Int(1)), ("b".into(), Value::List(vec![Value::Null]))]);
         let golden = [
-            8, 29, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, b'a', 3, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, b'b', 7, 1, 0, 0, 0, 1, 0,
-            0, 0, 0,
+            8, 29, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, b'a', 3, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, b'b', 7, 1, 0, 0, 0,
+            1, 0, 0, 0, 0,
         ];
         assert_eq!(encode(&attributes).unwrap(), golden);
     }

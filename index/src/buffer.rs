@@ -134,9 +134,7 @@ impl Buffer {
 
     /// The rows that `position` can see, with their numbers, in the order they were written.
     pub fn visible(&self, position: Position) -> impl Iterator<Item = (u32, &Row)> {
-        self.rows()
-            .take_while(move |(_, row)| row.begin <= position)
-            .filter(move |(_, row)| position < row.end())
+        self.rows().take_while(move |(_, row)| row.begin <= position).filter(move |(_, row)| position < row.end())
     }
 
     /// All rows.

@@ -268,7 +268,9 @@ pub enum Refusal {
     #[error("{0:?} already exists")]
     AlreadyExists(String),
     /// An embedding does not fit the collection's rules.
-    #[error("change {change} has embedding {field} of dimension {dimension}, which collection {collection} does not have")]
+    #[error(
+        "change {change} has embedding {field} of dimension {dimension}, which collection {collection} does not have"
+    )]
     WrongEmbedding {
         /// Which change, counted from 0.
         change: u32,
@@ -340,8 +342,9 @@ impl Entry {
 
     /// Reads an entry in place: `read` sees the archive for as long as it runs.
     pub fn access<R>(bytes: &[u8], read: impl FnOnce(&ArchivedEntry) -> R) -> Result<R, EntryError> {
-        let (header, archive) =
-            bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| EntryError::Damaged("shorter than its header".into()))?;
+        let (header, archive) = bytes
+            .split_at_checked(HEADER_BYTES)
+            .ok_or_else(|| EntryError::Damaged("shorter than its header".into()))?;
         if header[..4] != *MAGIC {
             return Err(EntryError::Damaged("it does not begin as one".into()));
         }
@@ -398,11 +401,8 @@ mod tests {
         };
         let change = |key: &[u8], action| Change { collection: 9, key: key.into(), action };
         let condition = |key: &[u8], expect| Condition { collection: 9, key: key.into(), expect };
-        let merge = Action::Merge {
-            content: content.clone(),
-            remove_attributes: vec!["old".into()],
-            remove_deadline: true,
-        };
+        let merge =
+            Action::Merge { content: content.clone(), remove_attributes: vec!["old".into()], remove_deadline: true };
         let commands = [
             Command::CreateNamespace { name: "n".into() },
             Command::DropNamespace { name: "m".into() },

@@ -102,7 +102,9 @@ impl Filter {
         }
         match self {
             Filter::Constant(_) => Ok(()),
-            Filter::And(parts) | Filter::Or(parts) => parts.iter().try_for_each(|part| part.check_from(depth + 1, nodes)),
+            Filter::And(parts) | Filter::Or(parts) => {
+                parts.iter().try_for_each(|part| part.check_from(depth + 1, nodes))
+            }
             Filter::Not(part) | Filter::IsTrue(part) => part.check_from(depth + 1, nodes),
             Filter::Equal(path, _)
             | Filter::In(path, _)
@@ -112,7 +114,11 @@ impl Filter {
             | Filter::Prefix(path, _)
             | Filter::HasElement(path, _)
             | Filter::HasText(path, _) => {
-                if path.is_empty() || path.iter().any(String::is_empty) { Err(FilterError::EmptyPath) } else { Ok(()) }
+                if path.is_empty() || path.iter().any(String::is_empty) {
+                    Err(FilterError::EmptyPath)
+                } else {
+                    Ok(())
+                }
             }
         }
     }

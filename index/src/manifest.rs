@@ -176,10 +176,7 @@ mod tests {
                 records: 12,
                 bytes: 3456,
                 sum: 1 << 100,
-                segments: vec![
-                    SegmentFiles { segment: 75, ends: None },
-                    SegmentFiles { segment: 60, ends: Some(76) },
-                ],
+                segments: vec![SegmentFiles { segment: 75, ends: None }, SegmentFiles { segment: 60, ends: Some(76) }],
             }],
         }
     }
@@ -206,8 +203,12 @@ mod tests {
     #[test]
     fn it_names_its_files_and_knows_their_names() {
         let names: Vec<String> = sample().files().map(|file| file.to_string()).collect();
-        let expected =
-            ["segment-000000000000004b", "segment-000000000000003c", "ends-000000000000004c", "requests-0000000000000046"];
+        let expected = [
+            "segment-000000000000004b",
+            "segment-000000000000003c",
+            "ends-000000000000004c",
+            "requests-0000000000000046",
+        ];
         assert_eq!(names, expected);
         for file in sample().files() {
             assert_eq!(FileName::parse(&file.to_string()), Some(file));

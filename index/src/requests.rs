@@ -124,9 +124,8 @@ impl Requests {
 
     /// What was answered to that request.
     pub fn find(&self, principal: &str, request_id: &[u8]) -> Option<&Answered> {
-        let is_it = |number: &u64| {
-            self.at(*number).is_some_and(|a| a.principal == principal && a.request_id == request_id)
-        };
+        let is_it =
+            |number: &u64| self.at(*number).is_some_and(|a| a.principal == principal && a.request_id == request_id);
         self.at(*self.table.find(hash(principal, request_id), is_it)?)
     }
 
@@ -191,10 +190,8 @@ impl Requests {
     /// The table from the bytes of its file.
     pub fn decode(bytes: &[u8], budget: usize, evicted: u64) -> Result<Requests, FramedError> {
         let body = framed::decode(&FILE, bytes)?;
-        let all = rkyv::from_bytes::<Vec<Answered>, rancor::Error>(&body).map_err(|error| FramedError::Damaged {
-            what: error.to_string(),
-            offset: framed::HEADER_BYTES as u64,
-        })?;
+        let all = rkyv::from_bytes::<Vec<Answered>, rancor::Error>(&body)
+            .map_err(|error| FramedError::Damaged { what: error.to_string(), offset: framed::HEADER_BYTES as u64 })?;
         let mut requests = Requests::new(usize::MAX);
         for answered in all {
             requests.remember(answered);

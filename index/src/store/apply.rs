@@ -220,7 +220,9 @@ impl Store {
                 let over = self.own_content(id, place, number, content)?;
                 let mut under = match record.new.take() {
                     Some(new) => new,
-                    None => record.old.filter(|_| existed).map_or_else(OwnedContent::default, |old| self.copy(place, old)),
+                    None => {
+                        record.old.filter(|_| existed).map_or_else(OwnedContent::default, |old| self.copy(place, old))
+                    }
                 };
                 let remove = remove_attributes.iter().map(|name| name.as_str());
                 let merged = attributes::merge(&under.attributes, &over.attributes, remove);

@@ -20,7 +20,9 @@ pub const COLLECTIONS_MAX: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
     /// A name has a form that names do not have.
-    #[error("{0:?} is not a name: 1 to {NAME_BYTES_MAX} bytes of a-z A-Z 0-9 . _ -, beginning with a letter, a digit or _")]
+    #[error(
+        "{0:?} is not a name: 1 to {NAME_BYTES_MAX} bytes of a-z A-Z 0-9 . _ -, beginning with a letter, a digit or _"
+    )]
     Name(String),
     /// More embeddings than a collection may have.
     #[error("{0} embeddings are more than the {EMBEDDINGS_MAX} that a collection may have")]

@@ -219,9 +219,7 @@ impl Job {
         let kind = self.kind();
         let mut created = Vec::new();
         let product = match self.0 {
-            Task::Checkpoint(checkpoint) => {
-                checkpoint.run(directory, cancel, &mut created).map(Product::Checkpoint)
-            }
+            Task::Checkpoint(checkpoint) => checkpoint.run(directory, cancel, &mut created).map(Product::Checkpoint),
             Task::Merge(merge) => merge.run(directory, cancel, &mut created).map(Product::Merge),
         };
         Done(product.unwrap_or_else(|Stopped { error, manifest_uncertain }| {

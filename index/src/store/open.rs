@@ -111,8 +111,8 @@ impl Store {
             Err(DirectoryError::Missing(_)) => return Err(StoreError::Missing),
             Err(error) => return Err(error.into()),
         };
-        let manifest = Manifest::decode(&bytes)
-            .map_err(|error| StoreError::framed(MANIFEST_FILE, MANIFEST_VERSION, error))?;
+        let manifest =
+            Manifest::decode(&bytes).map_err(|error| StoreError::framed(MANIFEST_FILE, MANIFEST_VERSION, error))?;
         Store::from_manifest(directory, options, manifest)
     }
 
@@ -203,9 +203,11 @@ fn open_collection(
             error => StoreError::Segment(error),
         })?;
         let same_fields = segment.fields().len() == fields.len()
-            && segment.fields().iter().zip(fields.iter()).all(|(a, b)| {
-                a.dimension as usize == b.dimension && a.metric == b.metric
-            });
+            && segment
+                .fields()
+                .iter()
+                .zip(fields.iter())
+                .all(|(a, b)| a.dimension as usize == b.dimension && a.metric == b.metric);
         if segment.collection() != files.id || !same_fields {
             return Err(unfit(name, format!("it does not belong to collection {}", files.id)));
         }

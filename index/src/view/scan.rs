@@ -156,8 +156,8 @@ impl<'v> CollectionView<'v> {
         }
         let mut count = 0;
         self.each(keep_going, &mut |record| {
-            let taken = !self.expired(record.deadline(), now)
-                && filter.is_none_or(|filter| filter.takes(record.attributes()));
+            let taken =
+                !self.expired(record.deadline(), now) && filter.is_none_or(|filter| filter.takes(record.attributes()));
             count += u64::from(taken);
         })?;
         Ok(count)

@@ -242,9 +242,8 @@ impl<'v> CollectionView<'v> {
     ) -> Result<(), SearchError> {
         let position = self.view.position();
         let field = usize::from(request.field);
-        let accept = |row: u32| {
-            sealed.visible_at(row, position) && self.takes(request, &RecordRef::of_segment(sealed, row))
-        };
+        let accept =
+            |row: u32| sealed.visible_at(row, position) && self.takes(request, &RecordRef::of_segment(sealed, row));
         let embedded = sealed.segment.embeddings(field);
         if embedded == 0 {
             return Ok(());

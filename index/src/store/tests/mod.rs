@@ -5,6 +5,7 @@ mod faults;
 mod model;
 mod random;
 mod readers;
+mod recall;
 mod tables;
 
 use std::sync::Arc;

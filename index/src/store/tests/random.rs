@@ -48,7 +48,11 @@ fn command(random: &mut Random, model: &Model) -> Command {
     let namespace = |random: &mut Random| format!("n{}", random.below(3));
     let known: Vec<u64> = model.collections.keys().copied().collect();
     let collection = |random: &mut Random| {
-        if known.is_empty() || random.chance(2) { random.below(20) } else { known[random.below(known.len() as u64) as usize] }
+        if known.is_empty() || random.chance(2) {
+            random.below(20)
+        } else {
+            known[random.below(known.len() as u64) as usize]
+        }
     };
     match random.below(if model.collections.is_empty() { 4 } else { 200 }) {
         0 | 1 => Command::CreateNamespace { name: namespace(random) },
@@ -226,7 +230,8 @@ fn compare(random: &mut Random, shard: &Shard, model: &Model) {
     }
     assert_eq!(shard.store.digest(), shard.store.digest_from_records());
     assert_eq!(view.digest(), shard.store.digest());
-    let bytes: u64 = model.collections.values().flat_map(|c| &c.records).map(|(key, record)| record_bytes(key, record)).sum();
+    let bytes: u64 =
+        model.collections.values().flat_map(|c| &c.records).map(|(key, record)| record_bytes(key, record)).sum();
     let expired = shard.store.due().is_some_and(|due| due <= model.clock);
     assert!(expired || view.stats().bytes == bytes, "{} bytes instead of {bytes}", view.stats().bytes);
 }
@@ -291,7 +296,8 @@ fn run(seed: u64, steps: u64) -> [u64; 5] {
         if step % 16 == 0 {
             compare(&mut random, &shard, &model);
             let view = shard.store.view();
-            graphs += view.collections().flat_map(|c| c.stats().segments).filter(|segment| segment.graph).count() as u64;
+            graphs +=
+                view.collections().flat_map(|c| c.stats().segments).filter(|segment| segment.graph).count() as u64;
         }
     }
     compare(&mut random, &twin, &model);

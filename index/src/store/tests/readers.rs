@@ -33,8 +33,14 @@ fn every_view_is_the_state_after_one_entry() {
                     let Some(expected) = expected else { continue };
                     let collection = view.collection("n", "c").unwrap();
                     assert_eq!(collection.count(None, 0, &mut || true).unwrap(), expected);
-                    let scan =
-                        ScanRequest { after: None, prefix: None, filter: None, limit: 9_999, bytes_max: 1 << 30, now: 0 };
+                    let scan = ScanRequest {
+                        after: None,
+                        prefix: None,
+                        filter: None,
+                        limit: 9_999,
+                        bytes_max: 1 << 30,
+                        now: 0,
+                    };
                     let page = collection.scan(&scan, &mut || true).unwrap();
                     assert_eq!(page.records.len() as u64, expected, "at {}", view.index());
                     let query = [random.float(), random.float(), random.float(), random.float()];

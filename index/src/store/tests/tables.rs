@@ -41,19 +41,19 @@ fn a_deleted_key_can_come_back() {
 
 #[test]
 fn within_a_write_the_last_change_of_a_key_stays() {
-    check(&[&|c| write(vec![put(c, "a", "1"), delete(c, "a"), put(c, "a", "2"), put(c, "b", "3"), delete(c, "b")])], &[
-        ("a", Some("2")),
-        ("b", None),
-    ]);
+    check(
+        &[&|c| write(vec![put(c, "a", "1"), delete(c, "a"), put(c, "a", "2"), put(c, "b", "3"), delete(c, "b")])],
+        &[("a", Some("2")), ("b", None)],
+    );
 }
 
 #[test]
 fn a_write_with_one_wrong_change_changes_nothing() {
     let wrong = |c| change(c, "b", Action::Put(Content { embeddings: vec![(0, vec![1.0; 3])], ..Content::default() }));
-    check(&[&|c| write(vec![put(c, "a", "1"), wrong(c)]), &|c| write(vec![put(c, "b", "1"), put(99, "a", "1")])], &[
-        ("a", None),
-        ("b", None),
-    ]);
+    check(
+        &[&|c| write(vec![put(c, "a", "1"), wrong(c)]), &|c| write(vec![put(c, "b", "1"), put(99, "a", "1")])],
+        &[("a", None), ("b", None)],
+    );
 }
 
 #[test]
@@ -228,10 +228,10 @@ fn any_flipped_bit_of_an_entry_is_an_error_or_another_entry_but_never_a_panic() 
     let mut shard = Shard::new(small());
     let c = shard.collection("c", 1);
     let content = Content { embeddings: vec![(0, vec![1.0; 4])], ..value("1") };
-    let commands = vec![request(b"r", write_if(
-        vec![condition(c, "a", Expect::Absent)],
-        vec![change(c, "a", Action::Put(content))],
-    ))];
+    let commands = vec![request(
+        b"r",
+        write_if(vec![condition(c, "a", Expect::Absent)], vec![change(c, "a", Action::Put(content))]),
+    )];
     let entry = Entry { clock: 7, commands }.encode();
     let mut index = shard.store.applied();
     for bit in 0..entry.len() * 8 {
