@@ -238,7 +238,8 @@ mod tests {
 
     #[test]
     fn every_refused_option_is_named_with_what_to_do() {
-        let table: &[(fn(&mut ServeArgs), &str)] = &[
+        type Change = fn(&mut ServeArgs);
+        let table: &[(Change, &str)] = &[
             (|args| args.data = "".into(), "--data: give the path"),
             (|args| args.listen = "7700".into(), "--listen: \"7700\" is not an address"),
             (|args| args.listen = "example.org:7700".into(), "--listen: \"example.org:7700\" is not"),

@@ -113,8 +113,7 @@ impl Identity {
     }
 
     fn decode(bytes: &[u8]) -> Result<Identity, IdentityError> {
-        let bytes: &[u8; IDENTITY_BYTES] =
-            bytes.try_into().map_err(|_| IdentityError::WrongLength(bytes.len()))?;
+        let bytes: &[u8; IDENTITY_BYTES] = bytes.try_into().map_err(|_| IdentityError::WrongLength(bytes.len()))?;
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         if bytes[..8] != *MAGIC {
             return Err(IdentityError::WrongMagic);
@@ -268,10 +267,7 @@ impl DataDirectory {
         match File::open(&file) {
             Ok(opened) => {
                 // Whatever it is, no more of it is read than tells that it is too long.
-                opened
-                    .take(IDENTITY_BYTES as u64 + 1)
-                    .read_to_end(&mut bytes)
-                    .map_err(failed("read", &file))?;
+                opened.take(IDENTITY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", &file))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("open", &file)(error)),

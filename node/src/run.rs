@@ -263,7 +263,8 @@ impl Node {
         let search = SearchThreads::start()?;
         let metrics = Arc::new(Metrics::new());
         let started_millis = clock.now_millis();
-        let status = NodeStatus::new(identity.node, started_millis, vec![handle.clone()], figures, budget, search.clone());
+        let status =
+            NodeStatus::new(identity.node, started_millis, vec![handle.clone()], figures, budget, search.clone());
         let status = Arc::new(status);
 
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("loci-io").enable_all().build()?;
@@ -461,8 +462,8 @@ fn open(config: &Config) -> Result<Opened, RunError> {
     let (mut log, recovered) = Log::open(disk, log_options).map_err(log_failed)?;
 
     let store_path = data.shard(SHARD.0);
-    let directory = MmapDirectory::open(&store_path)
-        .map_err(|error| RunError::Directory { path: store_path.clone(), error })?;
+    let directory =
+        MmapDirectory::open(&store_path).map_err(|error| RunError::Directory { path: store_path.clone(), error })?;
     let directory: Arc<dyn Directory> = Arc::new(directory);
     let buffers_bytes_max = StoreOptions::default().buffers_bytes_max.min((config.memory_bytes / 8) as usize);
     let store_options = StoreOptions { buffers_bytes_max, ..StoreOptions::default() };
@@ -502,8 +503,7 @@ fn open(config: &Config) -> Result<Opened, RunError> {
         millis = begun.elapsed().as_millis() as u64,
         "opened the data"
     );
-    let checkpoint_bytes =
-        (CHECKPOINT_FILES * config.log_file_bytes).clamp(CHECKPOINT_BYTES_MIN, CHECKPOINT_BYTES_MAX);
+    let checkpoint_bytes = (CHECKPOINT_FILES * config.log_file_bytes).clamp(CHECKPOINT_BYTES_MIN, CHECKPOINT_BYTES_MAX);
     let options = OwnerOptions { checkpoint_bytes, buffers_bytes_max, log_path: log_path.display().to_string() };
     Ok(Opened { data, identity, log, replica, store, directory, options, clock })
 }
@@ -527,3 +527,6 @@ impl Drop for Sockets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

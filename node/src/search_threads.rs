@@ -155,6 +155,7 @@ fn serve(queue: &Receiver<Work>, counters: &Counters) {
         counters.running.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
         if catch_unwind(AssertUnwindSafe(|| work(&mut scratch))).is_err() {
+            tracing::error!("a search panicked: its caller was told, the node goes on");
             scratch = SearchScratch::default();
         }
         counters.work_micros.store(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
@@ -202,6 +203,7 @@ mod tests {
         let panics = threads.run(later(), |_, _| -> u8 { panic!("this panic is part of the test") });
         assert_eq!(panics.await, Err(RunError::Panicked));
         assert_eq!(threads.run(later(), |_, _| 7).await, Ok(7));
+        threads.stop();
         assert_eq!(threads.running(), 0);
     }
 

@@ -35,7 +35,16 @@ impl NodeStatus {
         budget: Arc<Budget>,
         search: SearchThreads,
     ) -> NodeStatus {
-        NodeStatus { node: node.to_string(), started: Instant::now(), started_millis, shards, log, budget, search, draining: AtomicBool::new(false) }
+        NodeStatus {
+            node: node.to_string(),
+            started: Instant::now(),
+            started_millis,
+            shards,
+            log,
+            budget,
+            search,
+            draining: AtomicBool::new(false),
+        }
     }
 
     /// The node's id, 32 hexadecimal digits.

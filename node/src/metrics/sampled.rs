@@ -124,7 +124,11 @@ impl Sampled {
         page.counter("loci_log_syncs", "Syncs of the log", stats.syncs)?;
         page.counter("loci_log_written_bytes", "Bytes appended to the log", stats.bytes_written)?;
         let sync_seconds = [([("disk", "log")], &figures.sync_seconds)];
-        page.histograms("loci_log_sync_seconds", "How long writing and syncing a batch took", sync_seconds.into_iter())?;
+        page.histograms(
+            "loci_log_sync_seconds",
+            "How long writing and syncing a batch took",
+            sync_seconds.into_iter(),
+        )?;
         page.gauge("loci_log_bytes", "Bytes of the log's files", stats.bytes)?;
         page.gauge("loci_log_files", "Files of the log in use", stats.files as u64)?;
         page.gauge("loci_log_spare_files", "Files of the log ready for use", stats.spares as u64)?;
@@ -137,7 +141,11 @@ impl Sampled {
         page.gauge("loci_memory_budget_bytes", "How many there may be", budget.bytes())?;
         let build = [("version", env!("CARGO_PKG_VERSION")), ("node", self.status.node())];
         page.gauges("loci_build_info", "Always 1: the version and the node's id are in the labels", [(build, 1)])?;
-        page.gauge("process_start_time_seconds", "When the process started, unix time", self.status.started_millis() / 1000)?;
+        page.gauge(
+            "process_start_time_seconds",
+            "When the process started, unix time",
+            self.status.started_millis() / 1000,
+        )?;
         if let Some(bytes) = resident_bytes() {
             page.gauge("process_resident_memory_bytes", "Memory of the process, mapped files included", bytes)?;
         }

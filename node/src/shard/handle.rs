@@ -108,8 +108,7 @@ impl ShardHandle {
         if used_bytes + bytes as u64 > budget_bytes && !queue::only_frees(&envelope.command) {
             return Err(WriteError::MemoryFull { used_bytes, budget_bytes });
         }
-        let permit =
-            shared.queue.admit(bytes).map_err(|retry_after| WriteError::Overloaded { retry_after })?;
+        let permit = shared.queue.admit(bytes).map_err(|retry_after| WriteError::Overloaded { retry_after })?;
 
         let turn = Turn::new();
         let (reply, answer) = oneshot::channel();

@@ -75,7 +75,9 @@ pub enum WriteError {
         retry_after: Duration,
     },
     /// The disk under the log has no room.
-    #[error("the disk under {path} is full: free {needed_bytes} bytes or more; reads go on, writes resume by themselves")]
+    #[error(
+        "the disk under {path} is full: free {needed_bytes} bytes or more; reads go on, writes resume by themselves"
+    )]
     DiskFull {
         /// The log's directory.
         path: String,
@@ -83,7 +85,9 @@ pub enum WriteError {
         needed_bytes: u64,
     },
     /// The node's memory budget is used up. Deletions still work.
-    #[error("records take {used_bytes} bytes of memory, the budget is {budget_bytes}: delete some, or raise --memory-mib")]
+    #[error(
+        "records take {used_bytes} bytes of memory, the budget is {budget_bytes}: delete some, or raise --memory-mib"
+    )]
     MemoryFull {
         /// What is used.
         used_bytes: u64,
@@ -109,7 +113,9 @@ pub enum WriteError {
     #[error("the deadline passed before the write was begun; nothing changed")]
     Expired,
     /// The deadline passed while the write was being logged: whether it took effect is unknown.
-    #[error("the deadline passed before the write was confirmed; it may have taken effect: retry with the same request id")]
+    #[error(
+        "the deadline passed before the write was confirmed; it may have taken effect: retry with the same request id"
+    )]
     DeadlineExceeded,
     /// The node has not yet read its log.
     #[error("the node is still reading its log; retry shortly")]
@@ -262,3 +268,6 @@ impl Shard {
         let _ = self.thread.join();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,7 +104,17 @@ struct Batch {
 struct Waiter {
     reply: oneshot::Sender<Result<Written, WriteError>>,
     since: Instant,
-    _permit: Permit,
+    permit: Permit,
+}
+
+impl Waiter {
+    /// The room that the write took is free before the caller hears of it, so that its next write finds it.
+    fn answer(self, answer: Result<Written, WriteError>) {
+        let Waiter { reply, permit, .. } = self;
+        drop(permit);
+        // The caller may have gone; what it wrote stays written.
+        let _ = reply.send(answer);
+    }
 }
 
 /// What is known of the room in the log.
@@ -133,9 +143,13 @@ struct Counted {
 
 enum Stopping {
     /// Until everything that waits is answered.
-    Draining { until: Instant },
+    Draining {
+        until: Instant,
+    },
     /// Until the last checkpoint is made.
-    Checkpointing { until: Instant },
+    Checkpointing {
+        until: Instant,
+    },
     Done,
 }
 
@@ -300,8 +314,7 @@ impl Owner {
                     None => Err(WriteError::NotLeader { shard: self.shared.id }),
                 };
                 self.shared.queue.answered_after(waiter.since.elapsed());
-                // The caller may have gone; what it wrote stays written.
-                let _ = waiter.reply.send(answer);
+                waiter.answer(answer);
             }
         }
     }
@@ -334,7 +347,7 @@ impl Owner {
         for Waiting { envelope, permit, since, turn, reply } in self.waiting.drain(..count) {
             if turn.begin() {
                 commands.push(envelope);
-                waiters.push(Waiter { reply, since, _permit: permit });
+                waiters.push(Waiter { reply, since, permit });
             }
         }
         if commands.is_empty() && !due {
@@ -351,7 +364,7 @@ impl Owner {
             Err(error) => {
                 let answer = self.not_proposed(&error, bytes);
                 for waiter in waiters {
-                    let _ = waiter.reply.send(Err(answer.clone()));
+                    waiter.answer(Err(answer.clone()));
                 }
             }
         }
@@ -406,8 +419,8 @@ impl Owner {
     }
 
     fn refuse_waiting(&mut self, error: &WriteError) {
-        for write in self.waiting.drain(..) {
-            let _ = write.reply.send(Err(error.clone()));
+        for Waiting { reply, permit, since, .. } in self.waiting.drain(..) {
+            Waiter { reply, permit, since }.answer(Err(error.clone()));
         }
     }
 
@@ -563,7 +576,7 @@ impl Owner {
         self.settle();
         for batch in self.proposed.drain(..) {
             for waiter in batch.waiters {
-                let _ = waiter.reply.send(Err(WriteError::Stopping));
+                waiter.answer(Err(WriteError::Stopping));
             }
         }
         if self.checkpoint_running.is_none() && self.merge_running.is_none() {

@@ -238,6 +238,7 @@ mod tests {
             attributes: vec![8; n % 13],
             embeddings: (0..n % 3).map(|field| (field as u16, vec![1.0; n])).collect(),
             deadline: 9,
+            ttl: 0,
         };
         for n in 0..120 {
             let change = |action| Change { collection: 1, key: vec![1; n % 17], action };
@@ -248,8 +249,12 @@ mod tests {
             };
             let changes = [Action::Put(content(n)), merge, Action::Delete, Action::DeleteVersion(3)].map(change);
             let conditions = vec![Condition { collection: 1, key: vec![2; n], expect: Expect::Version(3) }; n % 5];
-            let origin =
-                Origin { principal: "p".repeat(n), task: "t".repeat(n % 7), trace: "r".into(), request_id: vec![1; n % 64] };
+            let origin = Origin {
+                principal: "p".repeat(n),
+                task: "t".repeat(n % 7),
+                trace: "r".into(),
+                request_id: vec![1; n % 64],
+            };
             let schema = Schema {
                 embeddings: vec![
                     loci_index::command::EmbeddingSpec { name: "e".repeat(n), dimension: 3, metric: 1 };

@@ -1,0 +1,138 @@
+//! The handle in front of a shard whose thread does nothing, so that what waits stays waiting.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use loci_index::command::{Action, Change, Command, Content, Envelope, Origin};
+use loci_index::directory::MmapDirectory;
+use loci_index::store::StoreOptions;
+
+use super::handle::{Phase, Shared};
+use super::*;
+
+struct Idle {
+    handle: ShardHandle,
+    events: Receiver<Event>,
+    _directory: tempfile::TempDir,
+}
+
+fn idle(budget_bytes: u64) -> Idle {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Arc::new(MmapDirectory::open(directory.path()).unwrap());
+    let store = Store::create(files, StoreOptions::default(), [7; 32], 5).unwrap();
+    let (sender, events) = unbounded();
+    let budget = Arc::new(Budget::new(budget_bytes));
+    let shared = Shared {
+        id: 1,
+        events: sender,
+        queue: queue::Queue::new(budget.clone()),
+        view: store.views(),
+        applied: watch::Sender::new(5),
+        ready: watch::Sender::new(true),
+        phase: AtomicU8::new(Phase::Ready as u8),
+        progress: Mutex::default(),
+        budget,
+        clock: Arc::new(Clock::new()),
+    };
+    Idle { handle: ShardHandle(Arc::new(shared)), events, _directory: directory }
+}
+
+fn write(action: Action) -> Envelope {
+    let changes = vec![Change { collection: 1, key: b"k".to_vec(), action }];
+    Envelope { origin: Origin::default(), command: Command::Write { conditions: vec![], changes } }
+}
+
+fn value(bytes: usize) -> Envelope {
+    write(Action::Put(Content { value: Some(vec![1; bytes]), ..Content::default() }))
+}
+
+/// Polls once: what is answered at once is answered by then.
+fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
+    let Idle { handle, events, .. } = idle(1 << 30);
+    let mut waiting = Vec::new();
+    for _ in 0..QUEUE_WRITES_MAX {
+        let mut future = Box::pin(handle.write(value(1), None));
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        waiting.push(future);
+    }
+    let refused = at_once(handle.write(value(1), None)).expect("an answer at once");
+    assert!(matches!(refused, Err(WriteError::Overloaded { .. })), "{refused:?}");
+    assert_eq!(handle.status().queued, QUEUE_WRITES_MAX as u64);
+    // Once the shard has dealt with them there is room again.
+    drop(waiting);
+    drop(events.try_iter().collect::<Vec<_>>());
+    assert!(at_once(handle.write(value(1), None)).is_none());
+}
+
+#[test]
+fn a_write_larger_than_an_entry_is_refused() {
+    let Idle { handle, .. } = idle(1 << 30);
+    let refused = at_once(handle.write(value(WRITE_BYTES_MAX), None)).unwrap();
+    assert!(matches!(refused, Err(WriteError::TooLarge { .. })), "{refused:?}");
+}
+
+#[test]
+fn without_memory_only_deletions_pass() {
+    let Idle { handle, events: _events, .. } = idle(100_000);
+    let refused = at_once(handle.write(value(100_000), None)).unwrap();
+    assert!(matches!(refused, Err(WriteError::MemoryFull { budget_bytes: 100_000, .. })), "{refused:?}");
+    handle.0.budget.store_changed(0, 100_001);
+    let refused = at_once(handle.write(value(0), None)).unwrap();
+    assert!(matches!(refused, Err(WriteError::MemoryFull { .. })), "{refused:?}");
+    assert!(at_once(handle.write(write(Action::Delete), None)).is_none());
+}
+
+#[tokio::test]
+async fn a_write_whose_deadline_passes_in_the_queue_is_never_begun() {
+    let Idle { handle, events, .. } = idle(1 << 30);
+    let past = handle.write(value(1), Some(Instant::now())).await;
+    assert_eq!(past, Err(WriteError::Expired));
+    assert!(events.is_empty());
+    let late = handle.write(value(1), Some(Instant::now() + Duration::from_millis(5))).await;
+    assert_eq!(late, Err(WriteError::Expired));
+    let Ok(Event::Write(write)) = events.try_recv() else { panic!("no write") };
+    assert!(!write.turn.begin());
+}
+
+#[tokio::test]
+async fn a_write_whose_deadline_passes_on_its_way_has_an_unknown_outcome() {
+    let Idle { handle, events, .. } = idle(1 << 30);
+    let late = handle.write(value(1), Some(Instant::now() + Duration::from_millis(20)));
+    let begin = async {
+        tokio::task::yield_now().await;
+        let Ok(Event::Write(write)) = events.try_recv() else { panic!("no write") };
+        assert!(write.turn.begin());
+        write
+    };
+    let (late, _write) = tokio::join!(late, begin);
+    assert_eq!(late, Err(WriteError::DeadlineExceeded));
+}
+
+#[test]
+fn a_write_whose_caller_goes_away_is_never_begun() {
+    let Idle { handle, events, .. } = idle(1 << 30);
+    assert!(at_once(handle.write(value(1), None)).is_none());
+    let Ok(Event::Write(write)) = events.try_recv() else { panic!("no write") };
+    assert!(!write.turn.begin());
+}
+
+#[test]
+fn a_shard_that_starts_or_stops_says_so() {
+    let Idle { handle, .. } = idle(1 << 30);
+    handle.0.set_phase(Phase::Starting);
+    assert_eq!(at_once(handle.write(value(1), None)), Some(Err(WriteError::NotReady)));
+    assert_eq!(at_once(handle.view(Level::Latest, None)).unwrap().err(), Some(ReadError::NotReady));
+    handle.0.set_phase(Phase::Stopping);
+    assert_eq!(at_once(handle.write(value(1), None)), Some(Err(WriteError::Stopping)));
+    assert_eq!(at_once(handle.view(Level::Stale, None)).unwrap().unwrap().index(), 5);
+}
