@@ -479,7 +479,7 @@ impl Cluster {
             900..=939 => self.read(at),
             940..=959 => self.checkpoint_and_forget(at),
             960..=963 => self.cut[at] = true,
-            964..=975 => self.cut.fill(false),
+            964..=966 => self.cut.fill(false),
             976..=981 => self.crash(at),
             982 => self.members[at]
                 .disk

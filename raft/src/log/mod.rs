@@ -28,6 +28,8 @@ mod recover;
 mod summary;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_by_seed;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
