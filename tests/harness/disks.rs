@@ -1,0 +1,138 @@
+//! Disks that fail on request: a file system in a file that is shut down as a power cut shuts it down, and one that is
+//! small. Both need root.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// Why a disk cannot be made here, if it cannot.
+pub fn missing(tools: &[&str]) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root, to mount a file system".into());
+    }
+    let there = |tool: &&&str| {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+        !std::env::split_paths(&path)
+            .chain(sbin)
+            .any(|folder| folder.join(tool).is_file())
+    };
+    tools
+        .iter()
+        .find(there)
+        .map(|tool| format!("needs {tool} (Debian: e2fsprogs, xfsprogs, strace)"))
+}
+
+fn run(words: &[&str]) -> Result<(), String> {
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .env(
+            "PATH",
+            format!(
+                "{}:/usr/sbin:/sbin",
+                std::env::var("PATH").unwrap_or_default()
+            ),
+        )
+        .output()
+        .map_err(|error| format!("{}: {error}", words[0]))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "{words:?}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+/// A mounted file system that goes away with its value.
+pub struct Disk {
+    folder: TempDir,
+    image: bool,
+}
+
+impl Disk {
+    /// An ext4 file system of that many MiB in a file, on a loop device.
+    pub fn image(mib: u64) -> Result<Disk, String> {
+        if let Some(why) = missing(&["mkfs.ext4", "xfs_io", "mount", "umount"]) {
+            return Err(why);
+        }
+        let disk = Disk::new(true);
+        let file = std::fs::File::create(disk.image_path()).map_err(|error| error.to_string())?;
+        file.set_len(mib << 20).map_err(|error| error.to_string())?;
+        run(&["mkfs.ext4", "-q", text(&disk.image_path())])?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    /// A file system in memory of that many MiB.
+    pub fn small(mib: u64) -> Result<Disk, String> {
+        if let Some(why) = missing(&["mount", "umount"]) {
+            return Err(why);
+        }
+        let disk = Disk::new(false);
+        run(&[
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            &format!("size={mib}m"),
+            "tmpfs",
+            text(&disk.path()),
+        ])?;
+        Ok(disk)
+    }
+
+    fn new(image: bool) -> Disk {
+        let folder = tempfile::Builder::new()
+            .prefix("loci-disk-")
+            .tempdir()
+            .expect("a temporary folder");
+        let disk = Disk { folder, image };
+        std::fs::create_dir(disk.path()).expect("a folder in a temporary folder");
+        disk
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+
+    fn image_path(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        run(&[
+            "mount",
+            "-o",
+            "loop",
+            text(&self.image_path()),
+            text(&self.path()),
+        ])
+    }
+
+    /// As a power cut: from now on nothing reaches the disk, and what was not synced is gone.
+    pub fn cut(&self) {
+        assert!(self.image, "only an image can lose its power");
+        run(&["xfs_io", "-x", "-c", "shutdown", text(&self.path())])
+            .expect("the file system can be shut down");
+    }
+
+    /// Power is back: what is on the disk is all there is. Every process that used it has ended.
+    pub fn restore(&self) {
+        run(&["umount", text(&self.path())]).expect("nobody uses the file system any more");
+        self.mount().expect("the journal is replayed");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Not mounted: then there is nothing to undo.
+        let _ = run(&["umount", "-l", text(&self.path())]);
+    }
+}
