@@ -13,8 +13,10 @@
 //! - Only the newest file can end in the middle of a frame: a file is full, synced, and followed by a
 //!   synced successor before the successor gets a frame.
 //! - Each batch states how far the file was synced before it. At start, bytes that do not verify are a
-//!   *torn tail* if they lie beyond every such statement: nobody was told that they are safe, they are
-//!   cut. Anywhere else they are *damage*: an error that names the file and the offset, never skipped.
+//!   *torn tail* if they lie beyond every such statement: they are cut, and reported. Anywhere else they
+//!   are *damage*: an error that names the file and the offset, never skipped. (The one thing that cannot
+//!   be told apart: a last batch that was synced, and then damaged before another batch or a graceful
+//!   close stated so. The other members have it.)
 //! - The first failed write or sync ends the log's life ([`LogError::Dead`]). What the disk then holds is
 //!   unknown, and only opening it again finds out.
 //! - A full disk does not: [`LogError::Full`] comes before anything has changed.
