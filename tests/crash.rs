@@ -58,7 +58,7 @@ impl Run {
     /// Starts the node, checks what it knows, writes for a while, and strikes.
     async fn round(&mut self, data: &Path, blow: Blow<'_>) -> Result<(), String> {
         // A small log file makes the log forget its front, and start files anew, within a short run.
-        let node = Start::default()
+        let mut node = Start::default()
             .with(&["--log-file-mib", "1"])
             .ready(data)
             .await;
@@ -92,10 +92,13 @@ impl Run {
             self.writers.push(writer);
         }
         match blow {
-            Blow::Terminate => assert!(
-                node.terminate().success(),
-                "a stop that was asked for is no failure"
-            ),
+            Blow::Terminate => {
+                let status = node.wait_end();
+                assert!(
+                    status.is_some_and(|status| status.success()),
+                    "it was asked to stop: {status:?}"
+                );
+            }
             Blow::Kill | Blow::PowerCut(_) => node.kill(),
         }
         if let Blow::PowerCut(disk) = blow {

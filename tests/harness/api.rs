@@ -132,12 +132,12 @@ impl Api {
         }
     }
 
-    /// Waits until every record of a collection is in a segment with a graph.
+    /// Waits until most records of a collection are in segments with graphs; the newest may stay in the buffer.
     pub async fn wait_indexed(&mut self, name: &str, patience: Duration) {
         let begin = std::time::Instant::now();
         loop {
             let stats = self.stats(name).await;
-            if stats.indexed_records == stats.records {
+            if stats.indexed_records >= stats.records / 10 * 8 {
                 return;
             }
             assert!(

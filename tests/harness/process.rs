@@ -276,6 +276,11 @@ impl Node {
         self.signal(Signal::TERM);
     }
 
+    /// As ctrl-c does.
+    pub fn send_interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// Asks it to stop and waits until it has.
     pub fn terminate(mut self) -> ExitStatus {
         self.send_terminate();
