@@ -65,7 +65,10 @@ pub fn check_schema(schema: &Schema) -> Result<(), SchemaError> {
         return Err(SchemaError::TooMany(schema.embeddings.len()));
     }
     for (place, EmbeddingSpec { name, dimension, metric }) in schema.embeddings.iter().enumerate() {
-        check_name(name)?;
+        // An only embedding may go without a name.
+        if !(name.is_empty() && schema.embeddings.len() == 1) {
+            check_name(name)?;
+        }
         let (dimension, metric) = (*dimension, *metric);
         if schema.embeddings[..place].iter().any(|other| other.name == *name) {
             return Err(SchemaError::Twice(name.clone()));
@@ -225,6 +228,8 @@ mod tests {
     #[test]
     fn schemas_are_checked() {
         assert_eq!(check(vec![]), Ok(()));
+        assert_eq!(check(vec![spec("", 1, 1)]), Ok(()));
+        assert!(check(vec![spec("", 1, 1), spec("b", 1, 1)]).is_err());
         assert_eq!(check(vec![spec("a", 1, 1), spec("b", 16_384, 3)]), Ok(()));
         assert_eq!(check(vec![spec("a", 1, 1), spec("a", 2, 1)]), Err(SchemaError::Twice("a".into())));
         for dimension in [0, 16_385] {
