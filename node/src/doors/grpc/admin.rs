@@ -156,7 +156,7 @@ fn describe(collection: CollectionView<'_>) -> v1::DescribeCollectionReply {
         stats: Some(v1::CollectionStats {
             records: stats.records,
             bytes: stats.bytes,
-            buffer_records: stats.buffer_records,
+            buffer_records: stats.buffer_rows,
             buffer_bytes: stats.buffer_bytes,
             segments: u32::try_from(stats.segments.len()).unwrap_or(u32::MAX),
             graph_segments: u32::try_from(stats.segments.iter().filter(|segment| segment.graph).count()).unwrap_or(u32::MAX),

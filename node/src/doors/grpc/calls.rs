@@ -358,7 +358,7 @@ impl Calls {
         let k = within("k", request.k, HITS_DEFAULT, HITS_MAX)?;
         let effort = match within("ef", request.ef, 0, EF_MAX)? {
             _ if request.exact => Effort::Exact,
-            0 => Effort::Default,
+            0 => Effort::default(),
             ef => Effort::Ef(ef),
         };
         if let Some(distance) = request.max_distance

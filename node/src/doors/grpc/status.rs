@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use loci_index::command::{Found, Refusal};
+use loci_index::view::SearchError;
 use loci_wire::v1::{CallError, ErrorDetail};
 use tonic::{Code, Status};
 
@@ -99,6 +100,7 @@ impl From<Refusal> for Failure {
                 Failure::invalid("attributes_too_large", message).number(change as usize)
             }
             Refusal::RequestConflict => Failure::new(Code::Aborted, "request_conflict", message),
+            Refusal::InvalidSchema(_) => Failure::invalid("invalid_schema", message),
             Refusal::TooMany(_) => Failure::new(Code::FailedPrecondition, "too_many", message),
         }
     }
@@ -149,6 +151,18 @@ impl From<RunError> for Failure {
             RunError::DeadlineExceeded => Failure::late(false),
             RunError::Stopping => Failure::new(Code::Unavailable, "stopping", message),
             RunError::Panicked => Failure::new(Code::Internal, "panicked", message),
+        }
+    }
+}
+
+impl From<SearchError> for Failure {
+    fn from(error: SearchError) -> Failure {
+        let message = error.to_string();
+        match error {
+            SearchError::Cancelled(_) => Failure::late(false),
+            SearchError::UnknownField { .. } => Failure::invalid("unknown_embedding", message),
+            SearchError::WrongDimension { .. } => Failure::invalid("wrong_dimension", message),
+            SearchError::Segment(_) => Failure::new(Code::DataLoss, "damaged_segment", message),
         }
     }
 }
