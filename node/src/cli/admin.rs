@@ -1,0 +1,471 @@
+//! `ping`, `namespace`, `collection`, `stats`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use loci_client::{Alteration, Description, Durability, EmbeddingSpec, Metric, NodeStats, Schema};
+use serde_json::{Value as Json, json};
+
+use super::connect::{Connection, bytes_count, duration};
+use super::failure::Failure;
+use super::output::{Rows, bytes_size, grouped, print, print_json, time_shown};
+
+#[derive(Debug, Args)]
+pub struct PingArgs {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NamespaceCommand {
+    /// Make a namespace.
+    Create {
+        /// Its name.
+        name: String,
+        /// Do not fail if it is there already.
+        #[arg(long)]
+        if_absent: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// List all namespaces.
+    List {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Remove a namespace with all its collections and records.
+    Drop {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CollectionCommand {
+    /// Make a collection.
+    Create {
+        /// Its name.
+        name: String,
+        /// An embedding: DIMENSION[:METRIC] or NAME:DIMENSION[:METRIC], with cosine, dot or l2. May be given up to 16 times.
+        #[arg(long = "embedding", value_name = "SPEC", value_parser = embedding_spec)]
+        embeddings: Vec<EmbeddingSpec>,
+        #[command(flatten)]
+        rules: Rules,
+        /// Do not fail if one with the same embeddings is there already.
+        #[arg(long)]
+        if_absent: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// List the collections of the namespace.
+    List {
+        /// Of all namespaces.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Show a collection's rules and what it holds.
+    Describe {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Change a collection's rules. Embeddings cannot change.
+    Alter {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        rules: Rules,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Remove a collection with all its records.
+    Drop {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+/// The rules of a collection that can change.
+#[derive(Debug, Args)]
+pub struct Rules {
+    /// When a write is answered. Buffered is kept but treated as synced for now, which is stronger.
+    #[arg(long)]
+    durability: Option<DurabilityName>,
+    /// How long replaced and deleted versions are kept: 30s, 12h, 7d. Kept with the collection but not acted on yet.
+    #[arg(long, value_parser = duration)]
+    retention: Option<Duration>,
+    /// The most bytes its records may take: 64MiB, 2GiB; 0: no limit. Kept with the collection but not acted on yet.
+    #[arg(long, value_name = "BYTES", value_parser = bytes_count)]
+    eviction_budget: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DurabilityName {
+    Synced,
+    Buffered,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum MetricName {
+    Cosine,
+    Dot,
+    L2,
+}
+
+impl From<MetricName> for Metric {
+    fn from(name: MetricName) -> Metric {
+        match name {
+            MetricName::Cosine => Metric::Cosine,
+            MetricName::Dot => Metric::Dot,
+            MetricName::L2 => Metric::SquaredL2,
+        }
+    }
+}
+
+impl From<DurabilityName> for Durability {
+    fn from(name: DurabilityName) -> Durability {
+        match name {
+            DurabilityName::Synced => Durability::Synced,
+            DurabilityName::Buffered => Durability::Buffered,
+        }
+    }
+}
+
+fn metric_name(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Cosine => "cosine",
+        Metric::Dot => "dot",
+        Metric::SquaredL2 => "l2",
+    }
+}
+
+/// `384`, `384:cosine`, `text:384`, `text:384:cosine`.
+fn embedding_spec(text: &str) -> Result<EmbeddingSpec, String> {
+    let mut parts: Vec<&str> = text.split(':').collect();
+    let metric = match parts.last().map(|name| MetricName::from_str(name, true)) {
+        Some(Ok(name)) if parts.len() > 1 => {
+            parts.pop();
+            name.into()
+        }
+        _ => Metric::Cosine,
+    };
+    let (name, dimension) = match parts.as_slice() {
+        [dimension] => ("", *dimension),
+        [name, dimension] => (*name, *dimension),
+        _ => return Err("write DIMENSION[:METRIC] or NAME:DIMENSION[:METRIC], such as text:384:cosine".into()),
+    };
+    match dimension.parse() {
+        Ok(dimension) => Ok(EmbeddingSpec { name: name.into(), dimension, metric }),
+        Err(_) => Err(format!("{dimension:?} is neither a dimension nor one of the metrics cosine, dot and l2")),
+    }
+}
+
+pub async fn ping(args: PingArgs) -> Result<(), Failure> {
+    let connection = args.connection;
+    let client = connection.client()?;
+    let failed = |error| Failure::call(connection.node(), error);
+    // The first includes connecting; the second is what calls from now on take.
+    client.ping().await.map_err(failed)?;
+    let time = client.ping().await.map_err(failed)?;
+    if connection.json {
+        return print_json(&json!({"address": connection.address, "ready": true, "micros": time.as_micros() as u64}));
+    }
+    print(format!("{} is ready, {}", connection.address, time_shown(time)))
+}
+
+pub async fn namespace(command: NamespaceCommand) -> Result<(), Failure> {
+    match command {
+        NamespaceCommand::Create { name, if_absent, connection } => {
+            let client = connection.client()?;
+            let changed = match if_absent {
+                true => client.ensure_namespace(&name).await,
+                false => client.create_namespace(&name).await,
+            };
+            let changed = changed.map_err(|error| Failure::call(format!("namespace {name}"), error))?;
+            done(&connection, "namespace", &name, if changed.existed { "existed" } else { "created" })
+        }
+        NamespaceCommand::List { connection } => {
+            let names =
+                connection.client()?.namespaces().await.map_err(|error| Failure::call(connection.node(), error))?;
+            if connection.json {
+                return print_json(&json!({ "namespaces": names }));
+            }
+            let mut rows = Rows::new(&["namespace"]);
+            for name in names {
+                rows.push([name]);
+            }
+            print(rows.text())
+        }
+        NamespaceCommand::Drop { name, connection } => {
+            let dropped = connection.client()?.drop_namespace(&name).await;
+            dropped.map_err(|error| Failure::call(format!("namespace {name}"), error))?;
+            done(&connection, "namespace", &name, "dropped")
+        }
+    }
+}
+
+fn done(connection: &Connection, what: &str, name: &str, outcome: &str) -> Result<(), Failure> {
+    if connection.json {
+        return print_json(&json!({ what: name, "outcome": outcome }));
+    }
+    print(format!("{what} {name} {outcome}"))
+}
+
+pub async fn collection(command: CollectionCommand) -> Result<(), Failure> {
+    match command {
+        CollectionCommand::Create { name, embeddings, rules, if_absent, connection } => {
+            let schema = Schema {
+                embeddings,
+                durability: rules.durability.map_or(Durability::Synced, Durability::from),
+                retention: rules.retention.unwrap_or_default(),
+                eviction_bytes: rules.eviction_budget.unwrap_or(0),
+            };
+            let collection = connection.collection(&name)?;
+            let changed = match if_absent {
+                true => collection.ensure(schema).await,
+                false => collection.create(schema).await,
+            };
+            let changed = changed.map_err(|error| Failure::call(format!("collection {name}"), error))?;
+            done(&connection, "collection", &name, if changed.existed { "existed" } else { "created" })
+        }
+        CollectionCommand::List { all, connection } => {
+            let namespace = if all { "" } else { connection.namespace.as_str() };
+            let collections = connection
+                .client()?
+                .collections(namespace)
+                .await
+                .map_err(|error| Failure::call(format!("namespace {namespace}"), error))?;
+            if connection.json {
+                let collections: Vec<Json> = collections.iter().map(description_json).collect();
+                return print_json(&json!({ "collections": collections }));
+            }
+            let mut rows = Rows::new(&["namespace", "collection", "embeddings", ">records", ">bytes", ">segments"]);
+            for found in collections {
+                rows.push([
+                    found.namespace.clone(),
+                    found.name.clone(),
+                    embeddings_shown(&found.schema),
+                    grouped(found.stats.records),
+                    bytes_size(found.stats.bytes),
+                    found.stats.segments.to_string(),
+                ]);
+            }
+            print(rows.text())
+        }
+        CollectionCommand::Describe { name, connection } => {
+            let found = connection
+                .collection(&name)?
+                .describe()
+                .await
+                .map_err(|error| Failure::call(format!("collection {name}"), error))?;
+            if connection.json {
+                return print_json(&description_json(&found));
+            }
+            print(description_shown(&found))
+        }
+        CollectionCommand::Alter { name, rules, connection } => {
+            let alteration = Alteration {
+                durability: rules.durability.map(Into::into),
+                retention: rules.retention,
+                eviction_bytes: rules.eviction_budget,
+            };
+            if alteration == Alteration::default() {
+                return Err(Failure::usage("nothing to alter: give --durability, --retention or --eviction-budget"));
+            }
+            let altered = connection.collection(&name)?.alter(alteration).await;
+            altered.map_err(|error| Failure::call(format!("collection {name}"), error))?;
+            done(&connection, "collection", &name, "altered")
+        }
+        CollectionCommand::Drop { name, connection } => {
+            let dropped = connection.collection(&name)?.drop_collection().await;
+            dropped.map_err(|error| Failure::call(format!("collection {name}"), error))?;
+            done(&connection, "collection", &name, "dropped")
+        }
+    }
+}
+
+fn embeddings_shown(schema: &Schema) -> String {
+    let specs: Vec<String> = schema
+        .embeddings
+        .iter()
+        .map(|spec| {
+            let rest = format!("{}:{}", spec.dimension, metric_name(spec.metric));
+            if spec.name.is_empty() { rest } else { format!("{}:{rest}", spec.name) }
+        })
+        .collect();
+    if specs.is_empty() { "none".into() } else { specs.join(" ") }
+}
+
+fn durability_name(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Synced => "synced",
+        Durability::Buffered => "buffered",
+    }
+}
+
+fn description_shown(found: &Description) -> String {
+    let (schema, stats) = (&found.schema, &found.stats);
+    let mut rows = Rows::new(&["collection", &format!("{}/{}", found.namespace, found.name)]);
+    let none_or = |text: String, is_none: bool| if is_none { "none".to_owned() } else { text };
+    rows.push(["embeddings".to_owned(), embeddings_shown(schema)]);
+    rows.push(["durability", durability_name(schema.durability)]);
+    rows.push(["retention".to_owned(), none_or(time_shown(schema.retention), schema.retention.is_zero())]);
+    rows.push(["eviction budget".to_owned(), none_or(bytes_size(schema.eviction_bytes), schema.eviction_bytes == 0)]);
+    rows.push(["records".to_owned(), grouped(stats.records)]);
+    rows.push(["bytes".to_owned(), bytes_size(stats.bytes)]);
+    rows.push(["indexed records".to_owned(), grouped(stats.indexed_records)]);
+    rows.push([
+        "segments".to_owned(),
+        format!("{} ({} with a graph), {}", stats.segments, stats.graph_segments, bytes_size(stats.disk_bytes)),
+    ]);
+    rows.push([
+        "buffer".to_owned(),
+        format!("{} records, {}", grouped(stats.buffer_records), bytes_size(stats.buffer_bytes)),
+    ]);
+    rows.push(["unmerged deletes".to_owned(), grouped(stats.unmerged_deletes)]);
+    rows.push(["memory".to_owned(), bytes_size(stats.memory_bytes)]);
+    rows.text()
+}
+
+fn description_json(found: &Description) -> Json {
+    let stats = &found.stats;
+    let embeddings: Vec<Json> = found
+        .schema
+        .embeddings
+        .iter()
+        .map(|spec| json!({"name": spec.name, "dimension": spec.dimension, "metric": metric_name(spec.metric)}))
+        .collect();
+    json!({
+        "namespace": found.namespace,
+        "collection": found.name,
+        "embeddings": embeddings,
+        "durability": durability_name(found.schema.durability),
+        "retention_millis": found.schema.retention.as_millis() as u64,
+        "eviction_bytes": found.schema.eviction_bytes,
+        "records": stats.records,
+        "bytes": stats.bytes,
+        "indexed_records": stats.indexed_records,
+        "segments": stats.segments,
+        "graph_segments": stats.graph_segments,
+        "disk_bytes": stats.disk_bytes,
+        "buffer_records": stats.buffer_records,
+        "buffer_bytes": stats.buffer_bytes,
+        "unmerged_deletes": stats.unmerged_deletes,
+        "memory_bytes": stats.memory_bytes,
+    })
+}
+
+pub async fn stats(args: StatsArgs) -> Result<(), Failure> {
+    let connection = args.connection;
+    let stats = connection.client()?.stats().await.map_err(|error| Failure::call(connection.node(), error))?;
+    if connection.json {
+        return print_json(&stats_json(&stats));
+    }
+    let mut node = Rows::new(&["node", &stats.node]);
+    node.push(["version", &stats.version]);
+    node.push(["uptime".to_owned(), time_shown(stats.uptime)]);
+    node.push([
+        "memory".to_owned(),
+        format!("{} of {}", bytes_size(stats.memory_bytes), bytes_size(stats.memory_budget_bytes)),
+    ]);
+    node.push([
+        "log".to_owned(),
+        format!(
+            "{} in {} files, synced {} times",
+            bytes_size(stats.log_bytes),
+            stats.log_files,
+            grouped(stats.log_syncs)
+        ),
+    ]);
+    let mut shards = Rows::new(&[
+        ">shard", "role", ">term", ">applied", ">checkpoint", ">records", ">collections", ">queued", "digest",
+    ]);
+    for shard in &stats.shards {
+        shards.push([
+            shard.shard.to_string(),
+            shard.role.clone(),
+            shard.term.to_string(),
+            grouped(shard.applied),
+            grouped(shard.checkpoint),
+            grouped(shard.records),
+            grouped(shard.collections),
+            grouped(shard.queued),
+            hex(&shard.digest).chars().take(16).collect(),
+        ]);
+    }
+    print(format!("{}\n\n{}", node.text(), shards.text()))
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn stats_json(stats: &NodeStats) -> Json {
+    let shards: Vec<Json> = stats
+        .shards
+        .iter()
+        .map(|shard| {
+            json!({
+                "shard": shard.shard,
+                "role": shard.role,
+                "term": shard.term,
+                "applied": shard.applied,
+                "checkpoint": shard.checkpoint,
+                "clock_millis": shard.clock_millis,
+                "digest": hex(&shard.digest),
+                "chain_head": hex(&shard.chain_head),
+                "records": shard.records,
+                "collections": shard.collections,
+                "requests": shard.requests,
+                "request_bytes": shard.request_bytes,
+                "requests_evicted": shard.requests_evicted,
+                "queued": shard.queued,
+            })
+        })
+        .collect();
+    json!({
+        "version": stats.version,
+        "node": stats.node,
+        "uptime_millis": stats.uptime.as_millis() as u64,
+        "memory_bytes": stats.memory_bytes,
+        "memory_budget_bytes": stats.memory_budget_bytes,
+        "log_bytes": stats.log_bytes,
+        "log_files": stats.log_files,
+        "log_syncs": stats.log_syncs,
+        "shards": shards,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embeddings_are_written_short_or_long() {
+        let spec = |name: &str, dimension, metric| EmbeddingSpec { name: name.into(), dimension, metric };
+        for (text, expected) in [
+            ("384", spec("", 384, Metric::Cosine)),
+            ("384:dot", spec("", 384, Metric::Dot)),
+            ("text:384", spec("text", 384, Metric::Cosine)),
+            ("text:384:L2", spec("text", 384, Metric::SquaredL2)),
+        ] {
+            assert_eq!(embedding_spec(text), Ok(expected), "{text}");
+        }
+        for wrong in ["", "text", "text:384:euclid", "a:b:384:dot", "cosine", "text:-1"] {
+            assert!(embedding_spec(wrong).is_err(), "{wrong}");
+        }
+    }
+}

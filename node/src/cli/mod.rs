@@ -1,0 +1,136 @@
+//! The command line: `loci serve` is a node, every other command is a client of one.
+//!
+//! ```text
+//! main --> Command --> serve                                     (a node in this process)
+//!               |----> admin, records                            (one call, one answer)
+//!               |----> ingest --> source (jsonl, npy, fvecs, parquet)
+//!               `----> bench, demo
+//! ```
+//!
+//! Results go to standard output as tables or, with `--json`, one JSON value; everything else goes to standard error.
+
+mod connect;
+mod admin;
+mod records;
+mod filter_language;
+mod json;
+mod time;
+mod output;
+mod failure;
+mod source {
+    pub mod npy;
+}
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::ServeArgs;
+use failure::Failure;
+
+/// Memory and hot cache for teams of agents: records found by key and by nearness.
+#[derive(Debug, Parser)]
+#[command(name = "loci", version, max_term_width = 100, after_help = failure::EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(ServeArgs),
+    /// Ask a node whether it is ready.
+    Ping(admin::PingArgs),
+    /// Namespaces: create, list, drop.
+    #[command(subcommand)]
+    Namespace(admin::NamespaceCommand),
+    /// Collections: create, list, describe, alter, drop.
+    #[command(subcommand)]
+    Collection(admin::CollectionCommand),
+    /// How the node is doing.
+    Stats(admin::StatsArgs),
+    /// Write a record.
+    Put(records::PutArgs),
+    /// Read records by key.
+    Get(records::GetArgs),
+    /// Delete records by key, or all that a filter takes.
+    Delete(records::DeleteArgs),
+    /// Find the records nearest to a vector or to another record.
+    Search(records::SearchArgs),
+    /// List records in the order of their keys.
+    Scan(records::ScanArgs),
+    /// Count records.
+    Count(records::CountArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let command = match command {
+        Command::Serve(args) => {
+            return match crate::run::serve_command(args) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("loci: {error}");
+                    ExitCode::from(error.exit_code())
+                }
+            };
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "loci", &mut io::stdout());
+            return ExitCode::SUCCESS;
+        }
+        command => command,
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("loci: no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(command));
+    // A reader of files may still be blocked; nothing waits for it.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("loci: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(_) | Command::Completions { .. } => unreachable!("main has done these"),
+        Command::Ping(args) => admin::ping(args).await,
+        Command::Namespace(command) => admin::namespace(command).await,
+        Command::Collection(command) => admin::collection(command).await,
+        Command::Stats(args) => admin::stats(args).await,
+        Command::Put(args) => records::put(args).await,
+        Command::Get(args) => records::get(args).await,
+        Command::Delete(args) => records::delete(args).await,
+        Command::Search(args) => records::search(args).await,
+        Command::Scan(args) => records::scan(args).await,
+        Command::Count(args) => records::count(args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
