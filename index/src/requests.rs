@@ -225,6 +225,7 @@ fn hash(principal: &str, request_id: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{Found, Refusal};
     use crate::framed::tests::check_damage;
 
     fn answered(number: u64) -> Answered {
@@ -287,6 +288,24 @@ mod tests {
             assert!(!found(requests, 1_100) && found(requests, 1_101));
         }
         assert_eq!(back.picture().encode(), requests.picture().encode());
+    }
+
+    #[test]
+    fn version_1_never_changes() {
+        let mut requests = Requests::new(usize::MAX);
+        requests.remember(answered(7));
+        for (number, outcome) in (8..).zip([
+            Outcome::Done,
+            Outcome::Created { collection: 3 },
+            Outcome::Refused(Refusal::UnknownNamespace("n".into())),
+            Outcome::Refused(Refusal::ConditionFailed { number: 1, key: b"k".into(), found: Found::Version(9) }),
+            Outcome::Refused(Refusal::WrongEmbedding { change: 1, collection: 2, field: 3, dimension: 4 }),
+            Outcome::Refused(Refusal::TooMany(5)),
+        ]) {
+            requests.remember(Answered { outcome, ..answered(number) });
+        }
+        let hex: String = requests.picture().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, include_str!("../golden/requests-1.hex").trim());
     }
 
     #[test]

@@ -38,6 +38,12 @@ use crate::view::{Collection, RecordRef};
 /// After a failure a job waits so long, in milliseconds of the log's clock.
 const RETRY_MILLIS: u64 = 1_000;
 
+/// Files that were merged away bring about a checkpoint of their own if they take this part of what is in use, and so many
+/// bytes. Less than that waits for the next one that is asked for: where few keys are written again and again, each
+/// checkpoint makes a small segment that is soon worth merging.
+const GARBAGE_SHARE: u64 = 4;
+const GARBAGE_BYTES_MIN: u64 = 4 << 20;
+
 /// What kind of work a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobKind {
@@ -425,8 +431,11 @@ impl Store {
         if let Some(merge) = self.next_merge() {
             return Some(Job(Task::Merge(merge)));
         }
-        // Merging has come to rest: what it replaced can go.
-        self.work.checkpoint_wanted |= self.work.garbage_bytes > 0;
+        // Merging has come to rest: what it replaced can go, if that is worth the syncs.
+        let segments = self.collections.iter().flat_map(|state| &state.shared.segments);
+        let bytes: u64 = segments.map(|sealed| sealed.segment.file_bytes()).sum();
+        let worth = (bytes / GARBAGE_SHARE).max(GARBAGE_BYTES_MIN).min(self.options.garbage_bytes_max);
+        self.work.checkpoint_wanted |= self.work.garbage_bytes >= worth;
         Some(Job(Task::Checkpoint(self.next_checkpoint()?)))
     }
 

@@ -57,8 +57,8 @@ pub struct StoreOptions {
     pub graph_rows_min: u32,
     /// How graphs are built.
     pub graph: GraphOptions,
-    /// Merged segments wait for a checkpoint, and what they replace stays on the disk until then. More bytes than this
-    /// do not wait until merging has come to rest.
+    /// What merged segments replace stays on the disk until a checkpoint. So many bytes bring one about at once; a quarter
+    /// of what is in use does so when merging has come to rest.
     pub garbage_bytes_max: u64,
 }
 

@@ -1,7 +1,9 @@
 //! A disk that fails or is full leaves the store whole, in memory and on the disk.
 
+use std::ops::Range;
+
 use super::*;
-use crate::directory::Fault;
+use crate::directory::{Directory, DirectoryError, Fault, Mapped, NewFile};
 use crate::store::JobKind;
 
 /// A shard with something to checkpoint and, where asked, to merge.
@@ -119,4 +121,65 @@ fn a_cancelled_job_leaves_no_file() {
         assert!(shard.store.install(done).error.is_some());
     }
     assert_eq!(shard.files(), files);
+}
+
+/// A directory that replaces a file and then says that it failed, as one does whose last sync fails.
+struct Uncertain(RamDirectory);
+
+impl Directory for Uncertain {
+    fn create(&self, name: &str) -> Result<Box<dyn NewFile>, DirectoryError> {
+        self.0.create(name)
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<Mapped>, DirectoryError> {
+        self.0.open(name)
+    }
+
+    fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, DirectoryError> {
+        self.0.read(name, bytes_max)
+    }
+
+    fn read_range(&self, name: &str, range: Range<u64>, each: &mut dyn FnMut(&[u8])) -> Result<(), DirectoryError> {
+        self.0.read_range(name, range, each)
+    }
+
+    fn list(&self) -> Result<Vec<String>, DirectoryError> {
+        self.0.list()
+    }
+
+    fn remove(&self, name: &str) -> Result<(), DirectoryError> {
+        self.0.remove(name)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), DirectoryError> {
+        self.0.replace(name, bytes)?;
+        Err(DirectoryError::Full(name.into()))
+    }
+
+    fn len(&self, name: &str) -> Result<u64, DirectoryError> {
+        self.0.len(name)
+    }
+}
+
+#[test]
+fn a_manifest_that_was_replaced_though_it_was_said_to_have_failed_is_whole() {
+    let (mut shard, c) = shard();
+    let expected = digest(&shard);
+    let applied = shard.store.applied();
+    let job = shard.store.next_job().unwrap();
+    let done = job.run(&Uncertain(shard.directory.clone()), &AtomicBool::new(false));
+    let installed = shard.store.install(done);
+    assert!(installed.error.is_some() && installed.forget_up_to.is_none());
+    let reopened = Store::open(Arc::new(shard.directory.clone()), small()).unwrap();
+    assert_eq!((reopened.applied(), reopened.digest()), (applied, expected), "the new manifest holds");
+
+    // And the store that was told so goes on.
+    shard.command(write(vec![put(c, "later", "z")]));
+    let expected = digest(&shard);
+    assert!(shard.checkpoint().iter().all(|installed| installed.error.is_none()));
+    let reopened = Store::open(Arc::new(shard.directory.clone()), small()).unwrap();
+    assert_eq!(reopened.digest(), expected);
+    let segments = shard.store.view().stats().segments as usize;
+    let files = shard.files();
+    assert_eq!(files.iter().filter(|file| file.starts_with("segment-")).count(), segments, "{files:?}");
 }

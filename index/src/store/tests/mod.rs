@@ -106,9 +106,17 @@ impl Shard {
         installed
     }
 
+    /// Checkpoints and merges until there is nothing left to do.
     fn checkpoint(&mut self) -> Vec<Installed> {
-        self.store.request_checkpoint();
-        self.rest()
+        let mut all = Vec::new();
+        loop {
+            self.store.request_checkpoint();
+            let installed = self.rest();
+            if installed.is_empty() {
+                return all;
+            }
+            all.extend(installed);
+        }
     }
 
     /// The process dies, and a new one opens the store and applies the rest of the log.

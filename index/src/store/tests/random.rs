@@ -314,8 +314,8 @@ fn run(seed: u64, steps: u64) -> [u64; 5] {
 #[test]
 fn the_store_is_what_the_model_is() {
     let mut totals = [0; 5];
-    for seed in 1..=8 {
-        let outcome = std::panic::catch_unwind(|| run(seed, 1_500));
+    for seed in 1..=16 {
+        let outcome = std::panic::catch_unwind(|| run(seed, 2_000));
         let counts = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
         totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
     }

@@ -368,6 +368,39 @@ fn reads_stop_when_told() {
 }
 
 #[test]
+fn a_store_on_a_real_disk_comes_back() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = || Arc::new(crate::directory::MmapDirectory::open(place.path().join("shard")).unwrap());
+    let first = directory();
+    let mut store = Store::create(first.clone(), small(), [3; 32], 0).unwrap();
+    let schema = Schema { embeddings: specs(1, 4, Metric::Dot), ..Schema::default() };
+    let create = Command::CreateCollection { namespace: "n".into(), name: "c".into(), schema };
+    let commands = vec![envelope(Command::CreateNamespace { name: "n".into() }), envelope(create)];
+    store.apply(1, &Entry { clock: 0, commands }.encode()).unwrap();
+    for index in 2..200u64 {
+        let content = Content { embeddings: vec![(0, vec![index as f32; 4])], ..value("x") };
+        let changes = vec![change(1, &format!("k{}", index % 150), Action::Put(content))];
+        let commands = vec![request(&index.to_le_bytes(), write(changes))];
+        store.apply(index, &Entry { clock: index, commands }.encode()).unwrap();
+        if index.is_multiple_of(30) {
+            store.request_checkpoint();
+        }
+        while let Some(job) = store.next_job() {
+            let done = job.run(&*first, &AtomicBool::new(false));
+            assert!(store.install(done).error.is_none());
+        }
+    }
+    store.request_checkpoint();
+    let done = store.next_job().unwrap().run(&*first, &AtomicBool::new(false));
+    assert_eq!(store.install(done).forget_up_to, Some(199));
+    let digest = store.digest();
+    drop(store);
+    let store = Store::open(directory(), small()).unwrap();
+    assert_eq!((store.applied(), store.digest(), store.digest_from_records()), (199, digest, digest));
+    assert_eq!(store.view().stats().records, 150);
+}
+
+#[test]
 fn a_store_that_begins_at_a_later_entry_goes_on_from_there() {
     let directory = Arc::new(RamDirectory::new());
     let mut store = Store::create(directory.clone(), small(), [3; 32], 41).unwrap();
