@@ -32,6 +32,8 @@ const MAGIC: &[u8; 8] = b"lociNODE";
 /// The version of the data directory that this program makes, and the newest it opens.
 pub const VERSION: u32 = 1;
 const IDENTITY_BYTES: usize = 44;
+/// A process id, and spaces.
+const LOCK_BYTES: usize = 20;
 const CHECKED_BYTES: usize = IDENTITY_BYTES - 4;
 
 const LOCK: &str = "LOCK";
@@ -326,16 +328,14 @@ fn lock(directory: &Path) -> Result<File, DataError> {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut pid = String::new();
             // Best effort: the message is about the lock.
-            let _ = (&file).take(20).read_to_string(&mut pid);
+            let _ = (&file).take(LOCK_BYTES as u64).read_to_string(&mut pid);
             return Err(DataError::InUse { path: directory.into(), pid: pid.trim().parse().ok() });
         }
         Err(error) => return Err(failed("lock", &path)(error.into())),
     }
-    let write = |file: &mut File| {
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write(&mut file).map_err(failed("write", &path))?;
+    // Only for the message of a second process, so a full disk is no reason to fail. Written over what is there, which
+    // needs no room.
+    let _ = file.write_all(format!("{:<LOCK_BYTES$}\n", std::process::id()).as_bytes());
     Ok(file)
 }
 

@@ -61,6 +61,8 @@ const CHECKPOINT_BYTES_MIN: u64 = 16 << 20;
 const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 /// The services whose health is told one by one, besides the node's.
 const SERVICES: [&str; 2] = ["loci.v1.Records", "loci.v1.Admin"];
+/// Signals this close together are one.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// The exit code after a second signal, as shells have it for an interrupted program.
 const INTERRUPTED: i32 = 130;
 
@@ -157,7 +159,11 @@ pub fn serve_command(args: ServeArgs) -> Result<(), RunError> {
             signals.next().await;
             tracing::info!("stopping; a second signal stops at once");
             drop(stop);
-            signals.next().await;
+            let first = Instant::now();
+            // `timeout` and some supervisors send the same signal to the process and to its group.
+            while first.elapsed() < SAME_SIGNAL {
+                signals.next().await;
+            }
             tracing::warn!("a second signal: stopped at once");
             std::process::exit(INTERRUPTED);
         });

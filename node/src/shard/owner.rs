@@ -45,6 +45,10 @@ const COUNT_EVERY: Duration = Duration::from_millis(500);
 const RELIEF_EVERY: Duration = Duration::from_secs(2);
 /// Writes wait while buffers hold so many times what a checkpoint is due at, and one is running.
 const BUFFERS_TIMES_MAX: usize = 4;
+/// How often a checkpoint is told of.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// A job that failed is tried again after this, also on an idle shard.
+const JOB_RETRY: Duration = Duration::from_secs(5);
 /// How long the writes that wait when the node stops may take.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// How long the last checkpoint may take. Without it the next start reads more of the log.
@@ -91,6 +95,10 @@ pub(super) struct Owner {
     checkpoint_running: Option<Instant>,
     merge_running: Option<Instant>,
     checkpoints_fail: bool,
+    /// When a job last failed and was not yet offered again.
+    failed_at: Option<Instant>,
+    /// When a checkpoint was last told of.
+    last_told: Option<Instant>,
     stopping: Option<Stopping>,
 }
 
@@ -193,6 +201,8 @@ impl Owner {
             checkpoint_running: None,
             merge_running: None,
             checkpoints_fail: false,
+            failed_at: None,
+            last_told: None,
             stopping: None,
         }
     }
@@ -472,6 +482,11 @@ impl Owner {
             self.bytes_since_checkpoint = 0;
             self.store.request_checkpoint();
         }
+        if self.failed_at.is_some_and(|at| at.elapsed() >= JOB_RETRY) {
+            // The store itself tries again once its clock has moved on, which an idle shard's does not.
+            self.failed_at = None;
+            self.store.request_checkpoint();
+        }
         while self.checkpoint_running.is_none() || self.merge_running.is_none() {
             let Some(job) = self.store.next_job() else { return };
             match job.kind() {
@@ -503,6 +518,7 @@ impl Owner {
                 tracing::warn!(shard, kind, %error, "a job failed and will be tried again");
             }
             self.checkpoints_fail |= installed.kind == JobKind::Checkpoint;
+            self.failed_at = Some(Instant::now());
             self.publish(|progress| progress.jobs_failed += 1);
             return;
         }
@@ -516,13 +532,25 @@ impl Owner {
                     progress.checkpoint_at_millis = now;
                     progress.checkpoints += 1;
                 });
-                tracing::info!(shard, index, millis, "checkpoint");
+                self.tell_of_checkpoint(index, millis);
             }
             None => {
                 self.publish(|progress| progress.merges += 1);
                 tracing::info!(shard, millis, "merge");
             }
         }
+    }
+
+    /// Under load there are several a second: then one line for all of them now and then.
+    fn tell_of_checkpoint(&mut self, index: u64, millis: u64) {
+        let shard = self.shared.id;
+        if self.stopping.is_none() && self.last_told.is_some_and(|last| last.elapsed() < TELL_EVERY) {
+            tracing::debug!(shard, index, millis, "checkpoint");
+            return;
+        }
+        self.last_told = Some(Instant::now());
+        let checkpoints = self.shared.progress().checkpoints;
+        tracing::info!(shard, index, millis, checkpoints, "checkpoint");
     }
 
     fn begin_stopping(&mut self) {
