@@ -268,6 +268,25 @@ async fn probes_and_metrics_answer_and_every_metric_is_documented() {
 }
 
 #[tokio::test]
+async fn a_stream_that_carries_nothing_ends_with_the_node() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    let directory = tempfile::tempdir().unwrap();
+    let node = start(directory.path()).await;
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", node.local_addr())).unwrap();
+    let mut client = HealthClient::new(channel.connect().await.unwrap());
+    let mut watch = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    node.shutdown().await.unwrap();
+    // First what happened, and NOT_SERVING (2) as the last thing; then nothing, or a broken connection.
+    let mut last = None;
+    while let Ok(Some(reply)) = watch.message().await {
+        last = Some(reply.status);
+    }
+    assert_eq!(last, Some(2));
+}
+
+#[tokio::test]
 async fn health_is_told_for_the_node_and_for_each_service() {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;

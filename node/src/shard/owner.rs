@@ -45,6 +45,8 @@ const COUNT_EVERY: Duration = Duration::from_millis(500);
 const RELIEF_EVERY: Duration = Duration::from_secs(2);
 /// Writes wait while buffers hold so many times what a checkpoint is due at, and one is running.
 const BUFFERS_TIMES_MAX: usize = 4;
+/// How often the store is asked for jobs, which looks at all of its collections.
+const ASK_EVERY: Duration = Duration::from_millis(20);
 /// How often a checkpoint is told of.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A job that failed is tried again after this, also on an idle shard.
@@ -84,6 +86,8 @@ pub(super) struct Owner {
     boot_last: u64,
     started: Instant,
     replayed: u64,
+    /// The replica has more effects already.
+    more: bool,
     room: Room,
     last_tick: Instant,
     last_due: Option<Instant>,
@@ -99,6 +103,8 @@ pub(super) struct Owner {
     failed_at: Option<Instant>,
     /// When a checkpoint was last told of.
     last_told: Option<Instant>,
+    /// When the store was last asked for jobs.
+    last_asked: Option<Instant>,
     stopping: Option<Stopping>,
 }
 
@@ -191,6 +197,7 @@ impl Owner {
             boot_last,
             started: Instant::now(),
             replayed: 0,
+            more: false,
             room: Room::default(),
             last_tick: Instant::now(),
             last_due: None,
@@ -203,6 +210,7 @@ impl Owner {
             checkpoints_fail: false,
             failed_at: None,
             last_told: None,
+            last_asked: None,
             stopping: None,
         }
     }
@@ -215,7 +223,8 @@ impl Owner {
         self.publish(|progress| progress.checkpoint = checkpoint);
         self.turn();
         while !matches!(self.stopping, Some(Stopping::Done)) {
-            match self.events.recv_timeout(TICK.saturating_sub(self.last_tick.elapsed())) {
+            let until_tick = TICK.saturating_sub(self.last_tick.elapsed());
+            match self.events.recv_timeout(if self.more { Duration::ZERO } else { until_tick }) {
                 Ok(event) => self.take(event),
                 Err(RecvTimeoutError::Timeout) => {}
                 // The node is gone without a word; so is everybody who could wait.
@@ -276,7 +285,9 @@ impl Owner {
                 self.publish_standing(standing);
             }
             // A group of one sends nothing and is asked nothing: no other effect can occur.
-            if !effects.more {
+            self.more = effects.more;
+            // While a long log is read at the start, checkpoints must be begun and taken in: buffers would grow with it.
+            if !self.more || self.shared.phase() == Phase::Starting {
                 return;
             }
         }
@@ -475,9 +486,10 @@ impl Owner {
     }
 
     fn start_jobs(&mut self) {
-        if self.stopping.is_some() {
+        if self.stopping.is_some() || self.last_asked.is_some_and(|last| last.elapsed() < ASK_EVERY) {
             return;
         }
+        self.last_asked = Some(Instant::now());
         if self.bytes_since_checkpoint >= self.options.checkpoint_bytes && self.checkpoint_running.is_none() {
             self.bytes_since_checkpoint = 0;
             self.store.request_checkpoint();
@@ -502,6 +514,7 @@ impl Owner {
 
     fn install(&mut self, done: Done) {
         let installed = self.store.install(done);
+        self.last_asked = None;
         let begun = match installed.kind {
             JobKind::Checkpoint => self.checkpoint_running.take(),
             JobKind::Merge => self.merge_running.take(),
