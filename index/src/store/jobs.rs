@@ -44,6 +44,9 @@ const RETRY_MILLIS: u64 = 1_000;
 const GARBAGE_SHARE: u64 = 4;
 const GARBAGE_BYTES_MIN: u64 = 4 << 20;
 
+/// After so many ended versions it is worth looking for something to merge.
+const ENDED_PER_LOOK: u32 = 64;
+
 /// What kind of work a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobKind {
@@ -106,6 +109,11 @@ pub(super) struct Work {
     /// The last entry that the manifest holds.
     durable: u64,
     merging: Option<Merging>,
+    /// Whether something changed that a merge may be chosen for. Choosing looks at every segment, and the owner asks for
+    /// jobs after every entry.
+    look: bool,
+    /// How many versions in segments have ended since the last look.
+    ended: u32,
     failed_at: Option<u64>,
     /// For each segment how many versions had ended, and the number of the file that says which.
     ends: BTreeMap<u64, (u32, u64)>,
@@ -363,14 +371,19 @@ impl Work {
             requests: Some((request_changes, manifest.requests)),
             ends,
             files: manifest.files().collect(),
+            look: true,
             ..Work::default()
         }
     }
 
     /// A version is about to end.
     pub fn note_end(&mut self, collection: &Collection, location: Location) {
+        let Location::Segment(segment, row) = location else { return };
+        self.ended = self.ended.wrapping_add(1);
+        if self.ended.is_multiple_of(ENDED_PER_LOOK) {
+            self.look = true;
+        }
         if let Some(merging) = &mut self.merging
-            && let Location::Segment(segment, row) = location
             && let Some(sealed) = collection.segments.get(segment)
             && merging.sources.contains(&sealed.file)
         {
@@ -413,6 +426,7 @@ impl Store {
     /// Asks for a checkpoint: the next job is one, unless nothing changed since the last.
     pub fn request_checkpoint(&mut self) {
         self.work.checkpoint_wanted = true;
+        self.work.look = true;
         self.work.failed_at = None;
     }
 
@@ -425,12 +439,13 @@ impl Store {
         if let Some(checkpoint) = self.next_checkpoint() {
             return Some(Job(Task::Checkpoint(checkpoint)));
         }
-        if self.work.merging.is_some() {
+        if self.work.merging.is_some() || !self.work.look {
             return None;
         }
         if let Some(merge) = self.next_merge() {
             return Some(Job(Task::Merge(merge)));
         }
+        self.work.look = false;
         // Merging has come to rest: what it replaced can go, if that is worth the syncs.
         let segments = self.collections.iter().flat_map(|state| &state.shared.segments);
         let bytes: u64 = segments.map(|sealed| sealed.segment.file_bytes()).sum();
@@ -555,6 +570,7 @@ impl Store {
 
     /// Takes in what came of a job.
     pub fn install(&mut self, done: Done) -> Installed {
+        self.work.look = true;
         match done.0 {
             Product::Checkpoint(written) => {
                 let forget_up_to = Some(self.install_checkpoint(written));
