@@ -497,8 +497,8 @@ fn open(config: &Config) -> Result<Opened, RunError> {
     let replica = Replica::restore(replica_options, &state, reader)
         .map_err(|error| RunError::Mismatch { path: config.data.clone(), error })?;
     if let Some(cut) = &recovered.cut {
-        let (file, offset, bytes) = (&cut.file, cut.offset, cut.bytes);
-        tracing::info!(file, offset, bytes, "cut the end of the log that nobody was told is safe");
+        let (file, offset) = (&cut.file, cut.offset);
+        tracing::info!(file, offset, "the log was not closed: it ends here, what lies beyond was never acknowledged");
     }
     tracing::info!(
         clean = recovered.clean,
