@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use loci_benches::{DIMENSION, Glosses};
-use loci_index::command::{
-    Action, Change, Command, Content, EmbeddingSpec, Entry, Envelope, Origin, Outcome, Schema,
-};
+use loci_index::command::{Action, Change, Command, Content, EmbeddingSpec, Entry, Envelope, Origin, Outcome, Schema};
 use loci_index::directory::RamDirectory;
 use loci_index::distance::Metric;
 use loci_index::store::{Store, StoreOptions};
@@ -15,15 +13,8 @@ use loci_index::store::{Store, StoreOptions};
 const BATCH: usize = 256;
 
 fn entry(clock: u64, commands: Vec<Command>) -> Vec<u8> {
-    let commands = commands.into_iter().map(|command| Envelope {
-        origin: Origin::default(),
-        command,
-    });
-    Entry {
-        clock,
-        commands: commands.collect(),
-    }
-    .encode()
+    let commands = commands.into_iter().map(|command| Envelope { origin: Origin::default(), command });
+    Entry { clock, commands: commands.collect() }.encode()
 }
 
 fn apply(criterion: &mut Criterion) {
@@ -33,41 +24,21 @@ fn apply(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     for embedded in [false, true] {
         let directory = Arc::new(RamDirectory::new());
-        let mut store = Store::create(directory.clone(), StoreOptions::default(), [7; 32], 0)
-            .expect("memory has room");
-        let spec = EmbeddingSpec {
-            name: String::new(),
-            dimension: DIMENSION as u32,
-            metric: Metric::Cosine.code(),
-        };
-        let schema = Schema {
-            embeddings: if embedded { vec![spec] } else { vec![] },
-            ..Schema::default()
-        };
+        let mut store = Store::create(directory.clone(), StoreOptions::default(), [7; 32], 0).expect("memory has room");
+        let spec = EmbeddingSpec { name: String::new(), dimension: DIMENSION as u32, metric: Metric::Cosine.code() };
+        let schema = Schema { embeddings: if embedded { vec![spec] } else { vec![] }, ..Schema::default() };
         let namespace = String::from("n");
         let found = entry(
             1,
             vec![
-                Command::CreateNamespace {
-                    name: namespace.clone(),
-                },
-                Command::CreateCollection {
-                    namespace,
-                    name: "c".into(),
-                    schema,
-                },
+                Command::CreateNamespace { name: namespace.clone() },
+                Command::CreateCollection { namespace, name: "c".into(), schema },
             ],
         );
         let outcomes = store.apply(1, &found).expect("it is the first entry");
-        let Some(Outcome::Created { collection }) = outcomes.last() else {
-            panic!("{outcomes:?}")
-        };
+        let Some(Outcome::Created { collection }) = outcomes.last() else { panic!("{outcomes:?}") };
         let (mut index, mut row) = (1, 0);
-        let name = if embedded {
-            "embedded"
-        } else {
-            "cached 100 bytes"
-        };
+        let name = if embedded { "embedded" } else { "cached 100 bytes" };
         let made = entry(
             2,
             (0..BATCH)
@@ -75,23 +46,12 @@ fn apply(criterion: &mut Criterion) {
                     row += 1;
                     let content = Content {
                         value: Some(vec![7; 100]),
-                        embeddings: if embedded {
-                            vec![(0, glosses.record(row % rows).to_vec())]
-                        } else {
-                            vec![]
-                        },
+                        embeddings: if embedded { vec![(0, glosses.record(row % rows).to_vec())] } else { vec![] },
                         ..Content::default()
                     };
                     let key = format!("key:{row}").into_bytes();
-                    let change = Change {
-                        collection: *collection,
-                        key,
-                        action: Action::Put(content),
-                    };
-                    Command::Write {
-                        conditions: vec![],
-                        changes: vec![change],
-                    }
+                    let change = Change { collection: *collection, key, action: Action::Put(content) };
+                    Command::Write { conditions: vec![], changes: vec![change] }
                 })
                 .collect(),
         );
@@ -106,12 +66,9 @@ fn apply(criterion: &mut Criterion) {
                 }
             });
         });
-        group.bench_function(
-            BenchmarkId::new(format!("{name}, only hashed"), BATCH),
-            |bench| {
-                bench.iter(|| black_box(blake3::hash(&made)));
-            },
-        );
+        group.bench_function(BenchmarkId::new(format!("{name}, only hashed"), BATCH), |bench| {
+            bench.iter(|| black_box(blake3::hash(&made)));
+        });
     }
     group.finish();
 }

@@ -57,7 +57,5 @@ fn numbers<T>(path: &Path, number: fn([u8; 4]) -> T) -> Vec<T> {
     let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let body = &bytes[10 + header..];
-    body.chunks_exact(4)
-        .map(|bytes| number(bytes.try_into().expect("four bytes")))
-        .collect()
+    body.chunks_exact(4).map(|bytes| number(bytes.try_into().expect("four bytes"))).collect()
 }

@@ -6,11 +6,7 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 3] = [
-    "proto/loci/v1/types.proto",
-    "proto/loci/v1/records.proto",
-    "proto/loci/v1/admin.proto",
-];
+const FILES: [&str; 3] = ["proto/loci/v1/types.proto", "proto/loci/v1/records.proto", "proto/loci/v1/admin.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {
@@ -19,8 +15,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .bytes(".")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())
 }

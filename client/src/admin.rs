@@ -176,17 +176,8 @@ pub struct Changed {
 
 impl Schema {
     /// With another embedding.
-    pub fn with_embedding(
-        mut self,
-        name: impl Into<String>,
-        dimension: u32,
-        metric: Metric,
-    ) -> Schema {
-        self.embeddings.push(EmbeddingSpec {
-            name: name.into(),
-            dimension,
-            metric,
-        });
+    pub fn with_embedding(mut self, name: impl Into<String>, dimension: u32, metric: Metric) -> Schema {
+        self.embeddings.push(EmbeddingSpec { name: name.into(), dimension, metric });
         self
     }
 }
@@ -203,11 +194,7 @@ impl Client {
     }
 
     async fn make_namespace(&self, name: String, if_absent: bool) -> Result<Changed, Error> {
-        let request = v1::CreateNamespaceRequest {
-            origin: self.origin(),
-            name,
-            if_absent,
-        };
+        let request = v1::CreateNamespaceRequest { origin: self.origin(), name, if_absent };
         let reply = self
             .admin(|mut admin, remaining| {
                 let request = within(request.clone(), remaining);
@@ -230,10 +217,7 @@ impl Client {
 
     /// Removes a namespace with all its collections and records.
     pub async fn drop_namespace(&self, name: impl Into<String>) -> Result<Changed, Error> {
-        let request = v1::DropNamespaceRequest {
-            origin: self.origin(),
-            name: name.into(),
-        };
+        let request = v1::DropNamespaceRequest { origin: self.origin(), name: name.into() };
         let reply = self
             .admin(|mut admin, remaining| {
                 let request = within(request.clone(), remaining);
@@ -244,24 +228,15 @@ impl Client {
     }
 
     /// The collections of a namespace; empty: of all.
-    pub async fn collections(
-        &self,
-        namespace: impl Into<String>,
-    ) -> Result<Vec<Description>, Error> {
-        let request = v1::ListCollectionsRequest {
-            namespace: namespace.into(),
-        };
+    pub async fn collections(&self, namespace: impl Into<String>) -> Result<Vec<Description>, Error> {
+        let request = v1::ListCollectionsRequest { namespace: namespace.into() };
         let reply = self
             .admin(|mut admin, remaining| {
                 let request = within(request.clone(), remaining);
                 async move { admin.list_collections(request).await }
             })
             .await?;
-        reply
-            .collections
-            .into_iter()
-            .map(TryInto::try_into)
-            .collect()
+        reply.collections.into_iter().map(TryInto::try_into).collect()
     }
 
     /// How the node is doing.
@@ -306,9 +281,7 @@ impl Collection {
 
     /// Its rules and what it holds.
     pub async fn describe(&self) -> Result<Description, Error> {
-        let request = v1::DescribeCollectionRequest {
-            name: self.wire_name(),
-        };
+        let request = v1::DescribeCollectionRequest { name: self.wire_name() };
         self.client()
             .admin(|mut admin, remaining| {
                 let request = within(request.clone(), remaining);
@@ -343,10 +316,7 @@ impl Collection {
 
     /// Removes the collection with all its records.
     pub async fn drop_collection(&self) -> Result<Changed, Error> {
-        let request = v1::DropCollectionRequest {
-            origin: self.client().origin(),
-            name: self.wire_name(),
-        };
+        let request = v1::DropCollectionRequest { origin: self.client().origin(), name: self.wire_name() };
         let reply = self
             .client()
             .admin(|mut admin, remaining| {
@@ -364,10 +334,7 @@ fn millis(duration: Duration) -> u64 {
 
 impl From<v1::AdminReply> for Changed {
     fn from(reply: v1::AdminReply) -> Changed {
-        Changed {
-            token: Token::from_wire(reply.token),
-            existed: reply.existed,
-        }
+        Changed { token: Token::from_wire(reply.token), existed: reply.existed }
     }
 }
 
@@ -427,21 +394,13 @@ impl TryFrom<v1::Schema> for Schema {
                     return Err(Error::protocol(message));
                 }
             };
-            Ok(EmbeddingSpec {
-                name: spec.name,
-                dimension: spec.dimension,
-                metric,
-            })
+            Ok(EmbeddingSpec { name: spec.name, dimension: spec.dimension, metric })
         };
         Ok(Schema {
             durability,
             retention: Duration::from_millis(schema.retention_millis),
             eviction_bytes: schema.eviction_bytes,
-            embeddings: schema
-                .embeddings
-                .into_iter()
-                .map(embedding)
-                .collect::<Result<_, _>>()?,
+            embeddings: schema.embeddings.into_iter().map(embedding).collect::<Result<_, _>>()?,
         })
     }
 }

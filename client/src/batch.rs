@@ -40,11 +40,7 @@ pub struct Removals {
 
 impl Batch {
     pub(crate) fn new(collection: Collection) -> Batch {
-        Batch {
-            collection,
-            conditions: Vec::new(),
-            changes: Vec::new(),
-        }
+        Batch { collection, conditions: Vec::new(), changes: Vec::new() }
     }
 
     /// What must hold before the first change.
@@ -71,12 +67,7 @@ impl Batch {
     }
 
     /// Merges a record of another collection of the namespace.
-    pub fn merge_in(
-        self,
-        collection: impl Into<String>,
-        record: Record,
-        removals: Removals,
-    ) -> Batch {
+    pub fn merge_in(self, collection: impl Into<String>, record: Record, removals: Removals) -> Batch {
         let merge = v1::Merge {
             record: Some(record.into()),
             remove_attributes: removals.attributes,
@@ -98,10 +89,7 @@ impl Batch {
 
     fn change(mut self, collection: String, action: v1::change::Action) -> Batch {
         self.changes.push(v1::Change {
-            collection: Some(v1::CollectionName {
-                namespace: self.collection.namespace().to_owned(),
-                collection,
-            }),
+            collection: Some(v1::CollectionName { namespace: self.collection.namespace().to_owned(), collection }),
             action: Some(action),
         });
         self

@@ -138,14 +138,8 @@ impl Builder {
         if addresses.is_empty() {
             addresses.push("127.0.0.1:7700".into());
         }
-        let endpoints: Vec<Endpoint> = addresses
-            .iter()
-            .map(|address| endpoint(address))
-            .collect::<Result<_, _>>()?;
-        let channels = (0..self.connections)
-            .flat_map(|_| &endpoints)
-            .map(Endpoint::connect_lazy)
-            .collect();
+        let endpoints: Vec<Endpoint> = addresses.iter().map(|address| endpoint(address)).collect::<Result<_, _>>()?;
+        let channels = (0..self.connections).flat_map(|_| &endpoints).map(Endpoint::connect_lazy).collect();
         Ok(Client {
             shared: Arc::new(Shared {
                 channels,
@@ -164,15 +158,8 @@ impl Builder {
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, Error> {
-    let wrong = |message: String| Error::Address {
-        address: address.to_owned(),
-        message,
-    };
-    let uri = if address.contains("://") {
-        address.to_owned()
-    } else {
-        format!("http://{address}")
-    };
+    let wrong = |message: String| Error::Address { address: address.to_owned(), message };
+    let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     if !uri.starts_with("http://") {
         return Err(wrong("must begin with http:// or be host:port".into()));
     }
@@ -221,10 +208,7 @@ impl Client {
     fn with_origin(&self, change: impl FnOnce(&mut OriginOf)) -> Client {
         let mut origin = OriginOf::clone(&self.origin);
         change(&mut origin);
-        Client {
-            shared: self.shared.clone(),
-            origin: Arc::new(origin),
-        }
+        Client { shared: self.shared.clone(), origin: Arc::new(origin) }
     }
 
     /// A collection, whose calls each are a call of their own. Nothing is sent.
@@ -249,13 +233,8 @@ impl Client {
             let request = HealthCheckRequest::default();
             let reply = HealthClient::new(channel).check(request).await?;
             match reply.into_inner().status() {
-                tonic_health::pb::health_check_response::ServingStatus::Serving => {
-                    Ok(begun.elapsed())
-                }
-                other => Err(Status::unavailable(format!(
-                    "the node is not ready: it says {}",
-                    other.as_str_name()
-                ))),
+                tonic_health::pb::health_check_response::ServingStatus::Serving => Ok(begun.elapsed()),
+                other => Err(Status::unavailable(format!("the node is not ready: it says {}", other.as_str_name()))),
             }
         })
         .await
@@ -322,20 +301,14 @@ impl Client {
     }
 
     /// Tries until an attempt succeeds, fails for good, or the time or the retries are used up.
-    pub(crate) async fn retrying_errors<T, F, Fut>(
-        &self,
-        timeout: Duration,
-        attempt: F,
-    ) -> Result<T, Error>
+    pub(crate) async fn retrying_errors<T, F, Fut>(&self, timeout: Duration, attempt: F) -> Result<T, Error>
     where
         F: Fn(Duration) -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
         let begun = Instant::now();
         // A timeout that the clock cannot count to is none.
-        let deadline = begun
-            .checked_add(timeout)
-            .unwrap_or_else(|| begun + Duration::from_secs(1 << 30));
+        let deadline = begun.checked_add(timeout).unwrap_or_else(|| begun + Duration::from_secs(1 << 30));
         let mut failed = 0;
         loop {
             let remaining = deadline.saturating_duration_since(Instant::now());
@@ -346,17 +319,12 @@ impl Client {
                 }
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    return Err(Error::DeadlineExceeded {
-                        message: format!("no answer within {timeout:?}"),
-                    });
+                    return Err(Error::DeadlineExceeded { message: format!("no answer within {timeout:?}") });
                 }
             };
             failed += 1;
             let remaining = deadline.saturating_duration_since(Instant::now());
-            let pause = self
-                .shared
-                .policy
-                .pause(&error, failed, remaining, random_number());
+            let pause = self.shared.policy.pause(&error, failed, remaining, random_number());
             match pause {
                 Some(pause) if self.shared.budget.spend() => {
                     tracing::debug!(%error, failed, ?pause, "trying again");
@@ -379,25 +347,11 @@ async fn once(channel: Channel, call: Call, remaining: Duration) -> Result<Reply
     Ok(match call {
         Call::Put(put) => Reply::Write(records.put(within(put, remaining)).await?.into_inner()),
         Call::Get(get) => Reply::Get(records.get(within(get, remaining)).await?.into_inner()),
-        Call::Delete(delete) => Reply::Delete(
-            records
-                .delete(within(delete, remaining))
-                .await?
-                .into_inner(),
-        ),
-        Call::Batch(batch) => {
-            Reply::Write(records.batch(within(batch, remaining)).await?.into_inner())
-        }
+        Call::Delete(delete) => Reply::Delete(records.delete(within(delete, remaining)).await?.into_inner()),
+        Call::Batch(batch) => Reply::Write(records.batch(within(batch, remaining)).await?.into_inner()),
         Call::Scan(scan) => Reply::Scan(records.scan(within(scan, remaining)).await?.into_inner()),
-        Call::Count(count) => {
-            Reply::Count(records.count(within(count, remaining)).await?.into_inner())
-        }
-        Call::Search(search) => Reply::Search(
-            records
-                .search(within(search, remaining))
-                .await?
-                .into_inner(),
-        ),
+        Call::Count(count) => Reply::Count(records.count(within(count, remaining)).await?.into_inner()),
+        Call::Search(search) => Reply::Search(records.search(within(search, remaining)).await?.into_inner()),
     })
 }
 
@@ -425,20 +379,10 @@ mod tests {
 
     #[test]
     fn addresses_need_host_and_port() {
-        for good in [
-            "127.0.0.1:7700",
-            "http://localhost:7700",
-            "http://[::1]:7700",
-        ] {
+        for good in ["127.0.0.1:7700", "http://localhost:7700", "http://[::1]:7700"] {
             assert!(endpoint(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "localhost",
-            "https://localhost:7700",
-            "http://",
-            "a b:1",
-        ] {
+        for bad in ["", "localhost", "https://localhost:7700", "http://", "a b:1"] {
             let error = endpoint(bad).expect_err(bad);
             assert!(matches!(error, Error::Address { .. }), "{bad}: {error}");
         }

@@ -102,11 +102,7 @@ impl Condition {
     }
 
     fn of(key: impl Into<Bytes>, expect: v1::condition::Expect) -> Condition {
-        Condition(v1::Condition {
-            collection: None,
-            key: key.into(),
-            expect: Some(expect),
-        })
+        Condition(v1::Condition { collection: None, key: key.into(), expect: Some(expect) })
     }
 }
 
@@ -138,20 +134,12 @@ pub enum PutMode {
 }
 
 impl Collection {
-    pub(crate) fn new(
-        client: Client,
-        pipeline: Option<Pipeline>,
-        namespace: String,
-        name: String,
-    ) -> Collection {
+    pub(crate) fn new(client: Client, pipeline: Option<Pipeline>, namespace: String, name: String) -> Collection {
         Collection {
             timeout: client.timeout(),
             client,
             pipeline,
-            name: v1::CollectionName {
-                namespace,
-                collection: name,
-            },
+            name: v1::CollectionName { namespace, collection: name },
             parts: Parts::default(),
             consistency: Consistency::default(),
         }
@@ -191,28 +179,19 @@ impl Collection {
     }
 
     /// Inserts or replaces up to 10,000 records: all or none.
-    pub async fn put_many(
-        &self,
-        records: impl IntoIterator<Item = Record>,
-    ) -> Result<Written, Error> {
+    pub async fn put_many(&self, records: impl IntoIterator<Item = Record>) -> Result<Written, Error> {
         self.put_with(records, PutOptions::default()).await
     }
 
     /// Inserts a record, or fails with [`Error::ConditionFailed`] if there is one.
     pub async fn insert(&self, record: Record) -> Result<Written, Error> {
-        let options = PutOptions {
-            mode: PutMode::Insert,
-            ..PutOptions::default()
-        };
+        let options = PutOptions { mode: PutMode::Insert, ..PutOptions::default() };
         self.put_with([record], options).await
     }
 
     /// Replaces what the record gives of the record that is there, and leaves the rest; inserts it if there is none.
     pub async fn merge(&self, record: Record) -> Result<Written, Error> {
-        let options = PutOptions {
-            mode: PutMode::Merge,
-            ..PutOptions::default()
-        };
+        let options = PutOptions { mode: PutMode::Merge, ..PutOptions::default() };
         self.put_with([record], options).await
     }
 
@@ -226,11 +205,7 @@ impl Collection {
         self.put_wire(records, options).await
     }
 
-    pub(crate) async fn put_wire(
-        &self,
-        records: Vec<v1::Record>,
-        options: PutOptions,
-    ) -> Result<Written, Error> {
+    pub(crate) async fn put_wire(&self, records: Vec<v1::Record>, options: PutOptions) -> Result<Written, Error> {
         let mode = match options.mode {
             PutMode::Replace => v1::PutMode::Replace,
             PutMode::Insert => v1::PutMode::Insert,
@@ -269,11 +244,9 @@ impl Collection {
             consistency: self.wire_consistency(),
         });
         match self.send(call).await? {
-            Reply::Get(reply) if reply.records.len() == asked => reply
-                .records
-                .into_iter()
-                .map(|found| found.record.map(Record::try_from).transpose())
-                .collect(),
+            Reply::Get(reply) if reply.records.len() == asked => {
+                reply.records.into_iter().map(|found| found.record.map(Record::try_from).transpose()).collect()
+            }
             other => Err(unexpected("get", &other)),
         }
     }
@@ -284,10 +257,7 @@ impl Collection {
     }
 
     /// Deletes the records with these keys; at most 10,000.
-    pub async fn delete_many<K: Into<Bytes>>(
-        &self,
-        keys: impl IntoIterator<Item = K>,
-    ) -> Result<Deleted, Error> {
+    pub async fn delete_many<K: Into<Bytes>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Deleted, Error> {
         self.delete_if(keys, []).await
     }
 
@@ -307,25 +277,16 @@ impl Collection {
 
     /// Deletes every record that the filter takes. Others can see some of it done.
     pub async fn delete_where(&self, filter: Filter) -> Result<Deleted, Error> {
-        self.delete_wire(v1::DeleteRequest {
-            filter: Some(filter.0),
-            ..Default::default()
-        })
-        .await
+        self.delete_wire(v1::DeleteRequest { filter: Some(filter.0), ..Default::default() }).await
     }
 
     async fn delete_wire(&self, request: v1::DeleteRequest) -> Result<Deleted, Error> {
-        let call = Call::Delete(v1::DeleteRequest {
-            origin: self.client.origin(),
-            collection: self.wire_name(),
-            ..request
-        });
+        let call =
+            Call::Delete(v1::DeleteRequest { origin: self.client.origin(), collection: self.wire_name(), ..request });
         match self.send(call).await? {
-            Reply::Delete(reply) => Ok(Deleted {
-                token: Token::from_wire(reply.token),
-                deleted: reply.deleted,
-                existed: reply.existed,
-            }),
+            Reply::Delete(reply) => {
+                Ok(Deleted { token: Token::from_wire(reply.token), deleted: reply.deleted, existed: reply.existed })
+            }
             other => Err(unexpected("delete", &other)),
         }
     }
@@ -377,11 +338,9 @@ impl Collection {
 
     pub(crate) async fn write(&self, call: Call) -> Result<Written, Error> {
         match self.send(call).await? {
-            Reply::Write(reply) => Ok(Written {
-                token: Token::from_wire(reply.token),
-                version: reply.version,
-                existed: reply.existed,
-            }),
+            Reply::Write(reply) => {
+                Ok(Written { token: Token::from_wire(reply.token), version: reply.version, existed: reply.existed })
+            }
             other => Err(unexpected("write", &other)),
         }
     }
@@ -411,25 +370,17 @@ impl Collection {
         let level = match self.consistency {
             Consistency::Latest => Level::Latest(true),
             Consistency::Stale => Level::Stale(true),
-            Consistency::AtLeast(token) => Level::Token(v1::Token {
-                shard: token.shard,
-                index: token.index,
-            }),
+            Consistency::AtLeast(token) => Level::Token(v1::Token { shard: token.shard, index: token.index }),
         };
         Some(v1::Consistency { level: Some(level) })
     }
 
     /// A condition that names another collection means one of this namespace.
-    pub(crate) fn conditions(
-        &self,
-        conditions: impl IntoIterator<Item = Condition>,
-    ) -> Vec<v1::Condition> {
+    pub(crate) fn conditions(&self, conditions: impl IntoIterator<Item = Condition>) -> Vec<v1::Condition> {
         conditions
             .into_iter()
             .map(|Condition(mut condition)| {
-                let named = condition
-                    .collection
-                    .get_or_insert_with(|| self.name.clone());
+                let named = condition.collection.get_or_insert_with(|| self.name.clone());
                 if named.namespace.is_empty() {
                     named.namespace.clone_from(&self.name.namespace);
                 }
@@ -442,10 +393,7 @@ impl Collection {
 impl Token {
     pub(crate) fn from_wire(token: Option<v1::Token>) -> Token {
         let token = token.unwrap_or_default();
-        Token {
-            shard: token.shard,
-            index: token.index,
-        }
+        Token { shard: token.shard, index: token.index }
     }
 }
 

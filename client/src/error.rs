@@ -123,22 +123,13 @@ pub enum Error {
 impl Error {
     /// Whether the same call, sent again a little later, can succeed.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Error::Unavailable { .. }
-                | Error::Overloaded {
-                    retry_after: Some(_),
-                    ..
-                }
-        )
+        matches!(self, Error::Unavailable { .. } | Error::Overloaded { retry_after: Some(_), .. })
     }
 
     /// The stable name of the reason, if the node gave one.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Error::InvalidArgument { reason, .. }
-            | Error::NotFound { reason, .. }
-            | Error::Refused { reason, .. } => {
+            Error::InvalidArgument { reason, .. } | Error::NotFound { reason, .. } | Error::Refused { reason, .. } => {
                 Some(reason.as_str()).filter(|reason| !reason.is_empty())
             }
             Error::ConditionFailed { .. } => Some("condition_failed"),
@@ -153,19 +144,15 @@ impl Error {
         let local = status.source().is_some();
         match status.code() {
             Code::Cancelled if status.message().contains("Timeout expired") => {
-                Error::DeadlineExceeded {
-                    message: "the call took longer than it was given".into(),
-                }
+                Error::DeadlineExceeded { message: "the call took longer than it was given".into() }
             }
-            Code::Unknown | Code::Internal | Code::Cancelled if local => Error::Unavailable {
-                message: format!("the connection broke: {}", innermost(status)),
-            },
-            Code::Cancelled => Error::Unavailable {
-                message: format!("the call was cancelled: {}", status.message()),
-            },
-            Code::Unavailable if local => Error::Unavailable {
-                message: format!("no connection: {}", innermost(status)),
-            },
+            Code::Unknown | Code::Internal | Code::Cancelled if local => {
+                Error::Unavailable { message: format!("the connection broke: {}", innermost(status)) }
+            }
+            Code::Cancelled => Error::Unavailable { message: format!("the call was cancelled: {}", status.message()) },
+            Code::Unavailable if local => {
+                Error::Unavailable { message: format!("no connection: {}", innermost(status)) }
+            }
             code => Error::from_parts(code, status.message(), detail),
         }
     }
@@ -176,51 +163,34 @@ impl Error {
     }
 
     fn from_parts(code: Code, message: &str, detail: v1::ErrorDetail) -> Error {
-        let message = if message.is_empty() {
-            code.description().to_owned()
-        } else {
-            message.to_owned()
-        };
+        let message = if message.is_empty() { code.description().to_owned() } else { message.to_owned() };
         let reason = detail.reason;
         match code {
-            Code::InvalidArgument => Error::InvalidArgument {
-                message,
-                reason,
-                number: detail.number,
-            },
+            Code::InvalidArgument => Error::InvalidArgument { message, reason, number: detail.number },
             Code::NotFound => Error::NotFound { message, reason },
             Code::AlreadyExists => Error::AlreadyExists { message },
-            Code::FailedPrecondition if reason.is_empty() || reason == "condition_failed" => {
-                Error::ConditionFailed {
-                    message,
-                    number: detail.number,
-                    version: Some(detail.version).filter(|&version| version != 0),
-                }
-            }
+            Code::FailedPrecondition if reason.is_empty() || reason == "condition_failed" => Error::ConditionFailed {
+                message,
+                number: detail.number,
+                version: Some(detail.version).filter(|&version| version != 0),
+            },
             Code::FailedPrecondition => Error::Refused { message, reason },
             Code::Aborted => Error::RequestConflict { message },
             Code::OutOfRange => Error::TooLarge { message },
             Code::ResourceExhausted => Error::Overloaded {
                 message,
-                retry_after: Some(detail.retry_after_millis)
-                    .filter(|&millis| millis != 0)
-                    .map(Duration::from_millis),
+                retry_after: Some(detail.retry_after_millis).filter(|&millis| millis != 0).map(Duration::from_millis),
             },
             Code::Unavailable => Error::Unavailable { message },
             Code::DeadlineExceeded => Error::DeadlineExceeded { message },
             Code::DataLoss => Error::DataLoss { message },
             Code::PermissionDenied | Code::Unauthenticated => Error::Denied { message },
-            code => Error::Other {
-                code: format!("{code:?}"),
-                message,
-            },
+            code => Error::Other { code: format!("{code:?}"), message },
         }
     }
 
     pub(crate) fn protocol(message: impl Into<String>) -> Error {
-        Error::Protocol {
-            message: message.into(),
-        }
+        Error::Protocol { message: message.into() }
     }
 }
 
@@ -244,26 +214,15 @@ mod tests {
 
     #[test]
     fn details_become_fields() {
-        let detail = v1::ErrorDetail {
-            reason: "condition_failed".into(),
-            number: 3,
-            version: 17,
-            ..Default::default()
-        };
-        let expected = Error::ConditionFailed {
-            message: "because".into(),
-            number: 3,
-            version: Some(17),
-        };
+        let detail =
+            v1::ErrorDetail { reason: "condition_failed".into(), number: 3, version: 17, ..Default::default() };
+        let expected = Error::ConditionFailed { message: "because".into(), number: 3, version: Some(17) };
         assert_eq!(status(Code::FailedPrecondition, detail), expected);
     }
 
     #[test]
     fn overload_is_transient_only_when_the_node_says_when_to_come_back() {
-        let detail = v1::ErrorDetail {
-            retry_after_millis: 40,
-            ..Default::default()
-        };
+        let detail = v1::ErrorDetail { retry_after_millis: 40, ..Default::default() };
         assert!(status(Code::ResourceExhausted, detail).is_transient());
         assert!(!status(Code::ResourceExhausted, v1::ErrorDetail::default()).is_transient());
     }
@@ -271,10 +230,7 @@ mod tests {
     #[test]
     fn details_that_are_no_detail_are_ignored() {
         let garbage = Status::with_details(Code::NotFound, "gone", vec![0xff; 7].into());
-        let expected = Error::NotFound {
-            message: "gone".into(),
-            reason: String::new(),
-        };
+        let expected = Error::NotFound { message: "gone".into(), reason: String::new() };
         assert_eq!(Error::from_status(&garbage), expected);
     }
 

@@ -37,13 +37,8 @@ pub fn attribute(path: impl Into<String>) -> Attribute {
 impl Attribute {
     /// The attribute with these names from the top down, whatever characters they have.
     pub fn at<'a>(names: impl IntoIterator<Item = &'a str>) -> Attribute {
-        let names: Vec<String> = names
-            .into_iter()
-            .map(|name| name.replace('\\', "\\\\").replace('.', "\\."))
-            .collect();
-        Attribute {
-            path: names.join("."),
-        }
+        let names: Vec<String> = names.into_iter().map(|name| name.replace('\\', "\\\\").replace('.', "\\.")).collect();
+        Attribute { path: names.join(".") }
     }
 
     /// It is equal to this.
@@ -62,10 +57,7 @@ impl Attribute {
     pub fn one_of<V: Into<Value>>(self, values: impl IntoIterator<Item = V>) -> Filter {
         Filter::of(Expression::In(v1::InValues {
             path: self.path,
-            values: values
-                .into_iter()
-                .map(|value| value.into().into())
-                .collect(),
+            values: values.into_iter().map(|value| value.into().into()).collect(),
         }))
     }
 
@@ -111,18 +103,12 @@ impl Attribute {
 
     /// It is a text that begins with this.
     pub fn starts_with(self, text: impl Into<String>) -> Filter {
-        Filter::of(Expression::Prefix(v1::TextOf {
-            path: self.path,
-            text: text.into(),
-        }))
+        Filter::of(Expression::Prefix(v1::TextOf { path: self.path, text: text.into() }))
     }
 
     /// It is a text that has this in it.
     pub fn contains(self, text: impl Into<String>) -> Filter {
-        Filter::of(Expression::HasText(v1::TextOf {
-            path: self.path,
-            text: text.into(),
-        }))
+        Filter::of(Expression::HasText(v1::TextOf { path: self.path, text: text.into() }))
     }
 
     /// It is a list with an element equal to this.
@@ -132,17 +118,11 @@ impl Attribute {
     }
 
     fn comparison(self, value: impl Into<Value>) -> v1::Comparison {
-        v1::Comparison {
-            path: self.path,
-            value: Some(value.into().into()),
-        }
+        v1::Comparison { path: self.path, value: Some(value.into().into()) }
     }
 
     fn range(self, set: fn(&mut v1::RangeOf, Option<v1::Value>), value: Value) -> Filter {
-        let mut range = v1::RangeOf {
-            path: self.path,
-            ..Default::default()
-        };
+        let mut range = v1::RangeOf { path: self.path, ..Default::default() };
         set(&mut range, Some(value.into()));
         Filter::of(Expression::Range(range))
     }
@@ -150,9 +130,7 @@ impl Attribute {
 
 impl Filter {
     fn of(expression: Expression) -> Filter {
-        Filter(v1::Filter {
-            expression: Some(expression),
-        })
+        Filter(v1::Filter { expression: Some(expression) })
     }
 
     /// True of every record, or of none.
@@ -164,9 +142,7 @@ impl Filter {
     pub fn and(self, other: Filter) -> Filter {
         let mut filters = match self.0.expression {
             Some(Expression::And(filters)) => filters,
-            expression => v1::Filters {
-                filters: vec![v1::Filter { expression }],
-            },
+            expression => v1::Filters { filters: vec![v1::Filter { expression }] },
         };
         filters.filters.push(other.0);
         Filter::of(Expression::And(filters))
@@ -176,9 +152,7 @@ impl Filter {
     pub fn or(self, other: Filter) -> Filter {
         let mut filters = match self.0.expression {
             Some(Expression::Or(filters)) => filters,
-            expression => v1::Filters {
-                filters: vec![v1::Filter { expression }],
-            },
+            expression => v1::Filters { filters: vec![v1::Filter { expression }] },
         };
         filters.filters.push(other.0);
         Filter::of(Expression::Or(filters))
@@ -227,10 +201,7 @@ mod tests {
 
     #[test]
     fn chains_of_and_stay_flat() {
-        let filter = attribute("a")
-            .equals(1)
-            .and(attribute("b").equals(2))
-            .and(attribute("c").equals(3));
+        let filter = attribute("a").equals(1).and(attribute("b").equals(2)).and(attribute("c").equals(3));
         match filter.0.expression {
             Some(Expression::And(filters)) => assert_eq!(filters.filters.len(), 3),
             other => panic!("{other:?}"),

@@ -36,12 +36,7 @@ pub struct IngestLimits {
 
 impl Default for IngestLimits {
     fn default() -> IngestLimits {
-        IngestLimits {
-            batch_records: 1000,
-            batch_bytes: 4 << 20,
-            in_flight: 4,
-            patience: Duration::from_secs(60),
-        }
+        IngestLimits { batch_records: 1000, batch_bytes: 4 << 20, in_flight: 4, patience: Duration::from_secs(60) }
     }
 }
 
@@ -125,8 +120,8 @@ impl Ingest {
         if self.keys.contains(&record.key) {
             self.flush().await?;
         }
-        let is_full = self.batch.len() >= self.limits.batch_records
-            || self.batch_bytes + bytes > self.limits.batch_bytes;
+        let is_full =
+            self.batch.len() >= self.limits.batch_records || self.batch_bytes + bytes > self.limits.batch_bytes;
         if is_full && !self.batch.is_empty() {
             self.dispatch().await?;
         }
@@ -185,11 +180,7 @@ impl Ingest {
         self.under_way.spawn(async move {
             let keys = records.iter().map(|record| record.key.clone()).collect();
             let outcome = write(&collection, first, records, patience).await;
-            Done {
-                first,
-                keys,
-                outcome,
-            }
+            Done { first, keys, outcome }
         });
         Ok(())
     }
@@ -253,19 +244,12 @@ async fn write(
             Ok(()) => continue,
             Err(error) => error,
         };
-        if !matches!(
-            error,
-            Error::InvalidArgument { .. } | Error::TooLarge { .. }
-        ) {
+        if !matches!(error, Error::InvalidArgument { .. } | Error::TooLarge { .. }) {
             return Err(error);
         }
         let mut records = put.records;
         if let [record] = records.as_slice() {
-            refused.push(Refused {
-                number: first,
-                key: record.key.clone(),
-                error,
-            });
+            refused.push(Refused { number: first, key: record.key.clone(), error });
             continue;
         }
         let middle = records.len() / 2;
@@ -277,21 +261,15 @@ async fn write(
 }
 
 /// All attempts have the same request id.
-async fn put_patiently(
-    collection: &Collection,
-    put: &v1::PutRequest,
-    patience: Duration,
-) -> Result<(), Error> {
+async fn put_patiently(collection: &Collection, put: &v1::PutRequest, patience: Duration) -> Result<(), Error> {
     let begun = Instant::now();
     loop {
         let error = match collection.write(Call::Put(put.clone())).await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
-        let may_pass = matches!(
-            error,
-            Error::Unavailable { .. } | Error::Overloaded { .. } | Error::DeadlineExceeded { .. }
-        );
+        let may_pass =
+            matches!(error, Error::Unavailable { .. } | Error::Overloaded { .. } | Error::DeadlineExceeded { .. });
         if !may_pass || begun.elapsed() >= patience {
             return Err(error);
         }

@@ -46,14 +46,11 @@ mod scan;
 mod search;
 
 pub use admin::{
-    Alteration, Changed, CollectionStats, Description, Durability, EmbeddingSpec, Metric,
-    NodeStats, Schema, ShardStats,
+    Alteration, Changed, CollectionStats, Description, Durability, EmbeddingSpec, Metric, NodeStats, Schema, ShardStats,
 };
 pub use batch::{Batch, Removals};
 pub use client::{Builder, Client};
-pub use collection::{
-    Collection, Condition, Consistency, Deleted, PutMode, PutOptions, Token, Written,
-};
+pub use collection::{Collection, Condition, Consistency, Deleted, PutMode, PutOptions, Token, Written};
 pub use error::Error;
 pub use filter::{Attribute, Filter, attribute};
 pub use ingest::{Ingest, IngestLimits, Refused};

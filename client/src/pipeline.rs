@@ -72,11 +72,7 @@ impl Pipeline {
         // There are never more submissions than permits, so sending one does not wait.
         let (submissions, receiver) = mpsc::channel(in_flight);
         tokio::spawn(drive(client.clone(), receiver, in_flight));
-        Pipeline {
-            client,
-            submissions,
-            room: Arc::new(Semaphore::new(in_flight)),
-        }
+        Pipeline { client, submissions, room: Arc::new(Semaphore::new(in_flight)) }
     }
 
     /// A collection whose calls go through this pipeline.
@@ -95,23 +91,16 @@ impl Pipeline {
     }
 
     async fn submit(&self, call: Call, remaining: Duration) -> Result<Reply, Error> {
-        let stopped = || Error::Unavailable {
-            message: "the pipeline has stopped".into(),
-        };
+        let stopped = || Error::Unavailable { message: "the pipeline has stopped".into() };
         let room = self.room.clone().acquire_owned().await;
         let (answer, answered) = oneshot::channel();
         let submission = Submission {
             call,
-            timeout_millis: u32::try_from(remaining.as_millis())
-                .unwrap_or(u32::MAX)
-                .max(1),
+            timeout_millis: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1),
             answer,
             _room: room.map_err(|_| stopped())?,
         };
-        self.submissions
-            .send(submission)
-            .await
-            .map_err(|_| stopped())?;
+        self.submissions.send(submission).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
     }
 }
@@ -124,27 +113,14 @@ async fn drive(client: Client, mut submissions: mpsc::Receiver<Submission>, in_f
         let mut next_id = 1;
         send(first, &requests, &mut under_way, &mut next_id);
         let mut records = client.records();
-        let opened = timeout(
-            OPEN_TIMEOUT,
-            records.pipeline(ReceiverStream::new(receiver)),
-        )
-        .await;
+        let opened = timeout(OPEN_TIMEOUT, records.pipeline(ReceiverStream::new(receiver))).await;
         let ended = match opened {
             Ok(Ok(replies)) => {
                 let replies = replies.into_inner();
-                run(
-                    &mut submissions,
-                    requests,
-                    replies,
-                    &mut under_way,
-                    &mut next_id,
-                )
-                .await
+                run(&mut submissions, requests, replies, &mut under_way, &mut next_id).await
             }
             Ok(Err(status)) => Error::from_status(&status),
-            Err(_) => Error::Unavailable {
-                message: format!("the node accepted no pipeline within {OPEN_TIMEOUT:?}"),
-            },
+            Err(_) => Error::Unavailable { message: format!("the node accepted no pipeline within {OPEN_TIMEOUT:?}") },
         };
         for (_, call) in under_way {
             // A caller that no longer waits needs no answer, here and below.
@@ -195,9 +171,7 @@ async fn run(
 fn stream_error(status: &Status) -> Error {
     match Error::from_status(status) {
         error if error.is_transient() => error,
-        error => Error::Unavailable {
-            message: format!("the pipeline broke: {error}"),
-        },
+        error => Error::Unavailable { message: format!("the pipeline broke: {error}") },
     }
 }
 
@@ -220,24 +194,15 @@ fn send(
     }
     let id = *next_id;
     *next_id += 1;
-    let request = v1::PipelineRequest {
-        id,
-        timeout_millis: submission.timeout_millis,
-        call: Some(submission.call),
-    };
+    let request = v1::PipelineRequest { id, timeout_millis: submission.timeout_millis, call: Some(submission.call) };
     match requests.try_send(request) {
         Ok(()) => {
-            let submitted = Submitted {
-                answer: submission.answer,
-                _room: submission._room,
-            };
+            let submitted = Submitted { answer: submission.answer, _room: submission._room };
             under_way.insert(id, submitted);
         }
         // Full only when callers gave up faster than the connection took their calls.
         Err(_) => {
-            let _ = submission.answer.send(Err(Error::Unavailable {
-                message: "the pipeline is stuck".into(),
-            }));
+            let _ = submission.answer.send(Err(Error::Unavailable { message: "the pipeline is stuck".into() }));
         }
     }
 }

@@ -90,36 +90,22 @@ pub struct Parts {
 
 impl Parts {
     /// Only key and version.
-    pub const NONE: Parts = Parts {
-        value: false,
-        attributes: false,
-        embeddings: false,
-    };
+    pub const NONE: Parts = Parts { value: false, attributes: false, embeddings: false };
     /// Everything.
-    pub const ALL: Parts = Parts {
-        value: true,
-        attributes: true,
-        embeddings: true,
-    };
+    pub const ALL: Parts = Parts { value: true, attributes: true, embeddings: true };
 }
 
 impl Default for Parts {
     /// Value and attributes.
     fn default() -> Parts {
-        Parts {
-            embeddings: false,
-            ..Parts::ALL
-        }
+        Parts { embeddings: false, ..Parts::ALL }
     }
 }
 
 impl Record {
     /// A record that is only a key.
     pub fn new(key: impl Into<Bytes>) -> Record {
-        Record {
-            key: key.into(),
-            ..Record::default()
-        }
+        Record { key: key.into(), ..Record::default() }
     }
 
     /// With this value.
@@ -140,15 +126,8 @@ impl Record {
     }
 
     /// With this embedding.
-    pub fn with_named_embedding(
-        mut self,
-        name: impl Into<String>,
-        vector: impl Into<Vec<f32>>,
-    ) -> Record {
-        self.embeddings.push(Embedding {
-            name: name.into(),
-            vector: vector.into(),
-        });
+    pub fn with_named_embedding(mut self, name: impl Into<String>, vector: impl Into<Vec<f32>>) -> Record {
+        self.embeddings.push(Embedding { name: name.into(), vector: vector.into() });
         self
     }
 
@@ -186,21 +165,10 @@ impl Record {
 
     /// About how many bytes it takes in memory and on the wire.
     pub fn bytes_estimate(&self) -> usize {
-        let attributes: usize = self
-            .attributes
-            .iter()
-            .map(|(name, value)| name.len() + value.bytes_estimate())
-            .sum();
-        let embeddings: usize = self
-            .embeddings
-            .iter()
-            .map(|embedding| embedding.name.len() + 4 * embedding.vector.len() + 8)
-            .sum();
-        self.key.len()
-            + self.value.as_ref().map_or(0, |value| value.len())
-            + attributes
-            + embeddings
-            + 16
+        let attributes: usize = self.attributes.iter().map(|(name, value)| name.len() + value.bytes_estimate()).sum();
+        let embeddings: usize =
+            self.embeddings.iter().map(|embedding| embedding.name.len() + 4 * embedding.vector.len() + 8).sum();
+        self.key.len() + self.value.as_ref().map_or(0, |value| value.len()) + attributes + embeddings + 16
     }
 }
 
@@ -225,10 +193,7 @@ impl Value {
         8 + match self {
             Value::String(text) => text.len(),
             Value::List(values) => values.iter().map(Value::bytes_estimate).sum(),
-            Value::Map(values) => values
-                .iter()
-                .map(|(name, value)| name.len() + value.bytes_estimate())
-                .sum(),
+            Value::Map(values) => values.iter().map(|(name, value)| name.len() + value.bytes_estimate()).sum(),
             _ => 0,
         }
     }
@@ -272,9 +237,7 @@ impl From<SystemTime> for Value {
     fn from(time: SystemTime) -> Value {
         Value::Timestamp(match time.duration_since(UNIX_EPOCH) {
             Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
-            Err(before) => {
-                i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |micros| -micros)
-            }
+            Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |micros| -micros),
         })
     }
 }
@@ -289,12 +252,8 @@ impl From<Value> for v1::Value {
             Value::Float(value) => Kind::Float(value),
             Value::String(value) => Kind::String(value),
             Value::Timestamp(micros) => Kind::TimestampMicros(micros),
-            Value::List(values) => Kind::List(v1::ListValue {
-                values: values.into_iter().map(Into::into).collect(),
-            }),
-            Value::Map(values) => Kind::Map(v1::MapValue {
-                values: attributes_to_wire(values),
-            }),
+            Value::List(values) => Kind::List(v1::ListValue { values: values.into_iter().map(Into::into).collect() }),
+            Value::Map(values) => Kind::Map(v1::MapValue { values: attributes_to_wire(values) }),
         };
         v1::Value { kind: Some(kind) }
     }
@@ -310,35 +269,23 @@ impl From<v1::Value> for Value {
             Some(Kind::Float(value)) => Value::Float(value),
             Some(Kind::String(value)) => Value::String(value),
             Some(Kind::TimestampMicros(micros)) => Value::Timestamp(micros),
-            Some(Kind::List(list)) => {
-                Value::List(list.values.into_iter().map(Into::into).collect())
-            }
+            Some(Kind::List(list)) => Value::List(list.values.into_iter().map(Into::into).collect()),
             Some(Kind::Map(map)) => Value::Map(attributes_from_wire(map.values)),
         }
     }
 }
 
 fn attributes_to_wire(values: BTreeMap<String, Value>) -> HashMap<String, v1::Value> {
-    values
-        .into_iter()
-        .map(|(name, value)| (name, value.into()))
-        .collect()
+    values.into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
 fn attributes_from_wire(values: HashMap<String, v1::Value>) -> BTreeMap<String, Value> {
-    values
-        .into_iter()
-        .map(|(name, value)| (name, value.into()))
-        .collect()
+    values.into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
 impl From<Parts> for v1::Parts {
     fn from(parts: Parts) -> v1::Parts {
-        v1::Parts {
-            value: parts.value,
-            attributes: parts.attributes,
-            embeddings: parts.embeddings,
-        }
+        v1::Parts { value: parts.value, attributes: parts.attributes, embeddings: parts.embeddings }
     }
 }
 
@@ -353,11 +300,7 @@ pub(crate) fn vector_bytes(vector: &[f32]) -> Bytes {
 
 impl From<Embedding> for v1::Embedding {
     fn from(embedding: Embedding) -> v1::Embedding {
-        v1::Embedding {
-            name: embedding.name,
-            vector: vector_bytes(&embedding.vector),
-            components: Vec::new(),
-        }
+        v1::Embedding { name: embedding.name, vector: vector_bytes(&embedding.vector), components: Vec::new() }
     }
 }
 
@@ -369,10 +312,7 @@ impl From<v1::Embedding> for Embedding {
         } else {
             embedding.components
         };
-        Embedding {
-            name: embedding.name,
-            vector,
-        }
+        Embedding { name: embedding.name, vector }
     }
 }
 
@@ -381,9 +321,7 @@ impl From<Record> for v1::Record {
         let (deadline_millis, ttl_millis) = match record.deadline {
             None => (0, 0),
             // The node refuses a deadline in the past; one before 1970 must not become "never".
-            Some(Deadline::At(time)) => {
-                (time.duration_since(UNIX_EPOCH).map_or(1, millis).max(1), 0)
-            }
+            Some(Deadline::At(time)) => (time.duration_since(UNIX_EPOCH).map_or(1, millis).max(1), 0),
             Some(Deadline::After(after)) => (0, millis(after).max(1)),
         };
         v1::Record {

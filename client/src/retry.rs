@@ -19,27 +19,16 @@ pub(crate) struct Policy {
 impl Policy {
     /// How long to wait before the next attempt, or none: give up. `failed` attempts have failed so far, the last with
     /// `error`; `remaining` is left of the call's time. `random` is any number, for the jitter.
-    pub fn pause(
-        &self,
-        error: &Error,
-        failed: u32,
-        remaining: Duration,
-        random: u32,
-    ) -> Option<Duration> {
+    pub fn pause(&self, error: &Error, failed: u32, remaining: Duration, random: u32) -> Option<Duration> {
         if !error.is_transient() || failed > self.retries {
             return None;
         }
-        let doubled = self
-            .backoff_first
-            .saturating_mul(1 << (failed.saturating_sub(1)).min(20));
+        let doubled = self.backoff_first.saturating_mul(1 << (failed.saturating_sub(1)).min(20));
         let ceiling = doubled.min(self.backoff_max);
         // Between half of it and all of it, so that many clients do not come back together.
         let jittered = ceiling / 2 + ceiling.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0);
         let asked = match error {
-            Error::Overloaded {
-                retry_after: Some(after),
-                ..
-            } => *after,
+            Error::Overloaded { retry_after: Some(after), .. } => *after,
             _ => Duration::ZERO,
         };
         Some(jittered.max(asked)).filter(|&pause| pause < remaining)
@@ -56,18 +45,11 @@ pub(crate) struct Budget {
 impl Budget {
     pub fn new(retries: u32) -> Budget {
         let tenths_max = retries.saturating_mul(10);
-        Budget {
-            tenths: AtomicU32::new(tenths_max),
-            tenths_max,
-        }
+        Budget { tenths: AtomicU32::new(tenths_max), tenths_max }
     }
 
     pub fn spend(&self) -> bool {
-        self.tenths
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tenths| {
-                tenths.checked_sub(10)
-            })
-            .is_ok()
+        self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tenths| tenths.checked_sub(10)).is_ok()
     }
 
     pub fn earn(&self) {
@@ -82,17 +64,12 @@ impl Budget {
 mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy {
-        retries: 4,
-        backoff_first: Duration::from_millis(20),
-        backoff_max: Duration::from_millis(100),
-    };
+    const POLICY: Policy =
+        Policy { retries: 4, backoff_first: Duration::from_millis(20), backoff_max: Duration::from_millis(100) };
     const LONG: Duration = Duration::from_secs(60);
 
     fn unavailable() -> Error {
-        Error::Unavailable {
-            message: "starting".into(),
-        }
+        Error::Unavailable { message: "starting".into() }
     }
 
     #[test]
@@ -123,19 +100,13 @@ mod tests {
 
     #[test]
     fn errors_that_would_repeat_are_not_retried() {
-        let error = Error::NotFound {
-            message: "no collection".into(),
-            reason: String::new(),
-        };
+        let error = Error::NotFound { message: "no collection".into(), reason: String::new() };
         assert_eq!(POLICY.pause(&error, 1, LONG, 0), None);
     }
 
     #[test]
     fn the_node_says_how_long_to_stay_away() {
-        let error = Error::Overloaded {
-            message: "queue full".into(),
-            retry_after: Some(Duration::from_millis(700)),
-        };
+        let error = Error::Overloaded { message: "queue full".into(), retry_after: Some(Duration::from_millis(700)) };
         let pause = POLICY.pause(&error, 1, LONG, 0);
         assert_eq!(pause, Some(Duration::from_millis(700)));
     }

@@ -106,29 +106,18 @@ impl Scan {
         if self.at_end {
             return Ok(None);
         }
-        let reply = if self.collection.is_pipelined() {
-            self.page_of_call().await?
-        } else {
-            self.page_of_stream().await?
-        };
+        let reply =
+            if self.collection.is_pipelined() { self.page_of_call().await? } else { self.page_of_stream().await? };
         self.at_end = reply.cursor.is_empty();
         self.request.cursor = reply.cursor.clone();
         Ok(Some(Page {
-            records: reply
-                .records
-                .into_iter()
-                .map(Record::try_from)
-                .collect::<Result<_, _>>()?,
+            records: reply.records.into_iter().map(Record::try_from).collect::<Result<_, _>>()?,
             cursor: Some(reply.cursor).filter(|cursor| !cursor.is_empty()),
         }))
     }
 
     async fn page_of_call(&mut self) -> Result<v1::ScanReply, Error> {
-        match self
-            .collection
-            .send(Call::Scan(self.request.clone()))
-            .await?
-        {
+        match self.collection.send(Call::Scan(self.request.clone())).await? {
             Reply::Scan(page) => Ok(page),
             other => Err(unexpected("scan", &other)),
         }
@@ -153,9 +142,9 @@ impl Scan {
                     Err(error)
                 }
             }
-            Err(_) => Err(Error::DeadlineExceeded {
-                message: format!("no page within {:?}", self.collection.call_timeout()),
-            }),
+            Err(_) => {
+                Err(Error::DeadlineExceeded { message: format!("no page within {:?}", self.collection.call_timeout()) })
+            }
         }
     }
 

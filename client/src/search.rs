@@ -69,10 +69,7 @@ impl Search {
     /// Another query: near this vector.
     pub fn near(self, vector: impl Into<Vec<f32>>) -> Search {
         let vector = vector_bytes(&vector.into());
-        self.query(v1::query::Near::Embedding(v1::Embedding {
-            vector,
-            ..Default::default()
-        }))
+        self.query(v1::query::Near::Embedding(v1::Embedding { vector, ..Default::default() }))
     }
 
     /// Another query: near the record with this key.
@@ -81,10 +78,7 @@ impl Search {
     }
 
     fn query(mut self, near: v1::query::Near) -> Search {
-        self.request.queries.push(v1::Query {
-            name: String::new(),
-            near: Some(near),
-        });
+        self.request.queries.push(v1::Query { name: String::new(), near: Some(near) });
         self
     }
 
@@ -129,9 +123,7 @@ impl Search {
         let mut found = self.found().await?;
         match found.queries.len() {
             1 => Ok(found.queries.remove(0)),
-            queries => Err(Error::protocol(format!(
-                "hits of {queries} queries, not one"
-            ))),
+            queries => Err(Error::protocol(format!("hits of {queries} queries, not one"))),
         }
     }
 
@@ -157,12 +149,7 @@ impl Search {
 
 impl Hit {
     fn from_wire(hit: v1::Hit) -> Result<Hit, Error> {
-        let record = hit
-            .record
-            .ok_or_else(|| Error::protocol("a hit without a record"))?;
-        Ok(Hit {
-            record: record.try_into()?,
-            distance: hit.distance,
-        })
+        let record = hit.record.ok_or_else(|| Error::protocol("a hit without a record"))?;
+        Ok(Hit { record: record.try_into()?, distance: hit.distance })
     }
 }

@@ -16,10 +16,7 @@
 //! `remove`. Bulk checking reads by copying, because that is faster than faulting pages in and a
 //! failing disk is then an error instead of a signal.
 
-#![expect(
-    unsafe_code,
-    reason = "mapping a file into memory is unsafe by nature; this is the only module that does it"
-)]
+#![expect(unsafe_code, reason = "mapping a file into memory is unsafe by nature; this is the only module that does it")]
 
 mod ram;
 
@@ -51,12 +48,7 @@ pub trait Directory: Send + Sync + 'static {
 
     /// Shows a part of a file to `each`, in order, at most [`READ_STEP_BYTES`] at a time, without
     /// mapping it. A file that ends before the range does is an error.
-    fn read_range(
-        &self,
-        name: &str,
-        range: Range<u64>,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), DirectoryError>;
+    fn read_range(&self, name: &str, range: Range<u64>, each: &mut dyn FnMut(&[u8])) -> Result<(), DirectoryError>;
 
     /// The names of all finished files, sorted.
     fn list(&self) -> Result<Vec<String>, DirectoryError>;
@@ -150,11 +142,7 @@ impl DirectoryError {
         match source.kind() {
             io::ErrorKind::NotFound => DirectoryError::Missing(file),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DirectoryError::Full(file),
-            _ => DirectoryError::Io {
-                action,
-                file,
-                source,
-            },
+            _ => DirectoryError::Io { action, file, source },
         }
     }
 }
@@ -164,14 +152,8 @@ fn check_name(name: &str) -> Result<(), DirectoryError> {
         && name.len() <= NAME_BYTES_MAX
         && !name.starts_with('.')
         && !name.ends_with(UNFINISHED)
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    if ok {
-        Ok(())
-    } else {
-        Err(DirectoryError::Name(name.to_string()))
-    }
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if ok { Ok(()) } else { Err(DirectoryError::Name(name.to_string())) }
 }
 
 /// A finished file as read-only memory, aligned to at least 16 bytes.
@@ -219,10 +201,7 @@ impl Mapped {
     fn from_slice(name: &str, bytes: &[u8]) -> Mapped {
         let mut words = vec![0u128; bytes.len().div_ceil(16)].into_boxed_slice();
         bytemuck::cast_slice_mut::<u128, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
-        Mapped {
-            bytes: Bytes::Memory(words, bytes.len()),
-            name: name.to_string(),
-        }
+        Mapped { bytes: Bytes::Memory(words, bytes.len()), name: name.to_string() }
     }
 }
 
@@ -255,27 +234,20 @@ impl MmapDirectory {
         let path = path.into();
         let name = path.display().to_string();
         if !path.is_dir() {
-            fs::create_dir_all(&path)
-                .map_err(|e| DirectoryError::io("make directory", &name, e))?;
+            fs::create_dir_all(&path).map_err(|e| DirectoryError::io("make directory", &name, e))?;
             if let Some(parent) = path.parent() {
                 // An empty parent is the current directory.
-                let parent = if parent.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    parent
-                };
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
                 sync_directory(parent)?;
             }
         }
-        let entries =
-            fs::read_dir(&path).map_err(|e| DirectoryError::io("list directory", &name, e))?;
+        let entries = fs::read_dir(&path).map_err(|e| DirectoryError::io("list directory", &name, e))?;
         for entry in entries {
             let entry = entry.map_err(|e| DirectoryError::io("list directory", &name, e))?;
             let unfinished = entry.path();
             if unfinished.extension().is_some_and(|x| x == "tmp") && unfinished.is_file() {
-                fs::remove_file(&unfinished).map_err(|e| {
-                    DirectoryError::io("remove", unfinished.display().to_string(), e)
-                })?;
+                fs::remove_file(&unfinished)
+                    .map_err(|e| DirectoryError::io("remove", unfinished.display().to_string(), e))?;
             }
         }
         Ok(MmapDirectory { path })
@@ -300,9 +272,7 @@ impl MmapDirectory {
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options
-            .open(&unfinished)
-            .map_err(|e| DirectoryError::io("create", &shown, e))?;
+        let file = options.open(&unfinished).map_err(|e| DirectoryError::io("create", &shown, e))?;
         Ok(MmapNewFile {
             file: BufWriter::with_capacity(READ_STEP_BYTES, file),
             position: 0,
@@ -332,76 +302,47 @@ impl Directory for MmapDirectory {
     fn open(&self, name: &str) -> Result<Arc<Mapped>, DirectoryError> {
         let (path, shown) = self.file(name)?;
         let file = File::open(path).map_err(|e| DirectoryError::io("open", &shown, e))?;
-        let bytes = file
-            .metadata()
-            .map_err(|e| DirectoryError::io("open", &shown, e))?
-            .len();
+        let bytes = file.metadata().map_err(|e| DirectoryError::io("open", &shown, e))?.len();
         if bytes == 0 {
             return Err(DirectoryError::Empty(shown));
         }
-        let bytes = usize::try_from(bytes)
-            .map_err(|_| DirectoryError::io("map", &shown, io::ErrorKind::OutOfMemory.into()))?;
+        let bytes =
+            usize::try_from(bytes).map_err(|_| DirectoryError::io("map", &shown, io::ErrorKind::OutOfMemory.into()))?;
         // SAFETY: the mapping is read-only and private to this process's files: a finished file is
         // never written, truncated or renamed over by us (`create` refuses a taken name, `replace`
         // renames a new file into place and leaves this one's pages alone). Its length is what
         // the file had a moment ago, and only grows or stays.
         let map = unsafe { memmap2::MmapOptions::new().len(bytes).map(&file) }
             .map_err(|e| DirectoryError::io("map", &shown, e))?;
-        Ok(Arc::new(Mapped {
-            bytes: Bytes::Map(map),
-            name: shown,
-        }))
+        Ok(Arc::new(Mapped { bytes: Bytes::Map(map), name: shown }))
     }
 
     fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, DirectoryError> {
         let (path, shown) = self.file(name)?;
         let file = File::open(path).map_err(|e| DirectoryError::io("open", &shown, e))?;
-        let bytes = file
-            .metadata()
-            .map_err(|e| DirectoryError::io("read", &shown, e))?
-            .len();
+        let bytes = file.metadata().map_err(|e| DirectoryError::io("read", &shown, e))?.len();
         if bytes > bytes_max {
-            return Err(DirectoryError::TooLarge {
-                file: shown,
-                bytes,
-                bytes_max,
-            });
+            return Err(DirectoryError::TooLarge { file: shown, bytes, bytes_max });
         }
         let mut out = Vec::new();
-        file.take(bytes_max)
-            .read_to_end(&mut out)
-            .map_err(|e| DirectoryError::io("read", &shown, e))?;
+        file.take(bytes_max).read_to_end(&mut out).map_err(|e| DirectoryError::io("read", &shown, e))?;
         Ok(out)
     }
 
-    fn read_range(
-        &self,
-        name: &str,
-        range: Range<u64>,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), DirectoryError> {
+    fn read_range(&self, name: &str, range: Range<u64>, each: &mut dyn FnMut(&[u8])) -> Result<(), DirectoryError> {
         let (path, shown) = self.file(name)?;
         let mut file = File::open(path).map_err(|e| DirectoryError::io("open", &shown, e))?;
-        let bytes = file
-            .metadata()
-            .map_err(|e| DirectoryError::io("read", &shown, e))?
-            .len();
+        let bytes = file.metadata().map_err(|e| DirectoryError::io("read", &shown, e))?.len();
         if range.end > bytes {
-            return Err(DirectoryError::Short {
-                file: shown,
-                bytes,
-                wanted: range.end,
-            });
+            return Err(DirectoryError::Short { file: shown, bytes, wanted: range.end });
         }
-        file.seek(SeekFrom::Start(range.start))
-            .map_err(|e| DirectoryError::io("read", &shown, e))?;
+        file.seek(SeekFrom::Start(range.start)).map_err(|e| DirectoryError::io("read", &shown, e))?;
         let mut left = range.end.saturating_sub(range.start);
         let mut step = vec![0u8; READ_STEP_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX))];
         while left > 0 {
             let take = step.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let part = &mut step[..take];
-            file.read_exact(part)
-                .map_err(|e| DirectoryError::io("read", &shown, e))?;
+            file.read_exact(part).map_err(|e| DirectoryError::io("read", &shown, e))?;
             each(part);
             left -= take as u64;
         }
@@ -411,9 +352,7 @@ impl Directory for MmapDirectory {
     fn list(&self) -> Result<Vec<String>, DirectoryError> {
         let shown = self.path.display().to_string();
         let mut names = Vec::new();
-        for entry in
-            fs::read_dir(&self.path).map_err(|e| DirectoryError::io("list directory", &shown, e))?
-        {
+        for entry in fs::read_dir(&self.path).map_err(|e| DirectoryError::io("list directory", &shown, e))? {
             let entry = entry.map_err(|e| DirectoryError::io("list directory", &shown, e))?;
             // A file with a name that is not ours is somebody else's; leave it alone.
             if let Ok(name) = entry.file_name().into_string()
@@ -441,9 +380,7 @@ impl Directory for MmapDirectory {
 
     fn len(&self, name: &str) -> Result<u64, DirectoryError> {
         let (path, shown) = self.file(name)?;
-        Ok(fs::metadata(path)
-            .map_err(|e| DirectoryError::io("open", &shown, e))?
-            .len())
+        Ok(fs::metadata(path).map_err(|e| DirectoryError::io("open", &shown, e))?.len())
     }
 }
 
@@ -471,9 +408,7 @@ impl Drop for Unfinished {
 
 impl NewFile for MmapNewFile {
     fn write_all(&mut self, bytes: &[u8]) -> Result<(), DirectoryError> {
-        self.file
-            .write_all(bytes)
-            .map_err(|e| DirectoryError::io("write", &self.shown, e))?;
+        self.file.write_all(bytes).map_err(|e| DirectoryError::io("write", &self.shown, e))?;
         self.position += bytes.len() as u64;
         Ok(())
     }
@@ -484,10 +419,7 @@ impl NewFile for MmapNewFile {
 
     fn rewrite(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DirectoryError> {
         let end = offset.saturating_add(bytes.len() as u64);
-        assert!(
-            end <= self.position,
-            "only bytes that were appended are rewritten"
-        );
+        assert!(end <= self.position, "only bytes that were appended are rewritten");
         let io = |e| DirectoryError::io("write", &self.shown, e);
         // Seeking a BufWriter flushes it first.
         self.file.seek(SeekFrom::Start(offset)).map_err(io)?;
@@ -497,16 +429,10 @@ impl NewFile for MmapNewFile {
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), DirectoryError> {
-        self.file
-            .flush()
-            .map_err(|e| DirectoryError::io("write", &self.shown, e))?;
-        self.file
-            .get_ref()
-            .sync_all()
-            .map_err(|e| DirectoryError::io("sync", &self.shown, e))?;
+        self.file.flush().map_err(|e| DirectoryError::io("write", &self.shown, e))?;
+        self.file.get_ref().sync_all().map_err(|e| DirectoryError::io("sync", &self.shown, e))?;
         if let Some(unfinished) = &self.unfinished.0 {
-            fs::rename(unfinished, &self.path)
-                .map_err(|e| DirectoryError::io("rename", &self.shown, e))?;
+            fs::rename(unfinished, &self.path).map_err(|e| DirectoryError::io("rename", &self.shown, e))?;
             self.unfinished.0 = None;
         }
         sync_directory(&self.directory)
@@ -535,10 +461,7 @@ mod tests {
             let mut file = directory.create("a").expect("creates");
             file.write_all(b"hello").expect("writes");
             assert!(directory.is_empty().expect("lists"));
-            assert!(matches!(
-                directory.open("a"),
-                Err(DirectoryError::Missing(_))
-            ));
+            assert!(matches!(directory.open("a"), Err(DirectoryError::Missing(_))));
             file.finish().expect("finishes");
             assert_eq!(directory.list().expect("lists"), ["a"]);
             assert_eq!(&**directory.open("a").expect("opens"), b"hello");
@@ -569,10 +492,7 @@ mod tests {
     fn a_file_is_written_once() {
         both(|directory| {
             write(directory, "a", b"1");
-            assert!(matches!(
-                directory.create("a"),
-                Err(DirectoryError::Exists(_))
-            ));
+            assert!(matches!(directory.create("a"), Err(DirectoryError::Exists(_))));
         });
     }
 
@@ -608,10 +528,7 @@ mod tests {
             let held = directory.open("a").expect("opens");
             directory.remove("a").expect("removes");
             assert_eq!(&**held, b"hello");
-            assert!(matches!(
-                directory.remove("a"),
-                Err(DirectoryError::Missing(_))
-            ));
+            assert!(matches!(directory.remove("a"), Err(DirectoryError::Missing(_))));
         });
     }
 
@@ -620,18 +537,10 @@ mod tests {
         both(|directory| {
             write(directory, "a", b"hello");
             write(directory, "empty", b"");
-            assert!(matches!(
-                directory.read("a", 4),
-                Err(DirectoryError::TooLarge { .. })
-            ));
-            assert!(matches!(
-                directory.open("empty"),
-                Err(DirectoryError::Empty(_))
-            ));
+            assert!(matches!(directory.read("a", 4), Err(DirectoryError::TooLarge { .. })));
+            assert!(matches!(directory.open("empty"), Err(DirectoryError::Empty(_))));
             let mut seen: Vec<u8> = Vec::new();
-            directory
-                .read_range("a", 1..4, &mut |part| seen.extend(part))
-                .expect("reads");
+            directory.read_range("a", 1..4, &mut |part| seen.extend(part)).expect("reads");
             assert_eq!(seen, b"ell");
             let short = directory.read_range("a", 1..6, &mut |_| {});
             assert!(matches!(short, Err(DirectoryError::Short { .. })));
@@ -641,18 +550,14 @@ mod tests {
     #[test]
     fn long_ranges_come_in_steps_and_in_order() {
         both(|directory| {
-            let bytes: Vec<u8> = (0..READ_STEP_BYTES * 2 + 17)
-                .map(|i| (i % 251) as u8)
-                .collect();
+            let bytes: Vec<u8> = (0..READ_STEP_BYTES * 2 + 17).map(|i| (i % 251) as u8).collect();
             write(directory, "a", &bytes);
             let mut seen = Vec::new();
             let each = &mut |part: &[u8]| {
                 assert!(part.len() <= READ_STEP_BYTES);
                 seen.extend_from_slice(part);
             };
-            directory
-                .read_range("a", 3..bytes.len() as u64, each)
-                .expect("reads");
+            directory.read_range("a", 3..bytes.len() as u64, each).expect("reads");
             assert!(seen == bytes[3..]);
         });
     }
@@ -660,17 +565,9 @@ mod tests {
     #[test]
     fn names_cannot_leave_the_directory() {
         both(|directory| {
-            for name in [
-                "", ".", "..", "a/b", "/a", "..\\a", ".hidden", "a.tmp", "a\0", "\u{e9}",
-            ] {
-                assert!(
-                    matches!(directory.create(name), Err(DirectoryError::Name(_))),
-                    "{name:?}"
-                );
-                assert!(
-                    matches!(directory.open(name), Err(DirectoryError::Name(_))),
-                    "{name:?}"
-                );
+            for name in ["", ".", "..", "a/b", "/a", "..\\a", ".hidden", "a.tmp", "a\0", "\u{e9}"] {
+                assert!(matches!(directory.create(name), Err(DirectoryError::Name(_))), "{name:?}");
+                assert!(matches!(directory.open(name), Err(DirectoryError::Name(_))), "{name:?}");
             }
         });
     }
@@ -687,14 +584,9 @@ mod tests {
         let broken = directory.replace("b", b"x");
         assert!(matches!(broken, Err(DirectoryError::Io { .. })));
         directory.set_space(Some(3));
-        assert!(matches!(
-            directory.replace("b", b"four"),
-            Err(DirectoryError::Full(_))
-        ));
+        assert!(matches!(directory.replace("b", b"four"), Err(DirectoryError::Full(_))));
         directory.set_space(None);
-        directory
-            .replace("b", b"four")
-            .expect("there is space again");
+        directory.replace("b", b"four").expect("there is space again");
         assert_eq!(directory.list().expect("lists"), ["b"]);
     }
 }

@@ -93,20 +93,12 @@ impl Nearest {
     /// Whether something at this distance is worth following: of many equally far, no more than are
     /// kept, so that a thousand copies of one embedding do not make a search walk a thousand nodes.
     pub(crate) fn wants(&self, distance: f32) -> bool {
-        !self.is_full()
-            || self
-                .heap
-                .peek()
-                .is_some_and(|&worst| order(distance, 0) >> 32 < worst >> 32)
+        !self.is_full() || self.heap.peek().is_some_and(|&worst| order(distance, 0) >> 32 < worst >> 32)
     }
 
     /// Whether all that are kept are strictly nearer.
     pub(crate) fn is_past(&self, distance: f32) -> bool {
-        self.is_full()
-            && self
-                .heap
-                .peek()
-                .is_none_or(|&worst| order(distance, 0) >> 32 > worst >> 32)
+        self.is_full() && self.heap.peek().is_none_or(|&worst| order(distance, 0) >> 32 > worst >> 32)
     }
 
     /// Keeps it if it is among the nearest.
@@ -128,8 +120,7 @@ impl Nearest {
         }
         self.hits.clear();
         self.hits.extend(self.heap.drain().map(unorder));
-        self.hits
-            .sort_unstable_by_key(|hit| order(hit.distance, hit.row));
+        self.hits.sort_unstable_by_key(|hit| order(hit.distance, hit.row));
     }
 
     /// Gives each hit the row that `row_of` says; hits it knows none for are left out.
@@ -148,11 +139,7 @@ impl Nearest {
 /// numbers do, and NaN is beyond every other.
 pub(crate) fn order(distance: f32, row: u32) -> u64 {
     const SIGN: u32 = 1 << 31;
-    let bits = if distance.is_nan() {
-        f32::NAN.to_bits() & !SIGN
-    } else {
-        distance.to_bits()
-    };
+    let bits = if distance.is_nan() { f32::NAN.to_bits() & !SIGN } else { distance.to_bits() };
     // Positive floats sort as their bits do, above all negative ones, which sort the other way round.
     let sorted = if bits & SIGN == 0 { bits | SIGN } else { !bits };
     u64::from(sorted) << 32 | u64::from(row)
@@ -162,15 +149,8 @@ pub(crate) fn order(distance: f32, row: u32) -> u64 {
 pub(crate) fn unorder(ordered: u64) -> Hit {
     const SIGN: u32 = 1 << 31;
     let sorted = (ordered >> 32) as u32;
-    let bits = if sorted & SIGN == 0 {
-        !sorted
-    } else {
-        sorted & !SIGN
-    };
-    Hit {
-        distance: f32::from_bits(bits),
-        row: ordered as u32,
-    }
+    let bits = if sorted & SIGN == 0 { !sorted } else { sorted & !SIGN };
+    Hit { distance: f32::from_bits(bits), row: ordered as u32 }
 }
 
 #[cfg(test)]
@@ -205,20 +185,9 @@ mod tests {
     /// Rows of one component, whose distance to the query 0 is its square.
     fn check(values: &[f32], k: usize, expected: &[u32]) {
         let mut nearest = Nearest::new();
-        let rows = values
-            .iter()
-            .enumerate()
-            .map(|(i, v)| (i as u32, std::slice::from_ref(v)));
+        let rows = values.iter().enumerate().map(|(i, v)| (i as u32, std::slice::from_ref(v)));
         let kernel = Metric::SquaredL2.kernel();
-        let finish = scan(
-            kernel,
-            &[0.0],
-            k,
-            rows,
-            |row| row != 3,
-            || true,
-            &mut nearest,
-        );
+        let finish = scan(kernel, &[0.0], k, rows, |row| row != 3, || true, &mut nearest);
         assert_eq!(finish, Finish::Complete);
         let rows: Vec<u32> = nearest.hits().iter().map(|hit| hit.row).collect();
         assert_eq!(rows, expected);
@@ -236,10 +205,7 @@ mod tests {
     #[test]
     fn a_scan_stops_when_told() {
         let values = vec![1.0f32; 10_000];
-        let rows = values
-            .iter()
-            .enumerate()
-            .map(|(i, v)| (i as u32, std::slice::from_ref(v)));
+        let rows = values.iter().enumerate().map(|(i, v)| (i as u32, std::slice::from_ref(v)));
         let mut asked = 0;
         let keep_going = || {
             asked += 1;
@@ -247,15 +213,7 @@ mod tests {
         };
         let mut nearest = Nearest::new();
         let kernel = Metric::SquaredL2.kernel();
-        let finish = scan(
-            kernel,
-            &[0.0],
-            10_000,
-            rows,
-            |_| true,
-            keep_going,
-            &mut nearest,
-        );
+        let finish = scan(kernel, &[0.0], 10_000, rows, |_| true, keep_going, &mut nearest);
         assert_eq!(finish, Finish::Stopped);
         assert_eq!(nearest.hits().len(), 3 * ROWS_PER_QUESTION - 1);
     }

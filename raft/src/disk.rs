@@ -84,24 +84,14 @@ impl FileDisk {
         let path = path.as_ref().to_path_buf();
         if !path.is_dir() {
             fs::create_dir_all(&path)?;
-            if let Some(parent) = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-            {
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 File::open(parent)?.sync_all()?;
             }
         }
         let directory = File::open(&path)?;
-        rustix::fs::flock(
-            &directory,
-            rustix::fs::FlockOperation::NonBlockingLockExclusive,
-        )
-        .map_err(|error| {
+        rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|error| {
             let kind = io::Error::from(error).kind();
-            io::Error::new(
-                kind,
-                format!("{} is in use by another process", path.display()),
-            )
+            io::Error::new(kind, format!("{} is in use by another process", path.display()))
         })?;
         Ok(FileDisk { path, directory })
     }
@@ -124,18 +114,11 @@ impl Disk for FileDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(self.path.join(name))
+        OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))
     }
 
     fn open(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path.join(name))
+        OpenOptions::new().read(true).write(true).open(self.path.join(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

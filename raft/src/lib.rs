@@ -103,16 +103,12 @@ mod replica;
 mod chance;
 
 pub use disk::{Disk, DiskFile, FileDisk, MemoryDisk};
-pub use entry::{
-    Append, Change, ENTRY_BYTES_MAX, Entry, EntryKind, HardState, LogIndex, MemberId, ShardId, Term,
-};
-pub use log::{
-    Cut, Log, LogError, LogOptions, LogReader, LogStats, ReadError, Recovered, ShardState,
-};
+pub use entry::{Append, Change, ENTRY_BYTES_MAX, Entry, EntryKind, HardState, LogIndex, MemberId, ShardId, Term};
+pub use log::{Cut, Log, LogError, LogOptions, LogReader, LogStats, ReadError, Recovered, ShardState};
 pub use members::{MEMBERS_MAX, Members, MembersError};
 pub use message::{MESSAGE_BYTES_MAX, Message, MessageError, MessageKind};
 pub use replica::{
-    Committed, ELECTION_TICKS, Effects, FOUNDING_INDEX, FOUNDING_TERM, HEARTBEAT_TICKS,
-    ProposeError, Proposed, ReadReady, ReadRefused, Replica, ReplicaError, ReplicaOptions,
-    RestoreError, Role, SnapshotReceived, Standing, SyncMark, TransferError, beginning, founding,
+    Committed, ELECTION_TICKS, Effects, FOUNDING_INDEX, FOUNDING_TERM, HEARTBEAT_TICKS, ProposeError, Proposed,
+    ReadReady, ReadRefused, Replica, ReplicaError, ReplicaOptions, RestoreError, Role, SnapshotReceived, Standing,
+    SyncMark, TransferError, beginning, founding,
 };

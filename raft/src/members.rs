@@ -60,12 +60,7 @@ impl Members {
         if voters.is_empty() {
             return Err(MembersError::NoVoters);
         }
-        for list in [
-            &mut voters,
-            &mut learners,
-            &mut voters_outgoing,
-            &mut learners_next,
-        ] {
+        for list in [&mut voters, &mut learners, &mut voters_outgoing, &mut learners_next] {
             list.sort_unstable();
         }
         // A member may be a voter of the old and the new set; it is a learner or a voter, not both.
@@ -92,22 +87,13 @@ impl Members {
                 return Err(MembersError::Twice(pair[0]));
             }
         }
-        if learners_next
-            .iter()
-            .any(|member| !outgoing.contains(member))
-        {
+        if learners_next.iter().any(|member| !outgoing.contains(member)) {
             return Err(MembersError::Damaged);
         }
         if auto_leave && voters_outgoing.is_empty() {
             return Err(MembersError::Damaged);
         }
-        Ok(Members {
-            voters,
-            learners,
-            voters_outgoing,
-            learners_next,
-            auto_leave,
-        })
+        Ok(Members { voters, learners, voters_outgoing, learners_next, auto_leave })
     }
 
     /// Those whose agreement counts, in ascending order.
@@ -135,30 +121,18 @@ impl Members {
 
     /// Whether a member takes part in any role.
     pub fn contains(&self, member: MemberId) -> bool {
-        [&self.voters, &self.learners, &self.voters_outgoing]
-            .into_iter()
-            .any(|list| list.contains(&member))
+        [&self.voters, &self.learners, &self.voters_outgoing].into_iter().any(|list| list.contains(&member))
     }
 
     /// Everyone who takes part, in ascending order, each once.
     pub fn all(&self) -> impl Iterator<Item = MemberId> + use<> {
-        let all: BTreeSet<MemberId> = self
-            .voters
-            .iter()
-            .chain(&self.learners)
-            .chain(&self.voters_outgoing)
-            .copied()
-            .collect();
+        let all: BTreeSet<MemberId> =
+            self.voters.iter().chain(&self.learners).chain(&self.voters_outgoing).copied().collect();
         all.into_iter()
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let lists = [
-            &self.voters,
-            &self.learners,
-            &self.voters_outgoing,
-            &self.learners_next,
-        ];
+        let lists = [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next];
         for list in lists {
             // At most MEMBERS_MAX, so a byte holds each count.
             out.push(list.len() as u8);
@@ -170,12 +144,7 @@ impl Members {
     }
 
     pub(crate) fn encoded_bytes(&self) -> usize {
-        let lists = [
-            &self.voters,
-            &self.learners,
-            &self.voters_outgoing,
-            &self.learners_next,
-        ];
+        let lists = [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next];
         8 + 8 * lists.into_iter().map(Vec::len).sum::<usize>()
     }
 
@@ -191,11 +160,8 @@ impl Members {
         if !rest.is_empty() || numbers.len() != counts.iter().sum::<usize>() || auto_leave > 1 {
             return Err(MembersError::Damaged);
         }
-        let mut numbers = numbers
-            .iter()
-            .map(|number| MemberId(u64::from_le_bytes(*number)));
-        let [voters, learners, outgoing, next] =
-            counts.map(|count| numbers.by_ref().take(count).collect::<Vec<_>>());
+        let mut numbers = numbers.iter().map(|number| MemberId(u64::from_le_bytes(*number)));
+        let [voters, learners, outgoing, next] = counts.map(|count| numbers.by_ref().take(count).collect::<Vec<_>>());
         Members::new(voters, learners, outgoing, next, auto_leave == 1)
     }
 }
@@ -212,26 +178,13 @@ mod tests {
     fn impossible_members_are_refused() {
         assert_eq!(Members::voting([]), Err(MembersError::NoVoters));
         assert_eq!(Members::voting(members(&[0])), Err(MembersError::Zero));
-        assert_eq!(
-            Members::voting(members(&[3, 3])),
-            Err(MembersError::Twice(MemberId(3)))
-        );
-        assert_eq!(
-            Members::voting((1..66).map(MemberId)),
-            Err(MembersError::TooMany(65))
-        );
+        assert_eq!(Members::voting(members(&[3, 3])), Err(MembersError::Twice(MemberId(3))));
+        assert_eq!(Members::voting((1..66).map(MemberId)), Err(MembersError::TooMany(65)));
     }
 
     #[test]
     fn members_come_back_from_their_bytes() {
-        let joint = Members::new(
-            members(&[3, 1]),
-            members(&[9]),
-            members(&[1, 2]),
-            members(&[2]),
-            true,
-        )
-        .unwrap();
+        let joint = Members::new(members(&[3, 1]), members(&[9]), members(&[1, 2]), members(&[2]), true).unwrap();
         let mut bytes = vec![];
         joint.encode(&mut bytes);
         assert_eq!(bytes.len(), joint.encoded_bytes());

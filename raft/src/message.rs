@@ -209,9 +209,7 @@ impl Message {
         HEAD_BYTES
             + CRC_BYTES
             + self.context.len()
-            + entries
-                .map(|entry| ENTRY_HEAD_BYTES + entry.context.len() + entry.data.len())
-                .sum::<usize>()
+            + entries.map(|entry| ENTRY_HEAD_BYTES + entry.context.len() + entry.data.len()).sum::<usize>()
     }
 
     /// The bytes to send.
@@ -256,10 +254,7 @@ impl Message {
         }
         let message = Message::parse(bytes)?;
         match message.wrong() {
-            Some(what) => Err(MessageError::Invalid {
-                from: message.from,
-                what,
-            }),
+            Some(what) => Err(MessageError::Invalid { from: message.from, what }),
             None => Ok(message),
         }
     }
@@ -270,11 +265,7 @@ impl Message {
         if crc32fast::hash(checked) != u32::from_le_bytes(*crc) {
             return Err(damaged());
         }
-        let mut rest = Cursor {
-            bytes,
-            at: 0,
-            end: checked.len(),
-        };
+        let mut rest = Cursor { bytes, at: 0, end: checked.len() };
         let [version, kind, reject, _] = rest.array().ok_or_else(damaged)?;
         if version != VERSION {
             return Err(MessageError::NewerVersion(version));
@@ -284,16 +275,7 @@ impl Message {
         for number in &mut numbers {
             *number = rest.u64().ok_or_else(damaged)?;
         }
-        let [
-            to,
-            from,
-            term,
-            log_term,
-            index,
-            commit,
-            commit_term,
-            reject_hint,
-        ] = numbers;
+        let [to, from, term, log_term, index, commit, commit_term, reject_hint] = numbers;
         let from = MemberId(from);
         let invalid = |what| MessageError::Invalid { from, what };
         let kind = MessageKind::from_code(kind).ok_or_else(|| invalid("an unknown kind"))?;
@@ -313,8 +295,7 @@ impl Message {
             entries.push(Entry {
                 index: LogIndex(index.saturating_add(1 + at)),
                 term,
-                kind: EntryKind::from_code(kind)
-                    .ok_or_else(|| invalid("an unknown kind of entry"))?,
+                kind: EntryKind::from_code(kind).ok_or_else(|| invalid("an unknown kind of entry"))?,
                 context: rest.take(context).ok_or_else(damaged)?,
                 data: rest.take(data).ok_or_else(damaged)?,
             });
@@ -341,14 +322,8 @@ impl Message {
 
     /// What is wrong with it whoever receives it.
     fn wrong(&self) -> Option<&'static str> {
-        let numbers = [
-            self.term.0,
-            self.log_term.0,
-            self.index.0,
-            self.commit.0,
-            self.commit_term.0,
-            self.reject_hint.0,
-        ];
+        let numbers =
+            [self.term.0, self.log_term.0, self.index.0, self.commit.0, self.commit_term.0, self.reject_hint.0];
         if numbers.iter().any(|number| *number >= NUMBER_MAX) {
             return Some("a number beyond all reason");
         }
@@ -368,15 +343,11 @@ impl Message {
                 (self.entries.len() != 1).then_some("a read without its one context")
             }
             _ if !self.entries.is_empty() => Some("entries where none belong"),
-            MessageKind::Snapshot if self.index.0 == 0 || self.log_term.0 == 0 => {
-                Some("a snapshot of nothing")
-            }
+            MessageKind::Snapshot if self.index.0 == 0 || self.log_term.0 == 0 => Some("a snapshot of nothing"),
             MessageKind::Snapshot if self.log_term > self.term => {
                 Some("a snapshot from a later term than its sender's")
             }
-            MessageKind::Snapshot if Members::decode(&self.context).is_err() => {
-                Some("a snapshot without members")
-            }
+            MessageKind::Snapshot if Members::decode(&self.context).is_err() => Some("a snapshot without members"),
             _ => None,
         }
     }
@@ -513,103 +484,27 @@ mod tests {
 
     #[test]
     fn messages_that_contradict_themselves_are_refused() {
-        let of_kind = |kind| Message {
-            kind,
-            entries: vec![],
-            ..append()
-        };
-        let read = Message {
-            term: Term(0),
-            ..of_kind(MessageKind::ReadIndex)
-        };
+        let of_kind = |kind| Message { kind, entries: vec![], ..append() };
+        let read = Message { term: Term(0), ..of_kind(MessageKind::ReadIndex) };
         let conf_change = {
             let mut message = append();
             message.entries[0].kind = EntryKind::ConfChangeV2;
             message
         };
         for (wrong, what) in [
-            (
-                Message {
-                    to: MemberId(0),
-                    ..append()
-                },
-                "member that cannot be",
-            ),
-            (
-                Message {
-                    from: MemberId(1),
-                    ..append()
-                },
-                "member that cannot be",
-            ),
-            (
-                Message {
-                    term: Term(0),
-                    ..append()
-                },
-                "a term that this kind cannot have",
-            ),
-            (
-                Message {
-                    term: Term(1 << 62),
-                    ..append()
-                },
-                "beyond all reason",
-            ),
-            (
-                Message {
-                    index: LogIndex(u64::MAX),
-                    ..append()
-                },
-                "beyond all reason",
-            ),
-            (
-                Message {
-                    index: LogIndex(0),
-                    ..append()
-                },
-                "follow nothing",
-            ),
-            (
-                Message {
-                    log_term: Term(0),
-                    ..append()
-                },
-                "follow nothing",
-            ),
-            (
-                Message {
-                    log_term: Term(9),
-                    ..append()
-                },
-                "an older term than the one before",
-            ),
-            (
-                Message {
-                    term: Term(8),
-                    ..append()
-                },
-                "a later term than its sender's",
-            ),
-            (
-                Message {
-                    context: Bytes::from(vec![0; 1025]),
-                    ..append()
-                },
-                "context longer",
-            ),
-            (
-                Message {
-                    kind: MessageKind::Heartbeat,
-                    ..append()
-                },
-                "entries where none belong",
-            ),
+            (Message { to: MemberId(0), ..append() }, "member that cannot be"),
+            (Message { from: MemberId(1), ..append() }, "member that cannot be"),
+            (Message { term: Term(0), ..append() }, "a term that this kind cannot have"),
+            (Message { term: Term(1 << 62), ..append() }, "beyond all reason"),
+            (Message { index: LogIndex(u64::MAX), ..append() }, "beyond all reason"),
+            (Message { index: LogIndex(0), ..append() }, "follow nothing"),
+            (Message { log_term: Term(0), ..append() }, "follow nothing"),
+            (Message { log_term: Term(9), ..append() }, "an older term than the one before"),
+            (Message { term: Term(8), ..append() }, "a later term than its sender's"),
+            (Message { context: Bytes::from(vec![0; 1025]), ..append() }, "context longer"),
+            (Message { kind: MessageKind::Heartbeat, ..append() }, "entries where none belong"),
             (read, "without its one context"),
-            (
-                of_kind(MessageKind::ReadIndexResponse),
-                "without its one context",
-            ),
+            (of_kind(MessageKind::ReadIndexResponse), "without its one context"),
             (of_kind(MessageKind::Snapshot), "without members"),
             (conf_change, "change of members"),
         ] {
@@ -631,31 +526,17 @@ mod tests {
 
     #[test]
     fn kinds_that_must_not_travel_and_newer_versions_are_refused() {
-        let mut bytes = Message {
-            entries: vec![],
-            ..append()
-        }
-        .encode();
+        let mut bytes = Message { entries: vec![], ..append() }.encode();
         bytes.truncate(bytes.len() - 4);
         let known = [3, 4, 5, 6, 7, 8, 9, 14, 15, 16, 17, 18];
         for kind in (0..=255).filter(|kind| !known.contains(kind)) {
             bytes[1] = kind;
             let what = "an unknown kind";
-            let refused = Err(MessageError::Invalid {
-                from: MemberId(2),
-                what,
-            });
-            assert_eq!(
-                Message::decode(&sealed(bytes.clone())),
-                refused,
-                "kind {kind}"
-            );
+            let refused = Err(MessageError::Invalid { from: MemberId(2), what });
+            assert_eq!(Message::decode(&sealed(bytes.clone())), refused, "kind {kind}");
         }
         bytes[0] = 2;
-        assert_eq!(
-            Message::decode(&sealed(bytes)),
-            Err(MessageError::NewerVersion(2))
-        );
+        assert_eq!(Message::decode(&sealed(bytes)), Err(MessageError::NewerVersion(2)));
     }
 
     #[test]

@@ -14,16 +14,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use loci_raft::{
-    Append, Committed, FOUNDING_INDEX, FOUNDING_TERM, Log, LogIndex, LogOptions, MemberId, Members,
-    MemoryDisk, Message, MessageKind, ProposeError, Replica, ReplicaOptions, Role, ShardId,
-    SyncMark, Term, beginning, founding,
+    Append, Committed, FOUNDING_INDEX, FOUNDING_TERM, Log, LogIndex, LogOptions, MemberId, Members, MemoryDisk,
+    Message, MessageKind, ProposeError, Replica, ReplicaOptions, Role, ShardId, SyncMark, Term, beginning, founding,
 };
 
 const SHARD: ShardId = ShardId(3);
-const OPTIONS: LogOptions = LogOptions {
-    file_bytes: 8192,
-    secret: 99,
-};
+const OPTIONS: LogOptions = LogOptions { file_bytes: 8192, secret: 99 };
 
 struct Chance(u64);
 
@@ -55,26 +51,15 @@ struct Store {
 
 impl Store {
     fn new() -> Store {
-        Store {
-            applied: FOUNDING_INDEX,
-            term: FOUNDING_TERM,
-            digest: 0,
-        }
+        Store { applied: FOUNDING_INDEX, term: FOUNDING_TERM, digest: 0 }
     }
 
     fn apply(&mut self, committed: &Committed) {
-        assert_eq!(
-            committed.index,
-            self.applied.next(),
-            "committed entries come in order"
-        );
+        assert_eq!(committed.index, self.applied.next(), "committed entries come in order");
         self.applied = committed.index;
         self.term = committed.term;
         for byte in &committed.data[..] {
-            self.digest = self
-                .digest
-                .wrapping_mul(31)
-                .wrapping_add(u64::from(*byte) + 1);
+            self.digest = self.digest.wrapping_mul(31).wrapping_add(u64::from(*byte) + 1);
         }
     }
 }
@@ -171,12 +156,7 @@ impl Cluster {
         let opened = Log::open(member.disk.clone(), OPTIONS);
         let (mut log, _) = opened.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
         if log.shard(SHARD).is_none() {
-            assert_eq!(
-                member.checkpoint,
-                Store::new(),
-                "seed {}: a log was lost",
-                self.seed
-            );
+            assert_eq!(member.checkpoint, Store::new(), "seed {}: a log was lost", self.seed);
             log.append(&founding(SHARD, &self.roster)).unwrap();
             log.sync().unwrap();
         }
@@ -184,20 +164,14 @@ impl Cluster {
         let Store { applied, term, .. } = member.store;
         // The power failed while a snapshot was received.
         if log.shard(SHARD).unwrap().term_of(applied) != Some(term) {
-            log.append(&beginning(SHARD, applied, term, &self.roster))
-                .unwrap();
+            log.append(&beginning(SHARD, applied, term, &self.roster)).unwrap();
             log.sync().unwrap();
         }
         let state = log.shard(SHARD).unwrap();
-        let options = ReplicaOptions {
-            shard: SHARD,
-            me: member.me,
-            applied,
-            seed,
-        };
+        let options = ReplicaOptions { shard: SHARD, me: member.me, applied, seed };
         let reader = log.reader(SHARD).unwrap();
-        let replica = Replica::restore(options, &state, reader)
-            .unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
+        let replica =
+            Replica::restore(options, &state, reader).unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
         member.running = Some(Running {
             log,
             replica,
@@ -233,36 +207,20 @@ impl Cluster {
     /// Carries out what a replica asks for, except what the log's thread does.
     fn effects(&mut self, at: usize) {
         let seed = self.seed;
-        let Member {
-            me,
-            store,
-            checkpoint,
-            running,
-            ..
-        } = &mut self.members[at];
+        let Member { me, store, checkpoint, running, .. } = &mut self.members[at];
         let Some(running) = running else { return };
         loop {
-            let effects = running
-                .replica
-                .effects()
-                .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            let effects = running.replica.effects().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
             if let Some(standing) = effects.standing
                 && standing.role == Role::Leader
             {
                 let leader = *self.leaders.entry(standing.term).or_insert(*me);
-                assert_eq!(
-                    leader, *me,
-                    "seed {seed}: two leaders in term {}",
-                    standing.term
-                );
+                assert_eq!(leader, *me, "seed {seed}: two leaders in term {}", standing.term);
                 self.counts.elections += 1;
             }
             if let Some(snapshot) = effects.snapshot_received {
                 let arrived = running.arrived.take().expect("the data came first");
-                assert_eq!(
-                    (arrived.applied, arrived.term),
-                    (snapshot.index, snapshot.term)
-                );
+                assert_eq!((arrived.applied, arrived.term), (snapshot.index, snapshot.term));
                 (*store, *checkpoint) = (arrived, arrived);
                 running.replica.applied(snapshot.index);
                 self.counts.snapshots += 1;
@@ -275,22 +233,12 @@ impl Cluster {
             for committed in effects.committed {
                 store.apply(&committed);
                 let entry = (committed.term, committed.data.clone());
-                let known = self
-                    .history
-                    .entry(committed.index)
-                    .or_insert_with(|| entry.clone());
-                assert_eq!(
-                    *known, entry,
-                    "seed {seed}: index {} was committed twice",
-                    committed.index
-                );
+                let known = self.history.entry(committed.index).or_insert_with(|| entry.clone());
+                assert_eq!(*known, entry, "seed {seed}: index {} was committed twice", committed.index);
                 running.replica.applied(committed.index);
             }
             for read in effects.reads {
-                let at_least = running
-                    .reads
-                    .remove(&read.context)
-                    .expect("answers are to questions");
+                let at_least = running.reads.remove(&read.context).expect("answers are to questions");
                 assert!(
                     read.index >= at_least,
                     "seed {seed}: a read at {} though {at_least} was committed",
@@ -299,10 +247,7 @@ impl Cluster {
                 self.counts.reads += 1;
             }
             for context in effects.reads_lost {
-                running
-                    .reads
-                    .remove(&context)
-                    .expect("lost reads were asked");
+                running.reads.remove(&context).expect("lost reads were asked");
                 self.counts.reads_lost += 1;
             }
             if effects.snapshot_wanted.is_some() {
@@ -321,12 +266,7 @@ impl Cluster {
                 assert_eq!(message.from(), *me);
                 let to = message.to().0 as usize - 1;
                 let bytes = Bytes::from(message.encode());
-                self.net.push(Envelope {
-                    bytes,
-                    from: at,
-                    to,
-                    snapshot,
-                });
+                self.net.push(Envelope { bytes, from: at, to, snapshot });
             }
             if !effects.more {
                 break;
@@ -363,27 +303,12 @@ impl Cluster {
 
     fn deliver(&mut self, which: usize, faults: bool) {
         let envelope = if faults && self.chance.one_in(20) {
-            let Envelope {
-                bytes,
-                from,
-                to,
-                snapshot,
-            } = &self.net[which];
-            Envelope {
-                bytes: bytes.clone(),
-                from: *from,
-                to: *to,
-                snapshot: *snapshot,
-            }
+            let Envelope { bytes, from, to, snapshot } = &self.net[which];
+            Envelope { bytes: bytes.clone(), from: *from, to: *to, snapshot: *snapshot }
         } else {
             self.net.swap_remove(which)
         };
-        let Envelope {
-            bytes,
-            from,
-            to,
-            snapshot,
-        } = envelope;
+        let Envelope { bytes, from, to, snapshot } = envelope;
         let lost = self.cut[from] || self.cut[to] || (faults && self.chance.one_in(25));
         let arrived = !lost && self.members[to].running.is_some();
         if arrived {
@@ -393,10 +318,7 @@ impl Cluster {
             if snapshot.is_some() {
                 running.arrived = snapshot;
             }
-            running
-                .replica
-                .receive(message)
-                .unwrap_or_else(|error| panic!("{error}"));
+            running.replica.receive(message).unwrap_or_else(|error| panic!("{error}"));
             self.effects(to);
         }
         if snapshot.is_some() {
@@ -411,11 +333,7 @@ impl Cluster {
     fn propose(&mut self, at: usize, count: usize) {
         for _ in 0..count {
             self.asked += 1;
-            let length = if self.chance.one_in(30) {
-                9000
-            } else {
-                8 + self.chance.below(60)
-            };
+            let length = if self.chance.one_in(30) { 9000 } else { 8 + self.chance.below(60) };
             let mut data = vec![self.chance.next() as u8; length];
             data[..8].copy_from_slice(&self.asked.to_le_bytes());
             let Some(running) = &mut self.members[at].running else {
@@ -436,10 +354,7 @@ impl Cluster {
 
     fn read(&mut self, at: usize) {
         self.asked += 1;
-        let committed = self
-            .history
-            .last_key_value()
-            .map_or(FOUNDING_INDEX, |(index, _)| *index);
+        let committed = self.history.last_key_value().map_or(FOUNDING_INDEX, |(index, _)| *index);
         let Some(running) = &mut self.members[at].running else {
             return;
         };
@@ -456,9 +371,7 @@ impl Cluster {
             return;
         };
         member.checkpoint = member.store;
-        running
-            .replica
-            .forget(LogIndex(member.store.applied.0.saturating_sub(keep)));
+        running.replica.forget(LogIndex(member.store.applied.0.saturating_sub(keep)));
         self.effects(at);
     }
 
@@ -481,9 +394,7 @@ impl Cluster {
             960..=963 => self.cut[at] = true,
             964..=966 => self.cut.fill(false),
             976..=981 => self.crash(at),
-            982 => self.members[at]
-                .disk
-                .fail_sync(1 + seed_part(self.chance.next())),
+            982 => self.members[at].disk.fail_sync(1 + seed_part(self.chance.next())),
             983 => {
                 let to = MemberId(1 + self.chance.below(self.members.len()) as u64);
                 self.with(at, |replica| {
@@ -516,12 +427,10 @@ impl Cluster {
                     self.log_turn(at, true);
                 }
             }
-            let leader = self.members.iter().position(|member| {
-                member
-                    .running
-                    .as_ref()
-                    .is_some_and(|r| r.replica.standing().role == Role::Leader)
-            });
+            let leader = self
+                .members
+                .iter()
+                .position(|member| member.running.as_ref().is_some_and(|r| r.replica.standing().role == Role::Leader));
             if let Some(at) = leader
                 && written.is_none()
             {
@@ -529,10 +438,7 @@ impl Cluster {
                 written = running.replica.propose("the last one").ok();
                 self.effects(at);
             }
-            let settled = self
-                .members
-                .iter()
-                .all(|member| member.store == self.members[0].store);
+            let settled = self.members.iter().all(|member| member.store == self.members[0].store);
             if let Some(proposed) = written
                 && settled
                 && self.members[0].store.applied >= proposed.index
@@ -545,11 +451,7 @@ impl Cluster {
                 written = None;
             }
         }
-        let members: Vec<_> = self
-            .members
-            .iter()
-            .map(|m| (m.store, m.running.as_ref().map(|r| &r.replica)))
-            .collect();
+        let members: Vec<_> = self.members.iter().map(|m| (m.store, m.running.as_ref().map(|r| &r.replica))).collect();
         panic!("seed {}: no agreement in calm: {members:#?}", self.seed);
     }
 
@@ -560,12 +462,7 @@ impl Cluster {
             for index in (reader.start().0 + 1..=reader.last().0).map(LogIndex) {
                 let entry = reader.read(index).unwrap();
                 if let Some((term, data)) = self.history.get(&index) {
-                    assert_eq!(
-                        (entry.term, &entry.data),
-                        (*term, data),
-                        "seed {}",
-                        self.seed
-                    );
+                    assert_eq!((entry.term, &entry.data), (*term, data), "seed {}", self.seed);
                 }
             }
         }
@@ -626,11 +523,7 @@ fn a_seed_is_a_reproduction() {
             cluster.step();
         }
         let stores: Vec<_> = cluster.members.iter().map(|member| member.store).collect();
-        let net: Vec<_> = cluster
-            .net
-            .iter()
-            .map(|envelope| envelope.bytes.clone())
-            .collect();
+        let net: Vec<_> = cluster.net.iter().map(|envelope| envelope.bytes.clone()).collect();
         (stores, net, cluster.history)
     };
     assert_eq!(trace(7), trace(7));

@@ -21,25 +21,14 @@ struct RichStatus {
 
 /// The bytes that go into a status's details.
 pub fn encode_detail(code: i32, message: &str, detail: &ErrorDetail) -> Vec<u8> {
-    let detail = Any {
-        type_url: TYPE_URL.into(),
-        value: detail.encode_to_vec(),
-    };
-    RichStatus {
-        code,
-        message: message.into(),
-        details: vec![detail],
-    }
-    .encode_to_vec()
+    let detail = Any { type_url: TYPE_URL.into(), value: detail.encode_to_vec() };
+    RichStatus { code, message: message.into(), details: vec![detail] }.encode_to_vec()
 }
 
 /// What a status's details say, if it is ours.
 pub fn decode_detail(details: &[u8]) -> Option<ErrorDetail> {
     let status = RichStatus::decode(details).ok()?;
-    let detail = status
-        .details
-        .into_iter()
-        .find(|detail| detail.type_url == TYPE_URL)?;
+    let detail = status.details.into_iter().find(|detail| detail.type_url == TYPE_URL)?;
     ErrorDetail::decode(detail.value.as_slice()).ok()
 }
 
@@ -49,16 +38,8 @@ mod tests {
 
     #[test]
     fn a_detail_arrives_as_it_was_sent() {
-        let detail = ErrorDetail {
-            reason: "condition_failed".into(),
-            number: 3,
-            version: 9,
-            ..Default::default()
-        };
-        assert_eq!(
-            decode_detail(&encode_detail(9, "no", &detail)),
-            Some(detail)
-        );
+        let detail = ErrorDetail { reason: "condition_failed".into(), number: 3, version: 9, ..Default::default() };
+        assert_eq!(decode_detail(&encode_detail(9, "no", &detail)), Some(detail));
         assert_eq!(decode_detail(b"\xff\xff"), None);
         assert_eq!(decode_detail(b""), None);
     }

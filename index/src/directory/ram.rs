@@ -38,11 +38,9 @@ impl Fault {
     fn error(self, action: &'static str, file: &str) -> DirectoryError {
         match self {
             Fault::Full => DirectoryError::Full(file.to_string()),
-            Fault::Broken => DirectoryError::Io {
-                action,
-                file: file.to_string(),
-                source: io::Error::other("input/output error"),
-            },
+            Fault::Broken => {
+                DirectoryError::Io { action, file: file.to_string(), source: io::Error::other("input/output error") }
+            }
         }
     }
 }
@@ -109,9 +107,7 @@ impl Ram {
             return Err(fault.error("write", name));
         }
         if let Some(space) = &mut self.space {
-            *space = space
-                .checked_sub(bytes as u64)
-                .ok_or_else(|| DirectoryError::Full(name.to_string()))?;
+            *space = space.checked_sub(bytes as u64).ok_or_else(|| DirectoryError::Full(name.to_string()))?;
         }
         Ok(())
     }
@@ -127,9 +123,7 @@ impl Ram {
 
     fn get(&self, name: &str) -> Result<&Arc<Mapped>, DirectoryError> {
         check_name(name)?;
-        self.files
-            .get(name)
-            .ok_or_else(|| DirectoryError::Missing(name.to_string()))
+        self.files.get(name).ok_or_else(|| DirectoryError::Missing(name.to_string()))
     }
 }
 
@@ -140,50 +134,29 @@ impl Directory for RamDirectory {
             return Err(DirectoryError::Exists(name.to_string()));
         }
         let (directory, name) = (self.clone(), name.to_string());
-        Ok(Box::new(RamNewFile {
-            directory,
-            name,
-            bytes: Vec::new(),
-        }))
+        Ok(Box::new(RamNewFile { directory, name, bytes: Vec::new() }))
     }
 
     fn open(&self, name: &str) -> Result<Arc<Mapped>, DirectoryError> {
         let file = Arc::clone(self.disk().get(name)?);
-        if file.is_empty() {
-            Err(DirectoryError::Empty(name.to_string()))
-        } else {
-            Ok(file)
-        }
+        if file.is_empty() { Err(DirectoryError::Empty(name.to_string())) } else { Ok(file) }
     }
 
     fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, DirectoryError> {
         let file = Arc::clone(self.disk().get(name)?);
         let bytes = file.len() as u64;
         if bytes > bytes_max {
-            return Err(DirectoryError::TooLarge {
-                file: name.to_string(),
-                bytes,
-                bytes_max,
-            });
+            return Err(DirectoryError::TooLarge { file: name.to_string(), bytes, bytes_max });
         }
         Ok(file.to_vec())
     }
 
-    fn read_range(
-        &self,
-        name: &str,
-        range: Range<u64>,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), DirectoryError> {
+    fn read_range(&self, name: &str, range: Range<u64>, each: &mut dyn FnMut(&[u8])) -> Result<(), DirectoryError> {
         let file = Arc::clone(self.disk().get(name)?);
         let wanted = range.start.min(range.end) as usize..range.end as usize;
         let Some(part) = file.get(wanted) else {
             let (file, bytes) = (name.to_string(), file.len() as u64);
-            return Err(DirectoryError::Short {
-                file,
-                bytes,
-                wanted: range.end,
-            });
+            return Err(DirectoryError::Short { file, bytes, wanted: range.end });
         };
         part.chunks(READ_STEP_BYTES).for_each(each);
         Ok(())
@@ -203,11 +176,7 @@ impl Directory for RamDirectory {
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), DirectoryError> {
         check_name(name)?;
         let (directory, name) = (self.clone(), name.to_string());
-        let mut file = Box::new(RamNewFile {
-            directory,
-            name,
-            bytes: Vec::new(),
-        });
+        let mut file = Box::new(RamNewFile { directory, name, bytes: Vec::new() });
         file.write_all(bytes)?;
         file.finish()
     }
@@ -238,8 +207,7 @@ impl NewFile for RamNewFile {
         self.directory.disk().write(&self.name, 0)?;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let old = self.bytes.get_mut(start..start.saturating_add(bytes.len()));
-        old.expect("only bytes that were appended are rewritten")
-            .copy_from_slice(bytes);
+        old.expect("only bytes that were appended are rewritten").copy_from_slice(bytes);
         Ok(())
     }
 

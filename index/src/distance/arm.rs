@@ -3,12 +3,8 @@
 use super::{Set, cosine_from_dot};
 use std::arch::aarch64::*;
 
-pub(super) static NEON: Set = set!(
-    "neon",
-    || std::arch::is_aarch64_feature_detected!("neon"),
-    neon_dot,
-    neon_squared_l2
-);
+pub(super) static NEON: Set =
+    set!("neon", || std::arch::is_aarch64_feature_detected!("neon"), neon_dot, neon_squared_l2);
 
 /// Defines a sum over pairs of components in 4-wide registers: `$add` adds one pair of registers,
 /// `$one` is the term of one pair of components.
@@ -24,12 +20,7 @@ macro_rules! neon {
                 for (i, sum) in sums.iter_mut().enumerate() {
                     // SAFETY: `x` and `y` are arrays of 16 f32, `i` is below 4, and a load reads 4
                     // of them from `4 * i`.
-                    let ($x, $y) = unsafe {
-                        (
-                            vld1q_f32(x.as_ptr().add(4 * i)),
-                            vld1q_f32(y.as_ptr().add(4 * i)),
-                        )
-                    };
+                    let ($x, $y) = unsafe { (vld1q_f32(x.as_ptr().add(4 * i)), vld1q_f32(y.as_ptr().add(4 * i))) };
                     let $sum = *sum;
                     *sum = $add;
                 }

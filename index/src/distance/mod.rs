@@ -13,10 +13,7 @@
 //!
 //! The kernels are for f32; codes of fewer bits get kernels of their own beside them.
 
-#![expect(
-    unsafe_code,
-    reason = "vector instructions and prefetching are unsafe by nature"
-)]
+#![expect(unsafe_code, reason = "vector instructions and prefetching are unsafe by nature")]
 
 /// A [`Set`] of an inner product and a squared distance that need instructions which `available`
 /// knows the processor to have.
@@ -61,17 +58,13 @@ pub enum Metric {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EmbeddingError {
     /// A component is NaN or infinite, or so large that its square is.
-    #[error(
-        "embedding component {position} is not a finite number of reasonable size: send finite f32 values"
-    )]
+    #[error("embedding component {position} is not a finite number of reasonable size: send finite f32 values")]
     NotFinite {
         /// Which component, counted from 0.
         position: usize,
     },
     /// All components are zero, so there is no angle.
-    #[error(
-        "an embedding of length zero has no cosine distance: leave it out or use another metric"
-    )]
+    #[error("an embedding of length zero has no cosine distance: leave it out or use another metric")]
     Zero,
 }
 
@@ -83,9 +76,7 @@ impl Metric {
 
     /// The metric of a number, if it is one.
     pub fn from_code(code: u8) -> Option<Metric> {
-        [Metric::Cosine, Metric::Dot, Metric::SquaredL2]
-            .into_iter()
-            .find(|m| m.code() == code)
+        [Metric::Cosine, Metric::Dot, Metric::SquaredL2].into_iter().find(|m| m.code() == code)
     }
 
     /// The metric's name, as in messages and command lines.
@@ -123,10 +114,7 @@ impl std::fmt::Display for Metric {
 const COMPONENT_MAX: f32 = 1e16;
 
 fn finite(embedding: &[f32]) -> Result<(), EmbeddingError> {
-    match embedding
-        .iter()
-        .position(|x| x.is_nan() || x.abs() > COMPONENT_MAX)
-    {
+    match embedding.iter().position(|x| x.is_nan() || x.abs() > COMPONENT_MAX) {
         Some(position) => Err(EmbeddingError::NotFinite { position }),
         None => Ok(()),
     }
@@ -241,11 +229,7 @@ mod tests {
                 let (a, b) = (random(seed, len), random(seed + 77, len));
                 for metric in METRICS {
                     let exact = exact(metric, &a, &b);
-                    let scale: f64 = a
-                        .iter()
-                        .zip(&b)
-                        .map(|(x, y)| f64::from((x * y).abs()))
-                        .sum();
+                    let scale: f64 = a.iter().zip(&b).map(|(x, y)| f64::from((x * y).abs())).sum();
                     for (name, kernel) in kernels(metric) {
                         let got = f64::from(kernel(&a, &b));
                         let error = (got - exact).abs();
@@ -288,10 +272,7 @@ mod tests {
                 normalise(&mut a).expect("is not zero");
                 for (name, kernel) in kernels(Metric::Cosine) {
                     let distance = kernel(&a, &a);
-                    assert!(
-                        (0.0..1e-6).contains(&distance),
-                        "{name} seed {seed}: {distance}"
-                    );
+                    assert!((0.0..1e-6).contains(&distance), "{name} seed {seed}: {distance}");
                 }
             }
         }
@@ -303,17 +284,10 @@ mod tests {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
                 let mut embedding = [1.0, 2.0, bad];
                 let refused = metric.prepare(&mut embedding);
-                assert_eq!(
-                    refused,
-                    Err(EmbeddingError::NotFinite { position: 2 }),
-                    "{metric}"
-                );
+                assert_eq!(refused, Err(EmbeddingError::NotFinite { position: 2 }), "{metric}");
             }
         }
-        assert_eq!(
-            Metric::Cosine.prepare(&mut [0.0, -0.0]),
-            Err(EmbeddingError::Zero)
-        );
+        assert_eq!(Metric::Cosine.prepare(&mut [0.0, -0.0]), Err(EmbeddingError::Zero));
         assert_eq!(Metric::Dot.prepare(&mut [0.0, 0.0]), Ok(()));
         let mut tiny = [1e-30f32, 0.0];
         Metric::Cosine.prepare(&mut tiny).expect("has a direction");
@@ -323,10 +297,7 @@ mod tests {
     #[test]
     fn the_numbers_in_files_never_change() {
         assert_eq!(METRICS.map(Metric::code), [1, 2, 3]);
-        assert_eq!(
-            METRICS.map(|m| Metric::from_code(m.code())),
-            METRICS.map(Some)
-        );
+        assert_eq!(METRICS.map(|m| Metric::from_code(m.code())), METRICS.map(Some));
         assert_eq!([0, 4, 255].map(Metric::from_code), [None; 3]);
     }
 }

@@ -3,13 +3,7 @@
 
 use super::{Set, cosine_from_dot};
 
-pub(super) static SET: Set = Set {
-    name: "scalar",
-    available: || true,
-    cosine,
-    dot,
-    squared_l2,
-};
+pub(super) static SET: Set = Set { name: "scalar", available: || true, cosine, dot, squared_l2 };
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {
     cosine_from_dot(product(a, b))

@@ -5,19 +5,10 @@
 use super::{Set, cosine_from_dot};
 use std::arch::x86_64::*;
 
-pub(super) static AVX512: Set = set!(
-    "avx512",
-    || is_x86_feature_detected!("avx512f"),
-    avx512_dot,
-    avx512_squared_l2
-);
+pub(super) static AVX512: Set = set!("avx512", || is_x86_feature_detected!("avx512f"), avx512_dot, avx512_squared_l2);
 
-pub(super) static AVX2: Set = set!(
-    "avx2",
-    || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-    avx2_dot,
-    avx2_squared_l2
-);
+pub(super) static AVX2: Set =
+    set!("avx2", || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"), avx2_dot, avx2_squared_l2);
 
 /// Defines a sum over pairs of components in 16-wide registers: `$add` adds one pair of registers.
 macro_rules! avx512 {
@@ -32,12 +23,8 @@ macro_rules! avx512 {
                 for (i, sum) in sums.iter_mut().enumerate() {
                     // SAFETY: `x` and `y` are arrays of 64 f32, `i` is below 4, and an unaligned
                     // load reads 16 of them from `16 * i`.
-                    let ($x, $y) = unsafe {
-                        (
-                            _mm512_loadu_ps(x.as_ptr().add(16 * i)),
-                            _mm512_loadu_ps(y.as_ptr().add(16 * i)),
-                        )
-                    };
+                    let ($x, $y) =
+                        unsafe { (_mm512_loadu_ps(x.as_ptr().add(16 * i)), _mm512_loadu_ps(y.as_ptr().add(16 * i))) };
                     let $sum = *sum;
                     *sum = $add;
                 }
@@ -48,12 +35,8 @@ macro_rules! avx512 {
                 let mask = u16::MAX >> (16 - x.len());
                 // SAFETY: the mask has as many bits as `x` and `y` have elements, and a masked load
                 // touches no others.
-                let ($x, $y) = unsafe {
-                    (
-                        _mm512_maskz_loadu_ps(mask, x.as_ptr()),
-                        _mm512_maskz_loadu_ps(mask, y.as_ptr()),
-                    )
-                };
+                let ($x, $y) =
+                    unsafe { (_mm512_maskz_loadu_ps(mask, x.as_ptr()), _mm512_maskz_loadu_ps(mask, y.as_ptr())) };
                 let $sum = sum;
                 sum = $add;
             }
@@ -81,12 +64,8 @@ macro_rules! avx2 {
                 for (i, sum) in sums.iter_mut().enumerate() {
                     // SAFETY: `x` and `y` are arrays of 32 f32, `i` is below 4, and an unaligned
                     // load reads 8 of them from `8 * i`.
-                    let ($x, $y) = unsafe {
-                        (
-                            _mm256_loadu_ps(x.as_ptr().add(8 * i)),
-                            _mm256_loadu_ps(y.as_ptr().add(8 * i)),
-                        )
-                    };
+                    let ($x, $y) =
+                        unsafe { (_mm256_loadu_ps(x.as_ptr().add(8 * i)), _mm256_loadu_ps(y.as_ptr().add(8 * i))) };
                     let $sum = *sum;
                     *sum = $add;
                 }
@@ -113,8 +92,7 @@ macro_rules! avx2 {
     };
 }
 
-avx2!(avx2_dot, |x, y, sum| _mm256_fmadd_ps(x, y, sum), |x, y| x
-    * y);
+avx2!(avx2_dot, |x, y, sum| _mm256_fmadd_ps(x, y, sum), |x, y| x * y);
 avx2!(
     avx2_squared_l2,
     |x, y, sum| {

@@ -121,31 +121,16 @@ pub fn build<'v>(
     options: &GraphOptions,
     cancel: &AtomicBool,
 ) -> Result<(FlatGraph, Mended), BuildError> {
-    let GraphOptions {
-        m,
-        ef_construction,
-        threads,
-    } = *options;
-    if !(2..=128).contains(&m)
-        || !(m..=10_000).contains(&ef_construction)
-        || !(1..=1024).contains(&threads)
-    {
-        return Err(BuildError::Options {
-            m,
-            ef_construction,
-            threads,
-        });
+    let GraphOptions { m, ef_construction, threads } = *options;
+    if !(2..=128).contains(&m) || !(m..=10_000).contains(&ef_construction) || !(1..=1024).contains(&threads) {
+        return Err(BuildError::Options { m, ef_construction, threads });
     }
     if len > i32::MAX as usize {
         return Err(BuildError::TooMany(len));
     }
     let expected = if len == 0 { 0 } else { embedding(0).len() };
     if let Some(node) = (0..len).find(|&node| embedding(node).len() != expected) {
-        return Err(BuildError::Dimension {
-            node,
-            got: embedding(node).len(),
-            expected,
-        });
+        return Err(BuildError::Dimension { node, got: embedding(node).len(), expected });
     }
     if len <= 2 * m + 1 {
         // There is room for everybody to be linked with everybody.
@@ -159,22 +144,12 @@ pub fn build<'v>(
             None => embedding(i),
         }
     };
-    let metric = if lifted.is_some() {
-        Metric::SquaredL2
-    } else {
-        metric
-    };
-    let space = Space {
-        kernel: metric.kernel(),
-        embedding: &lifted_or_plain,
-    };
+    let metric = if lifted.is_some() { Metric::SquaredL2 } else { metric };
+    let space = Space { kernel: metric.kernel(), embedding: &lifted_or_plain };
     let (pool, layers) = match link(&space, len, options, pool, cancel) {
         Err(BuildError::Builder(reason)) => {
             tracing::warn!(%reason, "building a graph again with a single thread");
-            let options = GraphOptions {
-                threads: 1,
-                ..*options
-            };
+            let options = GraphOptions { threads: 1, ..*options };
             link(&space, len, &options, new_pool(1)?, cancel)?
         }
         other => other?,
@@ -192,18 +167,11 @@ fn new_pool(threads: usize) -> Result<rayon::ThreadPool, BuildError> {
         .num_threads(threads)
         .thread_name(|i| format!("graph-{i}"))
         .build()
-        .map_err(|e| BuildError::Threads {
-            threads,
-            reason: e.to_string(),
-        })
+        .map_err(|e| BuildError::Threads { threads, reason: e.to_string() })
 }
 
 fn check(cancel: &AtomicBool) -> Result<(), BuildError> {
-    if cancel.load(Ordering::Relaxed) {
-        Err(BuildError::Cancelled)
-    } else {
-        Ok(())
-    }
+    if cancel.load(Ordering::Relaxed) { Err(BuildError::Cancelled) } else { Ok(()) }
 }
 
 /// Where the graph is built: the embeddings, or for Dot the lifted ones.
@@ -226,22 +194,14 @@ struct Lifted {
 
 impl Lifted {
     fn new<'v>(len: usize, dimension: usize, embedding: &dyn Fn(usize) -> &'v [f32]) -> Lifted {
-        let squares = |i: usize| -> f64 {
-            embedding(i)
-                .iter()
-                .map(|&x| f64::from(x) * f64::from(x))
-                .sum()
-        };
+        let squares = |i: usize| -> f64 { embedding(i).iter().map(|&x| f64::from(x) * f64::from(x)).sum() };
         let greatest = (0..len).map(squares).fold(0.0, f64::max);
         let mut floats = Vec::with_capacity(len * (dimension + 1));
         for i in 0..len {
             floats.extend_from_slice(embedding(i));
             floats.push((greatest - squares(i)).max(0.0).sqrt() as f32);
         }
-        Lifted {
-            floats,
-            dimension: dimension + 1,
-        }
+        Lifted { floats, dimension: dimension + 1 }
     }
 
     fn get(&self, i: usize) -> &[f32] {
@@ -255,11 +215,7 @@ struct NonNegative(Kernel);
 impl Distance<f32> for NonNegative {
     fn eval(&self, a: &[f32], b: &[f32]) -> f32 {
         let distance = (self.0)(a, b);
-        if distance.is_nan() {
-            f32::MAX
-        } else {
-            distance.clamp(0.0, f32::MAX)
-        }
+        if distance.is_nan() { f32::MAX } else { distance.clamp(0.0, f32::MAX) }
     }
 }
 
@@ -275,29 +231,18 @@ fn link(
     cancel: &AtomicBool,
 ) -> Result<(rayon::ThreadPool, Layers), BuildError> {
     let distance = NonNegative(space.kernel);
-    let hnsw: Hnsw<'static, f32, NonNegative> =
-        Hnsw::new(options.m, len, LAYERS, options.ef_construction, distance);
+    let hnsw: Hnsw<'static, f32, NonNegative> = Hnsw::new(options.m, len, LAYERS, options.ef_construction, distance);
     let hnsw = Arc::new(hnsw);
     let mut next = 0;
     while next < len {
         check(cancel)?;
         let alone = next < FIRST;
-        let end = len.min(if alone {
-            FIRST
-        } else {
-            next + BATCH * options.threads
-        });
-        let batch: Vec<(Vec<f32>, usize)> = (next..end)
-            .map(|i| ((space.embedding)(i).to_vec(), i))
-            .collect();
+        let end = len.min(if alone { FIRST } else { next + BATCH * options.threads });
+        let batch: Vec<(Vec<f32>, usize)> = (next..end).map(|i| ((space.embedding)(i).to_vec(), i)).collect();
         let target = Arc::clone(&hnsw);
         run(&pool, move || {
             let insert = |(embedding, i): &(Vec<f32>, usize)| target.insert((embedding, *i));
-            if alone {
-                batch.iter().for_each(insert)
-            } else {
-                batch.par_iter().for_each(insert)
-            }
+            if alone { batch.iter().for_each(insert) } else { batch.par_iter().for_each(insert) }
         })?;
         next = end;
     }
@@ -319,9 +264,7 @@ fn run<T: Send + 'static>(
     pool.spawn(move || {
         let worked = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            text.or(panic.downcast_ref::<&str>().copied())
-                .unwrap_or("panicked")
-                .to_string()
+            text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_string()
         });
         // If nobody waits any more, the result is not wanted.
         let _ = done.send(worked);
@@ -333,9 +276,7 @@ fn run<T: Send + 'static>(
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    Err(BuildError::Builder(format!(
-        "no progress for {STUCK_SECONDS} s"
-    )))
+    Err(BuildError::Builder(format!("no progress for {STUCK_SECONDS} s")))
 }
 
 fn flatten(hnsw: &Hnsw<'static, f32, NonNegative>, len: usize) -> Layers {
@@ -344,10 +285,7 @@ fn flatten(hnsw: &Hnsw<'static, f32, NonNegative>, len: usize) -> Layers {
     for layer in 0..=hnsw.get_max_level_observed() {
         for point in points.get_layer_iterator(layer.into()) {
             // Lists above a node's own layer are notes that hnsw_rs makes while descending.
-            let own = point
-                .get_neighborhood_id()
-                .into_iter()
-                .take(usize::from(layer) + 1);
+            let own = point.get_neighborhood_id().into_iter().take(usize::from(layer) + 1);
             let lists = own.enumerate().map(|(l, list)| {
                 let there = list.into_iter().filter(|n| usize::from(n.p_id.0) >= l);
                 there.map(|n| n.d_id as u32).collect()
@@ -365,10 +303,7 @@ fn complete(len: usize, m: usize) -> FlatGraph {
     let mut layer0 = vec![NO_LINK; len as usize * 2 * m];
     for (node, links) in (0..len).zip(layer0.chunks_exact_mut(2 * m)) {
         let others = (0..len).filter(|&other| other != node);
-        links
-            .iter_mut()
-            .zip(others)
-            .for_each(|(link, other)| *link = other);
+        links.iter_mut().zip(others).for_each(|(link, other)| *link = other);
     }
     let mut upper = vec![len, m as u32, 0, u32::from(len > 0)];
     upper.extend((len > 0).then_some(0));
@@ -393,36 +328,18 @@ impl Draft {
         let fill = |links: &mut [u32], node: u32, list: &[u32]| {
             let mut used = 0;
             for &link in list {
-                if link != node
-                    && link < nodes
-                    && !links[..used].contains(&link)
-                    && used < links.len()
-                {
+                if link != node && link < nodes && !links[..used].contains(&link) && used < links.len() {
                     links[used] = link;
                     used += 1;
                 }
             }
         };
         for (node, links) in (0..nodes).zip(layer0.chunks_exact_mut(2 * m)) {
-            fill(
-                links,
-                node,
-                layers[node as usize].first().map_or(&[], Vec::as_slice),
-            );
+            fill(links, node, layers[node as usize].first().map_or(&[], Vec::as_slice));
         }
-        let top = layers
-            .iter()
-            .map(Vec::len)
-            .max()
-            .unwrap_or(0)
-            .saturating_sub(1);
-        let mut members: Vec<Vec<u32>> = (1..=top)
-            .map(|l| {
-                (0..nodes)
-                    .filter(|&n| layers[n as usize].len() > l)
-                    .collect()
-            })
-            .collect();
+        let top = layers.iter().map(Vec::len).max().unwrap_or(0).saturating_sub(1);
+        let mut members: Vec<Vec<u32>> =
+            (1..=top).map(|l| (0..nodes).filter(|&n| layers[n as usize].len() > l).collect()).collect();
         // The entry is the node of the top layer that has most links there, and its place is 0.
         let mut entry = 0;
         if let Some(last) = members.last_mut() {
@@ -435,21 +352,14 @@ impl Draft {
         let mut places_below: Option<Vec<u32>> = None;
         for (l, ids) in members.iter().enumerate() {
             let mut places = vec![NO_LINK; len];
-            (0..)
-                .zip(ids)
-                .for_each(|(place, &id)| places[id as usize] = place);
+            (0..).zip(ids).for_each(|(place, &id)| places[id as usize] = place);
             upper.push(ids.len() as u32);
             upper.extend(ids);
-            upper.extend(
-                ids.iter()
-                    .map(|&id| places_below.as_ref().map_or(id, |p| p[id as usize])),
-            );
+            upper.extend(ids.iter().map(|&id| places_below.as_ref().map_or(id, |p| p[id as usize])));
             for &id in ids {
                 let mut links = vec![NO_LINK; m];
-                let list: Vec<u32> = layers[id as usize][l + 1]
-                    .iter()
-                    .filter_map(|&link| places.get(link as usize).copied())
-                    .collect();
+                let list: Vec<u32> =
+                    layers[id as usize][l + 1].iter().filter_map(|&link| places.get(link as usize).copied()).collect();
                 fill(&mut links, places[id as usize], &list);
                 upper.extend(links);
             }
@@ -458,10 +368,7 @@ impl Draft {
         let mut draft = Draft {
             nodes,
             m,
-            flat: FlatGraph {
-                layer0,
-                upper: Vec::new(),
-            },
+            flat: FlatGraph { layer0, upper: Vec::new() },
             entries: vec![entry],
             parent: vec![NO_LINK; len],
         };
@@ -471,12 +378,7 @@ impl Draft {
     }
 
     fn head(&self, layers: usize) -> Vec<u32> {
-        let mut head = vec![
-            self.nodes,
-            self.m as u32,
-            layers as u32,
-            self.entries.len() as u32,
-        ];
+        let mut head = vec![self.nodes, self.m as u32, layers as u32, self.entries.len() as u32];
         head.extend(&self.entries);
         head
     }
@@ -504,13 +406,7 @@ impl Draft {
         let shape = self.flat.shape().expect("a draft is a whole graph");
         let graph = GraphRef::new(&shape, &self.flat.layer0, &self.flat.upper);
         let vector = (space.embedding)(node as usize);
-        let query = Query {
-            vector,
-            kernel: space.kernel,
-            k,
-            ef,
-            budget: None,
-        };
+        let query = Query { vector, kernel: space.kernel, k, ef, budget: None };
         // It has no budget and nobody stops it.
         let _ = search(graph, space, &query, |_| true, || true, scratch);
     }
@@ -545,10 +441,7 @@ impl Draft {
             Added::Free
         } else if let Some(spare) =
             // hnsw_rs sorts by distance: the last are the farthest.
-            links
-                .iter_mut()
-                .rev()
-                .find(|link| parent[**link as usize] != source)
+            links.iter_mut().rev().find(|link| parent[**link as usize] != source)
         {
             *spare = target;
             Added::Instead
@@ -743,20 +636,12 @@ mod tests {
             .collect();
         let floats: Vec<[f32; 2]> = (0..len).map(|i| [i as f32, 1.0]).collect();
         let embedding = |i: usize| -> &[f32] { &floats[i] };
-        let space = Space {
-            kernel: Metric::SquaredL2.kernel(),
-            embedding: &embedding,
-        };
+        let space = Space { kernel: Metric::SquaredL2.kernel(), embedding: &embedding };
         let mut draft = Draft::new(layers, len, m);
         let never = AtomicBool::new(false);
-        let mended = draft
-            .reach_all(&space, &mut Scratch::new(), &never)
-            .expect("is not cancelled");
+        let mended = draft.reach_all(&space, &mut Scratch::new(), &never).expect("is not cancelled");
         assert_eq!(mended, islands as usize - 1, "one link brings an island");
-        let mut walked = Draft {
-            parent: vec![NO_LINK; len],
-            ..draft
-        };
+        let mut walked = Draft { parent: vec![NO_LINK; len], ..draft };
         walked.parent[walked.entries[0] as usize] = walked.entries[0];
         walked.grow([walked.entries[0]]);
         assert_eq!(walked.entries.len(), 1);

@@ -58,11 +58,7 @@ pub struct GraphOptions {
 
 impl Default for GraphOptions {
     fn default() -> GraphOptions {
-        GraphOptions {
-            m: 16,
-            ef_construction: 200,
-            threads: 1,
-        }
+        GraphOptions { m: 16, ef_construction: 200, threads: 1 }
     }
 }
 
@@ -131,12 +127,7 @@ impl GraphShape {
             }
             layers.push(Layer { ids, below, links });
         }
-        (at == upper.len()).then_some(GraphShape {
-            nodes: *nodes,
-            m,
-            entries,
-            layers,
-        })
+        (at == upper.len()).then_some(GraphShape { nodes: *nodes, m, entries, layers })
     }
 
     /// How many nodes there are.
@@ -161,11 +152,7 @@ pub struct GraphRef<'a> {
 impl<'a> GraphRef<'a> {
     /// Puts a shape and the arrays it was read from together.
     pub fn new(shape: &'a GraphShape, layer0: &'a [u32], upper: &'a [u32]) -> GraphRef<'a> {
-        GraphRef {
-            shape,
-            layer0,
-            upper,
-        }
+        GraphRef { shape, layer0, upper }
     }
 
     /// The links of a node on layer 0; none of a node that is not there.
@@ -181,17 +168,11 @@ impl<'a> GraphRef<'a> {
     }
 
     fn node_at(&self, layer: &Layer, place: u32) -> Option<u32> {
-        self.upper
-            .get(layer.ids.clone())?
-            .get(place as usize)
-            .copied()
+        self.upper.get(layer.ids.clone())?.get(place as usize).copied()
     }
 
     fn below(&self, layer: &Layer, place: u32) -> Option<u32> {
-        self.upper
-            .get(layer.below.clone())?
-            .get(place as usize)
-            .copied()
+        self.upper.get(layer.below.clone())?.get(place as usize).copied()
     }
 
     fn upper_links(&self, layer: &Layer, place: u32) -> impl Iterator<Item = u32> + use<'a> {
@@ -219,11 +200,7 @@ pub struct FlatVectors<'a> {
 impl<'a> FlatVectors<'a> {
     /// `dimension` components at each multiple of `stride`.
     pub fn new(floats: &'a [f32], stride: usize, dimension: usize) -> FlatVectors<'a> {
-        FlatVectors {
-            floats,
-            stride,
-            dimension,
-        }
+        FlatVectors { floats, stride, dimension }
     }
 }
 

@@ -118,14 +118,7 @@ pub fn search(
     mut keep_going: impl FnMut() -> bool,
     scratch: &mut Scratch,
 ) -> Finish {
-    let Scratch {
-        nearest,
-        candidates,
-        fresh,
-        visited,
-        distances,
-        hops,
-    } = scratch;
+    let Scratch { nearest, candidates, fresh, visited, distances, hops } = scratch;
     let ef = query.ef.max(query.k).max(1);
     let budget = query.budget.unwrap_or(usize::MAX);
     nearest.reset(ef);
@@ -201,12 +194,7 @@ pub fn search(
 const AHEAD: usize = 3;
 
 /// Walks greedily down the upper layers to a node of layer 0 that is near.
-fn descend(
-    graph: GraphRef<'_>,
-    vectors: &impl Vectors,
-    query: &Query<'_>,
-    distances: &mut usize,
-) -> Option<u32> {
+fn descend(graph: GraphRef<'_>, vectors: &impl Vectors, query: &Query<'_>, distances: &mut usize) -> Option<u32> {
     let mut place = 0;
     let mut node = *graph.entries().first()?;
     let mut best = (query.kernel)(query.vector, vectors.vector(node)?);

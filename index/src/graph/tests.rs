@@ -46,11 +46,7 @@ impl Set {
         for embedding in floats.chunks_exact_mut(dimension) {
             metric.prepare(embedding).expect("is a good embedding");
         }
-        Set {
-            metric,
-            dimension,
-            floats,
-        }
+        Set { metric, dimension, floats }
     }
 
     /// Clusters one after the other, as a file in source order has them, and `extra` more drawn
@@ -66,10 +62,7 @@ impl Set {
         };
         let base = (0..len).flat_map(|i| draw(i * CLUSTERS / len)).collect();
         let queries = (0..extra).flat_map(|i| draw(i % CLUSTERS)).collect();
-        (
-            Set::new(metric, DIMENSION, base),
-            Set::new(metric, DIMENSION, queries),
-        )
+        (Set::new(metric, DIMENSION, base), Set::new(metric, DIMENSION, queries))
     }
 
     fn len(&self) -> usize {
@@ -85,33 +78,14 @@ impl Set {
     }
 
     fn build(&self, threads: usize) -> (FlatGraph, Mended) {
-        let options = GraphOptions {
-            m: 16,
-            ef_construction: 100,
-            threads,
-        };
-        build(
-            self.metric,
-            self.len(),
-            &|i| self.get(i),
-            &options,
-            &AtomicBool::new(false),
-        )
-        .expect("builds")
+        let options = GraphOptions { m: 16, ef_construction: 100, threads };
+        build(self.metric, self.len(), &|i| self.get(i), &options, &AtomicBool::new(false)).expect("builds")
     }
 
     fn exact(&self, query: &[f32], k: usize, accept: impl Fn(u32) -> bool) -> Vec<u32> {
         let rows = (0..self.len()).map(|i| (i as u32, self.get(i)));
         let mut nearest = Nearest::new();
-        let finish = scan(
-            self.metric.kernel(),
-            query,
-            k,
-            rows,
-            accept,
-            || true,
-            &mut nearest,
-        );
+        let finish = scan(self.metric.kernel(), query, k, rows, accept, || true, &mut nearest);
         assert_eq!(finish, Finish::Complete);
         nearest.hits().iter().map(|hit| hit.row).collect()
     }
@@ -127,30 +101,14 @@ impl Set {
     ) -> Vec<u32> {
         let shape = graph.shape().expect("is a graph");
         let graph = GraphRef::new(&shape, &graph.layer0, &graph.upper);
-        let query = Query {
-            vector: query,
-            kernel: self.metric.kernel(),
-            k,
-            ef,
-            budget: None,
-        };
+        let query = Query { vector: query, kernel: self.metric.kernel(), k, ef, budget: None };
         let finish = search(graph, &self.vectors(), &query, accept, || true, scratch);
         assert_eq!(finish, Finish::Complete);
-        assert!(
-            scratch
-                .hits()
-                .is_sorted_by_key(|hit| crate::scan::order(hit.distance, hit.row))
-        );
+        assert!(scratch.hits().is_sorted_by_key(|hit| crate::scan::order(hit.distance, hit.row)));
         scratch.hits().iter().map(|hit| hit.row).collect()
     }
 
-    fn recall(
-        &self,
-        graph: &FlatGraph,
-        queries: &Set,
-        ef: usize,
-        accept: impl Fn(u32) -> bool,
-    ) -> f64 {
+    fn recall(&self, graph: &FlatGraph, queries: &Set, ef: usize, accept: impl Fn(u32) -> bool) -> f64 {
         let mut scratch = Scratch::new();
         let (mut found, mut all) = (0, 0);
         for i in 0..queries.len() {
@@ -192,14 +150,8 @@ fn check_whole(set: &Set, threads: usize) -> FlatGraph {
         for i in 0..set.len() {
             let own = (set.metric.kernel())(set.get(i), set.get(i));
             let got = set.search(&graph, set.get(i), 10, EF_DEFAULT, |_| true, &mut scratch);
-            let tied = scratch
-                .hits()
-                .last()
-                .is_some_and(|last| last.distance <= own);
-            assert!(
-                tied || got.contains(&(i as u32)),
-                "node {i} does not find itself: {mended:?}"
-            );
+            let tied = scratch.hits().last().is_some_and(|last| last.distance <= own);
+            assert!(tied || got.contains(&(i as u32)), "node {i} does not find itself: {mended:?}");
         }
     }
     graph
@@ -209,15 +161,9 @@ fn check_recall(metric: Metric, threads: usize) {
     let (base, queries) = Set::clustered(metric, 4000, 100, 11);
     let graph = check_whole(&base, threads);
     let recall = base.recall(&graph, &queries, EF_DEFAULT, |_| true);
-    assert!(
-        recall >= 0.95,
-        "{metric} {threads} threads: recall {recall}"
-    );
+    assert!(recall >= 0.95, "{metric} {threads} threads: recall {recall}");
     let recall = base.recall(&graph, &queries, 512, |_| true);
-    assert!(
-        recall >= 0.995,
-        "{metric} {threads} threads: recall {recall} at ef 512"
-    );
+    assert!(recall >= 0.995, "{metric} {threads} threads: recall {recall} at ef 512");
 }
 
 #[test]
@@ -265,11 +211,7 @@ fn small_graphs_are_exact() {
     for metric in [Metric::Cosine, Metric::Dot, Metric::SquaredL2] {
         let (base, queries) = Set::clustered(metric, 40, 10, 14);
         for len in [0, 1, 2, 3, 10, 33, 34, 40] {
-            let base = Set::new(
-                metric,
-                base.dimension,
-                base.floats[..len * base.dimension].to_vec(),
-            );
+            let base = Set::new(metric, base.dimension, base.floats[..len * base.dimension].to_vec());
             let graph = check_whole(&base, 2);
             let recall = |k| {
                 let mut scratch = Scratch::new();
@@ -331,42 +273,21 @@ fn a_budget_and_a_caller_end_a_search() {
     let lent = GraphRef::new(&shape, &graph.layer0, &graph.upper);
     let mut scratch = Scratch::new();
     let kernel = base.metric.kernel();
-    let mut query = Query {
-        vector: queries.get(0),
-        kernel,
-        k: 10,
-        ef: 64,
-        budget: Some(500),
-    };
+    let mut query = Query { vector: queries.get(0), kernel, k: 10, ef: 64, budget: Some(500) };
     let nobody = |_: u32| false;
     let finish = search(lent, &base.vectors(), &query, nobody, || true, &mut scratch);
     assert_eq!(finish, Finish::OverBudget);
-    assert!(
-        (500..600).contains(&scratch.distances()),
-        "{}",
-        scratch.distances()
-    );
+    assert!((500..600).contains(&scratch.distances()), "{}", scratch.distances());
     query.budget = None;
     let finish = search(lent, &base.vectors(), &query, nobody, || true, &mut scratch);
     assert_eq!(finish, Finish::Complete);
-    assert!(
-        scratch.hits().is_empty() && scratch.hops() == 3000,
-        "{}",
-        scratch.hops()
-    );
+    assert!(scratch.hits().is_empty() && scratch.hops() == 3000, "{}", scratch.hops());
     let asked = Cell::new(0);
     let keep_going = || {
         asked.set(asked.get() + 1);
         asked.get() < 3
     };
-    let finish = search(
-        lent,
-        &base.vectors(),
-        &query,
-        nobody,
-        keep_going,
-        &mut scratch,
-    );
+    let finish = search(lent, &base.vectors(), &query, nobody, keep_going, &mut scratch);
     assert_eq!((finish, scratch.hops()), (Finish::Stopped, 3 * 64));
 }
 
@@ -377,11 +298,7 @@ fn a_search_looks_at_a_small_part_of_a_graph() {
     let mut scratch = Scratch::new();
     for i in 0..queries.len() {
         base.search(&graph, queries.get(i), 10, 64, |_| true, &mut scratch);
-        assert!(
-            scratch.distances() < 2000,
-            "{} distances",
-            scratch.distances()
-        );
+        assert!(scratch.distances() < 2000, "{} distances", scratch.distances());
     }
 }
 
@@ -401,35 +318,13 @@ fn marks_of_earlier_searches_are_forgotten() {
 fn building_stops_when_cancelled_and_refuses_bad_options() {
     let (base, _) = Set::clustered(Metric::Cosine, 100, 1, 20);
     let build = |m, ef_construction, threads, cancelled| {
-        let options = GraphOptions {
-            m,
-            ef_construction,
-            threads,
-        };
-        build(
-            base.metric,
-            100,
-            &|i| base.get(i),
-            &options,
-            &AtomicBool::new(cancelled),
-        )
+        let options = GraphOptions { m, ef_construction, threads };
+        build(base.metric, 100, &|i| base.get(i), &options, &AtomicBool::new(cancelled))
     };
-    assert!(matches!(
-        build(16, 100, 1, true),
-        Err(BuildError::Cancelled)
-    ));
+    assert!(matches!(build(16, 100, 1, true), Err(BuildError::Cancelled)));
     assert!(build(16, 100, 1, false).is_ok());
-    for (m, ef, threads) in [
-        (1, 100, 1),
-        (129, 200, 1),
-        (16, 15, 1),
-        (16, 10_001, 1),
-        (16, 100, 0),
-    ] {
-        assert!(matches!(
-            build(m, ef, threads, false),
-            Err(BuildError::Options { .. })
-        ));
+    for (m, ef, threads) in [(1, 100, 1), (129, 200, 1), (16, 15, 1), (16, 10_001, 1), (16, 100, 0)] {
+        assert!(matches!(build(m, ef, threads, false), Err(BuildError::Options { .. })));
     }
     let cancel = AtomicBool::new(false);
     let raise = |i: usize| {
@@ -439,23 +334,12 @@ fn building_stops_when_cancelled_and_refuses_bad_options() {
         }
         base.get(i)
     };
-    let options = GraphOptions {
-        m: 4,
-        ef_construction: 100,
-        threads: 2,
-    };
+    let options = GraphOptions { m: 4, ef_construction: 100, threads: 2 };
     let stopped = super::build::build(base.metric, 100, &raise, &options, &cancel);
     assert!(matches!(stopped, Err(BuildError::Cancelled)));
     let uneven = |i: usize| &base.get(i)[i / 99..];
     let refused = super::build::build(base.metric, 100, &uneven, &options, &AtomicBool::new(false));
-    assert!(matches!(
-        refused,
-        Err(BuildError::Dimension {
-            node: 99,
-            got: 23,
-            expected: 24
-        })
-    ));
+    assert!(matches!(refused, Err(BuildError::Dimension { node: 99, got: 23, expected: 24 })));
 }
 
 #[test]
@@ -466,11 +350,7 @@ fn a_damaged_graph_is_searched_without_a_panic() {
         let mut chance = Chance(seed);
         let mut damaged = graph.clone();
         for _ in 0..20 {
-            let words = if chance.next().is_multiple_of(2) {
-                &mut damaged.layer0
-            } else {
-                &mut damaged.upper
-            };
+            let words = if chance.next().is_multiple_of(2) { &mut damaged.layer0 } else { &mut damaged.upper };
             let at = chance.next() as usize % words.len();
             words[at] = match chance.next() % 3 {
                 0 => chance.next() as u32,
@@ -482,31 +362,14 @@ fn a_damaged_graph_is_searched_without_a_panic() {
         if let Some(shape) = damaged.shape() {
             let lent = GraphRef::new(&shape, &damaged.layer0, &damaged.upper);
             let (vector, kernel) = (queries.get(0), base.metric.kernel());
-            let query = Query {
-                vector,
-                kernel,
-                k: 10,
-                ef: 64,
-                budget: None,
-            };
+            let query = Query { vector, kernel, k: 10, ef: 64, budget: None };
             let mut scratch = Scratch::new();
-            let finish = search(
-                lent,
-                &base.vectors(),
-                &query,
-                |_| true,
-                || true,
-                &mut scratch,
-            );
+            let finish = search(lent, &base.vectors(), &query, |_| true, || true, &mut scratch);
             assert_eq!(finish, Finish::Complete, "seed {seed}");
         }
     }
     for len in 0..graph.upper.len() {
-        assert_eq!(
-            GraphShape::read(graph.layer0.len(), &graph.upper[..len]),
-            None,
-            "{len} words"
-        );
+        assert_eq!(GraphShape::read(graph.layer0.len(), &graph.upper[..len]), None, "{len} words");
     }
 }
 
@@ -514,15 +377,8 @@ fn a_damaged_graph_is_searched_without_a_panic() {
 fn real(name: &str) -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../data");
-    let places = [
-        std::env::var("LOCI_DATA").unwrap_or_default().into(),
-        beside.into(),
-        shipped.into(),
-    ];
-    places
-        .into_iter()
-        .map(|place: PathBuf| place.join(name))
-        .find(|f| f.join("embeddings.npy").exists())
+    let places = [std::env::var("LOCI_DATA").unwrap_or_default().into(), beside.into(), shipped.into()];
+    places.into_iter().map(|place: PathBuf| place.join(name)).find(|f| f.join("embeddings.npy").exists())
 }
 
 /// The rows of a version 1 .npy file of f32 or f16.
@@ -530,31 +386,16 @@ fn npy(path: PathBuf) -> (usize, Vec<f32>) {
     let bytes = std::fs::read(&path).expect("reads");
     let head_len = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let head = std::str::from_utf8(&bytes[10..10 + head_len]).expect("is text");
-    let shape = head
-        .split_once("'shape': (")
-        .and_then(|(_, rest)| rest.split_once(')'));
-    let columns = shape
-        .and_then(|(shape, _)| shape.split(", ").nth(1))
-        .expect("has two dimensions");
+    let shape = head.split_once("'shape': (").and_then(|(_, rest)| rest.split_once(')'));
+    let columns = shape.and_then(|(shape, _)| shape.split(", ").nth(1)).expect("has two dimensions");
     let body = &bytes[10 + head_len..];
     let floats = if head.contains("<f2") {
-        body.as_chunks::<2>()
-            .0
-            .iter()
-            .map(|b| half(u16::from_le_bytes(*b)))
-            .collect()
+        body.as_chunks::<2>().0.iter().map(|b| half(u16::from_le_bytes(*b))).collect()
     } else {
         assert!(head.contains("<f4"), "{}: {head}", path.display());
-        body.as_chunks::<4>()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b))
-            .collect()
+        body.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     };
-    (
-        columns.trim_end_matches(',').parse().expect("is a number"),
-        floats,
-    )
+    (columns.trim_end_matches(',').parse().expect("is a number"), floats)
 }
 
 /// An f16 as f32; ours are all finite.
@@ -582,10 +423,7 @@ fn real_embeddings_in_file_order_are_found() {
 /// Prints build time, recall and cost on the large set; takes minutes. `LOCI_MEASURE=1 cargo test
 /// --release -p loci-index measure -- --nocapture`.
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a measurement reads the clock; nothing is decided by it"
-)]
+#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock; nothing is decided by it")]
 fn measure_the_large_real_set() {
     if std::env::var_os("LOCI_MEASURE").is_none() {
         println!("skipped: set LOCI_MEASURE=1 and LOCI_DATA to the folder that holds minilm-60k");
@@ -596,25 +434,15 @@ fn measure_the_large_real_set() {
     let base = Set::new(Metric::Cosine, dimension, floats);
     let (_, floats) = npy(place.join("queries.npy"));
     let queries = Set::new(Metric::Cosine, dimension, floats);
-    let options = GraphOptions {
-        threads: 2,
-        ..GraphOptions::default()
-    };
+    let options = GraphOptions { threads: 2, ..GraphOptions::default() };
     let start = std::time::Instant::now();
     let never = AtomicBool::new(false);
-    let (graph, mended) =
-        build(base.metric, base.len(), &|i| base.get(i), &options, &never).expect("builds");
-    println!(
-        "{} x {dimension}: built in {:.1?}, {mended:?}",
-        base.len(),
-        start.elapsed()
-    );
+    let (graph, mended) = build(base.metric, base.len(), &|i| base.get(i), &options, &never).expect("builds");
+    println!("{} x {dimension}: built in {:.1?}, {mended:?}", base.len(), start.elapsed());
     assert_eq!(reachable(&graph), base.len());
     let bytes = 4 * (graph.layer0.len() + graph.upper.len());
     println!("{:.1} bytes a node", bytes as f64 / base.len() as f64);
-    let exact: Vec<Vec<u32>> = (0..queries.len())
-        .map(|i| base.exact(queries.get(i), 10, |_| true))
-        .collect();
+    let exact: Vec<Vec<u32>> = (0..queries.len()).map(|i| base.exact(queries.get(i), 10, |_| true)).collect();
     let mut scratch = Scratch::new();
     for ef in [10, 16, 24, 32, 64, 128, 256, 512] {
         let (mut found, mut distances) = (0, 0);

@@ -143,10 +143,7 @@ enum Kind {
 fn slot_of(key: &[u8], seed: u64, slots: usize) -> (usize, u64) {
     let hash = xxhash_rust::xxh3::xxh3_64_with_seed(key, seed);
     // The number of slots is a power of two.
-    (
-        (hash as usize) & (slots.max(1) - 1),
-        hash & !u64::from(u32::MAX),
-    )
+    ((hash as usize) & (slots.max(1) - 1), hash & !u64::from(u32::MAX))
 }
 
 /// An embedding's distance from the next, in f32.
@@ -175,9 +172,7 @@ pub enum SegmentError {
     #[error("file {0} is not a segment: it does not begin with LOCISEG")]
     NotASegment(String),
     /// A newer program wrote it. The file is fine; this program is too old.
-    #[error(
-        "segment {file} has version {version}, newer than {VERSION}: use the program that wrote it"
-    )]
+    #[error("segment {file} has version {version}, newer than {VERSION}: use the program that wrote it")]
     UnknownVersion {
         /// The file.
         file: String,

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use bytemuck::AnyBitPattern;
 
 use super::{
-    DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC,
-    META_BYTES_MAX, Meta, NO_NODE, NO_SLOT, NO_VALUE, PAGE, SegmentError, VERSION, slot_of,
-    stride_of,
+    DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC, META_BYTES_MAX, Meta,
+    NO_NODE, NO_SLOT, NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
 };
 use crate::directory::{Directory, Mapped};
 use crate::distance::{Kernel, Metric};
@@ -89,11 +88,7 @@ impl Segment {
     /// Opens a segment after checking every byte of it; the cost is reading the file once.
     pub fn open(directory: &dyn Directory, name: &str) -> Result<Segment, SegmentError> {
         let file_bytes = directory.len(name)?;
-        let opening = Opening {
-            directory,
-            name,
-            file_bytes,
-        };
+        let opening = Opening { directory, name, file_bytes };
         let head = opening.head()?;
         let table = opening.table(&head)?;
         let mapped = directory.open(name)?;
@@ -139,32 +134,23 @@ impl Segment {
 
     /// A row's key; empty for a row that is not there.
     pub fn key(&self, row: u32) -> &[u8] {
-        self.item(&self.key_offsets, &self.key_bytes, row)
-            .unwrap_or_default()
+        self.item(&self.key_offsets, &self.key_bytes, row).unwrap_or_default()
     }
 
     /// The log index at which a row began.
     pub fn begin(&self, row: u32) -> u64 {
-        self.cast::<u64>(&self.begins)
-            .get(row as usize)
-            .copied()
-            .unwrap_or(0)
+        self.cast::<u64>(&self.begins).get(row as usize).copied().unwrap_or(0)
     }
 
     /// The moment a row's record stops to exist, in milliseconds since 1970; 0 for none.
     pub fn deadline(&self, row: u32) -> u64 {
-        self.cast::<u64>(&self.deadlines)
-            .get(row as usize)
-            .copied()
-            .unwrap_or(0)
+        self.cast::<u64>(&self.deadlines).get(row as usize).copied().unwrap_or(0)
     }
 
     /// The keyed hash of a row's record.
     pub fn hash(&self, row: u32) -> u128 {
         let (hashes, _) = self.part(&self.hashes).as_chunks::<16>();
-        hashes
-            .get(row as usize)
-            .map_or(0, |bytes| u128::from_le_bytes(*bytes))
+        hashes.get(row as usize).map_or(0, |bytes| u128::from_le_bytes(*bytes))
     }
 
     /// A row's value, if it has one.
@@ -174,8 +160,7 @@ impl Segment {
 
     /// A row's encoded attributes.
     pub fn attributes(&self, row: u32) -> &[u8] {
-        self.item(&self.attribute_offsets, &self.attribute_bytes, row)
-            .unwrap_or_default()
+        self.item(&self.attribute_offsets, &self.attribute_bytes, row).unwrap_or_default()
     }
 
     /// All versions of a key, newest first; empty if there are none.
@@ -216,8 +201,7 @@ impl Segment {
         let field = self.fields.get(field)?;
         let node = *self.cast::<u32>(&field.row_nodes).get(row as usize)?;
         let start = node as usize * field.stride;
-        self.cast::<f32>(&field.vectors)
-            .get(start..start + field.dimension)
+        self.cast::<f32>(&field.vectors).get(start..start + field.dimension)
     }
 
     /// How many rows have an embedding for a field.
@@ -227,9 +211,7 @@ impl Segment {
 
     /// Whether a field's embeddings are linked in a graph.
     pub fn has_graph(&self, field: usize) -> bool {
-        self.fields
-            .get(field)
-            .is_some_and(|field| field.graph.is_some())
+        self.fields.get(field).is_some_and(|field| field.graph.is_some())
     }
 
     /// Finds the nearest rows that `accept` agrees to. They are then in `scratch.hits()`, nearest
@@ -241,14 +223,9 @@ impl Segment {
         keep_going: impl FnMut() -> bool,
         scratch: &mut Scratch,
     ) -> Result<Finish, SegmentError> {
-        let field = self
-            .fields
-            .get(ask.field)
-            .filter(|field| field.dimension == ask.query.len())
-            .ok_or_else(|| SegmentError::Query {
-                file: self.name.clone(),
-                field: ask.field,
-                got: ask.query.len(),
+        let field =
+            self.fields.get(ask.field).filter(|field| field.dimension == ask.query.len()).ok_or_else(|| {
+                SegmentError::Query { file: self.name.clone(), field: ask.field, got: ask.query.len() }
             })?;
         let floats = self.cast::<f32>(&field.vectors);
         let node_rows = self.cast::<u32>(&field.node_rows);
@@ -256,15 +233,8 @@ impl Segment {
             (Effort::Graph { ef, budget }, Some(graph)) => {
                 let layer0 = self.cast::<u32>(&graph.layer0);
                 let upper = self.cast::<u32>(&graph.upper);
-                let query = Query {
-                    vector: ask.query,
-                    kernel: field.kernel,
-                    k: ask.k,
-                    ef,
-                    budget,
-                };
-                let accept =
-                    |node: u32| node_rows.get(node as usize).is_some_and(|&row| accept(row));
+                let query = Query { vector: ask.query, kernel: field.kernel, k: ask.k, ef, budget };
+                let accept = |node: u32| node_rows.get(node as usize).is_some_and(|&row| accept(row));
                 let vectors = FlatVectors::new(floats, field.stride, field.dimension);
                 let graph = GraphRef::new(&graph.shape, layer0, upper);
                 let finish = search(graph, &vectors, &query, accept, keep_going, scratch);
@@ -273,9 +243,7 @@ impl Segment {
                 finish
             }
             (Effort::Exact | Effort::Graph { .. }, _) => {
-                let embeddings = floats
-                    .chunks_exact(field.stride)
-                    .map(|v| &v[..field.dimension]);
+                let embeddings = floats.chunks_exact(field.stride).map(|v| &v[..field.dimension]);
                 let rows = node_rows.iter().copied().zip(embeddings);
                 let compared = Cell::new(0);
                 let accept = |row: u32| {
@@ -284,15 +252,7 @@ impl Segment {
                     accepted
                 };
                 let into = scratch.nearest();
-                let finish = scan(
-                    field.kernel,
-                    ask.query,
-                    ask.k,
-                    rows,
-                    accept,
-                    keep_going,
-                    into,
-                );
+                let finish = scan(field.kernel, ask.query, ask.k, rows, accept, keep_going, into);
                 scratch.count(compared.get(), 0);
                 finish
             }
@@ -327,8 +287,7 @@ impl Segment {
         if start & NO_VALUE != 0 {
             return None;
         }
-        self.part(bytes)
-            .get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+        self.part(bytes).get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
     }
 }
 
@@ -375,17 +334,12 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 impl Opening<'_> {
     fn corrupt(&self, offset: u64, what: &'static str) -> SegmentError {
-        SegmentError::Corrupt {
-            file: self.name.to_string(),
-            offset,
-            what,
-        }
+        SegmentError::Corrupt { file: self.name.to_string(), offset, what }
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Vec<u8>, SegmentError> {
         let mut bytes = Vec::new();
-        self.directory
-            .read_range(self.name, range, &mut |part| bytes.extend_from_slice(part))?;
+        self.directory.read_range(self.name, range, &mut |part| bytes.extend_from_slice(part))?;
         Ok(bytes)
     }
 
@@ -400,10 +354,7 @@ impl Opening<'_> {
         }
         let version = u32_at(&head, 8);
         if version > VERSION {
-            return Err(SegmentError::UnknownVersion {
-                file: self.name.to_string(),
-                version,
-            });
+            return Err(SegmentError::UnknownVersion { file: self.name.to_string(), version });
         }
         if version != VERSION {
             return Err(self.corrupt(8, "there never was such a version"));
@@ -440,9 +391,7 @@ impl Opening<'_> {
             let kinds = u32_at(entry, 0);
             let (crc, offset, bytes) = (u32_at(entry, 4), u64_at(entry, 8), u64_at(entry, 16));
             // The sections fill the file without gaps, so every byte is under a checksum.
-            let end = offset
-                .checked_add(bytes)
-                .filter(|end| *end <= self.file_bytes);
+            let end = offset.checked_add(bytes).filter(|end| *end <= self.file_bytes);
             let Some(end) = end.filter(|_| offset == next) else {
                 return Err(self.corrupt(table_at, "a section is not where it should be"));
             };
@@ -451,8 +400,7 @@ impl Opening<'_> {
                 return Err(self.corrupt(offset, "the last section is cut off"));
             }
             let mut hasher = crc32fast::Hasher::new();
-            self.directory
-                .read_range(self.name, offset..next, &mut |part| hasher.update(part))?;
+            self.directory.read_range(self.name, offset..next, &mut |part| hasher.update(part))?;
             if hasher.finalize() != crc {
                 return Err(self.corrupt(offset, "a section's checksum is wrong"));
             }
@@ -460,11 +408,7 @@ impl Opening<'_> {
                 return Err(self.corrupt(offset, "the file is too large for this machine"));
             };
             let (kind, field) = (kinds as u16, (kinds >> 16) as u16);
-            entries.push(Entry {
-                kind,
-                field,
-                range: start..end,
-            });
+            entries.push(Entry { kind, field, range: start..end });
         }
         if next != self.file_bytes {
             return Err(self.corrupt(next, "there is something after the last section"));
@@ -489,15 +433,8 @@ impl Opening<'_> {
         Ok(meta)
     }
 
-    fn section(
-        &self,
-        table: &[Entry],
-        kind: Kind,
-        field: u16,
-    ) -> Result<Range<usize>, SegmentError> {
-        let entry = table
-            .iter()
-            .find(|entry| entry.kind == kind as u16 && entry.field == field);
+    fn section(&self, table: &[Entry], kind: Kind, field: u16) -> Result<Range<usize>, SegmentError> {
+        let entry = table.iter().find(|entry| entry.kind == kind as u16 && entry.field == field);
         match entry {
             Some(entry) => Ok(entry.range.clone()),
             None => Err(self.corrupt(HEADER_BYTES as u64, "a section is missing")),
@@ -520,13 +457,7 @@ impl Opening<'_> {
         Ok(range)
     }
 
-    fn assemble(
-        &self,
-        head: Head,
-        table: &[Entry],
-        meta: Meta,
-        mapped: Arc<Mapped>,
-    ) -> Result<Segment, SegmentError> {
+    fn assemble(&self, head: Head, table: &[Entry], meta: Meta, mapped: Arc<Mapped>) -> Result<Segment, SegmentError> {
         let rows = head.rows as usize;
         let each = |kind, size| self.exactly(table, kind, 0, rows, size);
         let offsets = |kind| self.exactly(table, kind, 0, rows + 1, 8);
@@ -559,13 +490,9 @@ impl Opening<'_> {
             (&segment.value_offsets, &segment.value_bytes),
             (&segment.attribute_offsets, &segment.attribute_bytes),
         ] {
-            let mut all = segment
-                .cast::<u64>(offsets)
-                .iter()
-                .map(|offset| offset & !NO_VALUE);
-            let whole = all.clone().next() == Some(0)
-                && all.clone().is_sorted()
-                && all.next_back() == Some(bytes.len() as u64);
+            let mut all = segment.cast::<u64>(offsets).iter().map(|offset| offset & !NO_VALUE);
+            let whole =
+                all.clone().next() == Some(0) && all.clone().is_sorted() && all.next_back() == Some(bytes.len() as u64);
             if !whole {
                 return Err(self.corrupt(offsets.start as u64, "offsets do not ascend"));
             }
@@ -575,14 +502,8 @@ impl Opening<'_> {
                 return Err(self.corrupt(HEADER_BYTES as u64, "a metric is not known"));
             };
             let open = self.field(&segment, table, number, &field, metric.kernel())?;
-            let FieldMeta {
-                name, dimension, ..
-            } = field;
-            segment.specs.push(FieldSpec {
-                name,
-                dimension,
-                metric,
-            });
+            let FieldMeta { name, dimension, .. } = field;
+            segment.specs.push(FieldSpec { name, dimension, metric });
             segment.fields.push(open);
         }
         Ok(segment)
@@ -630,11 +551,7 @@ impl Opening<'_> {
             let shape = GraphShape::read(links, segment.cast::<u32>(&upper))
                 .filter(|shape| shape.nodes() as usize == nodes)
                 .ok_or_else(|| self.corrupt(upper.start as u64, "the graph makes no sense"))?;
-            Some(Graph {
-                shape,
-                layer0,
-                upper,
-            })
+            Some(Graph { shape, layer0, upper })
         };
         Ok(Field {
             dimension: meta.dimension as usize,

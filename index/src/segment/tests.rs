@@ -47,26 +47,13 @@ impl Rows for Table {
 }
 
 fn field(name: &str, dimension: u32, metric: Metric) -> FieldSpec {
-    FieldSpec {
-        name: name.to_string(),
-        dimension,
-        metric,
-    }
+    FieldSpec { name: name.to_string(), dimension, metric }
 }
 
-const GRAPH: Option<GraphOptions> = Some(GraphOptions {
-    m: 8,
-    ef_construction: 64,
-    threads: 2,
-});
+const GRAPH: Option<GraphOptions> = Some(GraphOptions { m: 8, ef_construction: 64, threads: 2 });
 
 fn spec(fields: &[FieldSpec], graph: Option<GraphOptions>) -> Spec<'_> {
-    Spec {
-        collection: 7,
-        fields,
-        graph,
-        hash_seed: 99,
-    }
+    Spec { collection: 7, fields, graph, hash_seed: 99 }
 }
 
 fn seal(directory: &dyn Directory, name: &str, spec: &Spec<'_>, table: &Table) -> Segment {
@@ -74,10 +61,7 @@ fn seal(directory: &dyn Directory, name: &str, spec: &Spec<'_>, table: &Table) -
     let segment = Segment::open(directory, name).expect("opens");
     assert_eq!(written.rows, segment.len());
     assert_eq!(written.file_bytes, segment.file_bytes());
-    assert_eq!(
-        written.file_bytes,
-        directory.len(name).expect("has a length")
-    );
+    assert_eq!(written.file_bytes, directory.len(name).expect("has a length"));
     segment
 }
 
@@ -92,12 +76,8 @@ fn mixed(keys: u32) -> (Vec<FieldSpec>, Table) {
     for i in 0..keys {
         let versions = if i % 3 == 0 { 1 + i % 4 } else { 1 };
         for version in (0..versions).rev() {
-            let mut text: Vec<f32> = (0..5)
-                .map(|c| ((i * 7 + version + c) % 11) as f32 - 4.5)
-                .collect();
-            Metric::Cosine
-                .prepare(&mut text)
-                .expect("is a good embedding");
+            let mut text: Vec<f32> = (0..5).map(|c| ((i * 7 + version + c) % 11) as f32 - 4.5).collect();
+            Metric::Cosine.prepare(&mut text).expect("is a good embedding");
             let image = (0..16).map(|c| ((i + c * version) % 13) as f32).collect();
             table.0.push(Owned {
                 key: format!("key-{i:05}").into_bytes(),
@@ -128,10 +108,7 @@ fn check_equal(segment: &Segment, table: &Table) {
         assert_eq!(segment.value(i), row.value.as_deref());
         assert_eq!(segment.attributes(i), row.attributes);
         for number in 0..segment.fields().len() {
-            assert_eq!(
-                segment.embedding(number, i),
-                table.embedding(i as usize, number)
-            );
+            assert_eq!(segment.embedding(number, i), table.embedding(i as usize, number));
         }
         keys.entry(&row.key).or_insert((i, i)).1 = i + 1;
     }
@@ -145,18 +122,9 @@ fn check_equal(segment: &Segment, table: &Table) {
     assert!(segment.find(b"").is_empty() && segment.find(b"no such key").is_empty());
     // What is not there is nothing, and no panic.
     for row in [segment.len(), u32::MAX] {
-        assert_eq!(
-            (segment.key(row), segment.attributes(row)),
-            (&[][..], &[][..])
-        );
-        assert_eq!(
-            (segment.value(row), segment.embedding(0, row)),
-            (None, None)
-        );
-        assert_eq!(
-            (segment.begin(row), segment.deadline(row), segment.hash(row)),
-            (0, 0, 0)
-        );
+        assert_eq!((segment.key(row), segment.attributes(row)), (&[][..], &[][..]));
+        assert_eq!((segment.value(row), segment.embedding(0, row)), (None, None));
+        assert_eq!((segment.begin(row), segment.deadline(row), segment.hash(row)), (0, 0, 0));
     }
     assert_eq!(segment.embedding(usize::MAX, 0), None);
 }
@@ -164,10 +132,7 @@ fn check_equal(segment: &Segment, table: &Table) {
 #[test]
 fn a_segment_gives_back_what_was_put_in() {
     let place = tempfile::tempdir().expect("a temporary directory");
-    let directories: [&dyn Directory; 2] = [
-        &MmapDirectory::open(place.path()).expect("opens"),
-        &RamDirectory::new(),
-    ];
+    let directories: [&dyn Directory; 2] = [&MmapDirectory::open(place.path()).expect("opens"), &RamDirectory::new()];
     for directory in directories {
         for (i, keys) in [0, 1, 2, 50, 1000].into_iter().enumerate() {
             for graph in [None, GRAPH] {
@@ -211,23 +176,13 @@ fn the_graph_finds_the_rows_that_a_scan_finds() {
     let flat = seal(&directory, "b", &spec(&fields, None), &table);
     let mut scratch = Scratch::new();
     let mut find = |segment: &Segment, field, query, effort, every: u32| {
-        let ask = Search {
-            field,
-            query,
-            k: 10,
-            effort,
-        };
-        let finish = segment
-            .nearest(&ask, |row| row % every == 0, || true, &mut scratch)
-            .expect("fits the field");
+        let ask = Search { field, query, k: 10, effort };
+        let finish = segment.nearest(&ask, |row| row % every == 0, || true, &mut scratch).expect("fits the field");
         assert_eq!(finish, Finish::Complete);
         assert!(scratch.distances() > 0);
         scratch.hits().to_vec()
     };
-    let beam = Effort::Graph {
-        ef: EF_DEFAULT,
-        budget: None,
-    };
+    let beam = Effort::Graph { ef: EF_DEFAULT, budget: None };
     for number in [0, 1] {
         for row in (0..segment.len()).step_by(13) {
             let Some(query) = segment.embedding(number, row) else {
@@ -239,19 +194,12 @@ fn the_graph_finds_the_rows_that_a_scan_finds() {
                 let graph = find(&segment, number, query, beam, every);
                 assert!(graph.iter().all(|hit| hit.row % every == 0));
                 // Many embeddings are equal, so compare distances.
-                let distances = |hits: &[crate::scan::Hit]| -> Vec<f32> {
-                    hits.iter().map(|hit| hit.distance).collect()
-                };
-                assert_eq!(
-                    distances(&graph),
-                    distances(&exact),
-                    "row {row} every {every}"
-                );
+                let distances =
+                    |hits: &[crate::scan::Hit]| -> Vec<f32> { hits.iter().map(|hit| hit.distance).collect() };
+                assert_eq!(distances(&graph), distances(&exact), "row {row} every {every}");
                 let kernel = fields[number].metric.kernel();
                 for hit in &graph {
-                    let embedding = segment
-                        .embedding(number, hit.row)
-                        .expect("has an embedding");
+                    let embedding = segment.embedding(number, hit.row).expect("has an embedding");
                     assert_eq!(kernel(query, embedding), hit.distance);
                 }
             }
@@ -264,28 +212,13 @@ fn a_query_that_does_not_fit_is_an_error() {
     let (fields, table) = mixed(50);
     let segment = seal(&RamDirectory::new(), "a", &spec(&fields, GRAPH), &table);
     for (field, query) in [(0, &[1.0; 4][..]), (0, &[]), (3, &[1.0; 5])] {
-        let ask = Search {
-            field,
-            query,
-            k: 1,
-            effort: Effort::Exact,
-        };
+        let ask = Search { field, query, k: 1, effort: Effort::Exact };
         let refused = segment.nearest(&ask, |_| true, || true, &mut Scratch::new());
         assert!(matches!(refused, Err(SegmentError::Query { .. })));
     }
-    let ask = Search {
-        field: 2,
-        query: &[1.0; 3],
-        k: 5,
-        effort: Effort::Graph {
-            ef: 64,
-            budget: None,
-        },
-    };
+    let ask = Search { field: 2, query: &[1.0; 3], k: 5, effort: Effort::Graph { ef: 64, budget: None } };
     let mut scratch = Scratch::new();
-    let finish = segment
-        .nearest(&ask, |_| true, || true, &mut scratch)
-        .expect("fits");
+    let finish = segment.nearest(&ask, |_| true, || true, &mut scratch).expect("fits");
     assert_eq!((finish, scratch.hits().len()), (Finish::Complete, 0));
 }
 
@@ -293,11 +226,7 @@ fn a_query_that_does_not_fit_is_an_error() {
 fn small() -> (RamDirectory, Vec<u8>) {
     let directory = RamDirectory::new();
     let (fields, table) = mixed(9);
-    let graph = Some(GraphOptions {
-        m: 8,
-        ef_construction: 64,
-        threads: 1,
-    });
+    let graph = Some(GraphOptions { m: 8, ef_construction: 64, threads: 1 });
     seal(&directory, "a", &spec(&fields[..1], graph), &table);
     let bytes = directory.bytes("a").expect("is there");
     (directory, bytes)
@@ -333,19 +262,12 @@ fn every_flipped_bit_is_noticed() {
     let (directory, mut bytes) = small();
     for at in 0..bytes.len() {
         // In the padding one bit of each byte will do: a crc knows no difference.
-        let bits = if bytes[at] == 0 && at >= 4096 {
-            at % 8..at % 8 + 1
-        } else {
-            0..8
-        };
+        let bits = if bytes[at] == 0 && at >= 4096 { at % 8..at % 8 + 1 } else { 0..8 };
         for bit in bits {
             bytes[at] ^= 1 << bit;
             let opened = open_damaged(&directory, &bytes);
             assert!(
-                matches!(
-                    opened,
-                    Err(SegmentError::Corrupt { .. } | SegmentError::NotASegment(_))
-                ),
+                matches!(opened, Err(SegmentError::Corrupt { .. } | SegmentError::NotASegment(_))),
                 "byte {at} bit {bit}"
             );
             bytes[at] ^= 1 << bit;
@@ -359,21 +281,12 @@ fn every_cut_is_noticed() {
     let (directory, bytes) = small();
     for len in (0..bytes.len()).filter(|len| *len < 5000 || len % 61 == 0 || len % 4096 < 3) {
         let opened = open_damaged(&directory, &bytes[..len]);
-        assert!(
-            matches!(
-                opened,
-                Err(SegmentError::Corrupt { .. } | SegmentError::NotASegment(_))
-            ),
-            "{len} bytes"
-        );
+        assert!(matches!(opened, Err(SegmentError::Corrupt { .. } | SegmentError::NotASegment(_))), "{len} bytes");
     }
     for extra in [1, 4095, 4096] {
         let longer = [&bytes[..], &vec![0; extra]].concat();
         let opened = open_damaged(&directory, &longer);
-        assert!(
-            matches!(opened, Err(SegmentError::Corrupt { offset: 16, .. })),
-            "{extra} more"
-        );
+        assert!(matches!(opened, Err(SegmentError::Corrupt { offset: 16, .. })), "{extra} more");
     }
 }
 
@@ -388,10 +301,7 @@ fn every_lost_sector_is_noticed() {
         }
         let opened = open_damaged(&directory, &damaged);
         assert!(
-            matches!(
-                opened,
-                Err(SegmentError::Corrupt { .. } | SegmentError::NotASegment(_))
-            ),
+            matches!(opened, Err(SegmentError::Corrupt { .. } | SegmentError::NotASegment(_))),
             "sector at {sector}"
         );
     }
@@ -422,26 +332,17 @@ fn a_newer_version_is_not_taken_for_damage() {
     bytes[8] = 2;
     sign(&mut bytes);
     let opened = open_damaged(&directory, &bytes);
-    assert!(matches!(
-        opened,
-        Err(SegmentError::UnknownVersion { version: 2, .. })
-    ));
+    assert!(matches!(opened, Err(SegmentError::UnknownVersion { version: 2, .. })));
     bytes[8] = 0;
     sign(&mut bytes);
-    assert!(matches!(
-        open_damaged(&directory, &bytes),
-        Err(SegmentError::Corrupt { .. })
-    ));
+    assert!(matches!(open_damaged(&directory, &bytes), Err(SegmentError::Corrupt { .. })));
 }
 
 #[test]
 fn a_foreign_file_is_not_taken_for_a_segment() {
     let directory = RamDirectory::new();
     for bytes in [&b"x"[..], b"LOCISEF\0 and more", &[0; 5000], b"\x7fELF"] {
-        assert!(matches!(
-            open_damaged(&directory, bytes),
-            Err(SegmentError::NotASegment(_))
-        ));
+        assert!(matches!(open_damaged(&directory, bytes), Err(SegmentError::NotASegment(_))));
     }
 }
 
@@ -451,9 +352,7 @@ fn nonsense_under_right_checksums_opens_or_not_but_never_panics() {
     let mut refused = 0;
     let mut state = 5u64;
     let mut next = move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize
     };
     for _ in 0..20_000 {
@@ -479,25 +378,10 @@ fn nonsense_under_right_checksums_opens_or_not_but_never_panics() {
             let key = segment.key(row).to_vec();
             segment.find(&key);
             segment.lower_bound(&key);
-            let _ = (
-                segment.value(row),
-                segment.attributes(row),
-                segment.hash(row),
-            );
+            let _ = (segment.value(row), segment.attributes(row), segment.hash(row));
             let query = segment.embedding(0, row).unwrap_or(&[1.0; 5]);
-            for effort in [
-                Effort::Exact,
-                Effort::Graph {
-                    ef: 10,
-                    budget: None,
-                },
-            ] {
-                let ask = Search {
-                    field: 0,
-                    query,
-                    k: 3,
-                    effort,
-                };
+            for effort in [Effort::Exact, Effort::Graph { ef: 10, budget: None }] {
+                let ask = Search { field: 0, query, k: 3, effort };
                 let _ = segment.nearest(&ask, |_| true, || true, &mut scratch);
             }
         }
@@ -519,10 +403,7 @@ fn a_failing_disk_is_a_typed_error_and_leaves_no_file() {
         let directory = RamDirectory::new();
         directory.fail_write(nth, Fault::Full);
         let failed = write(&directory, "a", &spec, &table, &never);
-        let full = matches!(
-            failed,
-            Err(SegmentError::Directory(DirectoryError::Full(_)))
-        );
+        let full = matches!(failed, Err(SegmentError::Directory(DirectoryError::Full(_))));
         assert!(full, "write {nth}: {failed:?}");
         assert!(directory.is_empty().expect("lists"));
         seal(&directory, "a", &spec, &table);
@@ -530,10 +411,7 @@ fn a_failing_disk_is_a_typed_error_and_leaves_no_file() {
     let directory = RamDirectory::new();
     directory.fail_sync(0, Fault::Broken);
     let failed = write(&directory, "a", &spec, &table, &never);
-    assert!(matches!(
-        failed,
-        Err(SegmentError::Directory(DirectoryError::Io { .. }))
-    ));
+    assert!(matches!(failed, Err(SegmentError::Directory(DirectoryError::Io { .. }))));
     assert!(directory.is_empty().expect("lists"));
 }
 
@@ -555,10 +433,7 @@ fn what_is_not_a_segment_is_not_written() {
     assert_eq!(refused(&|rows| rows.swap(1, 9)), 2);
     // Row 3 is the newer version of row 4's key.
     assert_eq!(refused(&|rows| rows[5].begin = rows[4].begin), 5);
-    assert_eq!(
-        refused(&|rows| rows[1].embeddings[0] = Some(vec![1.0; 4])),
-        1
-    );
+    assert_eq!(refused(&|rows| rows[1].embeddings[0] = Some(vec![1.0; 4])), 1);
     for bad in [0, DIMENSION_MAX + 1] {
         let fields = [field("a", bad, Metric::Dot)];
         let failed = write(&directory, "a", &spec(&fields, None), &table, &never);
@@ -567,11 +442,7 @@ fn what_is_not_a_segment_is_not_written() {
     let cancelled = AtomicBool::new(true);
     let failed = write(&directory, "a", &spec(&fields, GRAPH), &table, &cancelled);
     assert!(matches!(failed, Err(SegmentError::Cancelled(_))));
-    let bad = Some(GraphOptions {
-        m: 1,
-        ef_construction: 10,
-        threads: 1,
-    });
+    let bad = Some(GraphOptions { m: 1, ef_construction: 10, threads: 1 });
     let failed = write(&directory, "a", &spec(&fields, bad), &table, &never);
     assert!(matches!(failed, Err(SegmentError::Graph { .. })));
     assert!(directory.is_empty().expect("lists"));

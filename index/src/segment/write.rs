@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{
-    DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC, Meta,
-    NO_NODE, NO_SLOT, NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
+    DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC, Meta, NO_NODE, NO_SLOT,
+    NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
 };
 use crate::directory::{Directory, NewFile};
 use crate::graph::GraphOptions;
@@ -87,34 +87,19 @@ pub fn write(
     // The highest numbers mean "none".
     if len >= NO_NODE as usize {
         let what = "there are more than 4294967294 rows";
-        return Err(SegmentError::Rows {
-            file: file(),
-            row: len,
-            what,
-        });
+        return Err(SegmentError::Rows { file: file(), row: len, what });
     }
     let cancelled = |row: usize| row.is_multiple_of(4096) && cancel.load(Ordering::Relaxed);
-    let graph_fields = if spec.graph.is_some() {
-        spec.fields.len()
-    } else {
-        0
-    };
+    let graph_fields = if spec.graph.is_some() { spec.fields.len() } else { 0 };
     let count = 11 + 3 * spec.fields.len() + 2 * graph_fields;
     let table_end = ((HEADER_BYTES + count * ENTRY_BYTES) as u64).next_multiple_of(PAGE);
 
-    let mut out = Sections {
-        file: directory.create(name)?,
-        table: Vec::new(),
-        open: None,
-    };
+    let mut out = Sections { file: directory.create(name)?, table: Vec::new(), open: None };
     out.put(&vec![0; table_end as usize])?;
 
     out.begin(Kind::Meta, 0);
-    let meta =
-        rkyv::to_bytes::<rkyv::rancor::Error>(&meta(spec)).map_err(|_| SegmentError::Spec {
-            file: file(),
-            what: "the field names are too long",
-        })?;
+    let meta = rkyv::to_bytes::<rkyv::rancor::Error>(&meta(spec))
+        .map_err(|_| SegmentError::Spec { file: file(), what: "the field names are too long" })?;
     out.write(&meta)?;
     out.end()?;
 
@@ -130,11 +115,7 @@ pub fn write(
             _ => None,
         };
         if let Some(what) = wrong {
-            return Err(SegmentError::Rows {
-                file: file(),
-                row: i,
-                what,
-            });
+            return Err(SegmentError::Rows { file: file(), row: i, what });
         }
         if cancelled(i) {
             return Err(SegmentError::Cancelled(file()));
@@ -144,65 +125,35 @@ pub fn write(
         Ok(Some(row.key.len()))
     })?;
     out.bytes(Kind::KeyBytes, 0, len, |i, out| out.write(rows.row(i).key))?;
-    out.bytes(Kind::Begins, 0, len, |i, out| {
-        out.write(&rows.row(i).begin.to_le_bytes())
-    })?;
-    out.bytes(Kind::Deadlines, 0, len, |i, out| {
-        out.write(&rows.row(i).deadline.to_le_bytes())
-    })?;
-    out.bytes(Kind::Hashes, 0, len, |i, out| {
-        out.write(&rows.row(i).hash.to_le_bytes())
-    })?;
-    out.offsets(Kind::ValueOffsets, len, |i| {
-        Ok(rows.row(i).value.map(<[u8]>::len))
-    })?;
+    out.bytes(Kind::Begins, 0, len, |i, out| out.write(&rows.row(i).begin.to_le_bytes()))?;
+    out.bytes(Kind::Deadlines, 0, len, |i, out| out.write(&rows.row(i).deadline.to_le_bytes()))?;
+    out.bytes(Kind::Hashes, 0, len, |i, out| out.write(&rows.row(i).hash.to_le_bytes()))?;
+    out.offsets(Kind::ValueOffsets, len, |i| Ok(rows.row(i).value.map(<[u8]>::len)))?;
     out.bytes(Kind::ValueBytes, 0, len, |i, out| {
         if cancelled(i) {
             return Err(SegmentError::Cancelled(file()));
         }
         out.write(rows.row(i).value.unwrap_or_default())
     })?;
-    out.offsets(Kind::AttributeOffsets, len, |i| {
-        Ok(Some(rows.row(i).attributes.len()))
-    })?;
-    out.bytes(Kind::AttributeBytes, 0, len, |i, out| {
-        out.write(rows.row(i).attributes)
-    })?;
+    out.offsets(Kind::AttributeOffsets, len, |i| Ok(Some(rows.row(i).attributes.len())))?;
+    out.bytes(Kind::AttributeBytes, 0, len, |i, out| out.write(rows.row(i).attributes))?;
     let slots = slots(spec.hash_seed, rows, keys);
-    out.bytes(Kind::Slots, 0, slots.len(), |i, out| {
-        out.write(&slots[i].to_le_bytes())
-    })?;
+    out.bytes(Kind::Slots, 0, slots.len(), |i, out| out.write(&slots[i].to_le_bytes()))?;
     drop(slots);
 
     let mut fields = Vec::with_capacity(spec.fields.len());
     for (number, field) in spec.fields.iter().enumerate() {
-        let mended =
-            write_field(&mut out, number, field, spec, rows, cancel).map_err(
-                |error| match error {
-                    FieldError::Segment(error) => error,
-                    FieldError::Cancelled | FieldError::Graph(BuildError::Cancelled) => {
-                        SegmentError::Cancelled(file())
-                    }
-                    FieldError::Graph(source) => SegmentError::Graph {
-                        file: file(),
-                        source,
-                    },
-                    FieldError::Row(row, what) => SegmentError::Rows {
-                        file: file(),
-                        row,
-                        what,
-                    },
-                },
-            )?;
+        let mended = write_field(&mut out, number, field, spec, rows, cancel).map_err(|error| match error {
+            FieldError::Segment(error) => error,
+            FieldError::Cancelled | FieldError::Graph(BuildError::Cancelled) => SegmentError::Cancelled(file()),
+            FieldError::Graph(source) => SegmentError::Graph { file: file(), source },
+            FieldError::Row(row, what) => SegmentError::Rows { file: file(), row, what },
+        })?;
         fields.push(mended);
     }
 
     let file_bytes = out.file.position();
-    assert_eq!(
-        out.table.len(),
-        count * ENTRY_BYTES,
-        "the table was given room for its sections"
-    );
+    assert_eq!(out.table.len(), count * ENTRY_BYTES, "the table was given room for its sections");
     let mut head = vec![0; table_end as usize];
     head[HEADER_BYTES..HEADER_BYTES + out.table.len()].copy_from_slice(&out.table);
     let table_crc = crc32fast::hash(&head[HEADER_BYTES..]);
@@ -218,22 +169,14 @@ pub fn write(
     head[60..64].copy_from_slice(&header_crc.to_le_bytes());
     out.file.rewrite(0, &head)?;
     out.file.finish()?;
-    Ok(Written {
-        rows: len as u32,
-        file_bytes,
-        fields,
-    })
+    Ok(Written { rows: len as u32, file_bytes, fields })
 }
 
 fn check_spec(spec: &Spec<'_>) -> Result<(), &'static str> {
     if spec.fields.len() > FIELDS_MAX {
         return Err("a record has at most 64 embeddings");
     }
-    if spec
-        .fields
-        .iter()
-        .any(|f| f.dimension == 0 || f.dimension > DIMENSION_MAX)
-    {
+    if spec.fields.iter().any(|f| f.dimension == 0 || f.dimension > DIMENSION_MAX) {
         return Err("an embedding has 1 to 16384 components");
     }
     Ok(())
@@ -247,10 +190,7 @@ fn meta(spec: &Spec<'_>) -> Meta {
         m: spec.graph.map_or(0, |graph| graph.m as u32),
         ef_construction: spec.graph.map_or(0, |graph| graph.ef_construction as u32),
     });
-    Meta {
-        collection: spec.collection,
-        fields: fields.collect(),
-    }
+    Meta { collection: spec.collection, fields: fields.collect() }
 }
 
 /// The slots of all keys, each with its key's first row.
@@ -304,22 +244,16 @@ fn write_field(
             continue;
         };
         if embedding.len() != field.dimension as usize {
-            return Err(FieldError::Row(
-                i,
-                "an embedding has not its field's dimension",
-            ));
+            return Err(FieldError::Row(i, "an embedding has not its field's dimension"));
         }
         node_rows.push(i as u32);
     }
     let number_u16 = number as u16;
     let nodes = node_rows.len();
     let embedding = |node: usize| -> &[f32] {
-        rows.embedding(node_rows[node] as usize, number)
-            .expect("rows answer the same each time")
+        rows.embedding(node_rows[node] as usize, number).expect("rows answer the same each time")
     };
-    out.bytes(Kind::NodeRows, number_u16, nodes, |i, out| {
-        out.write(&node_rows[i].to_le_bytes())
-    })?;
+    out.bytes(Kind::NodeRows, number_u16, nodes, |i, out| out.write(&node_rows[i].to_le_bytes()))?;
     let mut next = 0;
     out.bytes(Kind::RowNodes, number_u16, rows.len(), |i, out| {
         let has = node_rows.get(next) == Some(&(i as u32));
@@ -336,8 +270,7 @@ fn write_field(
     let Some(options) = &spec.graph else {
         return Ok((nodes as u32, Mended::default()));
     };
-    let (graph, mended) =
-        build(field.metric, nodes, &embedding, options, cancel).map_err(FieldError::Graph)?;
+    let (graph, mended) = build(field.metric, nodes, &embedding, options, cancel).map_err(FieldError::Graph)?;
     for (kind, words) in [(Kind::Layer0, &graph.layer0), (Kind::Upper, &graph.upper)] {
         out.begin(kind, number_u16);
         out.write(bytemuck::cast_slice(words))?;
@@ -371,13 +304,7 @@ impl Sections {
 
     fn begin(&mut self, kind: Kind, field: u16) {
         let (crc, gathered) = (crc32fast::Hasher::new(), Vec::with_capacity(GATHER_BYTES));
-        self.open = Some(Open {
-            kind,
-            field,
-            offset: self.file.position(),
-            crc,
-            gathered,
-        });
+        self.open = Some(Open { kind, field, offset: self.file.position(), crc, gathered });
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SegmentError> {

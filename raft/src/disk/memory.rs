@@ -160,14 +160,8 @@ impl MemoryDisk {
     /// When there is no such file.
     pub fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock();
-        let id = *state
-            .names
-            .get(name)
-            .expect("damage names an existing file");
-        let contents = state
-            .contents
-            .get_mut(&id)
-            .expect("a named file has contents");
+        let id = *state.names.get(name).expect("damage names an existing file");
+        let contents = state.contents.get_mut(&id).expect("a named file has contents");
         change(&mut contents.seen);
         contents.durable = contents.seen.clone();
         contents.unsynced.clear();
@@ -179,34 +173,22 @@ impl MemoryDisk {
     /// When there is no such file.
     pub fn lose(&self, name: &str) {
         let mut state = self.lock();
-        state
-            .names
-            .remove(name)
-            .expect("lose names an existing file");
+        state.names.remove(name).expect("lose names an existing file");
         state.durable_names.remove(name);
     }
 
     /// A copy of everything in sight, all of it durable, without the faults.
     pub fn copy(&self) -> MemoryDisk {
         let state = self.lock();
-        let mut copy = State {
-            next_id: state.next_id,
-            ..State::default()
-        };
+        let mut copy = State { next_id: state.next_id, ..State::default() };
         for (name, id) in &state.names {
             let seen = state.contents[id].seen.clone();
-            let contents = Contents {
-                durable: seen.clone(),
-                seen,
-                unsynced: BTreeSet::new(),
-            };
+            let contents = Contents { durable: seen.clone(), seen, unsynced: BTreeSet::new() };
             copy.contents.insert(*id, contents);
             copy.names.insert(name.clone(), *id);
         }
         copy.durable_names = copy.names.clone();
-        MemoryDisk {
-            state: Arc::new(Mutex::new(copy)),
-        }
+        MemoryDisk { state: Arc::new(Mutex::new(copy)) }
     }
 
     /// The bytes of a file in sight.
@@ -221,11 +203,7 @@ impl MemoryDisk {
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
-        let contents = Contents {
-            durable: bytes.clone(),
-            seen: bytes,
-            unsynced: BTreeSet::new(),
-        };
+        let contents = Contents { durable: bytes.clone(), seen: bytes, unsynced: BTreeSet::new() };
         state.contents.insert(id, contents);
         state.names.insert(name.to_owned(), id);
         state.durable_names.insert(name.to_owned(), id);
@@ -236,18 +214,12 @@ impl MemoryDisk {
     }
 
     fn file(&self, id: u64, life: u64) -> MemoryFile {
-        MemoryFile {
-            state: Arc::clone(&self.state),
-            id,
-            life,
-        }
+        MemoryFile { state: Arc::clone(&self.state), id, life }
     }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn missing(name: &str) -> io::Error {
@@ -256,10 +228,7 @@ fn missing(name: &str) -> io::Error {
 
 impl State {
     fn used(&self) -> u64 {
-        self.names
-            .values()
-            .map(|id| self.contents[id].seen.len() as u64)
-            .sum()
+        self.names.values().map(|id| self.contents[id].seen.len() as u64).sum()
     }
 
     fn change(&mut self, change: Change) {
@@ -298,11 +267,7 @@ impl Contents {
             }
             // One in four is torn: only its beginning arrived.
             let torn = odds != 100 && chance.below(4) == 0;
-            let end = if torn {
-                start + chance.below((end - start) as u64) as usize
-            } else {
-                end
-            };
+            let end = if torn { start + chance.below((end - start) as u64) as usize } else { end };
             self.durable[start..end].copy_from_slice(&self.seen[start..end]);
         }
         self.seen.clone_from(&self.durable);
@@ -329,10 +294,7 @@ impl Disk for MemoryDisk {
     fn create(&self, name: &str) -> io::Result<MemoryFile> {
         let mut state = self.lock();
         if state.names.contains_key(name) {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!("{name} is there"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is there")));
         }
         let id = state.next_id;
         state.next_id += 1;
@@ -378,9 +340,7 @@ impl MemoryFile {
     fn state(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = lock(&self.state);
         if state.life != self.life {
-            return Err(io::Error::other(
-                "the machine went down since this file was opened",
-            ));
+            return Err(io::Error::other("the machine went down since this file was opened"));
         }
         Ok(state)
     }
@@ -411,10 +371,7 @@ impl DiskFile for MemoryFile {
         let grown = (offset + bytes.len() as u64).saturating_sub(length);
         let room = capacity.saturating_sub(used);
         let (bytes, error) = if fails {
-            (
-                &bytes[..bytes.len() / 2],
-                Some(io::Error::other("write failed on request")),
-            )
+            (&bytes[..bytes.len() / 2], Some(io::Error::other("write failed on request")))
         } else if grown > room {
             let fitting = (bytes.len() as u64).saturating_sub(grown - room) as usize;
             let full = io::Error::new(io::ErrorKind::StorageFull, "no space left on the disk");
@@ -428,9 +385,7 @@ impl DiskFile for MemoryFile {
                 contents.seen.resize(end, 0);
             }
             contents.seen[start..end].copy_from_slice(bytes);
-            contents
-                .unsynced
-                .extend(start / SECTOR..=(end - 1) / SECTOR);
+            contents.unsynced.extend(start / SECTOR..=(end - 1) / SECTOR);
         }
         error.map_or(Ok(()), Err)
     }
@@ -452,10 +407,7 @@ impl DiskFile for MemoryFile {
 
     fn len(&self) -> io::Result<u64> {
         let state = self.state()?;
-        Ok(state
-            .contents
-            .get(&self.id)
-            .map_or(0, |contents| contents.seen.len() as u64))
+        Ok(state.contents.get(&self.id).map_or(0, |contents| contents.seen.len() as u64))
     }
 }
 
@@ -478,10 +430,7 @@ mod tests {
             disk.sync_directory().unwrap();
             file.write_all_at(&[2; 1024], 512).unwrap();
             disk.crash(seed);
-            assert!(
-                file.len().is_err(),
-                "seed {seed}: an old handle still works"
-            );
+            assert!(file.len().is_err(), "seed {seed}: an old handle still works");
             let bytes = read(&disk, "a");
             assert_eq!(bytes.len(), 2048);
             assert!(bytes[..512].iter().all(|byte| *byte == 1), "seed {seed}");
@@ -504,10 +453,7 @@ mod tests {
             disk.crash(seed);
             let names = disk.list().unwrap();
             let possible = [vec!["a"], vec!["b"], vec!["b", "c"]];
-            assert!(
-                possible.iter().any(|kept| names == *kept),
-                "seed {seed}: {names:?}"
-            );
+            assert!(possible.iter().any(|kept| names == *kept), "seed {seed}: {names:?}");
         }
     }
 

@@ -141,9 +141,7 @@ pub enum LogError {
         file: String,
     },
     /// Entries that must be there are not.
-    #[error(
-        "entries {first} to {last} of shard {shard} are missing; restore this member from another"
-    )]
+    #[error("entries {first} to {last} of shard {shard} are missing; restore this member from another")]
     MissingEntries {
         /// The shard.
         shard: ShardId,

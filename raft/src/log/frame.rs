@@ -33,9 +33,7 @@
 
 use bytes::Bytes;
 
-use crate::entry::{
-    ENTRY_BYTES_MAX, Entry, EntryKind, HardState, LogIndex, MemberId, ShardId, Term,
-};
+use crate::entry::{ENTRY_BYTES_MAX, Entry, EntryKind, HardState, LogIndex, MemberId, ShardId, Term};
 
 pub(super) const MAGIC: [u8; 8] = *b"locilog\0";
 pub(super) const VERSION: u32 = 1;
@@ -148,15 +146,11 @@ impl Header {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).map_or(0, |bytes| {
-        u32::from_le_bytes(bytes.try_into().unwrap_or_default())
-    })
+    bytes.get(at..at + 4).map_or(0, |bytes| u32::from_le_bytes(bytes.try_into().unwrap_or_default()))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).map_or(0, |bytes| {
-        u64::from_le_bytes(bytes.try_into().unwrap_or_default())
-    })
+    bytes.get(at..at + 8).map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
 }
 
 /// The bytes a frame with this much payload takes.
@@ -165,23 +159,12 @@ pub(super) fn frame_bytes(payload: usize) -> u64 {
 }
 
 /// Writes one frame; `payload` appends what is in it.
-pub(super) fn encode(
-    out: &mut Vec<u8>,
-    salt: u32,
-    shard: ShardId,
-    kind: Kind,
-    payload: impl FnOnce(&mut Vec<u8>),
-) {
+pub(super) fn encode(out: &mut Vec<u8>, salt: u32, shard: ShardId, kind: Kind, payload: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend([0; FRAME_HEAD_BYTES]);
     payload(out);
     let len = (out.len() - start - FRAME_HEAD_BYTES) as u32;
-    out.resize(
-        out.len()
-            .next_multiple_of(ALIGN)
-            .max(start + FRAME_HEAD_BYTES),
-        0,
-    );
+    out.resize(out.len().next_multiple_of(ALIGN).max(start + FRAME_HEAD_BYTES), 0);
     let frame = &mut out[start..];
     frame[..4].copy_from_slice(&len.to_le_bytes());
     frame[8..12].copy_from_slice(&shard.0.to_le_bytes());
@@ -191,18 +174,14 @@ pub(super) fn encode(
 }
 
 pub(super) fn encode_number(out: &mut Vec<u8>, salt: u32, kind: Kind, number: u64) {
-    encode(out, salt, ShardId(0), kind, |out| {
-        out.extend(number.to_le_bytes())
-    });
+    encode(out, salt, ShardId(0), kind, |out| out.extend(number.to_le_bytes()));
 }
 
 /// Writes a pad from `at`, so that the next frame begins a sector.
 pub(super) fn encode_pad(out: &mut Vec<u8>, salt: u32, at: u64) {
     let next = (at + FRAME_HEAD_BYTES as u64).next_multiple_of(SECTOR_BYTES);
     let payload = (next - at) as usize - FRAME_HEAD_BYTES;
-    encode(out, salt, ShardId(0), Kind::Pad, |out| {
-        out.resize(out.len() + payload, 0)
-    });
+    encode(out, salt, ShardId(0), Kind::Pad, |out| out.resize(out.len() + payload, 0));
 }
 
 fn checksum(frame: &[u8], salt: u32) -> u32 {
@@ -264,8 +243,7 @@ pub(super) fn entry_head(payload: &[u8]) -> Option<(LogIndex, Term)> {
     let head = payload.first_chunk::<ENTRY_HEAD_BYTES>()?;
     EntryKind::from_code(head[16])?;
     let context = u32_at(head, 20) as usize;
-    (context <= payload.len() - ENTRY_HEAD_BYTES)
-        .then(|| (LogIndex(u64_at(head, 0)), Term(u64_at(head, 8))))
+    (context <= payload.len() - ENTRY_HEAD_BYTES).then(|| (LogIndex(u64_at(head, 0)), Term(u64_at(head, 8))))
 }
 
 /// An entry whose context and data share the frame's bytes.

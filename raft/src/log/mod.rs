@@ -69,10 +69,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> LogOptions {
-        LogOptions {
-            file_bytes: 64 << 20,
-            secret: 0,
-        }
+        LogOptions { file_bytes: 64 << 20, secret: 0 }
     }
 }
 
@@ -138,18 +135,11 @@ fn file_name(sequence: u64) -> String {
 }
 
 fn failed(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> LogError {
-    move |source| LogError::Io {
-        action,
-        file: file.to_owned(),
-        source,
-    }
+    move |source| LogError::Io { action, file: file.to_owned(), source }
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl<D: Disk> Log<D> {
@@ -158,13 +148,7 @@ impl<D: Disk> Log<D> {
     /// Reads every frame; the time is that of reading the files once.
     pub fn open(disk: D, options: LogOptions) -> Result<(Log<D>, Recovered), LogError> {
         let file_bytes = options.file_bytes.clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
-        recover::open(
-            disk,
-            LogOptions {
-                file_bytes,
-                ..options
-            },
-        )
+        recover::open(disk, LogOptions { file_bytes, ..options })
     }
 
     /// Takes a batch: all of it, or none with an error that left everything as it was
@@ -195,10 +179,7 @@ impl<D: Disk> Log<D> {
     /// that all shards have forgotten are freed for use.
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.check_alive()?;
-        let synced = self
-            .write_buffer()
-            .and_then(|()| self.sync_file())
-            .and_then(|()| self.recycle());
+        let synced = self.write_buffer().and_then(|()| self.sync_file()).and_then(|()| self.recycle());
         self.mortal(synced)
     }
 
@@ -207,40 +188,24 @@ impl<D: Disk> Log<D> {
     pub fn forget(&mut self, shard: ShardId, up_to: LogIndex) -> Result<(), LogError> {
         self.write()?;
         let Some(known) = self.shards.get(&shard) else {
-            return Err(LogError::Misuse {
-                shard,
-                what: "the shard has no start",
-            });
+            return Err(LogError::Misuse { shard, what: "the shard has no start" });
         };
         let index = known.index.read().unwrap_or_else(PoisonError::into_inner);
         if up_to <= index.start {
             return Ok(());
         }
         let Some(place) = index.get(up_to) else {
-            return Err(LogError::Misuse {
-                shard,
-                what: "forgetting more than there is",
-            });
+            return Err(LogError::Misuse { shard, what: "forgetting more than there is" });
         };
         drop(index);
-        self.append(&[Append {
-            shard,
-            change: Change::Forget {
-                up_to,
-                term: place.term,
-            },
-        }])
+        self.append(&[Append { shard, change: Change::Forget { up_to, term: place.term } }])
     }
 
     /// Bytes of frames that can be appended without asking the disk for space. Frames do not
     /// straddle files, so a batch of frames near this size may still need more.
     pub fn room(&self) -> u64 {
         let overhead = self.opening_bytes() + NUMBER_FRAME_BYTES + TAIL_BYTES;
-        let spares: u64 = self
-            .spares
-            .iter()
-            .map(|spare| spare.bytes.saturating_sub(overhead))
-            .sum();
+        let spares: u64 = self.spares.iter().map(|spare| spare.bytes.saturating_sub(overhead)).sum();
         self.room_in_file() + spares
     }
 
@@ -269,11 +234,7 @@ impl<D: Disk> Log<D> {
     /// Reads a shard's entries; none if the shard has no part in this log.
     pub fn reader(&self, shard: ShardId) -> Option<LogReader> {
         let known = self.shards.get(&shard)?;
-        Some(LogReader::new(
-            shard,
-            Arc::clone(&known.index),
-            Arc::clone(&self.open_files),
-        ))
+        Some(LogReader::new(shard, Arc::clone(&known.index), Arc::clone(&self.open_files)))
     }
 
     /// A shard's part of the log as written; none if it has none.
@@ -336,11 +297,7 @@ impl<D: Disk> Log<D> {
     }
 
     fn check_alive(&self) -> Result<(), LogError> {
-        if self.dead {
-            Err(LogError::Dead)
-        } else {
-            Ok(())
-        }
+        if self.dead { Err(LogError::Dead) } else { Ok(()) }
     }
 
     /// The first failure is the last thing the log says; a full disk is no failure.
@@ -357,11 +314,7 @@ impl<D: Disk> Log<D> {
 
     fn room_in_file(&self) -> u64 {
         // A buffer begins with a mark.
-        let mark = if self.buffer.is_empty() {
-            NUMBER_FRAME_BYTES
-        } else {
-            0
-        };
+        let mark = if self.buffer.is_empty() { NUMBER_FRAME_BYTES } else { 0 };
         let used = self.end + self.buffer.len() as u64 + mark + TAIL_BYTES;
         self.active().header.bytes.saturating_sub(used)
     }
@@ -370,15 +323,9 @@ impl<D: Disk> Log<D> {
     fn rehearse(&self, batch: &[Append]) -> Result<BTreeMap<ShardId, Option<Summary>>, LogError> {
         let mut drafts: BTreeMap<ShardId, Option<Summary>> = BTreeMap::new();
         for Append { shard, change } in batch {
-            let draft = drafts.entry(*shard).or_insert_with(|| {
-                self.shards
-                    .get(shard)
-                    .and_then(|known| known.summary.clone())
-            });
-            let misuse = |what| LogError::Misuse {
-                shard: *shard,
-                what,
-            };
+            let draft =
+                drafts.entry(*shard).or_insert_with(|| self.shards.get(shard).and_then(|known| known.summary.clone()));
+            let misuse = |what| LogError::Misuse { shard: *shard, what };
             if let Change::Entry(entry) = change
                 && entry.context.len() + entry.data.len() > ENTRY_BYTES_MAX
             {
@@ -422,11 +369,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// What a file begun during this batch holds beside the batch's frames, at most.
-    fn overhead_at_most(
-        &self,
-        batch: &[Append],
-        drafts: &BTreeMap<ShardId, Option<Summary>>,
-    ) -> u64 {
+    fn overhead_at_most(&self, batch: &[Append], drafts: &BTreeMap<ShardId, Option<Summary>>) -> u64 {
         let mut bytes = self.opening_bytes() + NUMBER_FRAME_BYTES + TAIL_BYTES;
         let mut grow = |members: &Members| {
             bytes += frame::frame_bytes(Summary::payload_bytes(members));
@@ -448,10 +391,7 @@ impl<D: Disk> Log<D> {
 
     fn opening_bytes(&self) -> u64 {
         let states = self.shards.values().flat_map(|shard| &shard.summary);
-        HEADER_BYTES
-            + states
-                .map(|summary| frame::frame_bytes(Summary::payload_bytes(&summary.members)))
-                .sum::<u64>()
+        HEADER_BYTES + states.map(|summary| frame::frame_bytes(Summary::payload_bytes(&summary.members))).sum::<u64>()
     }
 
     /// Puts one change into the buffer, in a new file if this one has no room.
@@ -470,12 +410,9 @@ impl<D: Disk> Log<D> {
         encode_change(&mut self.buffer, salt, *shard, change);
         debug_assert_eq!(self.end + self.buffer.len() as u64 - offset, bytes);
         let place = match change {
-            Change::Entry(entry) => Some(Place {
-                term: entry.term,
-                file: sequence,
-                offset: offset as u32,
-                bytes: bytes as u32,
-            }),
+            Change::Entry(entry) => {
+                Some(Place { term: entry.term, file: sequence, offset: offset as u32, bytes: bytes as u32 })
+            }
             _ => None,
         };
         let known = self.shards.entry(*shard).or_insert_with(|| Shard {
@@ -483,10 +420,7 @@ impl<D: Disk> Log<D> {
             index: Arc::new(RwLock::new(ShardIndex::new(LogIndex(0), LogIndex(0)))),
         });
         let step = Step::of(change);
-        summary::follow(&mut known.summary, &step).map_err(|what| LogError::Misuse {
-            shard: *shard,
-            what,
-        })?;
+        summary::follow(&mut known.summary, &step).map_err(|what| LogError::Misuse { shard: *shard, what })?;
         self.unpublished.push((*shard, step, place));
         Ok(())
     }
@@ -497,10 +431,7 @@ impl<D: Disk> Log<D> {
         }
         let active = self.active();
         let name = file_name(active.header.sequence);
-        active
-            .file
-            .write_all_at(&self.buffer, self.end)
-            .map_err(failed("writing", &name))?;
+        active.file.write_all_at(&self.buffer, self.end).map_err(failed("writing", &name))?;
         self.end += self.buffer.len() as u64;
         self.bytes_written += self.buffer.len() as u64;
         self.buffer.clear();
@@ -532,9 +463,7 @@ impl<D: Disk> Log<D> {
                     file.live += 1;
                 }
                 // Steps of one shard mostly come in a row: one lock for all of them.
-                next = steps
-                    .next_if(|(other, ..)| *other == shard)
-                    .map(|(_, step, place)| (step, place));
+                next = steps.next_if(|(other, ..)| *other == shard).map(|(_, step, place)| (step, place));
             }
         }
     }
@@ -561,15 +490,8 @@ impl<D: Disk> Log<D> {
 
         let name = file_name(old_header.sequence);
         let mut end = Vec::new();
-        frame::encode_number(
-            &mut end,
-            old_header.salt(),
-            Kind::End,
-            old_header.sequence + 1,
-        );
-        old_file
-            .write_all_at(&end, old_end)
-            .map_err(failed("writing", &name))?;
+        frame::encode_number(&mut end, old_header.salt(), Kind::End, old_header.sequence + 1);
+        old_file.write_all_at(&end, old_end).map_err(failed("writing", &name))?;
         old_file.sync_data().map_err(failed("syncing", &name))?;
         let opening_end = self.active().header.opening_end;
         (self.end, self.durable_end, self.closed_end) = (opening_end, opening_end, None);
@@ -589,13 +511,7 @@ impl<D: Disk> Log<D> {
             }
         };
         let secret = self.options.secret;
-        let header = Header {
-            sequence,
-            secret,
-            bytes: spare.bytes,
-            opening_end,
-            previous_end,
-        };
+        let header = Header { sequence, secret, bytes: spare.bytes, opening_end, previous_end };
         let mut opening = header.encode().to_vec();
         for (shard, known) in &self.shards {
             if let Some(summary) = &known.summary {
@@ -604,31 +520,15 @@ impl<D: Disk> Log<D> {
                 });
             }
         }
-        let file = self
-            .disk
-            .open(&spare.name)
-            .map_err(failed("opening", &spare.name))?;
-        file.write_all_at(&opening, 0)
-            .map_err(failed("writing", &spare.name))?;
+        let file = self.disk.open(&spare.name).map_err(failed("opening", &spare.name))?;
+        file.write_all_at(&opening, 0).map_err(failed("writing", &spare.name))?;
         file.sync_data().map_err(failed("syncing", &spare.name))?;
         let name = file_name(sequence);
-        self.disk
-            .rename(&spare.name, &name)
-            .map_err(failed("naming", &name))?;
-        self.disk
-            .sync_directory()
-            .map_err(failed("syncing the directory of", &name))?;
+        self.disk.rename(&spare.name, &name).map_err(failed("naming", &name))?;
+        self.disk.sync_directory().map_err(failed("syncing the directory of", &name))?;
         let file = Arc::new(file);
-        self.open_files.insert(
-            sequence,
-            Arc::clone(&file) as Arc<dyn DiskFile>,
-            header.salt(),
-        );
-        self.files.push_back(LiveFile {
-            header,
-            file,
-            live: 0,
-        });
+        self.open_files.insert(sequence, Arc::clone(&file) as Arc<dyn DiskFile>, header.salt());
+        self.files.push_back(LiveFile { header, file, live: 0 });
         Ok(())
     }
 
@@ -643,25 +543,14 @@ impl<D: Disk> Log<D> {
                 // Not half made: if it cannot be removed now, the next start does it.
                 let _ = self.disk.remove(&unfinished);
                 return Err(if is_full(&source) {
-                    LogError::Full {
-                        needed: bytes,
-                        source,
-                    }
+                    LogError::Full { needed: bytes, source }
                 } else {
-                    LogError::Io {
-                        action: "making",
-                        file: unfinished,
-                        source,
-                    }
+                    LogError::Io { action: "making", file: unfinished, source }
                 });
             }
         }
-        self.disk
-            .rename(&unfinished, &name)
-            .map_err(failed("naming", &name))?;
-        self.disk
-            .sync_directory()
-            .map_err(failed("syncing the directory of", &name))?;
+        self.disk.rename(&unfinished, &name).map_err(failed("naming", &name))?;
+        self.disk.sync_directory().map_err(failed("syncing the directory of", &name))?;
         self.spares.push(Spare { name, bytes });
         Ok(())
     }
@@ -684,26 +573,20 @@ impl<D: Disk> Log<D> {
             && let Some(oldest) = self.files.front()
             && oldest.live == 0
         {
-            let Header {
-                sequence, bytes, ..
-            } = oldest.header;
+            let Header { sequence, bytes, .. } = oldest.header;
             let name = file_name(sequence);
             self.open_files.remove(sequence);
             self.files.pop_front();
             if bytes == self.options.file_bytes && self.spares.len() < SPARES_KEPT {
                 self.spares_made += 1;
                 let spare = format!("spare-{:016x}.log", self.spares_made);
-                self.disk
-                    .rename(&name, &spare)
-                    .map_err(failed("freeing", &name))?;
+                self.disk.rename(&name, &spare).map_err(failed("freeing", &name))?;
                 self.spares.push(Spare { name: spare, bytes });
                 self.recycled += 1;
             } else {
                 self.disk.remove(&name).map_err(failed("removing", &name))?;
             }
-            self.disk
-                .sync_directory()
-                .map_err(failed("syncing the directory of", &name))?;
+            self.disk.sync_directory().map_err(failed("syncing the directory of", &name))?;
         }
         Ok(())
     }
@@ -727,20 +610,14 @@ fn change_bytes(change: &Change) -> u64 {
 
 fn encode_change(out: &mut Vec<u8>, salt: u32, shard: ShardId, change: &Change) {
     match change {
-        Change::Start {
-            index,
-            term,
-            members,
-        } => {
+        Change::Start { index, term, members } => {
             frame::encode(out, salt, shard, Kind::Start, |out| {
                 frame::encode_position(out, *index, *term);
                 members.encode(out);
             });
         }
         Change::Entry(entry) => {
-            frame::encode(out, salt, shard, Kind::Entry, |out| {
-                frame::encode_entry(out, entry)
-            });
+            frame::encode(out, salt, shard, Kind::Entry, |out| frame::encode_entry(out, entry));
         }
         Change::HardState(state) => {
             frame::encode(out, salt, shard, Kind::HardState, |out| {

@@ -52,9 +52,7 @@ pub enum ReadError {
         last: LogIndex,
     },
     /// The disk holds something else than what was written.
-    #[error(
-        "entry {index} of shard {shard} is damaged in {file} at byte {offset}; restore this member from another"
-    )]
+    #[error("entry {index} of shard {shard} is damaged in {file} at byte {offset}; restore this member from another")]
     Damaged {
         /// The shard.
         shard: ShardId,
@@ -98,11 +96,7 @@ pub(super) struct ShardIndex {
 impl ShardIndex {
     /// A log that begins after `start`, of whose entries up to `last` nothing has been seen.
     pub(super) fn new(start: LogIndex, last: LogIndex) -> ShardIndex {
-        ShardIndex {
-            start,
-            base: last.next(),
-            places: VecDeque::new(),
-        }
+        ShardIndex { start, base: last.next(), places: VecDeque::new() }
     }
 
     pub(super) fn last(&self) -> LogIndex {
@@ -122,13 +116,8 @@ impl ShardIndex {
                 (self.start, self.base) = (*index, index.next());
             }
             Step::Entry(index, _) => {
-                let keep = index
-                    .0
-                    .saturating_sub(self.base.0)
-                    .min(self.places.len() as u64);
-                self.places
-                    .drain(keep as usize..)
-                    .for_each(|place| gone(place.file));
+                let keep = index.0.saturating_sub(self.base.0).min(self.places.len() as u64);
+                self.places.drain(keep as usize..).for_each(|place| gone(place.file));
                 if self.places.is_empty() {
                     self.base = *index;
                 }
@@ -138,9 +127,7 @@ impl ShardIndex {
                 self.start = *up_to;
                 let passed = (up_to.0 + 1).saturating_sub(self.base.0);
                 let passed = passed.min(self.places.len() as u64);
-                self.places
-                    .drain(..passed as usize)
-                    .for_each(|place| gone(place.file));
+                self.places.drain(..passed as usize).for_each(|place| gone(place.file));
                 self.base.0 += passed;
                 if self.base <= *up_to {
                     self.base = up_to.next();
@@ -186,48 +173,27 @@ impl OpenFiles {
     }
 
     pub(super) fn remove(&self, sequence: u64) {
-        self.files
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&sequence);
+        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&sequence);
     }
 
     fn get(&self, sequence: u64) -> Option<ReadFile> {
-        self.files
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&sequence)
-            .cloned()
+        self.files.read().unwrap_or_else(PoisonError::into_inner).get(&sequence).cloned()
     }
 }
 
 impl LogReader {
-    pub(super) fn new(
-        shard: ShardId,
-        index: Arc<RwLock<ShardIndex>>,
-        files: Arc<OpenFiles>,
-    ) -> LogReader {
-        LogReader {
-            shard,
-            index,
-            files,
-        }
+    pub(super) fn new(shard: ShardId, index: Arc<RwLock<ShardIndex>>, files: Arc<OpenFiles>) -> LogReader {
+        LogReader { shard, index, files }
     }
 
     /// The last forgotten entry: what the log keeps follows it.
     pub fn start(&self) -> LogIndex {
-        self.index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .start
+        self.index.read().unwrap_or_else(PoisonError::into_inner).start
     }
 
     /// The last entry written.
     pub fn last(&self) -> LogIndex {
-        self.index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .last()
+        self.index.read().unwrap_or_else(PoisonError::into_inner).last()
     }
 
     /// The term of an entry, from memory; none if it is not in the log.
@@ -256,38 +222,23 @@ impl LogReader {
         let shard = self.shard;
         places.get(index).ok_or_else(|| {
             if index <= places.start {
-                ReadError::Forgotten {
-                    shard,
-                    index,
-                    start: places.start,
-                }
+                ReadError::Forgotten { shard, index, start: places.start }
             } else {
-                ReadError::Beyond {
-                    shard,
-                    index,
-                    last: places.last(),
-                }
+                ReadError::Beyond { shard, index, last: places.last() }
             }
         })
     }
 
     fn read_place(&self, index: LogIndex, place: Place) -> Result<Entry, ReadError> {
         let offset = u64::from(place.offset);
-        let damaged = || ReadError::Damaged {
-            shard: self.shard,
-            index,
-            file: super::file_name(place.file),
-            offset,
-        };
+        let damaged = || ReadError::Damaged { shard: self.shard, index, file: super::file_name(place.file), offset };
         let ReadFile { file, salt } = self.files.get(place.file).ok_or_else(damaged)?;
         let mut bytes = vec![0; place.bytes as usize];
-        let read = file
-            .read_at(&mut bytes, offset)
-            .map_err(|source| ReadError::Io {
-                file: super::file_name(place.file),
-                offset,
-                source,
-            })?;
+        let read = file.read_at(&mut bytes, offset).map_err(|source| ReadError::Io {
+            file: super::file_name(place.file),
+            offset,
+            source,
+        })?;
         bytes.truncate(read);
         let bytes = Bytes::from(bytes);
         let frame = frame::decode(&bytes, salt).ok_or_else(damaged)?;

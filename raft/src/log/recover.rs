@@ -17,9 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, RwLock};
 
-use super::frame::{
-    self, FRAME_HEAD_BYTES, Frame, HEADER_BYTES, Header, HeaderError, Kind, NUMBER_FRAME_BYTES,
-};
+use super::frame::{self, FRAME_HEAD_BYTES, Frame, HEADER_BYTES, Header, HeaderError, Kind, NUMBER_FRAME_BYTES};
 use super::reader::{OpenFiles, Place, ShardIndex};
 use super::summary::{self, Step, Summary};
 use super::{Cut, LiveFile, Log, LogError, LogOptions, Recovered, Shard, Spare, failed, file_name};
@@ -32,11 +30,7 @@ const WIPE_BYTES: usize = 64 << 10;
 
 pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Recovered), LogError> {
     let Names { sequences, spares } = list(&disk)?;
-    let spares_made = spares
-        .iter()
-        .filter_map(|name| number_in(name, "spare-"))
-        .max()
-        .unwrap_or(0);
+    let spares_made = spares.iter().filter_map(|name| number_in(name, "spare-")).max().unwrap_or(0);
     let mut log = Log {
         disk,
         options,
@@ -60,13 +54,7 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
         let bytes = file.len().map_err(failed("measuring", &name))?;
         log.spares.push(Spare { name, bytes });
     }
-    let mut recovered = Recovered {
-        shards: BTreeMap::new(),
-        clean: true,
-        cut: None,
-        files: sequences.len(),
-        bytes: 0,
-    };
+    let mut recovered = Recovered { shards: BTreeMap::new(), clean: true, cut: None, files: sequences.len(), bytes: 0 };
     if sequences.is_empty() {
         log.start_file(1, 0, 0)?;
         log.end = log.active().header.opening_end;
@@ -75,9 +63,7 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
     }
     for pair in sequences.windows(2) {
         if pair[1] != pair[0] + 1 {
-            return Err(LogError::Missing {
-                file: file_name(pair[0] + 1),
-            });
+            return Err(LogError::Missing { file: file_name(pair[0] + 1) });
         }
     }
     for sequence in sequences {
@@ -87,16 +73,9 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
         let file = Arc::new(file);
         let shared = Arc::clone(&file) as Arc<dyn DiskFile>;
         log.open_files.insert(sequence, shared, header.salt());
-        log.files.push_back(LiveFile {
-            header,
-            file,
-            live: 0,
-        });
+        log.files.push_back(LiveFile { header, file, live: 0 });
     }
-    let mut replay = Replay {
-        shards: BTreeMap::new(),
-        live: BTreeMap::new(),
-    };
+    let mut replay = Replay { shards: BTreeMap::new(), live: BTreeMap::new() };
     for at in 0..log.files.len() {
         let next = log.files.get(at + 1).map(|file| file.header);
         let here = &log.files[at];
@@ -110,9 +89,7 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
             None => {
                 let name = file_name(here.header.sequence);
                 if scanned.ended {
-                    return Err(LogError::Missing {
-                        file: file_name(here.header.sequence + 1),
-                    });
+                    return Err(LogError::Missing { file: file_name(here.header.sequence + 1) });
                 }
                 recovered.clean = scanned.closed;
                 if !scanned.closed {
@@ -122,18 +99,12 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
                     }
                     let bytes = wipe(here, scanned.end)?;
                     if bytes > 0 {
-                        recovered.cut = Some(Cut {
-                            file: name.clone(),
-                            offset: scanned.end,
-                            bytes,
-                        });
+                        recovered.cut = Some(Cut { file: name.clone(), offset: scanned.end, bytes });
                     }
                     rewrite(here, scanned.durable, scanned.end)?;
                     here.file.sync_data().map_err(failed("syncing", &name))?;
                     let directory = "the directory of the log";
-                    log.disk
-                        .sync_directory()
-                        .map_err(failed("syncing", directory))?;
+                    log.disk.sync_directory().map_err(failed("syncing", directory))?;
                 }
                 log.end = scanned.end;
                 log.durable_end = scanned.end;
@@ -146,13 +117,7 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
             return Err(LogError::MissingEntries { shard, first, last });
         }
         let index = Arc::new(RwLock::new(part.index));
-        log.shards.insert(
-            shard,
-            Shard {
-                summary: part.summary,
-                index,
-            },
-        );
+        log.shards.insert(shard, Shard { summary: part.summary, index });
         if let Some(state) = log.shard(shard) {
             recovered.shards.insert(shard, state);
         }
@@ -172,10 +137,7 @@ struct Names {
 /// Sorts the names in the directory; removes what a crash left half made.
 fn list<D: Disk>(disk: &D) -> Result<Names, LogError> {
     let directory = "the directory of the log";
-    let mut names = Names {
-        sequences: Vec::new(),
-        spares: Vec::new(),
-    };
+    let mut names = Names { sequences: Vec::new(), spares: Vec::new() };
     let mut unfinished = Vec::new();
     for name in disk.list().map_err(failed("listing", directory))? {
         if let Some(sequence) = number_in(&name, "").filter(|_| name.ends_with(".log")) {
@@ -201,38 +163,22 @@ fn list<D: Disk>(disk: &D) -> Result<Names, LogError> {
 /// The number in a name of ours: a prefix, 16 digits, `.log` or `.tmp`.
 fn number_in(name: &str, prefix: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?;
-    let digits = digits
-        .strip_suffix(".log")
-        .or_else(|| digits.strip_suffix(".tmp"))?;
-    let ours = digits.len() == 16
-        && digits
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let digits = digits.strip_suffix(".log").or_else(|| digits.strip_suffix(".tmp"))?;
+    let ours = digits.len() == 16 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     ours.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
 
 fn read_header<F: DiskFile>(file: &F, name: &str, sequence: u64) -> Result<Header, LogError> {
-    let damaged = |offset, what| LogError::Damaged {
-        file: name.to_owned(),
-        offset,
-        what,
-    };
+    let damaged = |offset, what| LogError::Damaged { file: name.to_owned(), offset, what };
     let mut bytes = [0; HEADER_BYTES as usize];
-    let read = file
-        .read_at(&mut bytes, 0)
-        .map_err(failed("reading", name))?;
+    let read = file.read_at(&mut bytes, 0).map_err(failed("reading", name))?;
     let header = match Header::decode(&bytes[..read]) {
         Ok(header) => header,
         Err(HeaderError::Foreign) => {
-            return Err(LogError::Foreign {
-                file: name.to_owned(),
-            });
+            return Err(LogError::Foreign { file: name.to_owned() });
         }
         Err(HeaderError::NewerVersion(version)) => {
-            return Err(LogError::NewerVersion {
-                file: name.to_owned(),
-                version,
-            });
+            return Err(LogError::NewerVersion { file: name.to_owned(), version });
         }
         Err(HeaderError::Damaged) => return Err(damaged(0, "its header")),
     };
@@ -247,11 +193,7 @@ fn read_header<F: DiskFile>(file: &F, name: &str, sequence: u64) -> Result<Heade
 }
 
 fn damaged<F>(file: &LiveFile<F>, offset: u64, what: &'static str) -> LogError {
-    LogError::Damaged {
-        file: file_name(file.header.sequence),
-        offset,
-        what,
-    }
+    LogError::Damaged { file: file_name(file.header.sequence), offset, what }
 }
 
 /// How far a file could be read.
@@ -289,9 +231,7 @@ fn finish<F: DiskFile>(
     let name = file_name(here.header.sequence);
     let mut end = Vec::new();
     frame::encode_number(&mut end, here.header.salt(), Kind::End, next.sequence);
-    here.file
-        .write_all_at(&end, scanned.end)
-        .map_err(failed("writing", &name))?;
+    here.file.write_all_at(&end, scanned.end).map_err(failed("writing", &name))?;
     here.file.sync_data().map_err(failed("syncing", &name))
 }
 
@@ -300,10 +240,7 @@ fn has_frames<F: DiskFile>(file: &LiveFile<F>) -> Result<bool, LogError> {
     // The first frame behind an opening is a mark, which begins a sector's worth of plain bytes.
     let name = file_name(file.header.sequence);
     let mut bytes = [0; NUMBER_FRAME_BYTES as usize];
-    let read = file
-        .file
-        .read_at(&mut bytes, file.header.opening_end)
-        .map_err(failed("reading", &name))?;
+    let read = file.file.read_at(&mut bytes, file.header.opening_end).map_err(failed("reading", &name))?;
     Ok(frame::decode(&bytes[..read], file.header.salt()).is_some())
 }
 
@@ -313,10 +250,7 @@ fn durable_beyond<F: DiskFile>(file: &LiveFile<F>, offset: u64) -> Result<bool, 
     let salt = file.header.salt();
     let mut window = Window::new(offset, file.header.bytes);
     let mut at = offset;
-    while let Some(bytes) = window
-        .get(&*file.file, at, NUMBER_FRAME_BYTES)
-        .map_err(failed("reading", &name))?
-    {
+    while let Some(bytes) = window.get(&*file.file, at, NUMBER_FRAME_BYTES).map_err(failed("reading", &name))? {
         if bytes[0] == 8
             && let Some(frame) = frame::decode(bytes, salt)
             && let Some(number) = frame::number(frame.payload)
@@ -340,16 +274,11 @@ fn rewrite<F: DiskFile>(file: &LiveFile<F>, from: u64, to: u64) -> Result<(), Lo
     let mut at = from;
     while at < to {
         let want = WIPE_BYTES.min((to - at) as usize);
-        let read = file
-            .file
-            .read_at(&mut bytes[..want], at)
-            .map_err(failed("reading", &name))?;
+        let read = file.file.read_at(&mut bytes[..want], at).map_err(failed("reading", &name))?;
         if read == 0 {
             break;
         }
-        file.file
-            .write_all_at(&bytes[..read], at)
-            .map_err(failed("writing", &name))?;
+        file.file.write_all_at(&bytes[..read], at).map_err(failed("writing", &name))?;
         at += read as u64;
     }
     Ok(())
@@ -363,17 +292,12 @@ fn wipe<F: DiskFile>(file: &LiveFile<F>, offset: u64) -> Result<u64, LogError> {
     let mut at = offset;
     while at < file.header.bytes {
         let want = WIPE_BYTES.min((file.header.bytes - at) as usize);
-        let read = file
-            .file
-            .read_at(&mut bytes[..want], at)
-            .map_err(failed("reading", &name))?;
+        let read = file.file.read_at(&mut bytes[..want], at).map_err(failed("reading", &name))?;
         let dirty = bytes[..read].iter().filter(|byte| **byte != 0).count() as u64;
         if dirty > 0 {
             wiped += dirty;
             bytes[..read].fill(0);
-            file.file
-                .write_all_at(&bytes[..read], at)
-                .map_err(failed("writing", &name))?;
+            file.file.write_all_at(&bytes[..read], at).map_err(failed("writing", &name))?;
         }
         if read == 0 {
             break;
@@ -393,11 +317,7 @@ struct Window {
 
 impl Window {
     fn new(start: u64, limit: u64) -> Window {
-        Window {
-            bytes: Vec::new(),
-            start,
-            limit,
-        }
+        Window { bytes: Vec::new(), start, limit }
     }
 
     /// `len` bytes at `at`, which never goes back; none if the file does not have that many.
@@ -411,9 +331,7 @@ impl Window {
             self.bytes.drain(..passed);
             self.start = at;
             let old = self.bytes.len();
-            let want = (len as usize)
-                .max(READ_BYTES)
-                .min((self.limit - at) as usize);
+            let want = (len as usize).max(READ_BYTES).min((self.limit - at) as usize);
             self.bytes.resize(want, 0);
             let read = file.read_at(&mut self.bytes[old..], at + old as u64)?;
             self.bytes.truncate(old + read);
@@ -436,34 +354,21 @@ struct Part {
 }
 
 impl Replay {
-    fn read_file<F: DiskFile>(
-        &mut self,
-        file: &LiveFile<F>,
-        first: bool,
-    ) -> Result<Scanned, LogError> {
+    fn read_file<F: DiskFile>(&mut self, file: &LiveFile<F>, first: bool) -> Result<Scanned, LogError> {
         let header = file.header;
         let name = file_name(header.sequence);
         let salt = header.salt();
         let mut window = Window::new(HEADER_BYTES, header.bytes);
         let mut opened = 0;
-        let mut scanned = Scanned {
-            end: HEADER_BYTES,
-            ended: false,
-            closed: false,
-            durable: header.opening_end,
-        };
+        let mut scanned = Scanned { end: HEADER_BYTES, ended: false, closed: false, durable: header.opening_end };
         loop {
             let at = scanned.end;
             if at == header.opening_end && !first && opened != self.shards.len() {
                 return Err(damaged(file, at, "an opening that leaves out a shard"));
             }
             let reading = failed("reading", &name);
-            let head = window
-                .get(&*file.file, at, FRAME_HEAD_BYTES as u64)
-                .map_err(reading)?;
-            let claimed = head
-                .and_then(|head| head.first_chunk())
-                .and_then(frame::claimed_bytes);
+            let head = window.get(&*file.file, at, FRAME_HEAD_BYTES as u64).map_err(reading)?;
+            let claimed = head.and_then(|head| head.first_chunk()).and_then(frame::claimed_bytes);
             let Some(bytes) = claimed else { break };
             let reading = failed("reading", &name);
             let frame = window.get(&*file.file, at, bytes).map_err(reading)?;
@@ -499,52 +404,28 @@ impl Replay {
     fn open_shard(&mut self, frame: &Frame<'_>, first: bool) -> Result<(), &'static str> {
         let summary = Summary::decode(frame.payload).ok_or("a frame that cannot be read")?;
         if !first {
-            let known = self
-                .shards
-                .get(&frame.shard)
-                .and_then(|part| part.summary.as_ref());
-            return if known == Some(&summary) {
-                Ok(())
-            } else {
-                Err("an opening that contradicts the files before")
-            };
+            let known = self.shards.get(&frame.shard).and_then(|part| part.summary.as_ref());
+            return if known == Some(&summary) { Ok(()) } else { Err("an opening that contradicts the files before") };
         }
         let index = ShardIndex::new(summary.start, summary.last);
-        let part = Part {
-            summary: Some(summary),
-            index,
-        };
+        let part = Part { summary: Some(summary), index };
         match self.shards.insert(frame.shard, part) {
             None => Ok(()),
             Some(_) => Err("an opening that names a shard twice"),
         }
     }
 
-    fn take(
-        &mut self,
-        frame: &Frame<'_>,
-        sequence: u64,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<(), &'static str> {
+    fn take(&mut self, frame: &Frame<'_>, sequence: u64, offset: u64, bytes: u64) -> Result<(), &'static str> {
         let step = step(frame).ok_or("a frame that cannot be read")?;
         let part = self.shards.entry(frame.shard).or_insert_with(|| {
             let nothing = crate::entry::LogIndex(0);
-            Part {
-                summary: None,
-                index: ShardIndex::new(nothing, nothing),
-            }
+            Part { summary: None, index: ShardIndex::new(nothing, nothing) }
         });
         summary::follow(&mut part.summary, &step)?;
         let place = match step {
             Step::Entry(_, term) => {
                 *self.live.entry(sequence).or_default() += 1;
-                Some(Place {
-                    term,
-                    file: sequence,
-                    offset: offset as u32,
-                    bytes: bytes as u32,
-                })
+                Some(Place { term, file: sequence, offset: offset as u32, bytes: bytes as u32 })
             }
             _ => None,
         };

@@ -35,11 +35,7 @@ pub(super) enum Step {
 impl Step {
     pub(super) fn of(change: &Change) -> Step {
         match change {
-            Change::Start {
-                index,
-                term,
-                members,
-            } => Step::Start(*index, *term, Arc::clone(members)),
+            Change::Start { index, term, members } => Step::Start(*index, *term, Arc::clone(members)),
             Change::Entry(entry) => Step::Entry(entry.index, entry.term),
             Change::HardState(state) => Step::HardState(*state),
             Change::Members(members) => Step::Members(Arc::clone(members)),
@@ -54,9 +50,7 @@ pub(super) fn follow(summary: &mut Option<Summary>, step: &Step) -> Result<(), &
         if index.0 == 0 || term.0 == 0 {
             return Err("a log starts at an index and a term above 0");
         }
-        let hard_state = summary
-            .as_ref()
-            .map_or(HardState::default(), |before| before.hard_state);
+        let hard_state = summary.as_ref().map_or(HardState::default(), |before| before.hard_state);
         *summary = Some(Summary {
             start: *index,
             start_term: *term,

@@ -12,10 +12,7 @@ use crate::chance::Chance;
 use crate::disk::{FileDisk, MemoryDisk};
 use crate::entry::{Entry, EntryKind, HardState, MemberId, Term};
 
-pub(super) const OPTIONS: LogOptions = LogOptions {
-    file_bytes: 4096,
-    secret: 0x5eed,
-};
+pub(super) const OPTIONS: LogOptions = LogOptions { file_bytes: 4096, secret: 0x5eed };
 const ONE: ShardId = ShardId(1);
 const TWO: ShardId = ShardId(2);
 
@@ -25,14 +22,7 @@ pub(super) fn members(voters: &[u64]) -> Arc<Members> {
 
 pub(super) fn start(shard: ShardId, index: u64, term: u64) -> Append {
     let (index, term) = (LogIndex(index), Term(term));
-    Append {
-        shard,
-        change: Change::Start {
-            index,
-            term,
-            members: members(&[1, 2, 3]),
-        },
-    }
+    Append { shard, change: Change::Start { index, term, members: members(&[1, 2, 3]) } }
 }
 
 pub(super) fn entry(shard: ShardId, index: u64, term: u64, data: &[u8]) -> Append {
@@ -43,32 +33,16 @@ pub(super) fn entry(shard: ShardId, index: u64, term: u64, data: &[u8]) -> Appen
         context: Bytes::new(),
         data: Bytes::copy_from_slice(data),
     };
-    Append {
-        shard,
-        change: Change::Entry(entry),
-    }
+    Append { shard, change: Change::Entry(entry) }
 }
 
 pub(super) fn hard_state(shard: ShardId, term: u64, vote: u64, commit: u64) -> Append {
-    let state = HardState {
-        term: Term(term),
-        vote: Some(MemberId(vote)),
-        commit: LogIndex(commit),
-    };
-    Append {
-        shard,
-        change: Change::HardState(state),
-    }
+    let state = HardState { term: Term(term), vote: Some(MemberId(vote)), commit: LogIndex(commit) };
+    Append { shard, change: Change::HardState(state) }
 }
 
 pub(super) fn forget(shard: ShardId, up_to: u64, term: u64) -> Append {
-    Append {
-        shard,
-        change: Change::Forget {
-            up_to: LogIndex(up_to),
-            term: Term(term),
-        },
-    }
+    Append { shard, change: Change::Forget { up_to: LogIndex(up_to), term: Term(term) } }
 }
 
 /// What a shard's log should hold, kept the obvious way.
@@ -83,12 +57,7 @@ pub(super) struct ModelShard {
 pub(super) type Model = BTreeMap<ShardId, ModelShard>;
 
 pub(super) fn follow(model: &mut Model, append: &Append) {
-    if let Change::Start {
-        index,
-        term,
-        members,
-    } = &append.change
-    {
+    if let Change::Start { index, term, members } = &append.change {
         let before = model.get(&append.shard).map(|shard| shard.hard_state);
         let shard = ModelShard {
             start: (*index, *term),
@@ -130,9 +99,7 @@ pub(super) fn contents<D: Disk>(log: &Log<D>) -> Model {
         };
         assert_eq!((reader.start(), reader.last()), (state.start, state.last));
         let indexes = (state.start.0 + 1..=state.last.0).map(LogIndex);
-        let entries: BTreeMap<_, _> = indexes
-            .map(|index| (index, reader.read(index).unwrap()))
-            .collect();
+        let entries: BTreeMap<_, _> = indexes.map(|index| (index, reader.read(index).unwrap())).collect();
         let mut terms: Vec<(LogIndex, Term)> = Vec::new();
         for entry in entries.values() {
             assert_eq!(reader.term(entry.index), Some(entry.term));
@@ -185,10 +152,7 @@ fn version_1_never_changes() {
     log.append(&[
         entry(TWO, 6, 7, b"hello"),
         hard_state(TWO, 7, 1, 5),
-        Append {
-            shard: TWO,
-            change: Change::Members(members(&[9])),
-        },
+        Append { shard: TWO, change: Change::Members(members(&[9])) },
         forget(TWO, 6, 7),
     ])
     .unwrap();
@@ -219,8 +183,7 @@ fn version_1_never_changes() {
 
     // Where one file ends and the next begins.
     let (mut log, _) = open(&disk);
-    log.append(&[entry(TWO, 7, 7, b"x"), entry(TWO, 8, 7, &[1; 3000])])
-        .unwrap();
+    log.append(&[entry(TWO, 7, 7, b"x"), entry(TWO, 8, 7, &[1; 3000])]).unwrap();
     log.sync().unwrap();
     let bytes = disk.bytes("0000000000000001.log").unwrap();
     let frames = [
@@ -276,11 +239,7 @@ fn what_was_synced_comes_back() {
 
 #[test]
 fn changes_that_cannot_follow_are_refused_and_change_nothing() {
-    let appends = [
-        start(ONE, 5, 5),
-        entry(ONE, 6, 6, b"a"),
-        hard_state(ONE, 6, 1, 5),
-    ];
+    let appends = [start(ONE, 5, 5), entry(ONE, 6, 6, b"a"), hard_state(ONE, 6, 1, 5)];
     let (_, mut log) = log_with(&appends);
     for wrong in [
         entry(TWO, 1, 1, b"no start"),
@@ -294,10 +253,7 @@ fn changes_that_cannot_follow_are_refused_and_change_nothing() {
     ] {
         let batch = [entry(ONE, 7, 6, b"fine"), wrong.clone()];
         let refused = log.append(&batch);
-        assert!(
-            matches!(refused, Err(LogError::Misuse { .. })),
-            "{wrong:?}: {refused:?}"
-        );
+        assert!(matches!(refused, Err(LogError::Misuse { .. })), "{wrong:?}: {refused:?}");
     }
     log.sync().unwrap();
     assert_eq!(contents(&log), model_of(&appends));
@@ -340,17 +296,12 @@ fn check_damage(disk: &MemoryDisk, possible: &[Model], what: &str) -> Result<usi
 
 /// The states after each beginning of the last batch.
 fn prefixes(appends: &[Append], last_batch: &[Append]) -> Vec<Model> {
-    (0..=last_batch.len())
-        .map(|count| model_of(&[appends, &last_batch[..count]].concat()))
-        .collect()
+    (0..=last_batch.len()).map(|count| model_of(&[appends, &last_batch[..count]].concat())).collect()
 }
 
 fn used_end(disk: &MemoryDisk, name: &str) -> u64 {
     let bytes = disk.bytes(name).unwrap();
-    bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |at| (at as u64 + 1).next_multiple_of(8))
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| (at as u64 + 1).next_multiple_of(8))
 }
 
 #[test]
@@ -370,12 +321,7 @@ fn every_flipped_bit_of_a_closed_log_is_an_error() {
             disk.flip(name, bit);
             // The pad and the close mark say only that the log was closed.
             let in_close = newest && bit / 8 >= frames_end;
-            assert_eq!(
-                result.is_ok(),
-                in_close,
-                "{name} byte {} bit {bit}: {result:?}",
-                bit / 8
-            );
+            assert_eq!(result.is_ok(), in_close, "{name} byte {} bit {bit}: {result:?}", bit / 8);
         }
         // Nobody reads behind the last frame.
         for bit in (end * 8..4096 * 8).step_by(509) {
@@ -398,19 +344,13 @@ fn a_flipped_bit_behind_the_last_mark_cuts_only_what_follows_it() {
         disk.flip(&name, bit);
         match check_damage(&disk.copy(), &possible, &format!("bit {bit}")) {
             Ok(at) => {
-                assert!(
-                    bit / 8 >= end - batch,
-                    "bit {bit} was cut though it had been synced"
-                );
+                assert!(bit / 8 >= end - batch, "bit {bit} was cut though it had been synced");
                 assert!(at < 2, "bit {bit} was not noticed");
                 seen[at] += 1;
             }
             Err(_) => {
                 seen[2] += 1;
-                assert!(
-                    bit / 8 < end - batch,
-                    "bit {bit} was not known to be synced"
-                );
+                assert!(bit / 8 < end - batch, "bit {bit} was not known to be synced");
             }
         }
         disk.flip(&name, bit);
@@ -443,11 +383,7 @@ fn a_zeroed_sector_is_an_error_or_behind_the_end() {
             copy.damage(&name, |bytes| bytes[zeroed.clone()].fill(0));
             let changed = zeroed.start < used_end(&open, &name) as usize;
             let result = check_damage(&copy, &whole, &format!("{name} sector {sector}"));
-            assert_eq!(
-                result.is_err(),
-                changed,
-                "{name} sector {sector}: {result:?}"
-            );
+            assert_eq!(result.is_err(), changed, "{name} sector {sector}: {result:?}");
         }
     }
 }
@@ -507,8 +443,7 @@ fn a_newer_format_is_told_from_damage() {
 fn forgotten_files_are_used_again_and_their_old_frames_are_not_read() {
     let (disk, mut log) = log_with(&[start(ONE, 5, 5), hard_state(ONE, 7, 3, 5)]);
     for index in 6..400 {
-        log.append(&[entry(ONE, index, 7, &[index as u8; 200])])
-            .unwrap();
+        log.append(&[entry(ONE, index, 7, &[index as u8; 200])]).unwrap();
         if index > 16 {
             log.forget(ONE, LogIndex(index - 10)).unwrap();
         }
@@ -525,23 +460,13 @@ fn forgotten_files_are_used_again_and_their_old_frames_are_not_read() {
     assert_eq!(contents(&log), before);
     assert_eq!(before[&ONE].hard_state.vote, Some(MemberId(3)));
     let reader = log.reader(ONE).unwrap();
-    assert!(matches!(
-        reader.read(LogIndex(20)),
-        Err(ReadError::Forgotten { .. })
-    ));
-    assert!(matches!(
-        reader.read(LogIndex(400)),
-        Err(ReadError::Beyond { .. })
-    ));
+    assert!(matches!(reader.read(LogIndex(20)), Err(ReadError::Forgotten { .. })));
+    assert!(matches!(reader.read(LogIndex(400)), Err(ReadError::Beyond { .. })));
 }
 
 #[test]
 fn a_shard_that_keeps_an_old_file_is_named() {
-    let (_, mut log) = log_with(&[
-        start(ONE, 5, 5),
-        start(TWO, 5, 5),
-        entry(TWO, 6, 6, b"idle"),
-    ]);
+    let (_, mut log) = log_with(&[start(ONE, 5, 5), start(TWO, 5, 5), entry(TWO, 6, 6, b"idle")]);
     for index in 6..60 {
         log.append(&[entry(ONE, index, 7, &[1; 200])]).unwrap();
     }
@@ -587,10 +512,7 @@ fn a_full_disk_refuses_and_recovers_without_a_restart() {
     assert!(log.room() > 4096, "what fitted is kept");
     let mut full = None;
     for index in 6..100 {
-        let batch = [
-            entry(ONE, index, 6, &[1; 700]),
-            hard_state(ONE, index, 1, 5),
-        ];
+        let batch = [entry(ONE, index, 6, &[1; 700]), hard_state(ONE, index, 1, 5)];
         match log.append(&batch) {
             Ok(()) => appends.extend(batch),
             Err(error) => {
@@ -600,18 +522,10 @@ fn a_full_disk_refuses_and_recovers_without_a_restart() {
         }
         log.sync().unwrap();
     }
-    assert!(
-        matches!(full, Some(LogError::Full { needed: 4096, .. })),
-        "{full:?}"
-    );
+    assert!(matches!(full, Some(LogError::Full { needed: 4096, .. })), "{full:?}");
     assert!(appends.len() > 10);
     // Not even a half-made file is left, and the log goes on.
-    assert!(
-        disk.list()
-            .unwrap()
-            .iter()
-            .all(|name| name.ends_with(".log"))
-    );
+    assert!(disk.list().unwrap().iter().all(|name| name.ends_with(".log")));
     assert_eq!(contents(&log), model_of(&appends));
     log.append(&[forget(ONE, 6, 6)]).unwrap();
     log.sync().unwrap();
@@ -619,8 +533,7 @@ fn a_full_disk_refuses_and_recovers_without_a_restart() {
     let last = contents(&log)[&ONE].entries.last_key_value().unwrap().0.0;
     log.reserve(20_000).unwrap();
     assert!(log.room() >= 20_000);
-    log.append(&[entry(ONE, last + 1, 100, &[2; 3000])])
-        .unwrap();
+    log.append(&[entry(ONE, last + 1, 100, &[2; 3000])]).unwrap();
     log.sync().unwrap();
     let before = contents(&log);
     disk.crash(1);
@@ -632,13 +545,7 @@ fn the_first_failed_sync_is_the_end() {
     let (disk, mut log) = log_with(&[start(ONE, 5, 5)]);
     disk.fail_sync(1);
     log.append(&[entry(ONE, 6, 6, b"gone")]).unwrap();
-    assert!(matches!(
-        log.sync(),
-        Err(LogError::Io {
-            action: "syncing",
-            ..
-        })
-    ));
+    assert!(matches!(log.sync(), Err(LogError::Io { action: "syncing", .. })));
     assert!(matches!(log.sync(), Err(LogError::Dead)));
     assert!(matches!(log.append(&[]), Err(LogError::Dead)));
     assert!(matches!(log.reserve(1), Err(LogError::Dead)));
@@ -674,8 +581,7 @@ fn readers_see_entries_or_that_they_are_forgotten_while_the_log_is_written() {
         })
         .collect();
     for index in 7..3000 {
-        log.append(&[entry(ONE, index, 6, &[index as u8; 300])])
-            .unwrap();
+        log.append(&[entry(ONE, index, 6, &[index as u8; 300])]).unwrap();
         if index % 5 == 0 && index > 30 {
             log.forget(ONE, LogIndex(index - 12)).unwrap();
         }

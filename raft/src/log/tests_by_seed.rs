@@ -1,8 +1,6 @@
 //! The log beside its model through crashes, failed syncs, full disks and restarts, by seed.
 
-use super::tests::{
-    Model, OPTIONS, contents, entry, follow, forget, hard_state, members, open, start,
-};
+use super::tests::{Model, OPTIONS, contents, entry, follow, forget, hard_state, members, open, start};
 use super::*;
 use crate::chance::Chance;
 use crate::disk::MemoryDisk;
@@ -13,21 +11,11 @@ fn random_change(model: &Model, chance: &mut Chance) -> Append {
     let Some(known) = model.get(&shard) else {
         return start(shard, 5, 5);
     };
-    let last = known
-        .entries
-        .last_key_value()
-        .map_or(known.start.0, |(index, _)| *index);
-    let term = known
-        .entries
-        .last_key_value()
-        .map_or(known.start.1, |(_, entry)| entry.term);
+    let last = known.entries.last_key_value().map_or(known.start.0, |(index, _)| *index);
+    let term = known.entries.last_key_value().map_or(known.start.1, |(_, entry)| entry.term);
     match chance.below(100) {
         0..=59 => {
-            let length = if chance.below(40) == 0 {
-                6000
-            } else {
-                chance.below(400)
-            };
+            let length = if chance.below(40) == 0 { 6000 } else { chance.below(400) };
             let data = vec![chance.next() as u8; length as usize];
             entry(shard, last.0 + 1, term.0 + chance.below(10) / 9, &data)
         }
@@ -102,10 +90,7 @@ fn run_model(seed: u64, steps: usize) -> u64 {
                 let capacity = disk.used() + chance.below(3) * 4096;
                 disk.set_capacity((chance.below(2) == 0).then_some(capacity));
             }
-            93 => {
-                died =
-                    matches!(log.prepare(), Err(error) if !matches!(error, LogError::Full { .. }))
-            }
+            93 => died = matches!(log.prepare(), Err(error) if !matches!(error, LogError::Full { .. })),
             94 => {
                 recycled += log.stats().recycled;
                 disk.set_capacity(None);
@@ -153,9 +138,8 @@ fn run_model(seed: u64, steps: usize) -> u64 {
                 Err(error) => panic!("seed {seed} step {step}: {error}"),
             };
             let found = contents(&log);
-            model = beginning(&synced, &unsynced, 0, &found).unwrap_or_else(|| {
-                panic!("seed {seed} step {step}: crashed: {found:#?}\nsynced: {synced:#?}")
-            });
+            model = beginning(&synced, &unsynced, 0, &found)
+                .unwrap_or_else(|| panic!("seed {seed} step {step}: crashed: {found:#?}\nsynced: {synced:#?}"));
             synced = model.clone();
             unsynced.clear();
             written = 0;

@@ -82,11 +82,7 @@ fn members_from_raft(state: &eraftpb::ConfState) -> Result<Members, MembersError
     )
 }
 
-pub(super) fn snapshot_to_raft(
-    index: LogIndex,
-    term: Term,
-    members: &Members,
-) -> eraftpb::Snapshot {
+pub(super) fn snapshot_to_raft(index: LogIndex, term: Term, members: &Members) -> eraftpb::Snapshot {
     let mut snapshot = eraftpb::Snapshot::default();
     let metadata = snapshot.mut_metadata();
     metadata.index = index.0;
@@ -96,16 +92,10 @@ pub(super) fn snapshot_to_raft(
 }
 
 /// The index, term and members of a snapshot in a ready, which came in as a checked message.
-pub(super) fn snapshot_from_raft(
-    snapshot: &eraftpb::Snapshot,
-) -> Result<(LogIndex, Term, Arc<Members>), MembersError> {
+pub(super) fn snapshot_from_raft(snapshot: &eraftpb::Snapshot) -> Result<(LogIndex, Term, Arc<Members>), MembersError> {
     let metadata = snapshot.get_metadata();
     let members = members_from_raft(metadata.get_conf_state())?;
-    Ok((
-        LogIndex(metadata.index),
-        Term(metadata.term),
-        Arc::new(members),
-    ))
+    Ok((LogIndex(metadata.index), Term(metadata.term), Arc::new(members)))
 }
 
 pub(super) fn message_to_raft(message: Message) -> eraftpb::Message {
@@ -143,14 +133,7 @@ pub(super) fn message_to_raft(message: Message) -> eraftpb::Message {
     out.log_term = message.log_term.0;
     out.index = message.index.0;
     out.context = message.context;
-    out.set_entries(
-        message
-            .entries
-            .into_iter()
-            .map(entry_to_raft)
-            .collect::<Vec<_>>()
-            .into(),
-    );
+    out.set_entries(message.entries.into_iter().map(entry_to_raft).collect::<Vec<_>>().into());
     out
 }
 
@@ -198,10 +181,6 @@ pub(super) fn message_from_raft(shard: ShardId, mut message: eraftpb::Message) -
         commit_term: Term(message.commit_term),
         reject_hint: LogIndex(message.reject_hint),
         context,
-        entries: message
-            .take_entries()
-            .into_iter()
-            .map(entry_from_raft)
-            .collect(),
+        entries: message.take_entries().into_iter().map(entry_from_raft).collect(),
     })
 }

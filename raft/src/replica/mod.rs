@@ -34,15 +34,13 @@ use raft::eraftpb::MessageType;
 use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
 use crate::chance::Chance;
-use crate::entry::{
-    Append, Change, ENTRY_BYTES_MAX, Entry, EntryKind, LogIndex, MemberId, ShardId, Term,
-};
+use crate::entry::{Append, Change, ENTRY_BYTES_MAX, Entry, EntryKind, LogIndex, MemberId, ShardId, Term};
 use crate::log::{LogReader, ShardState};
 use crate::members::Members;
 use crate::message::{Message, MessageError, MessageKind};
 pub use effects::{
-    Committed, Effects, ProposeError, Proposed, ReadReady, ReadRefused, ReplicaError, RestoreError,
-    Role, SnapshotReceived, Standing, SyncMark, TransferError,
+    Committed, Effects, ProposeError, Proposed, ReadReady, ReadRefused, ReplicaError, RestoreError, Role,
+    SnapshotReceived, Standing, SyncMark, TransferError,
 };
 use shelf::Shelf;
 
@@ -141,20 +139,8 @@ pub fn founding(shard: ShardId, members: &Arc<Members>) -> Vec<Append> {
 
 /// What a member appends whose store holds a snapshot that its log does not: the power failed while
 /// the snapshot was received, or the store came from a backup.
-pub fn beginning(
-    shard: ShardId,
-    index: LogIndex,
-    term: Term,
-    members: &Arc<Members>,
-) -> Vec<Append> {
-    vec![Append {
-        shard,
-        change: Change::Start {
-            index,
-            term,
-            members: Arc::clone(members),
-        },
-    }]
+pub fn beginning(shard: ShardId, index: LogIndex, term: Term, members: &Arc<Members>) -> Vec<Append> {
+    vec![Append { shard, change: Change::Start { index, term, members: Arc::clone(members) } }]
 }
 
 impl Replica {
@@ -162,49 +148,25 @@ impl Replica {
     ///
     /// `state` is the shard's part of the log, from opening it or from
     /// [`Log::shard`](crate::Log::shard); it must be synced. The only voter of a shard leads it at once.
-    pub fn restore(
-        options: ReplicaOptions,
-        state: &ShardState,
-        reader: LogReader,
-    ) -> Result<Replica, RestoreError> {
-        let ReplicaOptions {
-            shard,
-            me,
-            applied,
-            seed,
-        } = options;
+    pub fn restore(options: ReplicaOptions, state: &ShardState, reader: LogReader) -> Result<Replica, RestoreError> {
+        let ReplicaOptions { shard, me, applied, seed } = options;
         let ShardState { start, last, .. } = *state;
         if !state.members.contains(me) {
             return Err(RestoreError::NotAMember { shard, me });
         }
         if applied < start {
-            return Err(RestoreError::StoreBehind {
-                shard,
-                applied,
-                start,
-            });
+            return Err(RestoreError::StoreBehind { shard, applied, start });
         }
         if applied > last {
-            return Err(RestoreError::LogBehind {
-                shard,
-                applied,
-                last,
-            });
+            return Err(RestoreError::LogBehind { shard, applied, last });
         }
         let mut hard_state = state.hard_state;
         if hard_state.commit > last {
-            return Err(RestoreError::CommitMissing {
-                shard,
-                commit: hard_state.commit,
-                last,
-            });
+            return Err(RestoreError::CommitMissing { shard, commit: hard_state.commit, last });
         }
         // It is written lazily, the store may know better.
         hard_state.commit = hard_state.commit.max(applied);
-        let newest_term = state
-            .terms
-            .last()
-            .map_or(state.start_term, |(_, term)| *term);
+        let newest_term = state.terms.last().map_or(state.start_term, |(_, term)| *term);
         if hard_state.term < newest_term {
             hard_state.term = newest_term;
             hard_state.vote = None;
@@ -227,10 +189,7 @@ impl Replica {
             ..raft::Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let core = |error: raft::Error| RestoreError::Core {
-            shard,
-            what: error.to_string(),
-        };
+        let core = |error: raft::Error| RestoreError::Core { shard, what: error.to_string() };
         let node = RawNode::new(&config, shelf, &logger).map_err(core)?;
         let mut chance = Chance::new(seed);
         let start_id = chance.next();
@@ -246,11 +205,7 @@ impl Replica {
             outbox: Vec::new(),
             forgotten: None,
             applied_wanted: applied,
-            standing: Standing {
-                role: Role::Follower,
-                term: hard_state.term,
-                leader: None,
-            },
+            standing: Standing { role: Role::Follower, term: hard_state.term, leader: None },
             reads: BTreeMap::new(),
             reads_asked: 0,
             reads_lost: Vec::new(),
@@ -281,9 +236,7 @@ impl Replica {
             self.draw_timeout();
         }
         // The core draws its own from a clock-seeded source whenever its state changes.
-        self.node
-            .raft
-            .set_randomized_election_timeout(self.election_timeout as usize);
+        self.node.raft.set_randomized_election_timeout(self.election_timeout as usize);
         let elections = self.role() != Role::Leader;
         if self.node.tick() && elections {
             self.draw_timeout();
@@ -301,9 +254,7 @@ impl Replica {
             return Err(ProposeError::TooLarge(data.len()));
         }
         if self.role() != Role::Leader {
-            return Err(ProposeError::NotLeader {
-                leader: self.leader(),
-            });
+            return Err(ProposeError::NotLeader { leader: self.leader() });
         }
         let uncommitted = self.uncommitted_bytes();
         let full = uncommitted > 0 && uncommitted + data.len() > UNCOMMITTED_BYTES_MAX;
@@ -313,10 +264,7 @@ impl Replica {
         self.proposals_bytes += data.len();
         self.proposals.push(data);
         let index = self.node.raft.raft_log.last_index() + self.proposals.len() as u64;
-        Ok(Proposed {
-            index: LogIndex(index),
-            term: self.term(),
-        })
+        Ok(Proposed { index: LogIndex(index), term: self.term() })
     }
 
     /// Takes a message from another member, if it is one that can be believed.
@@ -325,16 +273,10 @@ impl Replica {
     pub fn receive(&mut self, message: Message) -> Result<(), MessageError> {
         self.flush();
         if message.shard != self.shard || message.to != self.me {
-            return Err(MessageError::Misdirected {
-                shard: message.shard,
-                to: message.to,
-            });
+            return Err(MessageError::Misdirected { shard: message.shard, to: message.to });
         }
         if !self.takes_part(message.from) {
-            return Err(MessageError::Stranger {
-                shard: self.shard,
-                from: message.from,
-            });
+            return Err(MessageError::Stranger { shard: self.shard, from: message.from });
         }
         if !self.is_of_use(&message)? {
             return Ok(());
@@ -342,10 +284,7 @@ impl Replica {
         let from = message.from;
         self.node
             .step(convert::message_to_raft(message))
-            .map_err(|_| MessageError::Invalid {
-                from,
-                what: "the core refuses it",
-            })
+            .map_err(|_| MessageError::Invalid { from, what: "the core refuses it" })
     }
 
     /// Asks how new a read must be that begins now. The answer comes as [`Effects::reads`], or as
@@ -369,11 +308,7 @@ impl Replica {
     /// Everything up to this mark is on the disk, synced.
     pub fn synced(&mut self, mark: SyncMark) {
         self.flush();
-        while self
-            .in_flight
-            .front()
-            .is_some_and(|number| *number <= mark.0)
-        {
+        while self.in_flight.front().is_some_and(|number| *number <= mark.0) {
             self.in_flight.pop_front();
         }
         let persisted = match self.in_flight.front() {
@@ -384,10 +319,7 @@ impl Replica {
             return;
         }
         self.node.on_persist_ready(persisted);
-        while let Some((_, messages)) = self
-            .waiting
-            .pop_front_if(|(number, _)| *number <= persisted)
-        {
+        while let Some((_, messages)) = self.waiting.pop_front_if(|(number, _)| *number <= persisted) {
             self.outbox.extend(messages);
         }
         let persisted = LogIndex(self.node.raft.raft_log.persisted);
@@ -415,10 +347,7 @@ impl Replica {
             return;
         };
         shelf.forget(up_to, term);
-        self.forgotten = Some(Append {
-            shard: self.shard,
-            change: Change::Forget { up_to, term },
-        });
+        self.forgotten = Some(Append { shard: self.shard, change: Change::Forget { up_to, term } });
     }
 
     /// A snapshot of the store as of this applied entry is at hand, for members that fell behind.
@@ -432,11 +361,7 @@ impl Replica {
     /// Whether the data of a snapshot reached a member. Until then it gets no entries.
     pub fn snapshot_sent(&mut self, to: MemberId, arrived: bool) {
         self.flush();
-        let status = if arrived {
-            SnapshotStatus::Finish
-        } else {
-            SnapshotStatus::Failure
-        };
+        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(to.0, status);
     }
 
@@ -451,9 +376,7 @@ impl Replica {
     pub fn transfer(&mut self, to: MemberId) -> Result<(), TransferError> {
         self.flush();
         if self.role() != Role::Leader {
-            return Err(TransferError::NotLeader {
-                leader: self.leader(),
-            });
+            return Err(TransferError::NotLeader { leader: self.leader() });
         }
         if to == self.me || !self.members().voters().contains(&to) {
             return Err(TransferError::Unfit(to));
@@ -465,11 +388,7 @@ impl Replica {
     /// What the world must do now. Call it after every turn, and again while [`Effects::more`].
     pub fn effects(&mut self) -> Result<Effects, ReplicaError> {
         self.flush();
-        let effects = if self.dead {
-            Err(ReplicaError::Dead)
-        } else {
-            Ok(self.collect())
-        };
+        let effects = if self.dead { Err(ReplicaError::Dead) } else { Ok(self.collect()) };
         // Something may have failed that the core cannot be told about.
         if let Some(failure) = self.node.store().take_failure() {
             self.dead = true;
@@ -480,11 +399,7 @@ impl Replica {
 
     /// Role, term and leader as of now.
     pub fn standing(&self) -> Standing {
-        Standing {
-            role: self.role(),
-            term: self.term(),
-            leader: self.leader(),
-        }
+        Standing { role: self.role(), term: self.term(), leader: self.leader() }
     }
 
     /// The shard.
@@ -533,9 +448,7 @@ impl Replica {
             return Vec::new();
         }
         let known = self.node.raft.prs().iter();
-        let mut progress: Vec<_> = known
-            .map(|(id, progress)| (MemberId(*id), LogIndex(progress.matched)))
-            .collect();
+        let mut progress: Vec<_> = known.map(|(id, progress)| (MemberId(*id), LogIndex(progress.matched))).collect();
         progress.sort_unstable();
         progress
     }
@@ -579,8 +492,7 @@ impl Replica {
     }
 
     fn draw_timeout(&mut self) {
-        self.election_timeout =
-            ELECTION_TICKS + self.chance.below(u64::from(ELECTION_TICKS)) as u32;
+        self.election_timeout = ELECTION_TICKS + self.chance.below(u64::from(ELECTION_TICKS)) as u32;
     }
 
     /// Gives the core what was proposed. Until then nothing may change who leads or what is last.
@@ -590,14 +502,11 @@ impl Replica {
         while proposals.peek().is_some() {
             let mut entries = Vec::new();
             let mut bytes = 0;
-            while let Some(data) = proposals
-                .next_if(|data| bytes == 0 || bytes + data.len() + ENTRY_OVERHEAD <= SEND_BYTES)
+            while let Some(data) =
+                proposals.next_if(|data| bytes == 0 || bytes + data.len() + ENTRY_OVERHEAD <= SEND_BYTES)
             {
                 bytes += data.len() + ENTRY_OVERHEAD;
-                entries.push(raft::eraftpb::Entry {
-                    data,
-                    ..raft::eraftpb::Entry::default()
-                });
+                entries.push(raft::eraftpb::Entry { data, ..raft::eraftpb::Entry::default() });
             }
             let message = raft::eraftpb::Message {
                 msg_type: MessageType::MsgPropose,
@@ -605,10 +514,7 @@ impl Replica {
                 entries: entries.into(),
                 ..raft::eraftpb::Message::default()
             };
-            self.node
-                .raft
-                .step(message)
-                .expect("propose refuses whatever the core would");
+            self.node.raft.step(message).expect("propose refuses whatever the core would");
         }
     }
 
@@ -620,19 +526,12 @@ impl Replica {
             MessageKind::Heartbeat => {
                 if message.term >= self.term() && message.commit > last {
                     let (shard, commit) = (self.shard, message.commit);
-                    return Err(MessageError::LostLog {
-                        shard,
-                        commit,
-                        last,
-                    });
+                    return Err(MessageError::LostLog { shard, commit, last });
                 }
                 Ok(true)
             }
             MessageKind::AppendResponse => {
-                if self.role() == Role::Leader
-                    && message.term == self.term()
-                    && message.index > last
-                {
+                if self.role() == Role::Leader && message.term == self.term() && message.index > last {
                     let what = "an acknowledgement of what was never sent";
                     return Err(MessageError::Invalid { from, what });
                 }
@@ -655,8 +554,7 @@ impl Replica {
 
     fn ask_read(&mut self, context: u64) {
         self.reads_asked += 1;
-        self.reads
-            .insert(self.reads_asked, PendingRead { context, waited: 0 });
+        self.reads.insert(self.reads_asked, PendingRead { context, waited: 0 });
         let mut bytes = Vec::with_capacity(24);
         for number in [self.me.0, self.start_id, self.reads_asked] {
             bytes.extend(number.to_le_bytes());
@@ -672,13 +570,8 @@ impl Replica {
         let [me, start_id, asked] = *numbers else {
             return None;
         };
-        let ours =
-            u64::from_le_bytes(me) == self.me.0 && u64::from_le_bytes(start_id) == self.start_id;
-        if ours {
-            self.reads.remove(&u64::from_le_bytes(asked))
-        } else {
-            None
-        }
+        let ours = u64::from_le_bytes(me) == self.me.0 && u64::from_le_bytes(start_id) == self.start_id;
+        if ours { self.reads.remove(&u64::from_le_bytes(asked)) } else { None }
     }
 
     /// A read whose question or answer was lost is asked again.
@@ -710,10 +603,7 @@ impl Replica {
     }
 
     fn collect(&mut self) -> Effects {
-        let mut effects = Effects {
-            append: self.forgotten.take().into_iter().collect(),
-            ..Effects::default()
-        };
+        let mut effects = Effects { append: self.forgotten.take().into_iter().collect(), ..Effects::default() };
         if self.node.has_ready() {
             self.take_ready(&mut effects);
         }
@@ -726,8 +616,7 @@ impl Replica {
             self.standing = standing;
             effects.standing = Some(standing);
             let lost = std::mem::take(&mut self.reads);
-            self.reads_lost
-                .extend(lost.into_values().map(|read| read.context));
+            self.reads_lost.extend(lost.into_values().map(|read| read.context));
         }
         effects.reads_lost = std::mem::take(&mut self.reads_lost);
         effects.snapshot_wanted = self.node.store().snapshot_wanted.take();
@@ -741,45 +630,23 @@ impl Replica {
         let number = ready.number();
         for state in ready.take_read_states() {
             if let Some(read) = self.answered(&state.request_ctx) {
-                effects.reads.push(ReadReady {
-                    context: read.context,
-                    index: LogIndex(state.index),
-                });
+                effects.reads.push(ReadReady { context: read.context, index: LogIndex(state.index) });
             }
         }
         if !ready.snapshot().is_empty()
             && let Ok((index, term, members)) = convert::snapshot_from_raft(ready.snapshot())
         {
-            self.node
-                .mut_store()
-                .restart(index, term, Arc::clone(&members));
+            self.node.mut_store().restart(index, term, Arc::clone(&members));
             // The store holds the snapshot before the log begins behind it.
             self.applied_wanted = self.applied_wanted.max(index);
-            let change = Change::Start {
-                index,
-                term,
-                members: Arc::clone(&members),
-            };
+            let change = Change::Start { index, term, members: Arc::clone(&members) };
             effects.append.push(Append { shard, change });
-            effects.snapshot_received = Some(SnapshotReceived {
-                index,
-                term,
-                members,
-            });
+            effects.snapshot_received = Some(SnapshotReceived { index, term, members });
         }
-        let entries: Vec<Entry> = ready
-            .take_entries()
-            .into_iter()
-            .map(convert::entry_from_raft)
-            .collect();
+        let entries: Vec<Entry> = ready.take_entries().into_iter().map(convert::entry_from_raft).collect();
         let shelf = self.node.mut_store();
         shelf.append(&entries);
-        effects
-            .append
-            .extend(entries.into_iter().map(|entry| Append {
-                shard,
-                change: Change::Entry(entry),
-            }));
+        effects.append.extend(entries.into_iter().map(|entry| Append { shard, change: Change::Entry(entry) }));
         if let Some(state) = ready.hs() {
             shelf.hard_state = convert::hard_state_from_raft(state);
         }
@@ -792,11 +659,7 @@ impl Replica {
         }
         effects.send.extend(messages(shard, ready.take_messages()));
         let promises: Vec<Message> = messages(shard, ready.take_persisted_messages()).collect();
-        effects.committed = ready
-            .take_committed_entries()
-            .into_iter()
-            .map(committed)
-            .collect();
+        effects.committed = ready.take_committed_entries().into_iter().map(committed).collect();
         self.node.advance_append_async(ready);
         self.newest_ready = number;
         if self.in_flight.is_empty() {
@@ -808,26 +671,13 @@ impl Replica {
     }
 }
 
-fn messages(
-    shard: ShardId,
-    messages: Vec<raft::eraftpb::Message>,
-) -> impl Iterator<Item = Message> {
-    messages
-        .into_iter()
-        .filter_map(move |message| convert::message_from_raft(shard, message))
+fn messages(shard: ShardId, messages: Vec<raft::eraftpb::Message>) -> impl Iterator<Item = Message> {
+    messages.into_iter().filter_map(move |message| convert::message_from_raft(shard, message))
 }
 
 fn committed(entry: raft::eraftpb::Entry) -> Committed {
     let entry = convert::entry_from_raft(entry);
     // Data of another kind is not for the store; nothing writes it yet.
-    let data = if entry.kind == EntryKind::Normal {
-        entry.data
-    } else {
-        Bytes::new()
-    };
-    Committed {
-        index: entry.index,
-        term: entry.term,
-        data,
-    }
+    let data = if entry.kind == EntryKind::Normal { entry.data } else { Bytes::new() };
+    Committed { index: entry.index, term: entry.term, data }
 }

@@ -79,19 +79,11 @@ impl Shelf {
             self.recent_bytes -= cost(back);
             self.recent.pop_back();
         }
-        while self
-            .terms
-            .last()
-            .is_some_and(|(from, _)| *from >= first.index)
-        {
+        while self.terms.last().is_some_and(|(from, _)| *from >= first.index) {
             self.terms.pop();
         }
         for entry in entries {
-            if self
-                .terms
-                .last()
-                .is_none_or(|(_, term)| *term != entry.term)
-            {
+            if self.terms.last().is_none_or(|(_, term)| *term != entry.term) {
                 self.terms.push((entry.index, entry.term));
             }
             self.recent_bytes += cost(entry);
@@ -121,10 +113,7 @@ impl Shelf {
         if passed > 0 {
             self.terms.drain(..passed - 1);
             // The run in which the new start lies now begins behind it, if it reaches that far.
-            let ends = self
-                .terms
-                .get(1)
-                .map_or(self.last.next(), |(from, _)| *from);
+            let ends = self.terms.get(1).map_or(self.last.next(), |(from, _)| *from);
             if ends <= up_to.next() {
                 self.terms.remove(0);
             } else if let Some((from, _)) = self.terms.first_mut() {
@@ -175,12 +164,7 @@ impl Shelf {
         (low..high).map(outline).collect()
     }
 
-    fn load_range(
-        &self,
-        low: u64,
-        high: u64,
-        bytes_max: u64,
-    ) -> Result<Vec<eraftpb::Entry>, ReadError> {
+    fn load_range(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<eraftpb::Entry>, ReadError> {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for index in low..high {
@@ -259,9 +243,7 @@ impl raft::Storage for Shelf {
             }
             _ => {
                 self.snapshot_wanted.set(Some(MemberId(to)));
-                Err(raft::Error::Store(
-                    StorageError::SnapshotTemporarilyUnavailable,
-                ))
+                Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
             }
         }
     }

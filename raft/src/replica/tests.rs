@@ -5,10 +5,7 @@ use crate::disk::MemoryDisk;
 use crate::log::{Log, LogOptions, ReadError};
 
 const SHARD: ShardId = ShardId(1);
-const OPTIONS: LogOptions = LogOptions {
-    file_bytes: 64 << 10,
-    secret: 1,
-};
+const OPTIONS: LogOptions = LogOptions { file_bytes: 64 << 10, secret: 1 };
 
 struct Bench {
     disk: MemoryDisk,
@@ -19,12 +16,7 @@ struct Bench {
 }
 
 fn options(me: u64, applied: u64) -> ReplicaOptions {
-    ReplicaOptions {
-        shard: SHARD,
-        me: MemberId(me),
-        applied: LogIndex(applied),
-        seed: 5,
-    }
+    ReplicaOptions { shard: SHARD, me: MemberId(me), applied: LogIndex(applied), seed: 5 }
 }
 
 fn founded(voters: u64) -> (MemoryDisk, Log<MemoryDisk>) {
@@ -42,20 +34,10 @@ impl Bench {
         Bench::start(disk, log, options(1, 5)).unwrap()
     }
 
-    fn start(
-        disk: MemoryDisk,
-        log: Log<MemoryDisk>,
-        options: ReplicaOptions,
-    ) -> Result<Bench, RestoreError> {
+    fn start(disk: MemoryDisk, log: Log<MemoryDisk>, options: ReplicaOptions) -> Result<Bench, RestoreError> {
         let state = log.shard(SHARD).unwrap();
         let replica = Replica::restore(options, &state, log.reader(SHARD).unwrap())?;
-        Ok(Bench {
-            disk,
-            log,
-            replica,
-            committed: vec![],
-            sent: vec![],
-        })
+        Ok(Bench { disk, log, replica, committed: vec![], sent: vec![] })
     }
 
     /// Power off and on again.
@@ -127,10 +109,7 @@ impl Bench {
             self.replica.tick();
         }
         self.settle();
-        for kind in [
-            MessageKind::RequestPreVoteResponse,
-            MessageKind::RequestVoteResponse,
-        ] {
+        for kind in [MessageKind::RequestPreVoteResponse, MessageKind::RequestVoteResponse] {
             self.replica.receive(self.message(kind, 6)).unwrap();
             self.settle();
         }
@@ -139,10 +118,7 @@ impl Bench {
 
     fn acknowledge(&mut self, index: u64) {
         let term = self.replica.term().0;
-        let response = Message {
-            index: LogIndex(index),
-            ..self.message(MessageKind::AppendResponse, term)
-        };
+        let response = Message { index: LogIndex(index), ..self.message(MessageKind::AppendResponse, term) };
         self.replica.receive(response).unwrap();
         self.settle();
     }
@@ -152,28 +128,11 @@ impl Bench {
 fn the_only_voter_leads_at_once_and_its_log_begins_behind_the_founding() {
     let mut bench = Bench::new(1);
     bench.settle();
-    assert_eq!(
-        bench.replica.standing(),
-        Standing {
-            role: Role::Leader,
-            term: Term(6),
-            leader: Some(MemberId(1))
-        }
-    );
+    assert_eq!(bench.replica.standing(), Standing { role: Role::Leader, term: Term(6), leader: Some(MemberId(1)) });
     let proposed = bench.replica.propose("a").unwrap();
-    assert_eq!(
-        proposed,
-        Proposed {
-            index: LogIndex(7),
-            term: Term(6)
-        }
-    );
+    assert_eq!(proposed, Proposed { index: LogIndex(7), term: Term(6) });
     bench.settle();
-    let data: Vec<_> = bench
-        .committed
-        .iter()
-        .map(|entry| (entry.index.0, &entry.data[..]))
-        .collect();
+    let data: Vec<_> = bench.committed.iter().map(|entry| (entry.index.0, &entry.data[..])).collect();
     assert_eq!(data, [(6, &b""[..]), (7, b"a")]);
     assert_eq!(bench.log.shard(SHARD).unwrap().start, LogIndex(5));
     assert!(bench.sent.is_empty());
@@ -188,11 +147,7 @@ fn a_restarted_single_member_commits_everything_after_what_its_store_holds() {
     }
     let mut bench = bench.restart(7).unwrap();
     bench.settle();
-    let data: Vec<_> = bench
-        .committed
-        .iter()
-        .map(|entry| (entry.index.0, &entry.data[..]))
-        .collect();
+    let data: Vec<_> = bench.committed.iter().map(|entry| (entry.index.0, &entry.data[..])).collect();
     assert_eq!(data, [(8, &b"b"[..]), (9, b"c"), (10, b"")]);
 }
 
@@ -220,12 +175,7 @@ fn a_store_and_a_log_that_do_not_fit_are_refused() {
     bench.settle();
     let refused = |applied| {
         let state = bench.log.shard(SHARD).unwrap();
-        Replica::restore(
-            options(1, applied),
-            &state,
-            bench.log.reader(SHARD).unwrap(),
-        )
-        .unwrap_err()
+        Replica::restore(options(1, applied), &state, bench.log.reader(SHARD).unwrap()).unwrap_err()
     };
     assert!(matches!(refused(6), RestoreError::StoreBehind { .. }));
     assert!(matches!(refused(8), RestoreError::LogBehind { .. }));
@@ -252,11 +202,7 @@ fn everything_proposed_in_a_turn_is_one_batch_and_one_message_a_member() {
     let effects = bench.replica.effects().unwrap();
     assert_eq!(effects.append.len(), 51, "the entries and one hard state");
     assert!(effects.sync.is_some());
-    assert_eq!(
-        effects.send.len(),
-        1,
-        "member 3 has not answered yet, so it gets nothing"
-    );
+    assert_eq!(effects.send.len(), 1, "member 3 has not answered yet, so it gets nothing");
     assert_eq!(effects.send[0].entries(), 50);
     assert!(!effects.more);
 }
@@ -270,30 +216,16 @@ fn a_leader_goes_on_while_syncs_are_on_their_way_and_commits_what_a_majority_has
     for data in ["a", "b", "c"] {
         bench.replica.propose(data).unwrap();
         let effects = bench.replica.effects().unwrap();
-        assert!(
-            effects
-                .send
-                .iter()
-                .any(|message| message.kind() == MessageKind::Append)
-        );
+        assert!(effects.send.iter().any(|message| message.kind() == MessageKind::Append));
         bench.log.append(&effects.append).unwrap();
         marks.extend(effects.sync);
     }
     assert_eq!(marks.len(), 3);
     // A majority without this member: committed, but not to be applied here before it is on disk.
     bench.log.write().unwrap();
-    let response = Message {
-        index: LogIndex(9),
-        ..bench.message(MessageKind::AppendResponse, 6)
-    };
+    let response = Message { index: LogIndex(9), ..bench.message(MessageKind::AppendResponse, 6) };
     bench.replica.receive(response.clone()).unwrap();
-    bench
-        .replica
-        .receive(Message {
-            from: MemberId(3),
-            ..response
-        })
-        .unwrap();
+    bench.replica.receive(Message { from: MemberId(3), ..response }).unwrap();
     assert_eq!(bench.replica.committed_index(), LogIndex(9));
     assert!(bench.replica.effects().unwrap().committed.is_empty());
     bench.log.sync().unwrap();
@@ -306,26 +238,16 @@ fn a_leader_goes_on_while_syncs_are_on_their_way_and_commits_what_a_majority_has
 #[test]
 fn promises_wait_for_the_disk() {
     let mut bench = Bench::new(3);
-    let asks = Message {
-        index: FOUNDING_INDEX,
-        log_term: FOUNDING_TERM,
-        ..bench.message(MessageKind::RequestVote, 9)
-    };
+    let asks = Message { index: FOUNDING_INDEX, log_term: FOUNDING_TERM, ..bench.message(MessageKind::RequestVote, 9) };
     bench.replica.receive(asks).unwrap();
     let effects = bench.replica.effects().unwrap();
-    assert!(
-        effects.send.is_empty(),
-        "a vote left before it was written down"
-    );
+    assert!(effects.send.is_empty(), "a vote left before it was written down");
     let vote = effects.sync.unwrap();
     bench.log.append(&effects.append).unwrap();
 
     bench.replica.receive(bench.append(9, &["a"])).unwrap();
     let effects = bench.replica.effects().unwrap();
-    assert!(
-        effects.send.is_empty(),
-        "an acknowledgement left before its entry was synced"
-    );
+    assert!(effects.send.is_empty(), "an acknowledgement left before its entry was synced");
     let entry = effects.sync.unwrap();
     bench.log.append(&effects.append).unwrap();
 
@@ -337,16 +259,10 @@ fn promises_wait_for_the_disk() {
     bench.log.sync().unwrap();
     bench.replica.synced(vote);
     let sent = bench.replica.effects().unwrap().send;
-    assert_eq!(
-        sent.iter().map(Message::kind).collect::<Vec<_>>(),
-        [MessageKind::RequestVoteResponse]
-    );
+    assert_eq!(sent.iter().map(Message::kind).collect::<Vec<_>>(), [MessageKind::RequestVoteResponse]);
     bench.replica.synced(entry);
     let sent = bench.replica.effects().unwrap().send;
-    assert_eq!(
-        sent.iter().map(Message::kind).collect::<Vec<_>>(),
-        [MessageKind::AppendResponse; 2]
-    );
+    assert_eq!(sent.iter().map(Message::kind).collect::<Vec<_>>(), [MessageKind::AppendResponse; 2]);
 }
 
 #[test]
@@ -359,24 +275,11 @@ fn reads_wait_until_a_leader_knows_what_is_committed() {
     bench.replica.read(1).unwrap();
     let effects = bench.replica.effects().unwrap();
     assert!(effects.reads.is_empty(), "one member is no majority");
-    let heartbeat = effects
-        .send
-        .iter()
-        .find(|message| message.to() == MemberId(2))
-        .unwrap();
-    let response = Message {
-        context: heartbeat.context.clone(),
-        ..bench.message(MessageKind::HeartbeatResponse, 6)
-    };
+    let heartbeat = effects.send.iter().find(|message| message.to() == MemberId(2)).unwrap();
+    let response = Message { context: heartbeat.context.clone(), ..bench.message(MessageKind::HeartbeatResponse, 6) };
     bench.replica.receive(response).unwrap();
     let reads = bench.replica.effects().unwrap().reads;
-    assert_eq!(
-        reads,
-        [ReadReady {
-            context: 1,
-            index: LogIndex(6)
-        }]
-    );
+    assert_eq!(reads, [ReadReady { context: 1, index: LogIndex(6) }]);
 }
 
 #[test]
@@ -391,11 +294,7 @@ fn a_read_whose_question_was_lost_is_asked_again_and_lost_with_the_leader() {
         bench.replica.tick();
         asked.extend(bench.replica.effects().unwrap().send);
     }
-    assert!(
-        asked
-            .iter()
-            .any(|message| !message.context.is_empty() && message.context != first)
-    );
+    assert!(asked.iter().any(|message| !message.context.is_empty() && message.context != first));
     bench.replica.receive(bench.append(8, &[])).unwrap();
     let effects = bench.replica.effects().unwrap();
     assert_eq!(effects.reads_lost, [7]);
@@ -419,11 +318,7 @@ fn answers_to_an_earlier_start_are_nobodys() {
             data: context,
         }];
         let message = bench.message(MessageKind::ReadIndexResponse, 9);
-        Message {
-            index: LogIndex(6),
-            entries,
-            ..message
-        }
+        Message { index: LogIndex(6), entries, ..message }
     };
     let right = answer(question.entries[0].data.clone());
     let mut earlier = question.entries[0].data.to_vec();
@@ -438,32 +333,18 @@ fn answers_to_an_earlier_start_are_nobodys() {
 #[test]
 fn proposals_are_refused_with_a_reason() {
     let mut bench = Bench::new(3);
-    assert_eq!(
-        bench.replica.propose("a"),
-        Err(ProposeError::NotLeader { leader: None })
-    );
+    assert_eq!(bench.replica.propose("a"), Err(ProposeError::NotLeader { leader: None }));
     bench.lead();
     assert_eq!(bench.replica.propose(""), Err(ProposeError::Empty));
     let large = vec![0; ENTRY_BYTES_MAX + 1];
-    assert_eq!(
-        bench.replica.propose(large),
-        Err(ProposeError::TooLarge(ENTRY_BYTES_MAX + 1))
-    );
+    assert_eq!(bench.replica.propose(large), Err(ProposeError::TooLarge(ENTRY_BYTES_MAX + 1)));
     let mebibyte = Bytes::from(vec![1; 1 << 20]);
-    let taken = (0..200)
-        .take_while(|_| bench.replica.propose(mebibyte.clone()).is_ok())
-        .count();
+    let taken = (0..200).take_while(|_| bench.replica.propose(mebibyte.clone()).is_ok()).count();
     assert_eq!(taken, 128);
-    assert!(matches!(
-        bench.replica.propose(mebibyte),
-        Err(ProposeError::Busy { .. })
-    ));
+    assert!(matches!(bench.replica.propose(mebibyte), Err(ProposeError::Busy { .. })));
     bench.replica.receive(bench.append(8, &[])).unwrap();
     let leader = Some(MemberId(2));
-    assert_eq!(
-        bench.replica.propose("a"),
-        Err(ProposeError::NotLeader { leader })
-    );
+    assert_eq!(bench.replica.propose("a"), Err(ProposeError::NotLeader { leader }));
 }
 
 #[test]
@@ -486,61 +367,26 @@ fn a_member_that_was_restarted_gives_no_vote_for_one_election_timeout() {
     }
     bench.replica.receive(asks).unwrap();
     bench.settle();
-    assert_eq!(
-        bench.sent.pop().map(|vote| (vote.kind, vote.reject)),
-        Some((MessageKind::RequestVoteResponse, false))
-    );
+    assert_eq!(bench.sent.pop().map(|vote| (vote.kind, vote.reject)), Some((MessageKind::RequestVoteResponse, false)));
 }
 
 #[test]
 fn messages_that_would_stop_the_core_are_refused() {
     let mut bench = Bench::new(3);
-    let past = Message {
-        commit: LogIndex(100),
-        ..bench.message(MessageKind::Heartbeat, 9)
-    };
+    let past = Message { commit: LogIndex(100), ..bench.message(MessageKind::Heartbeat, 9) };
     assert!(matches!(
         bench.replica.receive(past),
-        Err(MessageError::LostLog {
-            commit: LogIndex(100),
-            last: LogIndex(5),
-            ..
-        })
+        Err(MessageError::LostLog { commit: LogIndex(100), last: LogIndex(5), .. })
     ));
-    let stranger = Message {
-        from: MemberId(9),
-        ..bench.message(MessageKind::Heartbeat, 9)
-    };
-    assert!(matches!(
-        bench.replica.receive(stranger),
-        Err(MessageError::Stranger { .. })
-    ));
-    let astray = Message {
-        to: MemberId(2),
-        from: MemberId(3),
-        ..bench.append(9, &[])
-    };
-    assert!(matches!(
-        bench.replica.receive(astray),
-        Err(MessageError::Misdirected { .. })
-    ));
-    let other = Message {
-        shard: ShardId(7),
-        ..bench.append(9, &[])
-    };
-    assert!(matches!(
-        bench.replica.receive(other),
-        Err(MessageError::Misdirected { .. })
-    ));
+    let stranger = Message { from: MemberId(9), ..bench.message(MessageKind::Heartbeat, 9) };
+    assert!(matches!(bench.replica.receive(stranger), Err(MessageError::Stranger { .. })));
+    let astray = Message { to: MemberId(2), from: MemberId(3), ..bench.append(9, &[]) };
+    assert!(matches!(bench.replica.receive(astray), Err(MessageError::Misdirected { .. })));
+    let other = Message { shard: ShardId(7), ..bench.append(9, &[]) };
+    assert!(matches!(bench.replica.receive(other), Err(MessageError::Misdirected { .. })));
     bench.lead();
-    let ahead = Message {
-        index: LogIndex(50),
-        ..bench.message(MessageKind::AppendResponse, 6)
-    };
-    assert!(matches!(
-        bench.replica.receive(ahead),
-        Err(MessageError::Invalid { .. })
-    ));
+    let ahead = Message { index: LogIndex(50), ..bench.message(MessageKind::AppendResponse, 6) };
+    assert!(matches!(bench.replica.receive(ahead), Err(MessageError::Invalid { .. })));
     bench.settle();
 }
 
@@ -553,10 +399,7 @@ fn a_vote_that_comes_before_the_candidates_own_disk_is_ready_does_not_count() {
         bench.replica.tick();
     }
     assert_eq!(bench.replica.standing().role, Role::Candidate);
-    for kind in [
-        MessageKind::RequestPreVoteResponse,
-        MessageKind::RequestVoteResponse,
-    ] {
+    for kind in [MessageKind::RequestPreVoteResponse, MessageKind::RequestVoteResponse] {
         bench.replica.receive(bench.message(kind, 10)).unwrap();
     }
     assert_eq!(bench.replica.standing().role, Role::Candidate);
@@ -564,10 +407,7 @@ fn a_vote_that_comes_before_the_candidates_own_disk_is_ready_does_not_count() {
     bench.log.sync().unwrap();
     bench.replica.synced(unsynced.sync.unwrap());
     bench.settle();
-    for kind in [
-        MessageKind::RequestPreVoteResponse,
-        MessageKind::RequestVoteResponse,
-    ] {
+    for kind in [MessageKind::RequestPreVoteResponse, MessageKind::RequestVoteResponse] {
         bench.replica.receive(bench.message(kind, 10)).unwrap();
         bench.settle();
     }
@@ -582,27 +422,16 @@ fn a_damaged_log_ends_the_replica_and_nothing_leaves_it() {
     let Bench { disk, log, .. } = bench;
     let mut bench = Bench::start(disk, log, options(1, 5)).unwrap();
     let bytes = bench.disk.bytes("0000000000000001.log").unwrap();
-    let at = bytes
-        .windows(7)
-        .position(|window| window == b"payload")
-        .unwrap();
+    let at = bytes.windows(7).position(|window| window == b"payload").unwrap();
     bench.disk.flip("0000000000000001.log", at as u64 * 8);
     let mut ended = false;
     for _ in 0..10 {
         match bench.replica.effects() {
             Ok(effects) => {
-                assert!(
-                    effects
-                        .committed
-                        .iter()
-                        .all(|entry| entry.index < LogIndex(7))
-                );
+                assert!(effects.committed.iter().all(|entry| entry.index < LogIndex(7)));
                 bench.log.append(&effects.append).unwrap();
                 bench.log.sync().unwrap();
-                effects
-                    .sync
-                    .into_iter()
-                    .for_each(|mark| bench.replica.synced(mark));
+                effects.sync.into_iter().for_each(|mark| bench.replica.synced(mark));
             }
             Err(ReplicaError::Log(ReadError::Damaged { index, .. })) => {
                 assert_eq!(index, LogIndex(7));
@@ -639,17 +468,10 @@ fn entries_that_memory_let_go_of_are_read_from_the_log() {
         ..bench.message(MessageKind::AppendResponse, 6)
     };
     bench.replica.receive(behind).unwrap();
-    let has = Message {
-        from: MemberId(3),
-        index: FOUNDING_INDEX,
-        ..bench.message(MessageKind::AppendResponse, 6)
-    };
+    let has = Message { from: MemberId(3), index: FOUNDING_INDEX, ..bench.message(MessageKind::AppendResponse, 6) };
     bench.replica.receive(has).unwrap();
     bench.settle();
-    let appends = bench
-        .sent
-        .iter()
-        .filter(|message| message.to() == MemberId(3));
+    let appends = bench.sent.iter().filter(|message| message.to() == MemberId(3));
     let got: usize = appends.map(Message::entries).sum();
     assert!(got >= 41, "member 3 got {got} entries");
 }
@@ -673,24 +495,15 @@ fn a_member_behind_what_the_log_keeps_is_sent_a_snapshot() {
         log_term: FOUNDING_TERM,
         ..bench.message(MessageKind::AppendResponse, 6)
     };
-    let alive = Message {
-        from: MemberId(3),
-        ..bench.message(MessageKind::HeartbeatResponse, 6)
-    };
+    let alive = Message { from: MemberId(3), ..bench.message(MessageKind::HeartbeatResponse, 6) };
     bench.replica.receive(alive.clone()).unwrap();
     bench.replica.receive(behind).unwrap();
     bench.replica.receive(alive.clone()).unwrap();
-    assert_eq!(
-        bench.replica.effects().unwrap().snapshot_wanted,
-        Some(MemberId(3))
-    );
+    assert_eq!(bench.replica.effects().unwrap().snapshot_wanted, Some(MemberId(3)));
     bench.replica.offer_snapshot(LogIndex(19));
     bench.replica.receive(alive).unwrap();
     let sent = bench.replica.effects().unwrap().send;
-    let snapshot = sent
-        .iter()
-        .find(|message| message.kind() == MessageKind::Snapshot)
-        .unwrap();
+    let snapshot = sent.iter().find(|message| message.kind() == MessageKind::Snapshot).unwrap();
     assert_eq!(snapshot.snapshot_index(), Some(LogIndex(19)));
     assert_eq!(snapshot.to(), MemberId(3));
 }
@@ -722,11 +535,7 @@ fn random_message(bench: &Bench, chance: &mut Chance) -> Message {
     let (index, commit, reject_hint) = (near(last), near(last), near(last));
     let (term, log_term, commit_term) = (near(term), near(term), near(term));
     let kind = KINDS[chance.below(12) as usize];
-    let term = if kind == MessageKind::ReadIndex {
-        0
-    } else {
-        term
-    };
+    let term = if kind == MessageKind::ReadIndex { 0 } else { term };
     let mut message = Message {
         from: MemberId(2 + chance.below(2)),
         reject: chance.below(2) == 0,
@@ -787,10 +596,7 @@ fn no_message_can_stop_a_replica() {
                 }
                 22 => {
                     bench.log.sync().unwrap();
-                    marks
-                        .pop_front()
-                        .into_iter()
-                        .for_each(|mark| bench.replica.synced(mark));
+                    marks.pop_front().into_iter().for_each(|mark| bench.replica.synced(mark));
                 }
                 0..=2 => bench.replica.tick(),
                 3 => drop(bench.replica.propose("x")),
@@ -826,14 +632,8 @@ fn a_member_does_not_campaign_before_its_snapshot_is_on_the_disk() {
     let effects = bench.replica.effects().unwrap();
     let received = effects.snapshot_received.unwrap();
     assert_eq!((received.index, received.term), (LogIndex(50), Term(7)));
-    assert!(
-        effects.send.is_empty(),
-        "the acknowledgement waits for the disk"
-    );
-    bench
-        .replica
-        .receive(bench.message(MessageKind::TimeoutNow, 9))
-        .unwrap();
+    assert!(effects.send.is_empty(), "the acknowledgement waits for the disk");
+    bench.replica.receive(bench.message(MessageKind::TimeoutNow, 9)).unwrap();
     for _ in 0..3 * ELECTION_TICKS {
         bench.replica.tick();
     }
@@ -844,10 +644,7 @@ fn a_member_does_not_campaign_before_its_snapshot_is_on_the_disk() {
     bench.settle();
     assert_eq!(bench.sent[0].kind(), MessageKind::AppendResponse);
     assert_eq!(bench.replica.applied_index(), LogIndex(50));
-    bench
-        .replica
-        .receive(bench.message(MessageKind::TimeoutNow, 9))
-        .unwrap();
+    bench.replica.receive(bench.message(MessageKind::TimeoutNow, 9)).unwrap();
     assert_eq!(bench.replica.standing().role, Role::Candidate);
     assert_eq!(bench.log.shard(SHARD).unwrap().start, LogIndex(50));
 }

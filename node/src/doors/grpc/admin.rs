@@ -91,7 +91,8 @@ impl AdminService {
                 if there.schema().embeddings == wanted {
                     return Ok(self.done(view.index(), true));
                 }
-                let message = format!("collection {:?} exists with other embeddings; drop it or use another name", there.name());
+                let message =
+                    format!("collection {:?} exists with other embeddings; drop it or use another name", there.name());
                 Err(Failure::new(Code::AlreadyExists, "other_schema", message))
             }
             Err(failure) => Err(failure),
@@ -159,11 +160,17 @@ fn describe(collection: CollectionView<'_>) -> v1::DescribeCollectionReply {
             buffer_records: stats.buffer_rows,
             buffer_bytes: stats.buffer_bytes,
             segments: u32::try_from(stats.segments.len()).unwrap_or(u32::MAX),
-            graph_segments: u32::try_from(stats.segments.iter().filter(|segment| segment.graph).count()).unwrap_or(u32::MAX),
+            graph_segments: u32::try_from(stats.segments.iter().filter(|segment| segment.graph).count())
+                .unwrap_or(u32::MAX),
             unmerged_deletes: stats.segments.iter().map(|segment| segment.ended).sum(),
             disk_bytes: stats.segments.iter().map(|segment| segment.bytes).sum(),
             memory_bytes: stats.memory_bytes,
-            indexed_records: stats.segments.iter().filter(|segment| segment.graph).map(|segment| segment.rows - segment.ended).sum(),
+            indexed_records: stats
+                .segments
+                .iter()
+                .filter(|segment| segment.graph)
+                .map(|segment| segment.rows - segment.ended)
+                .sum(),
         }),
     }
 }
@@ -181,7 +188,8 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::CreateNamespaceRequest>,
     ) -> Result<Response<v1::AdminReply>, Status> {
-        self.unary("create_namespace", true, request, |request, deadline| self.create_namespace(request, deadline)).await
+        self.unary("create_namespace", true, request, |request, deadline| self.create_namespace(request, deadline))
+            .await
     }
 
     async fn list_namespaces(
@@ -206,7 +214,8 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::CreateCollectionRequest>,
     ) -> Result<Response<v1::AdminReply>, Status> {
-        self.unary("create_collection", true, request, |request, deadline| self.create_collection(request, deadline)).await
+        self.unary("create_collection", true, request, |request, deadline| self.create_collection(request, deadline))
+            .await
     }
 
     async fn describe_collection(

@@ -126,8 +126,8 @@ impl Calls {
         let view = self.newest(deadline).await?;
         let now = self.shard.now(&view);
         let collection = find(&view, &name)?;
-        let mut conditions = Translation { view: &view, namespace: &name.0, own: Some(collection) }
-            .conditions(request.conditions)?;
+        let mut conditions =
+            Translation { view: &view, namespace: &name.0, own: Some(collection) }.conditions(request.conditions)?;
         let mut changes = Vec::with_capacity(request.records.len());
         for (number, record) in request.records.into_iter().enumerate() {
             let (key, content) = convert::record(record, collection.schema(), number, now)?;
@@ -471,7 +471,8 @@ impl<'v> Translation<'v> {
             (name, _) => {
                 let name = convert::collection_name(name, self.namespace)?;
                 if name.0 != self.namespace {
-                    let message = format!("a write stays in one namespace, {:?}; {:?} is another", self.namespace, name.0);
+                    let message =
+                        format!("a write stays in one namespace, {:?}; {:?} is another", self.namespace, name.0);
                     return Err(Failure::invalid("foreign_namespace", message));
                 }
                 find(self.view, &name)
@@ -541,7 +542,8 @@ impl Near {
                     Failure::new(Code::NotFound, "unknown_record", message)
                 })?;
                 let vector = record.embedding(field).ok_or_else(|| {
-                    let message = format!("record {:?} has no embedding {:?}", String::from_utf8_lossy(&key), query.name);
+                    let message =
+                        format!("record {:?} has no embedding {:?}", String::from_utf8_lossy(&key), query.name);
                     Failure::new(Code::FailedPrecondition, "no_embedding", message)
                 })?;
                 Ok(Near { field, vector: vector.to_vec(), except: Some(key) })

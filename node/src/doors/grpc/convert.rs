@@ -245,10 +245,8 @@ pub fn field(schema: &Schema, name: &str) -> Result<u16, Failure> {
 
 /// The components of an embedding, checked and made ready for the field's metric.
 pub fn components(embedding: v1::Embedding, schema: &Schema, field: u16) -> Result<Vec<f32>, Failure> {
-    let Some((spec, metric)) = schema
-        .embeddings
-        .get(usize::from(field))
-        .and_then(|spec| Some((spec, Metric::from_code(spec.metric)?)))
+    let Some((spec, metric)) =
+        schema.embeddings.get(usize::from(field)).and_then(|spec| Some((spec, Metric::from_code(spec.metric)?)))
     else {
         return Err(Failure::invalid("unknown_embedding", format!("the collection has no embedding number {field}")));
     };
@@ -286,7 +284,10 @@ fn own_attributes(map: HashMap<String, v1::Value>) -> Result<Attributes, Failure
 fn own_value(value: v1::Value, depth: usize) -> Result<Value, Failure> {
     use v1::value::Kind;
     if depth > ATTRIBUTES_DEPTH_MAX {
-        return Err(Failure::invalid("invalid_attributes", format!("values nest deeper than {ATTRIBUTES_DEPTH_MAX} levels")));
+        return Err(Failure::invalid(
+            "invalid_attributes",
+            format!("values nest deeper than {ATTRIBUTES_DEPTH_MAX} levels"),
+        ));
     }
     Ok(match value.kind {
         None | Some(Kind::Null(_)) => Value::Null,
@@ -386,7 +387,10 @@ fn own_filter(filter: v1::Filter) -> Result<Filter, Failure> {
     use v1::filter::Expression;
     let all = |filters: v1::Filters| filters.filters.into_iter().map(own_filter).collect::<Result<Vec<_>, _>>();
     let Some(expression) = filter.expression else {
-        return Err(Failure::invalid("invalid_filter", "the filter (or a part of it) has no expression; leave it out or set one"));
+        return Err(Failure::invalid(
+            "invalid_filter",
+            "the filter (or a part of it) has no expression; leave it out or set one",
+        ));
     };
     Ok(match expression {
         Expression::And(filters) => Filter::And(all(filters)?),

@@ -14,8 +14,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use loci_wire::v1;
-use loci_wire::v1::pipeline_request::Call;
 use loci_wire::v1::pipeline_reply::Reply;
+use loci_wire::v1::pipeline_request::Call;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 

@@ -84,7 +84,8 @@ impl From<Refusal> for Failure {
         let message = refusal.to_string();
         match refusal {
             Refusal::ConditionFailed { number, found, .. } => {
-                let mut failure = Failure::new(Code::FailedPrecondition, "condition_failed", message).number(number as usize);
+                let mut failure =
+                    Failure::new(Code::FailedPrecondition, "condition_failed", message).number(number as usize);
                 if let Found::Version(version) = found {
                     failure.detail.version = version;
                 }
