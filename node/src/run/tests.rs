@@ -1,3 +1,5 @@
+//! Whole nodes in this process, driven through their shard, their sockets and their files.
+
 use std::path::Path;
 
 use loci_index::command::{
