@@ -42,29 +42,20 @@ impl Run {
         }
         assert!(node.terminate().success());
         let mut chance = Chance::new(seed);
-        let writers = (0..WRITERS)
-            .map(|number| Writer::new(number, chance.fork()))
-            .collect();
-        Run {
-            writers,
-            chance,
-            digest_key: load::digest_key(data),
-            acknowledged: 0,
-            refused: 0,
-            records: 0,
-        }
+        let writers = (0..WRITERS).map(|number| Writer::new(number, chance.fork())).collect();
+        Run { writers, chance, digest_key: load::digest_key(data), acknowledged: 0, refused: 0, records: 0 }
     }
 
     /// Starts the node, checks what it knows, writes for a while, and strikes.
     async fn round(&mut self, data: &Path, blow: Blow<'_>) -> Result<(), String> {
+        // Now and then it dies on its way up as well, once or twice in a row.
+        while self.chance.percent(20) {
+            let after = Duration::from_millis(self.chance.below(60));
+            Start::default().with(&["--log-file-mib", "1"]).killed_after(data, after);
+        }
         // A small log file makes the log forget its front, and start files anew, within a short run.
-        let mut node = Start::default()
-            .with(&["--log-file-mib", "1"])
-            .ready(data)
-            .await;
-        self.verify(&node)
-            .await
-            .map_err(|wrong| format!("{wrong}\n--- the node's log:\n{}", node.log()))?;
+        let mut node = Start::default().with(&["--log-file-mib", "1"]).ready(data).await;
+        self.verify(&node).await.map_err(|wrong| format!("{wrong}\n--- the node's log:\n{}", node.log()))?;
         let shared = Arc::new(Shared::default());
         let mut tasks = Vec::new();
         for mut writer in self.writers.drain(..) {
@@ -94,10 +85,7 @@ impl Run {
         match blow {
             Blow::Terminate => {
                 let status = node.wait_end();
-                assert!(
-                    status.is_some_and(|status| status.success()),
-                    "it was asked to stop: {status:?}"
-                );
+                assert!(status.is_some_and(|status| status.success()), "it was asked to stop: {status:?}");
             }
             Blow::Kill | Blow::PowerCut(_) => node.kill(),
         }
@@ -112,30 +100,18 @@ impl Run {
         if self.chance.percent(50) {
             tokio::time::sleep(Duration::from_millis(left.min(3_000))).await;
         }
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(wrong.join("\n"))
-        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     }
 
     async fn verify(&mut self, node: &Node) -> Result<(), String> {
         let mut api = node.api().await;
         let found = load::find_all(&mut api).await;
-        let known: usize = self
-            .writers
-            .iter()
-            .map(|writer| writer.model.records.len())
-            .sum();
+        let known: usize = self.writers.iter().map(|writer| writer.model.records.len()).sum();
         self.records = self.records.max(known);
         for writer in &mut self.writers {
             writer.resolve(&found, &mut api).await?;
         }
-        let owned = |place: &model::Place| {
-            self.writers
-                .iter()
-                .any(|writer| writer.model.get(place).is_some())
-        };
+        let owned = |place: &model::Place| self.writers.iter().any(|writer| writer.model.get(place).is_some());
         let after = load::find_all(&mut api).await;
         if let Some(stranger) = after.records.keys().find(|place| !owned(place)) {
             return Err(format!("{stranger:?} is there, and nobody wrote it"));
@@ -144,16 +120,9 @@ impl Run {
     }
 
     /// Short-lived records leave the store when its clock passes their deadlines, which it does by itself.
-    async fn verify_digest(
-        &mut self,
-        api: &mut loci_tests::api::Api,
-        found: &model::Found,
-    ) -> Result<(), String> {
+    async fn verify_digest(&mut self, api: &mut loci_tests::api::Api, found: &model::Found) -> Result<(), String> {
         for writer in &mut self.writers {
-            writer
-                .model
-                .check(found)
-                .map_err(|wrong| wrong.join("\n"))?;
+            writer.model.check(found).map_err(|wrong| wrong.join("\n"))?;
         }
         let mut tries = 0;
         loop {
@@ -164,32 +133,20 @@ impl Run {
                 model::Deadline::At(deadline) => deadline > shard.clock_millis,
                 model::Deadline::Between(..) => false,
             };
-            let records = self
-                .writers
-                .iter()
-                .flat_map(|writer| &writer.model.records)
-                .filter(|(_, held)| lives(held));
+            let records = self.writers.iter().flat_map(|writer| &writer.model.records).filter(|(_, held)| lives(held));
             let expected = model::digest(&self.digest_key, "default", &COLLECTIONS, records);
             if shard.digest == expected[..] {
                 return Ok(());
             }
             tries += 1;
             if tries == 200 {
-                let text = |bytes: &[u8]| {
-                    bytes
-                        .iter()
-                        .map(|byte| format!("{byte:02x}"))
-                        .collect::<String>()
-                };
+                let text = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
                 return Err(format!(
                     "the digest is {}, that of the acknowledged history {}; {} records in the node, {} in the model",
                     text(&shard.digest),
                     text(&expected),
                     shard.records,
-                    self.writers
-                        .iter()
-                        .map(|writer| writer.model.records.len())
-                        .sum::<usize>(),
+                    self.writers.iter().map(|writer| writer.model.records.len()).sum::<usize>(),
                 ));
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
@@ -211,11 +168,7 @@ async fn what_was_acknowledged_survives_kill_9_and_nothing_is_half_there() {
     let mut run = Run::begin(data.path(), seed).await;
     for number in 0..kills {
         // Now and then a stop that was asked for, whose way through a restart is another.
-        let blow = if number % 10 == 9 {
-            Blow::Terminate
-        } else {
-            Blow::Kill
-        };
+        let blow = if number % 10 == 9 { Blow::Terminate } else { Blow::Kill };
         if let Err(wrong) = run.round(data.path(), blow).await {
             panic!("LOCI_SEED={seed}, restart {number}: {wrong}");
         }
@@ -224,11 +177,7 @@ async fn what_was_acknowledged_survives_kill_9_and_nothing_is_half_there() {
     if let Err(wrong) = run.verify(&node).await {
         panic!("LOCI_SEED={seed}, at the end: {wrong}");
     }
-    assert!(
-        run.acknowledged > kills,
-        "the load hardly wrote: {} writes",
-        run.acknowledged
-    );
+    assert!(run.acknowledged > kills, "the load hardly wrote: {} writes", run.acknowledged);
     run.report(&format!("{kills} kills"));
 }
 
@@ -251,10 +200,6 @@ async fn what_was_acknowledged_survives_power_cuts() {
         panic!("LOCI_SEED={seed}, at the end: {wrong}");
     }
     node.kill();
-    assert!(
-        run.acknowledged > cuts,
-        "the load hardly wrote: {} writes",
-        run.acknowledged
-    );
+    assert!(run.acknowledged > cuts, "the load hardly wrote: {} writes", run.acknowledged);
     run.report(&format!("{cuts} power cuts"));
 }

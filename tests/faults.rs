@@ -23,18 +23,12 @@ async fn put(api: &mut Api, key: &str, value: &[u8]) -> Result<v1::WriteReply, t
         records: vec![api::record(key.as_bytes(), value)],
         ..Default::default()
     };
-    api.records
-        .put(request)
-        .await
-        .map(tonic::Response::into_inner)
+    api.records.put(request).await.map(tonic::Response::into_inner)
 }
 
 async fn values(api: &mut Api) -> BTreeMap<String, Vec<u8>> {
     let record = |record: v1::Record| {
-        (
-            String::from_utf8_lossy(&record.key).into_owned(),
-            record.value.unwrap_or_default().to_vec(),
-        )
+        (String::from_utf8_lossy(&record.key).into_owned(), record.value.unwrap_or_default().to_vec())
     };
     api.all("things").await.into_iter().map(record).collect()
 }
@@ -46,13 +40,7 @@ fn fail_a_sync(node: &Node, when: u32) -> Result<std::process::Child, String> {
     }
     let output = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     let mut child = Command::new("strace")
-        .args([
-            "-f",
-            "-e",
-            "trace=fdatasync",
-            "-e",
-            &format!("inject=fdatasync:error=EIO:when={when}+"),
-        ])
+        .args(["-f", "-e", "trace=fdatasync", "-e", &format!("inject=fdatasync:error=EIO:when={when}+")])
         .args(["-o", "/dev/null", "-p", &node.id().to_string()])
         .stderr(output.reopen().map_err(|error| error.to_string())?)
         .stdout(Stdio::null())
@@ -80,10 +68,7 @@ async fn a_failed_sync_stops_the_process_and_loses_nothing_acknowledged() {
     let mut tracer = match fail_a_sync(&node, 5) {
         Ok(tracer) => tracer,
         Err(why) => {
-            return skip(
-                "a_failed_sync_stops_the_process_and_loses_nothing_acknowledged",
-                &why,
-            );
+            return skip("a_failed_sync_stops_the_process_and_loses_nothing_acknowledged", &why);
         }
     };
     let mut acknowledged = Vec::new();
@@ -93,23 +78,14 @@ async fn a_failed_sync_stops_the_process_and_loses_nothing_acknowledged() {
             Ok(_) => acknowledged.push(key),
             Err(status) => break status,
         }
-        assert!(
-            acknowledged.len() < 1_000,
-            "the sync that failed stopped nothing"
-        );
+        assert!(acknowledged.len() < 1_000, "the sync that failed stopped nothing");
     };
-    assert!(
-        reason(&failed).is_none_or(|reason| reason != "disk_full"),
-        "{failed:?}"
-    );
+    assert!(reason(&failed).is_none_or(|reason| reason != "disk_full"), "{failed:?}");
     let status = node.wait_end().expect("it stops by itself");
     tracer.wait().unwrap();
     assert_eq!(status.code(), Some(3), "{}", node.log());
     let last = node.last_line();
-    assert!(
-        last.contains("stopped") && last.contains("sync"),
-        "the last line is {last:?}"
-    );
+    assert!(last.contains("stopped") && last.contains("sync"), "the last line is {last:?}");
     drop(node);
     let node = Node::start(data.path()).await;
     let found = values(&mut node.api().await).await;
@@ -154,9 +130,7 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
     let mut number = 0;
     for _ in 0..20 {
         number += 1;
-        put(&mut api, &format!("key {number}"), &value(number))
-            .await
-            .unwrap();
+        put(&mut api, &format!("key {number}"), &value(number)).await.unwrap();
         acknowledged.insert(format!("key {number}"), value(number));
     }
     let ballast = Ballast::fill(&disk.path());
@@ -168,29 +142,14 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
         };
         assert!(number < 2_000, "a full disk refuses nothing");
     };
-    assert_eq!(
-        refused.code(),
-        Code::ResourceExhausted,
-        "{refused:?}\n{}",
-        node.log()
-    );
-    assert_eq!(
-        reason(&refused).as_deref(),
-        Some("disk_full"),
-        "{refused:?}"
-    );
-    assert!(
-        values(&mut api).await == acknowledged,
-        "reads go on and show what was acknowledged"
-    );
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}\n{}", node.log());
+    assert_eq!(reason(&refused).as_deref(), Some("disk_full"), "{refused:?}");
+    assert!(values(&mut api).await == acknowledged, "reads go on and show what was acknowledged");
     // Still full: a restart serves reads too, and refuses writes as before.
     node.kill();
     let node = start().ready(&data).await;
     let mut api = node.api().await;
-    assert!(
-        values(&mut api).await == acknowledged,
-        "a restart on a full disk shows what was acknowledged"
-    );
+    assert!(values(&mut api).await == acknowledged, "a restart on a full disk shows what was acknowledged");
     drop(ballast);
     let begin = Instant::now();
     loop {
@@ -198,16 +157,8 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
         match put(&mut api, &format!("key {number}"), &value(number)).await {
             Ok(_) => break,
             Err(status) => {
-                assert_eq!(
-                    status.code(),
-                    Code::ResourceExhausted,
-                    "{status:?}\n{}",
-                    node.log()
-                );
-                assert!(
-                    begin.elapsed() < PATIENCE,
-                    "there is room again, and writes are still refused: {status:?}"
-                );
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}\n{}", node.log());
+                assert!(begin.elapsed() < PATIENCE, "there is room again, and writes are still refused: {status:?}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -225,26 +176,18 @@ async fn furnish(data: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut chance = Chance::new(7);
     let node = Node::start(data).await;
     let mut api = node.api().await;
-    api.create("things", &[("text", 8, v1::Metric::Cosine)])
-        .await;
+    api.create("things", &[("text", 8, v1::Metric::Cosine)]).await;
     let mut records = BTreeMap::new();
     for page in 0..9 {
         let record = |number: usize| {
             let components: Vec<f32> = (0..8).map(|_| chance.component()).collect();
-            let mut record = api::record(
-                format!("key {}", page * 1_000 + number).as_bytes(),
-                b"value",
-            );
+            let mut record = api::record(format!("key {}", page * 1_000 + number).as_bytes(), b"value");
             record.embeddings = vec![api::embedding("text", &components)];
             record
         };
         let page: Vec<v1::Record> = (0..1_000).map(record).collect();
-        records.extend(page.iter().map(|record| {
-            (
-                String::from_utf8_lossy(&record.key).into_owned(),
-                b"value".to_vec(),
-            )
-        }));
+        records
+            .extend(page.iter().map(|record| (String::from_utf8_lossy(&record.key).into_owned(), b"value".to_vec())));
         let request = v1::PutRequest {
             origin: api::origin(format!("page {}", records.len()).as_bytes()),
             collection: api::collection("things"),
@@ -290,12 +233,7 @@ async fn a_damaged_directory_is_an_error_that_names_the_file_or_changes_nothing(
     let expected = furnish(whole.path()).await;
     let (mut refused, mut unharmed) = (0, 0);
     for file in files_below(whole.path()) {
-        let name = file
-            .strip_prefix(whole.path())
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned();
+        let name = file.strip_prefix(whole.path()).unwrap().to_str().unwrap().to_owned();
         let length = fs::metadata(&file).unwrap().len();
         if name == "LOCK" || length == 0 {
             continue;
@@ -314,31 +252,19 @@ async fn a_damaged_directory_is_an_error_that_names_the_file_or_changes_nothing(
                 Err(ended) => {
                     refused += 1;
                     let file = Path::new(&name).file_name().unwrap().to_str().unwrap();
-                    assert!(
-                        ended.status.code().is_some_and(|code| code != 101),
-                        "{context}: {ended:?}"
-                    );
-                    assert!(
-                        ended.log.contains(file),
-                        "{context}: the error does not name {file}: {}",
-                        ended.log
-                    );
+                    assert!(ended.status.code().is_some_and(|code| code != 101), "{context}: {ended:?}");
+                    assert!(ended.log.contains(file), "{context}: the error does not name {file}: {}", ended.log);
                 }
                 Ok(mut node) => {
                     unharmed += 1;
                     node.wait_ready().await;
                     let found = values(&mut node.api().await).await;
-                    assert!(
-                        found == expected,
-                        "{context}: the node started, with other records"
-                    );
+                    assert!(found == expected, "{context}: the node started, with other records");
                 }
             }
         }
     }
-    say(&format!(
-        "damage: {refused} refused with the file's name, {unharmed} where nothing lay"
-    ));
+    say(&format!("damage: {refused} refused with the file's name, {unharmed} where nothing lay"));
     assert!(refused > 20, "{refused} refused");
 }
 
@@ -358,11 +284,7 @@ async fn a_missing_file_is_an_error_that_says_what_is_missing() {
         fs::remove_file(lacking.path().join(name)).unwrap();
         let ended = Node::refused(lacking.path(), &[]);
         let log = &ended.log;
-        assert!(
-            log.contains(base) || base == "IDENTITY",
-            "without {}: {log}",
-            name.display()
-        );
+        assert!(log.contains(base) || base == "IDENTITY", "without {}: {log}", name.display());
     }
     let lacking = tempfile::tempdir().unwrap();
     copy_tree(whole.path(), lacking.path());
@@ -377,10 +299,7 @@ async fn somebody_elses_directory_is_left_alone() {
     fs::write(folder.path().join("thesis.tex"), "all my work").unwrap();
     let ended = Node::refused(folder.path(), &[]);
     assert!(ended.log.contains("thesis.tex"), "{}", ended.log);
-    assert_eq!(
-        fs::read_to_string(folder.path().join("thesis.tex")).unwrap(),
-        "all my work"
-    );
+    assert_eq!(fs::read_to_string(folder.path().join("thesis.tex")).unwrap(), "all my work");
     let file = folder.path().join("thesis.tex");
     let ended = Node::refused(&file, &[]);
     assert!(ended.log.contains("thesis.tex"), "{}", ended.log);
@@ -394,35 +313,15 @@ async fn a_directory_of_a_newer_version_is_refused_and_not_touched() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[8] += 1;
     let end = bytes.len() - 4;
-    // The same checksum as the format has: crc32 as zlib computes it.
-    let crc = crc32(&bytes[..end]);
+    let crc = crc32fast::hash(&bytes[..end]);
     bytes[end..].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &bytes).unwrap();
-    let before: Vec<_> = files_below(data.path())
-        .into_iter()
-        .map(|file| (fs::read(&file).unwrap(), file))
-        .collect();
+    let before: Vec<_> = files_below(data.path()).into_iter().map(|file| (fs::read(&file).unwrap(), file)).collect();
     let ended = Node::refused(data.path(), &[]);
-    assert!(
-        ended.log.contains("IDENTITY") && ended.log.contains("newer"),
-        "{}",
-        ended.log
-    );
+    assert!(ended.log.contains("IDENTITY") && ended.log.contains("newer"), "{}", ended.log);
     for (bytes, file) in before.iter().filter(|(_, file)| !file.ends_with("LOCK")) {
-        assert!(
-            fs::read(file).unwrap() == *bytes,
-            "{} was changed",
-            file.display()
-        );
+        assert!(fs::read(file).unwrap() == *bytes, "{} was changed", file.display());
     }
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-        })
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,11 +330,7 @@ async fn a_second_process_on_the_same_directory_is_refused() {
     let node = Node::start(data.path()).await;
     let ended = Node::refused(data.path(), &[]);
     let path = data.path().to_str().unwrap();
-    assert!(
-        ended.log.contains(path) && ended.log.contains(&node.id().to_string()),
-        "{}",
-        ended.log
-    );
+    assert!(ended.log.contains(path) && ended.log.contains(&node.id().to_string()), "{}", ended.log);
     let mut api = node.api().await;
     api.create("things", &[]).await;
     put(&mut api, "key", b"value").await.unwrap();
@@ -486,19 +381,9 @@ async fn a_stop_that_is_asked_for_answers_what_is_under_way_and_ends_well() {
 fn an_address_that_others_can_reach_needs_the_word_insecure() {
     let data = tempfile::tempdir().unwrap();
     let ended = Node::refused(data.path(), &["--listen", "0.0.0.0:0"]);
-    assert!(
-        ended.log.contains("--insecure") && ended.log.contains("0.0.0.0:0"),
-        "{}",
-        ended.log
-    );
+    assert!(ended.log.contains("--insecure") && ended.log.contains("0.0.0.0:0"), "{}", ended.log);
     assert_eq!(ended.status.code(), Some(2), "{}", ended.log);
-    assert_eq!(
-        fs::read_dir(data.path()).unwrap().count(),
-        0,
-        "nothing is made by a refused start"
-    );
-    let node = Start::default()
-        .with(&["--listen", "0.0.0.0:0", "--insecure"])
-        .listen(data.path());
+    assert_eq!(fs::read_dir(data.path()).unwrap().count(), 0, "nothing is made by a refused start");
+    let node = Start::default().with(&["--listen", "0.0.0.0:0", "--insecure"]).listen(data.path());
     assert!(node.is_ok_and(|node| node.address.starts_with("0.0.0.0:")));
 }

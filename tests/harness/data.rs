@@ -36,35 +36,22 @@ pub struct Line {
 
 /// The set that is shipped: 5,000 records.
 pub fn shipped() -> DataSet {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ lies in the repository");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository");
     DataSet::load(&root.join("data/wordnet-5k"))
 }
 
 /// A larger set of that name from the folder that `LOCI_DATA` names; says what is missing if it is not there.
 pub fn larger(name: &str) -> Option<DataSet> {
     let Some(folder) = std::env::var_os("LOCI_DATA") else {
-        say(&format!(
-            "skipped: data set {name}: LOCI_DATA is not set (docs/testing.md says how to build such a set)"
-        ));
+        say(&format!("skipped: data set {name}: LOCI_DATA is not set (docs/testing.md says how to build such a set)"));
         return None;
     };
     let folder = PathBuf::from(folder).join(name);
     // Tests run in their package's folder, people set paths where they are: at the top.
-    let top = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ lies in the repository");
-    let folder = if folder.is_dir() {
-        folder
-    } else {
-        top.join(folder)
-    };
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository");
+    let folder = if folder.is_dir() { folder } else { top.join(folder) };
     if !folder.is_dir() {
-        say(&format!(
-            "skipped: data set {name}: {} is not there",
-            folder.display()
-        ));
+        say(&format!("skipped: data set {name}: {} is not there", folder.display()));
         return None;
     }
     Some(DataSet::load(&folder))
@@ -78,15 +65,12 @@ impl DataSet {
         assert_eq!(dimension, queries_dimension, "{}", folder.display());
         let nearest = integers(&folder.join("ground_truth.npy"));
         let path = folder.join("records.jsonl");
-        let text =
-            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let line = |line: &str| {
             let mut value: Value = serde_json::from_str(line).expect("each line is JSON");
             let mut take = |name: &str| value.get_mut(name).map(Value::take).unwrap_or_default();
             let (key, text, attributes) = (take("key"), take("text"), take("attributes"));
-            let Value::Object(attributes) = attributes else {
-                panic!("attributes are an object")
-            };
+            let Value::Object(attributes) = attributes else { panic!("attributes are an object") };
             Line {
                 key: key.as_str().expect("a key is text").into(),
                 text: text.as_str().unwrap_or_default().into(),
@@ -94,30 +78,10 @@ impl DataSet {
             }
         };
         let records: Vec<Line> = text.lines().map(line).collect();
-        assert_eq!(
-            records.len() * dimension,
-            embeddings.len(),
-            "{}",
-            folder.display()
-        );
-        assert_eq!(
-            nearest.len() * dimension,
-            queries.len(),
-            "{}",
-            folder.display()
-        );
-        let name = folder
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        DataSet {
-            name,
-            records,
-            dimension,
-            embeddings,
-            queries,
-            nearest,
-        }
+        assert_eq!(records.len() * dimension, embeddings.len(), "{}", folder.display());
+        assert_eq!(nearest.len() * dimension, queries.len(), "{}", folder.display());
+        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        DataSet { name, records, dimension, embeddings, queries, nearest }
     }
 
     /// The embedding of a record.
@@ -133,10 +97,7 @@ impl DataSet {
     /// A record as it is put.
     pub fn record(&self, number: usize) -> v1::Record {
         let line = &self.records[number];
-        let attributes = line
-            .attributes
-            .iter()
-            .map(|(name, value)| (name.clone(), attribute(value)));
+        let attributes = line.attributes.iter().map(|(name, value)| (name.clone(), attribute(value)));
         v1::Record {
             key: line.key.clone().into(),
             value: Some(line.text.clone().into()),
@@ -159,14 +120,9 @@ pub fn attribute(value: &Value) -> v1::Value {
                 None => Kind::Float(number.as_f64().expect("a JSON number fits")),
             },
             Value::String(text) => Kind::String(text.clone()),
-            Value::Array(values) => Kind::List(v1::ListValue {
-                values: values.iter().map(attribute).collect(),
-            }),
+            Value::Array(values) => Kind::List(v1::ListValue { values: values.iter().map(attribute).collect() }),
             Value::Object(map) => {
-                let values = map
-                    .iter()
-                    .map(|(name, value)| (name.clone(), attribute(value)))
-                    .collect();
+                let values = map.iter().map(|(name, value)| (name.clone(), attribute(value))).collect();
                 Kind::Map(v1::MapValue { values })
             }
         }),
@@ -176,12 +132,7 @@ pub fn attribute(value: &Value) -> v1::Value {
 /// The element type, the shape and the bytes of a `.npy` file of two dimensions in C order.
 fn npy(path: &Path) -> (String, [usize; 2], Vec<u8>) {
     let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let wrong = || -> ! {
-        panic!(
-            "{} is not a two-dimensional .npy file in C order",
-            path.display()
-        )
-    };
+    let wrong = || -> ! { panic!("{} is not a two-dimensional .npy file in C order", path.display()) };
     if bytes.len() < 10 || !bytes.starts_with(b"\x93NUMPY\x01") {
         wrong();
     }
@@ -192,15 +143,10 @@ fn npy(path: &Path) -> (String, [usize; 2], Vec<u8>) {
     }
     let part = |begin: &str, end: char| {
         let rest = header.split_once(begin).map(|(_, rest)| rest.trim_start());
-        rest.and_then(|rest| rest.split_once(end))
-            .map(|(part, _)| part.to_owned())
-            .unwrap_or_else(|| wrong())
+        rest.and_then(|rest| rest.split_once(end)).map(|(part, _)| part.to_owned()).unwrap_or_else(|| wrong())
     };
     let kind = part("'descr': '", '\'');
-    let shape: Vec<usize> = part("'shape': (", ')')
-        .split(',')
-        .filter_map(|side| side.trim().parse().ok())
-        .collect();
+    let shape: Vec<usize> = part("'shape': (", ')').split(',').filter_map(|side| side.trim().parse().ok()).collect();
     let [rows, columns] = shape[..] else { wrong() };
     (kind, [rows, columns], bytes[header_end..].to_vec())
 }
@@ -208,14 +154,8 @@ fn npy(path: &Path) -> (String, [usize; 2], Vec<u8>) {
 fn floats(path: &Path) -> (Vec<f32>, usize) {
     let (kind, [rows, columns], bytes) = npy(path);
     let floats: Vec<f32> = match kind.as_str() {
-        "<f4" => bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
-        "<f2" => bytes
-            .chunks_exact(2)
-            .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
+        "<f4" => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        "<f2" => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         _ => panic!("{}: elements of type {kind} are not floats", path.display()),
     };
     assert_eq!(floats.len(), rows * columns, "{}", path.display());
@@ -225,9 +165,6 @@ fn floats(path: &Path) -> (Vec<f32>, usize) {
 fn integers(path: &Path) -> Vec<Vec<u32>> {
     let (kind, [_, columns], bytes) = npy(path);
     assert_eq!(kind, "<i4", "{}", path.display());
-    let numbers: Vec<u32> = bytes
-        .chunks_exact(4)
-        .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-        .collect();
+    let numbers: Vec<u32> = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     numbers.chunks_exact(columns).map(<[u32]>::to_vec).collect()
 }

@@ -14,35 +14,21 @@ pub fn missing(tools: &[&str]) -> Option<String> {
     let there = |tool: &&&str| {
         let path = std::env::var("PATH").unwrap_or_default();
         let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-        !std::env::split_paths(&path)
-            .chain(sbin)
-            .any(|folder| folder.join(tool).is_file())
+        !std::env::split_paths(&path).chain(sbin).any(|folder| folder.join(tool).is_file())
     };
-    tools
-        .iter()
-        .find(there)
-        .map(|tool| format!("needs {tool} (Debian: e2fsprogs, xfsprogs, strace)"))
+    tools.iter().find(there).map(|tool| format!("needs {tool} (Debian: e2fsprogs, xfsprogs, strace)"))
 }
 
 fn run(words: &[&str]) -> Result<(), String> {
     let output = Command::new(words[0])
         .args(&words[1..])
-        .env(
-            "PATH",
-            format!(
-                "{}:/usr/sbin:/sbin",
-                std::env::var("PATH").unwrap_or_default()
-            ),
-        )
+        .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))
         .output()
         .map_err(|error| format!("{}: {error}", words[0]))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!(
-        "{words:?}: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    ))
+    Err(format!("{words:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 fn text(path: &Path) -> &str {
@@ -75,23 +61,12 @@ impl Disk {
             return Err(why);
         }
         let disk = Disk::new(false);
-        run(&[
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            &format!("size={mib}m"),
-            "tmpfs",
-            text(&disk.path()),
-        ])?;
+        run(&["mount", "-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs", text(&disk.path())])?;
         Ok(disk)
     }
 
     fn new(image: bool) -> Disk {
-        let folder = tempfile::Builder::new()
-            .prefix("loci-disk-")
-            .tempdir()
-            .expect("a temporary folder");
+        let folder = tempfile::Builder::new().prefix("loci-disk-").tempdir().expect("a temporary folder");
         let disk = Disk { folder, image };
         std::fs::create_dir(disk.path()).expect("a folder in a temporary folder");
         disk
@@ -107,20 +82,13 @@ impl Disk {
     }
 
     fn mount(&self) -> Result<(), String> {
-        run(&[
-            "mount",
-            "-o",
-            "loop",
-            text(&self.image_path()),
-            text(&self.path()),
-        ])
+        run(&["mount", "-o", "loop", text(&self.image_path()), text(&self.path())])
     }
 
     /// As a power cut: from now on nothing reaches the disk, and what was not synced is gone.
     pub fn cut(&self) {
         assert!(self.image, "only an image can lose its power");
-        run(&["xfs_io", "-x", "-c", "shutdown", text(&self.path())])
-            .expect("the file system can be shut down");
+        run(&["xfs_io", "-x", "-c", "shutdown", text(&self.path())]).expect("the file system can be shut down");
     }
 
     /// Power is back: what is on the disk is all there is. Every process that used it has ended.

@@ -15,6 +15,7 @@ pub mod api;
 pub mod chance;
 pub mod data;
 pub mod disks;
+pub mod fuzz;
 pub mod load;
 pub mod model;
 pub mod process;
@@ -33,9 +34,7 @@ pub fn skip(test: &str, why: &str) {
 /// A number from the environment, for the longer runs.
 pub fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
         Err(_) => default,
     }
 }

@@ -18,17 +18,10 @@ use crate::model::{Collection, Found, Held, Model, Pending, Place, Resolved};
 pub const MEMORIES: Collection = Collection {
     id: 1,
     name: "memories",
-    embeddings: &[
-        ("text", 24, v1::Metric::Cosine),
-        ("image", 8, v1::Metric::SquaredL2),
-    ],
+    embeddings: &[("text", 24, v1::Metric::Cosine), ("image", 8, v1::Metric::SquaredL2)],
 };
 /// Cached answers.
-pub const ANSWERS: Collection = Collection {
-    id: 2,
-    name: "answers",
-    embeddings: &[],
-};
+pub const ANSWERS: Collection = Collection { id: 2, name: "answers", embeddings: &[] };
 /// Both.
 pub const COLLECTIONS: [Collection; 2] = [MEMORIES, ANSWERS];
 
@@ -39,10 +32,7 @@ const FLEETING: &str = "fleeting";
 
 /// Milliseconds since 1970.
 pub fn now_millis() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("it is after 1970")
-        .as_millis() as u64
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis() as u64
 }
 
 /// What all writers share.
@@ -105,14 +95,7 @@ pub struct Writer {
 impl Writer {
     /// A writer with nothing written yet.
     pub fn new(number: u64, chance: Chance) -> Writer {
-        Writer {
-            number,
-            chance,
-            requests: 0,
-            model: Model::default(),
-            last: None,
-            unknown: None,
-        }
+        Writer { number, chance, requests: 0, model: Model::default(), last: None, unknown: None }
     }
 
     /// Writes until told to stop, or until the node does not answer. `Err`: the node said something wrong.
@@ -160,36 +143,25 @@ impl Writer {
         let key = self.key();
         let chance = &mut self.chance;
         let len = match chance.below(100) {
-            0 => 100_000,
-            1..20 => 0,
+            // So that checkpoints and segments come about within a run.
+            0..4 => 100_000,
+            4..20 => 0,
             _ => chance.below(300) as usize,
         };
-        let mut record = v1::Record {
-            key: key.into(),
-            ..Default::default()
-        };
+        let mut record = v1::Record { key: key.into(), ..Default::default() };
         if chance.percent(85) {
             record.value = Some(chance.bytes(len).into());
         }
         if chance.percent(70) {
             let bucket = chance.below(5) as i64;
-            let list = v1::ListValue {
-                values: vec![api::text("a"), api::int(bucket)],
-            };
+            let list = v1::ListValue { values: vec![api::text("a"), api::int(bucket)] };
             record.attributes = api::attributes([
                 ("writer", api::int(self.number as i64)),
                 ("bucket", api::int(bucket)),
-                (
-                    "tags",
-                    v1::Value {
-                        kind: Some(v1::value::Kind::List(list)),
-                    },
-                ),
+                ("tags", v1::Value { kind: Some(v1::value::Kind::List(list)) }),
             ]);
             let name = format!("extra{}", chance.below(3));
-            record
-                .attributes
-                .insert(name, api::text(&format!("{}", chance.next_u64())));
+            record.attributes.insert(name, api::text(&format!("{}", chance.next_u64())));
         }
         for (name, dimension, _) in collection.embeddings {
             if chance.percent(80) {
@@ -210,10 +182,7 @@ impl Writer {
     /// One to four records of different keys.
     fn records(&mut self, collection: Collection) -> Vec<v1::Record> {
         let count = 1 + self.chance.index(4);
-        let records: BTreeMap<_, _> = (0..count)
-            .map(|_| self.record(collection))
-            .map(|r| (r.key.clone(), r))
-            .collect();
+        let records: BTreeMap<_, _> = (0..count).map(|_| self.record(collection)).map(|r| (r.key.clone(), r)).collect();
         records.into_values().collect()
     }
 
@@ -242,24 +211,14 @@ impl Writer {
             mode: mode as i32,
             ..Default::default()
         });
-        Attempt {
-            write,
-            after,
-            existed: Some(existed),
-            refused: (!fits).then_some(Code::FailedPrecondition),
-        }
+        Attempt { write, after, existed: Some(existed), refused: (!fits).then_some(Code::FailedPrecondition) }
     }
 
     fn merge(&mut self) -> Attempt {
         let collection = self.any_collection();
         let records = self.records(collection);
-        let remove_deadline =
-            self.chance.percent(20) && records.iter().all(|record| record.deadline_millis == 0);
-        let remove = if self.chance.percent(40) {
-            vec!["extra1".to_owned()]
-        } else {
-            vec![]
-        };
+        let remove_deadline = self.chance.percent(20) && records.iter().all(|record| record.deadline_millis == 0);
+        let remove = if self.chance.percent(40) { vec!["extra1".to_owned()] } else { vec![] };
         let (mut after, mut existed) = (BTreeMap::new(), Vec::new());
         for record in &records {
             let place = Self::place(collection, &record.key);
@@ -267,14 +226,7 @@ impl Writer {
             let under = self.model.get(&place);
             existed.push(under.is_some());
             let nothing = Held::put(collection, &v1::Record::default(), 0);
-            after.insert(
-                place,
-                Some(
-                    under
-                        .unwrap_or(&nothing)
-                        .merged(over, &remove, remove_deadline),
-                ),
-            );
+            after.insert(place, Some(under.unwrap_or(&nothing).merged(over, &remove, remove_deadline)));
         }
         let write = Write::Put(v1::PutRequest {
             origin: self.request_id(),
@@ -285,12 +237,7 @@ impl Writer {
             remove_deadline,
             ..Default::default()
         });
-        Attempt {
-            write,
-            after,
-            existed: Some(existed),
-            refused: None,
-        }
+        Attempt { write, after, existed: Some(existed), refused: None }
     }
 
     fn delete(&mut self) -> Attempt {
@@ -299,9 +246,7 @@ impl Writer {
         keys.sort();
         keys.dedup();
         let places = || keys.iter().map(|key| Self::place(collection, key));
-        let existed = places()
-            .map(|place| self.model.get(&place).is_some())
-            .collect();
+        let existed = places().map(|place| self.model.get(&place).is_some()).collect();
         let after = places().map(|place| (place, None)).collect();
         let write = Write::Delete(Box::new(v1::DeleteRequest {
             origin: self.request_id(),
@@ -309,12 +254,7 @@ impl Writer {
             keys: keys.into_iter().map(Into::into).collect(),
             ..Default::default()
         }));
-        Attempt {
-            write,
-            after,
-            existed: Some(existed),
-            refused: None,
-        }
+        Attempt { write, after, existed: Some(existed), refused: None }
     }
 
     /// Deletes what a filter takes. Not sent again: a repetition would find other records.
@@ -324,29 +264,15 @@ impl Writer {
             held.attributes.get("bucket") == Some(&api::int(bucket))
                 && held.attributes.get("writer") == Some(&api::int(self.number as i64))
         };
-        let records = self
-            .model
-            .records
-            .iter()
-            .filter(|((collection, _), held)| *collection == ANSWERS && taken(held));
+        let records = self.model.records.iter().filter(|((collection, _), held)| *collection == ANSWERS && taken(held));
         let after = records.map(|(place, _)| (place.clone(), None)).collect();
-        let filters = vec![
-            api::equal("bucket", api::int(bucket)),
-            api::equal("writer", api::int(self.number as i64)),
-        ];
+        let filters = vec![api::equal("bucket", api::int(bucket)), api::equal("writer", api::int(self.number as i64))];
         let write = Write::Delete(Box::new(v1::DeleteRequest {
             collection: api::collection(ANSWERS.name),
-            filter: Some(api::filter(v1::filter::Expression::And(v1::Filters {
-                filters,
-            }))),
+            filter: Some(api::filter(v1::filter::Expression::And(v1::Filters { filters }))),
             ..Default::default()
         }));
-        Attempt {
-            write,
-            after,
-            existed: None,
-            refused: None,
-        }
+        Attempt { write, after, existed: None, refused: None }
     }
 
     /// What loci is for: a memory is written and the cached answers that it makes wrong are dropped, or neither.
@@ -378,10 +304,7 @@ impl Writer {
         let (mut conditions, mut refused) = (Vec::new(), None);
         if self.chance.percent(50) {
             let key = self.key();
-            let current = self
-                .model
-                .get(&Self::place(MEMORIES, &key))
-                .map(|held| held.version);
+            let current = self.model.get(&Self::place(MEMORIES, &key)).map(|held| held.version);
             let wrong = self.chance.percent(30);
             let expect = match (current, wrong) {
                 (Some(version), false) => v1::condition::Expect::Version(version),
@@ -396,18 +319,9 @@ impl Writer {
                 expect: Some(expect),
             });
         }
-        let write = Write::Batch(v1::BatchRequest {
-            origin: self.request_id(),
-            namespace: String::new(),
-            conditions,
-            changes,
-        });
-        Attempt {
-            write,
-            after,
-            existed: Some(existed),
-            refused,
-        }
+        let write =
+            Write::Batch(v1::BatchRequest { origin: self.request_id(), namespace: String::new(), conditions, changes });
+        Attempt { write, after, existed: Some(existed), refused }
     }
 
     /// A cached answer that lives for moments.
@@ -415,45 +329,22 @@ impl Writer {
         let key = format!("{FLEETING}/{}/{}", self.number, self.chance.below(8)).into_bytes();
         let ttl = 100 + self.chance.below(1_000);
         let value = self.chance.bytes(40);
-        let record = v1::Record {
-            ttl_millis: ttl,
-            ..api::record(&key, &value)
-        };
+        let record = v1::Record { ttl_millis: ttl, ..api::record(&key, &value) };
         // The node's clock is this machine's, and adds when it logs the write.
-        shared
-            .fleeting_until
-            .fetch_max(now_millis() + ttl + 2_000, Ordering::SeqCst);
-        let after = BTreeMap::from([(
-            Self::place(ANSWERS, &key),
-            Some(Held::put(ANSWERS, &record, now_millis())),
-        )]);
+        shared.fleeting_until.fetch_max(now_millis() + ttl + 2_000, Ordering::SeqCst);
+        let after = BTreeMap::from([(Self::place(ANSWERS, &key), Some(Held::put(ANSWERS, &record, now_millis())))]);
         let write = Write::Put(v1::PutRequest {
             origin: self.request_id(),
             collection: api::collection(ANSWERS.name),
             records: vec![record],
             ..Default::default()
         });
-        Attempt {
-            write,
-            after,
-            existed: None,
-            refused: None,
-        }
+        Attempt { write, after, existed: None, refused: None }
     }
 
     /// Sends a write and checks the answer. `false`: there was none, and its outcome is not known.
-    async fn send(
-        &mut self,
-        api: &mut Api,
-        attempt: Attempt,
-        shared: &Shared,
-    ) -> Result<bool, String> {
-        let Attempt {
-            write,
-            after,
-            existed,
-            refused,
-        } = attempt;
+    async fn send(&mut self, api: &mut Api, attempt: Attempt, shared: &Shared) -> Result<bool, String> {
+        let Attempt { write, after, existed, refused } = attempt;
         let answer = send(api, &write).await;
         if shared.cut.load(Ordering::SeqCst) {
             self.model.pending = refused.is_none().then_some(Pending { after });
@@ -463,23 +354,13 @@ impl Writer {
         match answer {
             Answer::Done(version, reported) => {
                 if let Some(code) = refused {
-                    return Err(format!(
-                        "{write:?} took effect; it must be refused with {code:?}"
-                    ));
+                    return Err(format!("{write:?} took effect; it must be refused with {code:?}"));
                 }
                 if existed.is_some_and(|existed| existed != reported) {
-                    return Err(format!(
-                        "{write:?}: the records' existence before is reported as {reported:?}"
-                    ));
+                    return Err(format!("{write:?}: the records' existence before is reported as {reported:?}"));
                 }
-                if matches!(&write, Write::Delete(delete) if delete.filter.is_some())
-                    && reported.len() != after.len()
-                {
-                    return Err(format!(
-                        "{write:?} deleted {} records instead of {}",
-                        reported.len(),
-                        after.len()
-                    ));
+                if matches!(&write, Write::Delete(delete) if delete.filter.is_some()) && reported.len() != after.len() {
+                    return Err(format!("{write:?} deleted {} records instead of {}", reported.len(), after.len()));
                 }
                 self.model.acknowledge(after, version);
                 shared.acknowledged.fetch_add(1, Ordering::Relaxed);
@@ -517,9 +398,7 @@ impl Writer {
                 _ if shared.cut.load(Ordering::SeqCst) => Ok(false),
                 Answer::Unknown(_) => Ok(false),
                 Answer::Refused(status) if status.code() == Code::Aborted => Ok(true),
-                Answer::Refused(status) => {
-                    Err(format!("another write under a used request id: {status:?}"))
-                }
+                Answer::Refused(status) => Err(format!("another write under a used request id: {status:?}")),
                 Answer::Done(..) => Err("another write under a used request id took effect".into()),
             };
         }
@@ -527,9 +406,7 @@ impl Writer {
             _ if shared.cut.load(Ordering::SeqCst) => Ok(false),
             Answer::Unknown(_) => Ok(false),
             Answer::Done(again, _) if again == version => Ok(true),
-            Answer::Done(again, _) => Err(format!(
-                "{write:?} repeated: version {again} instead of {version}"
-            )),
+            Answer::Done(again, _) => Err(format!("{write:?} repeated: version {again} instead of {version}")),
             Answer::Refused(status) => Err(format!("{write:?} repeated, and refused: {status:?}")),
         }
     }
@@ -549,16 +426,10 @@ impl Writer {
             Err(status) => return Err(format!("get: {status:?}")),
         };
         for (key, found) in keys.iter().zip(&reply.records) {
-            let held = self
-                .model
-                .get(&Self::place(collection, key))
-                .map(|held| held.version);
+            let held = self.model.get(&Self::place(collection, key)).map(|held| held.version);
             let found = found.record.as_ref().map(|record| record.version);
             if held != found {
-                return Err(format!(
-                    "{:?} has version {found:?} instead of {held:?}",
-                    String::from_utf8_lossy(key)
-                ));
+                return Err(format!("{:?} has version {found:?} instead of {held:?}", String::from_utf8_lossy(key)));
             }
         }
         Ok(true)
@@ -570,14 +441,8 @@ impl Writer {
         let unknown = self.unknown.take();
         let pending = self.model.pending.clone();
         let resolved = self.model.check(found).map_err(|wrong| {
-            let unknown = unknown
-                .as_ref()
-                .map(|write| format!("{write:?}").chars().take(600).collect::<String>());
-            format!(
-                "writer {}: {}\nthe unknown write: {unknown:?}",
-                self.number,
-                wrong.join("\n")
-            )
+            let unknown = unknown.as_ref().map(|write| format!("{write:?}").chars().take(600).collect::<String>());
+            format!("writer {}: {}\nthe unknown write: {unknown:?}", self.number, wrong.join("\n"))
         })?;
         let (Some(write), Some(pending)) = (unknown, pending) else {
             return Ok(());
@@ -586,14 +451,10 @@ impl Writer {
             return Ok(());
         }
         let version = match (send(api, &write).await, resolved) {
-            (Answer::Done(version, _), Resolved::Took(first)) if first == 0 || version == first => {
-                version
-            }
+            (Answer::Done(version, _), Resolved::Took(first)) if first == 0 || version == first => version,
             (Answer::Done(version, _), Resolved::DidNot | Resolved::Either) => version,
             (Answer::Done(version, _), Resolved::Took(first)) => {
-                return Err(format!(
-                    "{write:?} took effect twice: as {first} and, sent again, as {version}"
-                ));
+                return Err(format!("{write:?} took effect twice: as {first} and, sent again, as {version}"));
             }
             (Answer::Refused(status) | Answer::Unknown(status), _) => {
                 return Err(format!("{write:?} sent again after a restart: {status:?}"));
@@ -613,10 +474,7 @@ fn request_id(write: &Write) -> Option<&[u8]> {
         Write::Delete(request) => &request.origin,
         Write::Batch(request) => &request.origin,
     };
-    origin
-        .as_ref()
-        .map(|origin| &origin.request_id[..])
-        .filter(|id| !id.is_empty())
+    origin.as_ref().map(|origin| &origin.request_id[..]).filter(|id| !id.is_empty())
 }
 
 /// Why the node itself refused a call; `None`: the status was made by the broken connection.
@@ -637,20 +495,14 @@ async fn send(api: &mut Api, write: &Write) -> Answer {
         Write::Delete(request) => api.records.delete(*request).await.map(|reply| {
             let reply = reply.into_inner();
             // A deletion by filter tells only how many.
-            let existed = if reply.existed.is_empty() {
-                vec![true; reply.deleted as usize]
-            } else {
-                reply.existed
-            };
+            let existed = if reply.existed.is_empty() { vec![true; reply.deleted as usize] } else { reply.existed };
             (0, existed)
         }),
     };
     match reply {
         Ok((version, existed)) => Answer::Done(version, existed),
         Err(status) => match reason(&status).as_deref() {
-            None | Some("stopping" | "not_leader" | "deadline_exceeded" | "starting") => {
-                Answer::Unknown(status)
-            }
+            None | Some("stopping" | "not_leader" | "deadline_exceeded" | "starting") => Answer::Unknown(status),
             Some(_) => Answer::Refused(status),
         },
     }
@@ -665,27 +517,18 @@ pub async fn find_all(api: &mut Api) -> Found {
             records.insert((collection, record.key.to_vec()), record);
         }
     }
-    Found {
-        records,
-        before,
-        after: now_millis(),
-    }
+    Found { records, before, after: now_millis() }
 }
 
 /// The key of the store's digest, from a copy of a data directory's store.
 pub fn digest_key(data: &std::path::Path) -> [u8; 32] {
     let copy = tempfile::tempdir().expect("a temporary folder");
     let store = data.join("shards/1");
-    for entry in
-        std::fs::read_dir(&store).unwrap_or_else(|error| panic!("{}: {error}", store.display()))
-    {
+    for entry in std::fs::read_dir(&store).unwrap_or_else(|error| panic!("{}: {error}", store.display())) {
         let entry = entry.expect("a folder can be read");
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name()))
-            .expect("a file can be copied");
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("a file can be copied");
     }
-    let directory =
-        loci_index::directory::MmapDirectory::open(copy.path()).expect("a copy can be opened");
-    let store =
-        Store::open(Arc::new(directory), Default::default()).expect("the store can be opened");
+    let directory = loci_index::directory::MmapDirectory::open(copy.path()).expect("a copy can be opened");
+    let store = Store::open(Arc::new(directory), Default::default()).expect("the store can be opened");
     store.digest_key()
 }

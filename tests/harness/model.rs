@@ -60,18 +60,15 @@ impl Held {
     pub fn put(collection: Collection, record: &v1::Record, now: u64) -> Held {
         let embedding = |embedding: &v1::Embedding| {
             let mut place = collection.embeddings.iter().enumerate();
-            let (place, (_, _, metric)) = place
-                .find(|(_, (name, ..))| *name == embedding.name)
-                .expect("the load uses embeddings that are there");
+            let (place, (_, _, metric)) =
+                place.find(|(_, (name, ..))| *name == embedding.name).expect("the load uses embeddings that are there");
             let mut components = api::components(embedding);
             let metric = match metric {
                 v1::Metric::Cosine => Metric::Cosine,
                 v1::Metric::Dot => Metric::Dot,
                 _ => Metric::SquaredL2,
             };
-            metric
-                .prepare(&mut components)
-                .expect("the load uses embeddings that are fine");
+            metric.prepare(&mut components).expect("the load uses embeddings that are fine");
             (place, components)
         };
         Held {
@@ -105,42 +102,21 @@ impl Held {
     fn difference(&self, collection: Collection, found: &v1::Record) -> Option<String> {
         let mut differences = Vec::new();
         if self.version != 0 && self.version != found.version {
-            differences.push(format!(
-                "version {} instead of {}",
-                found.version, self.version
-            ));
+            differences.push(format!("version {} instead of {}", found.version, self.version));
         }
         if self.value.as_deref() != found.value.as_deref() {
-            let lengths = (
-                found.value.as_ref().map(|value| value.len()),
-                self.value.as_ref().map(Vec::len),
-            );
+            let lengths = (found.value.as_ref().map(|value| value.len()), self.value.as_ref().map(Vec::len));
             differences.push(format!("another value (lengths {lengths:?})"));
         }
         let attributes: BTreeMap<_, _> = found.attributes.clone().into_iter().collect();
         if attributes != self.attributes {
-            differences.push(format!(
-                "attributes {attributes:?} instead of {:?}",
-                self.attributes
-            ));
+            differences.push(format!("attributes {attributes:?} instead of {:?}", self.attributes));
         }
         let embedding = |embedding: &v1::Embedding| {
-            let place = collection
-                .embeddings
-                .iter()
-                .position(|(name, ..)| *name == embedding.name);
-            (
-                place.expect("an embedding of the collection"),
-                api::components(embedding),
-            )
+            let place = collection.embeddings.iter().position(|(name, ..)| *name == embedding.name);
+            (place.expect("an embedding of the collection"), api::components(embedding))
         };
-        if found
-            .embeddings
-            .iter()
-            .map(embedding)
-            .collect::<BTreeMap<_, _>>()
-            != self.embeddings
-        {
+        if found.embeddings.iter().map(embedding).collect::<BTreeMap<_, _>>() != self.embeddings {
             differences.push("other embeddings".into());
         }
         let deadline_fits = match self.deadline {
@@ -149,10 +125,7 @@ impl Held {
             Deadline::Between(first, last) => (first..=last).contains(&found.deadline_millis),
         };
         if !deadline_fits {
-            differences.push(format!(
-                "deadline {} instead of {:?}",
-                found.deadline_millis, self.deadline
-            ));
+            differences.push(format!("deadline {} instead of {:?}", found.deadline_millis, self.deadline));
         }
         (!differences.is_empty()).then(|| differences.join(", "))
     }
@@ -217,56 +190,35 @@ impl Model {
         let name = || format!("{} {:?}", place.0.name, String::from_utf8_lossy(&place.1));
         match (held, record) {
             (None, None) => None,
-            (None, Some(record)) => Some(format!(
-                "{} is there, of version {}",
-                name(),
-                record.version
-            )),
+            (None, Some(record)) => Some(format!("{} is there, of version {}", name(), record.version)),
             (Some(held), None) => {
                 let may_be_gone = match held.deadline {
                     Deadline::Never => false,
                     Deadline::At(first) | Deadline::Between(first, _) => first <= found.after,
                 };
-                (!may_be_gone)
-                    .then(|| format!("{} of version {} is not there", name(), held.version))
+                (!may_be_gone).then(|| format!("{} of version {} is not there", name(), held.version))
             }
             (Some(held), Some(record)) => {
                 let difference = held.difference(place.0, record);
                 let expired = record.deadline_millis != 0 && record.deadline_millis <= found.before;
-                let expired =
-                    expired.then(|| format!("deadline {} has passed", record.deadline_millis));
-                difference
-                    .or(expired)
-                    .map(|difference| format!("{}: {difference}", name()))
+                let expired = expired.then(|| format!("deadline {} has passed", record.deadline_millis));
+                difference.or(expired).map(|difference| format!("{}: {difference}", name()))
             }
         }
     }
 
     /// Compares everything with what was found, and takes on what is found of the unknown write. `Err`: what is wrong.
     pub fn check(&mut self, found: &Found) -> Result<Resolved, Vec<String>> {
-        let pending = self.pending.take().unwrap_or(Pending {
-            after: BTreeMap::new(),
-        });
-        let known = self
-            .records
-            .iter()
-            .filter(|(place, _)| !pending.after.contains_key(place));
-        let mut wrong: Vec<String> = known
-            .filter_map(|(place, held)| Self::difference(place, Some(held), found))
-            .collect();
+        let pending = self.pending.take().unwrap_or(Pending { after: BTreeMap::new() });
+        let known = self.records.iter().filter(|(place, _)| !pending.after.contains_key(place));
+        let mut wrong: Vec<String> =
+            known.filter_map(|(place, held)| Self::difference(place, Some(held), found)).collect();
         let before = |place| Self::difference(place, self.records.get(place), found);
         let as_before: Vec<String> = pending.after.keys().filter_map(before).collect();
-        let after =
-            |(place, held): (&Place, &Option<Held>)| Self::difference(place, held.as_ref(), found);
+        let after = |(place, held): (&Place, &Option<Held>)| Self::difference(place, held.as_ref(), found);
         let mut as_after: Vec<String> = pending.after.iter().filter_map(after).collect();
-        let written = pending
-            .after
-            .iter()
-            .filter(|(_, held)| held.is_some())
-            .map(|(place, _)| place);
-        let mut versions = written
-            .filter_map(|place| found.records.get(place))
-            .map(|record| record.version);
+        let written = pending.after.iter().filter(|(_, held)| held.is_some()).map(|(place, _)| place);
+        let mut versions = written.filter_map(|place| found.records.get(place)).map(|record| record.version);
         let version = versions.next().unwrap_or(0);
         if versions.any(|other| other != version) {
             as_after.push("its records have several versions".into());
@@ -276,9 +228,7 @@ impl Model {
             (true, false) => Resolved::DidNot,
             (false, true) => Resolved::Took(version),
             (false, false) => {
-                wrong.push(format!(
-                    "half of a write: not as before: {as_before:?}; not as after: {as_after:?}"
-                ));
+                wrong.push(format!("half of a write: not as before: {as_before:?}; not as after: {as_after:?}"));
                 Resolved::Either
             }
         };
@@ -289,8 +239,7 @@ impl Model {
             self.acknowledge(pending.after, version);
         }
         // What has expired is forgotten, and a deadline that the node worked out is known now.
-        self.records
-            .retain(|place, _| found.records.contains_key(place));
+        self.records.retain(|place, _| found.records.contains_key(place));
         for (place, held) in &mut self.records {
             if let Some(record) = found.records.get(place) {
                 held.version = record.version;
@@ -331,28 +280,15 @@ pub fn digest<'a>(
         hasher.update(&deadline.to_le_bytes());
         hasher.update(&[u8::from(held.value.is_some())]);
         part(&mut hasher, held.value.as_deref().unwrap_or_default());
-        let named = held
-            .attributes
-            .iter()
-            .map(|(name, value)| (name.clone(), stored(value)))
-            .collect();
-        part(
-            &mut hasher,
-            &attributes::encode(&named).expect("attributes within their limits"),
-        );
+        let named = held.attributes.iter().map(|(name, value)| (name.clone(), stored(value))).collect();
+        part(&mut hasher, &attributes::encode(&named).expect("attributes within their limits"));
         for (place, components) in &held.embeddings {
             hasher.update(&(*place as u64).to_le_bytes());
-            let bytes: Vec<u8> = components
-                .iter()
-                .flat_map(|component| component.to_le_bytes())
-                .collect();
+            let bytes: Vec<u8> = components.iter().flat_map(|component| component.to_le_bytes()).collect();
             part(&mut hasher, &bytes);
         }
         let hash = hasher.finalize();
-        let first = hash
-            .as_bytes()
-            .first_chunk::<16>()
-            .expect("a hash has 32 bytes");
+        let first = hash.as_bytes().first_chunk::<16>().expect("a hash has 32 bytes");
         sum = sum.wrapping_add(u128::from_le_bytes(*first));
     }
     let mut catalog = blake3::Hasher::new();
@@ -388,12 +324,7 @@ fn stored(value: &v1::Value) -> Value {
         Kind::String(text) => Value::String(text.clone()),
         Kind::TimestampMicros(micros) => Value::Timestamp(*micros),
         Kind::List(list) => Value::List(list.values.iter().map(stored).collect()),
-        Kind::Map(map) => Value::Map(
-            map.values
-                .iter()
-                .map(|(name, value)| (name.clone(), stored(value)))
-                .collect(),
-        ),
+        Kind::Map(map) => Value::Map(map.values.iter().map(|(name, value)| (name.clone(), stored(value))).collect()),
     }
 }
 
@@ -401,32 +332,18 @@ fn stored(value: &v1::Value) -> Value {
 mod tests {
     use super::*;
 
-    const PLAIN: Collection = Collection {
-        id: 1,
-        name: "plain",
-        embeddings: &[],
-    };
+    const PLAIN: Collection = Collection { id: 1, name: "plain", embeddings: &[] };
 
     fn held(value: &str, version: u64) -> Held {
-        Held {
-            version,
-            ..Held::put(PLAIN, &api::record(b"", value.as_bytes()), 0)
-        }
+        Held { version, ..Held::put(PLAIN, &api::record(b"", value.as_bytes()), 0) }
     }
 
     fn found(records: &[(&str, &str, u64)]) -> Found {
         let record = |&(key, value, version): &(&str, &str, u64)| {
-            let record = v1::Record {
-                version,
-                ..api::record(key.as_bytes(), value.as_bytes())
-            };
+            let record = v1::Record { version, ..api::record(key.as_bytes(), value.as_bytes()) };
             ((PLAIN, key.as_bytes().to_vec()), record)
         };
-        Found {
-            records: records.iter().map(record).collect(),
-            before: 0,
-            after: 0,
-        }
+        Found { records: records.iter().map(record).collect(), before: 0, after: 0 }
     }
 
     fn place(key: &str) -> Place {
@@ -438,10 +355,7 @@ mod tests {
         Model {
             records: BTreeMap::from([(place("a"), held("1", 1)), (place("b"), held("2", 2))]),
             pending: Some(Pending {
-                after: BTreeMap::from([
-                    (place("b"), Some(held("3", 0))),
-                    (place("c"), Some(held("4", 0))),
-                ]),
+                after: BTreeMap::from([(place("b"), Some(held("3", 0))), (place("c"), Some(held("4", 0)))]),
             }),
         }
     }
@@ -449,14 +363,8 @@ mod tests {
     #[test]
     fn the_model_takes_all_of_an_unknown_write_or_nothing_of_it() {
         let check = |records: &[(&str, &str, u64)]| model().check(&found(records)).ok();
-        assert_eq!(
-            check(&[("a", "1", 1), ("b", "2", 2)]),
-            Some(Resolved::DidNot)
-        );
-        assert_eq!(
-            check(&[("a", "1", 1), ("b", "3", 5), ("c", "4", 5)]),
-            Some(Resolved::Took(5))
-        );
+        assert_eq!(check(&[("a", "1", 1), ("b", "2", 2)]), Some(Resolved::DidNot));
+        assert_eq!(check(&[("a", "1", 1), ("b", "3", 5), ("c", "4", 5)]), Some(Resolved::Took(5)));
         assert_eq!(check(&[("a", "1", 1), ("b", "3", 5), ("c", "4", 6)]), None);
         assert_eq!(check(&[("a", "1", 1), ("b", "3", 5)]), None);
         assert_eq!(check(&[("a", "1", 1), ("b", "2", 2), ("c", "4", 5)]), None);
@@ -472,34 +380,15 @@ mod tests {
 
     #[test]
     fn every_part_of_a_record_changes_the_digest() {
-        let of = |held: &Held| {
-            digest(
-                &[1; 32],
-                "default",
-                &[PLAIN],
-                [(&place("a"), held)].into_iter(),
-            )
-        };
+        let of = |held: &Held| digest(&[1; 32], "default", &[PLAIN], [(&place("a"), held)].into_iter());
         let base = held("1", 1);
         let others = [
             held("2", 1),
             held("1", 2),
-            Held {
-                value: None,
-                ..base.clone()
-            },
-            Held {
-                deadline: Deadline::At(5),
-                ..base.clone()
-            },
-            Held {
-                attributes: BTreeMap::from([("x".into(), api::int(1))]),
-                ..base.clone()
-            },
-            Held {
-                embeddings: BTreeMap::from([(0, vec![1.0])]),
-                ..base.clone()
-            },
+            Held { value: None, ..base.clone() },
+            Held { deadline: Deadline::At(5), ..base.clone() },
+            Held { attributes: BTreeMap::from([("x".into(), api::int(1))]), ..base.clone() },
+            Held { embeddings: BTreeMap::from([(0, vec![1.0])]), ..base.clone() },
         ];
         for other in others {
             assert_ne!(of(&base), of(&other), "{other:?}");

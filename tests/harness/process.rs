@@ -29,26 +29,10 @@ pub fn program() -> &'static Path {
 /// `TARGET/PROFILE/deps/`, so the program belongs into `TARGET/PROFILE/`.
 fn build() -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("a test lies in TARGET/PROFILE/deps");
-    let target = profile
-        .parent()
-        .expect("a profile lies in a target directory");
-    let mut cargo =
-        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
-    cargo
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "loci-node",
-            "--bin",
-            "loci",
-        ])
-        .arg("--target-dir")
-        .arg(target);
+    let profile = test.parent().and_then(Path::parent).expect("a test lies in TARGET/PROFILE/deps");
+    let target = profile.parent().expect("a profile lies in a target directory");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    cargo.args(["build", "--quiet", "--package", "loci-node", "--bin", "loci"]).arg("--target-dir").arg(target);
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
@@ -70,12 +54,8 @@ pub struct Node {
 /// How to start a node.
 #[derive(Default, Clone)]
 pub struct Start {
-    /// What to run it under, such as a tracer: a program and its arguments.
-    pub under: Vec<String>,
     /// Further options.
     pub options: Vec<String>,
-    /// Further environment.
-    pub environment: Vec<(String, String)>,
 }
 
 /// It ended before it listened.
@@ -96,59 +76,43 @@ fn log_file() -> PathBuf {
 impl Start {
     /// With these options added.
     pub fn with(mut self, options: &[&str]) -> Start {
-        self.options
-            .extend(options.iter().map(|option| option.to_string()));
+        self.options.extend(options.iter().map(|option| option.to_string()));
         self
     }
 
-    /// Under another program.
-    pub fn under(mut self, command: &[&str]) -> Start {
-        self.under
-            .extend(command.iter().map(|word| word.to_string()));
-        self
+    /// Starts a node and kills it so long after, wherever it then is on its way up.
+    pub fn killed_after(self, data: &Path, after: Duration) {
+        let mut child = self.command(data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        std::thread::sleep(after);
+        child.kill().expect("a child can be killed");
+        child.wait().expect("a child can be waited for");
     }
 
-    /// Starts a node on a data directory and waits until it listens.
-    pub fn listen(self, data: &Path) -> Result<Node, Ended> {
-        let mut words = self.under;
-        words.push(
-            program()
-                .to_str()
-                .expect("the program's path is text")
-                .into(),
-        );
-        let log = log_file();
-        let stderr = File::create(&log).expect("a temporary file can be made");
-        let mut command = Command::new(&words[0]);
-        command
-            .args(&words[1..])
-            .arg("serve")
-            .arg("--data")
-            .arg(data);
+    fn command(self, data: &Path) -> Command {
+        let mut command = Command::new(program());
+        command.arg("serve").arg("--data").arg(data);
         // What is given comes last and wins over what is usual here.
-        let usual = [
-            ("--listen", "127.0.0.1:0"),
-            ("--metrics", "off"),
-            ("--log-file-mib", "4"),
-        ];
+        let usual = [("--listen", "127.0.0.1:0"), ("--metrics", "off"), ("--log-file-mib", "4")];
         for (option, value) in usual {
             if !self.options.iter().any(|given| given == option) {
                 command.args([option, value]);
             }
         }
-        command.args(&self.options).envs(self.environment);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", words[0]));
+        command.args(&self.options).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts a node on a data directory and waits until it listens.
+    pub fn listen(self, data: &Path) -> Result<Node, Ended> {
+        let log = log_file();
+        let stderr = File::create(&log).expect("a temporary file can be made");
+        let mut command = self.command(data);
+        let child = command.stdout(Stdio::piped()).stderr(stderr).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{}: {error}", program().display()));
         let mut stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
         let address = loop {
             let mut line = String::new();
-            let read = stdout
-                .read_line(&mut line)
-                .expect("standard output can be read");
+            let read = stdout.read_line(&mut line).expect("standard output can be read");
             if let Some(address) = line.trim_end().strip_prefix("listening on ") {
                 break Some(address.to_owned());
             }
@@ -165,18 +129,12 @@ impl Start {
         };
         // Whatever else it prints goes nowhere, but must not fill the pipe.
         std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
-        Ok(Node {
-            child,
-            address,
-            log,
-        })
+        Ok(Node { child, address, log })
     }
 
     /// Starts a node that must come up, and waits until it is ready.
     pub async fn ready(self, data: &Path) -> Node {
-        let mut node = self
-            .listen(data)
-            .unwrap_or_else(|ended| panic!("the node did not start: {ended:?}"));
+        let mut node = self.listen(data).unwrap_or_else(|ended| panic!("the node did not start: {ended:?}"));
         node.wait_ready().await;
         node
     }
@@ -192,10 +150,7 @@ impl Node {
     pub fn refused(data: &Path, options: &[&str]) -> Ended {
         match Start::default().with(options).listen(data) {
             Err(ended) => {
-                assert!(
-                    !ended.status.success(),
-                    "it ended as if all were well: {ended:?}"
-                );
+                assert!(!ended.status.success(), "it ended as if all were well: {ended:?}");
                 ended
             }
             Ok(node) => panic!("the node started on {}: {}", data.display(), node.log()),
@@ -210,16 +165,8 @@ impl Node {
                 return;
             }
             let ended = self.child.try_wait().expect("a child can be asked");
-            assert!(
-                ended.is_none(),
-                "the node ended before it was ready: {ended:?}\n{}",
-                self.log()
-            );
-            assert!(
-                begin.elapsed() < PATIENCE,
-                "the node is not ready after {PATIENCE:?}\n{}",
-                self.log()
-            );
+            assert!(ended.is_none(), "the node ended before it was ready: {ended:?}\n{}", self.log());
+            assert!(begin.elapsed() < PATIENCE, "the node is not ready after {PATIENCE:?}\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -236,11 +183,7 @@ impl Node {
 
     /// The last line it wrote that has text.
     pub fn last_line(&self) -> String {
-        self.log()
-            .lines()
-            .rfind(|line| !line.trim().is_empty())
-            .unwrap_or_default()
-            .to_owned()
+        self.log().lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
     }
 
     /// Its process id.
@@ -252,10 +195,7 @@ impl Node {
     pub fn memory_bytes(&self) -> u64 {
         let path = format!("/proc/{}/status", self.id());
         let status = std::fs::read_to_string(path).expect("a running process has a status");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:"))
-            .expect("RssAnon is there");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon is there");
         let kib = line.trim().trim_end_matches("kB").trim();
         kib.parse::<u64>().expect("a number") * 1024
     }
@@ -284,8 +224,7 @@ impl Node {
     /// Asks it to stop and waits until it has.
     pub fn terminate(mut self) -> ExitStatus {
         self.send_terminate();
-        self.wait_end()
-            .unwrap_or_else(|| panic!("the node does not stop\n{}", self.log()))
+        self.wait_end().unwrap_or_else(|| panic!("the node does not stop\n{}", self.log()))
     }
 
     /// Waits until it ends by itself. `None`: it runs on.

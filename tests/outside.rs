@@ -1,0 +1,619 @@
+//! Bytes from outside: random and mutated inputs for everything that decodes what came from a disk or a socket. None may
+//! make it panic, hang, or kill the program; what is accepted is used to the full before the next.
+//!
+//! `LOCI_FUZZ_SECONDS=60` makes the documented run of a minute for each target.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use bytes::{Buf, BufMut, Bytes};
+use loci_index::attributes::{self, Attributes, Value};
+use loci_index::command::{
+    Action, Change, Command, Condition, Content, EmbeddingSpec, Entry, Envelope, Expect, Origin, Schema,
+};
+use loci_index::directory::{Directory, RamDirectory};
+use loci_index::store::{Store, StoreOptions};
+use loci_raft::{
+    Append, Change as LogChange, EntryKind, HardState, Log, LogIndex, LogOptions, MemberId, Members, MemoryDisk,
+    Message, ShardId, Term,
+};
+use loci_tests::chance::Chance;
+use loci_tests::fuzz::{self, Target};
+use loci_tests::process::Node;
+use loci_tests::{api, say, seed, setting};
+use loci_wire::v1;
+use prost::Message as _;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::{Code, Request, Status};
+
+fn envelope(command: Command, request_id: &[u8]) -> Envelope {
+    let origin = Origin {
+        principal: "somebody".into(),
+        task: "a task".into(),
+        trace: String::new(),
+        request_id: request_id.to_vec(),
+    };
+    Envelope { origin, command }
+}
+
+fn some_attributes() -> Attributes {
+    let inner =
+        Attributes::from([("deep".into(), Value::List(vec![Value::Null, Value::Bool(true), Value::Float(0.5)]))]);
+    Attributes::from([
+        ("name".into(), Value::String("a name".into())),
+        ("number".into(), Value::Int(-3)),
+        ("when".into(), Value::Timestamp(1_700_000_000_000_000)),
+        ("more".into(), Value::Map(inner)),
+    ])
+}
+
+/// A namespace, a collection with two embeddings, and writes of every kind.
+fn entries() -> Vec<Vec<u8>> {
+    let schema = Schema {
+        embeddings: vec![
+            EmbeddingSpec { name: "text".into(), dimension: 4, metric: 1 },
+            EmbeddingSpec { name: "image".into(), dimension: 2, metric: 3 },
+        ],
+        ..Schema::default()
+    };
+    let content = |number: u64| Content {
+        value: Some(format!("value {number}").into_bytes()),
+        attributes: attributes::encode(&some_attributes()).unwrap(),
+        embeddings: vec![(0, vec![0.5; 4]), (1, vec![1.0, number as f32])],
+        deadline: if number.is_multiple_of(7) { 10_000_000 } else { 0 },
+        ..Content::default()
+    };
+    let change = |number: u64, action| Change { collection: 1, key: format!("key {number}").into_bytes(), action };
+    let puts = (0..40).map(|number| change(number, Action::Put(content(number)))).collect();
+    let merge = Action::Merge {
+        content: content(3),
+        remove_attributes: vec!["name".into(), "nothing".into()],
+        remove_deadline: false,
+    };
+    let mixed = vec![
+        change(3, merge),
+        change(4, Action::Delete),
+        change(5, Action::DeleteVersion(9)),
+        change(50, Action::Put(content(50))),
+    ];
+    let conditions = vec![
+        Condition { collection: 1, key: b"key 3".to_vec(), expect: Expect::Present },
+        Condition { collection: 1, key: b"key 99".to_vec(), expect: Expect::Absent },
+    ];
+    let write = |conditions, changes| Command::Write { conditions, changes };
+    let commands = vec![
+        vec![envelope(Command::CreateNamespace { name: "default".into() }, b"1")],
+        vec![envelope(Command::CreateCollection { namespace: "default".into(), name: "things".into(), schema }, b"2")],
+        vec![envelope(write(vec![], puts), b"3")],
+        vec![envelope(write(conditions, mixed), b"4"), envelope(write(vec![], vec![change(9, Action::Delete)]), b"5")],
+        vec![],
+    ];
+    (1..).zip(commands).map(|(clock, commands)| Entry { clock: clock * 1_000, commands }.encode()).collect()
+}
+
+fn store_with(directory: &Arc<RamDirectory>, entries: &[Vec<u8>]) -> Store {
+    let directory: Arc<dyn Directory> = Arc::clone(directory) as Arc<dyn Directory>;
+    let mut store = Store::create(directory, StoreOptions::default(), [7; 32], 0).unwrap();
+    for (index, entry) in (1..).zip(entries) {
+        store.apply(index, entry).unwrap();
+    }
+    store
+}
+
+/// Reads everything a store shows.
+fn read_all(store: &Store) -> u64 {
+    let view = store.view();
+    let mut bytes = 0;
+    for collection in view.collections() {
+        for number in 0..60 {
+            if let Some(record) = collection.get(format!("key {number}").as_bytes(), 0) {
+                bytes += record.key().len() + record.value().map_or(0, <[u8]>::len);
+                bytes += attributes::decode(record.attributes()).map_or(0, |attributes| attributes.len());
+                bytes += (0..3).filter_map(|field| record.embedding(field)).map(<[f32]>::len).sum::<usize>();
+            }
+        }
+    }
+    let digest = store.digest_from_records();
+    bytes as u64 + u64::from(digest[0])
+}
+
+#[test]
+fn no_entry_makes_the_store_panic() {
+    let seeds = entries();
+    let fresh = || store_with(&Arc::new(RamDirectory::new()), &entries()[..3]);
+    let (mut store, mut applied) = (fresh(), 0);
+    fuzz::run(Target {
+        name: "entry",
+        seeds,
+        inputs: 3_000,
+        in_place: false,
+        mend: &|_| {},
+        decode: &mut |input| {
+            let index = store.applied() + 1;
+            let answer = match store.apply(index, input) {
+                Ok(outcomes) => format!("{outcomes:?}"),
+                Err(error) => format!("{error:?}"),
+            };
+            read_all(&store);
+            applied += 1;
+            if applied % 500 == 0 {
+                store = fresh();
+            }
+            answer
+        },
+    });
+}
+
+#[test]
+fn no_attributes_make_their_readers_panic() {
+    let encoded = attributes::encode(&some_attributes()).unwrap();
+    let over = encoded.clone();
+    fuzz::run(Target {
+        name: "attributes",
+        seeds: vec![encoded, vec![]],
+        inputs: 50_000,
+        in_place: false,
+        mend: &|_| {},
+        decode: &mut |input| {
+            let looked = attributes::lookup(input, &["more".into(), "deep".into()]).is_some();
+            let merged = attributes::merge(input, &over, ["name"].into_iter()).is_some();
+            let under = attributes::merge(&over, input, [].into_iter()).is_some();
+            let decoded = attributes::decode(input);
+            if let Some(decoded) = &decoded {
+                // Whatever is taken can be written, unless it is NaN or too deep.
+                let _ = attributes::encode(decoded);
+            }
+            let counts = decoded.map(|decoded| "x".repeat(decoded.len().min(9)));
+            format!("{looked} {merged} {under} {counts:?}")
+        },
+    });
+}
+
+/// Mends the checksums of a small framed file: magic, version, zero, body length, body crc, header crc, body.
+fn mend_framed(bytes: &mut [u8]) {
+    if bytes.len() < 32 {
+        return;
+    }
+    let (header, body) = bytes.split_at_mut(32);
+    header[16..24].copy_from_slice(&(body.len() as u64).to_le_bytes());
+    header[24..28].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+    let crc = crc32fast::hash(&header[..28]);
+    header[28..].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Mends the checksums of a segment: of each section that the table names, of the table, and of the header.
+fn mend_segment(bytes: &mut [u8]) {
+    let number = |bytes: &[u8], at: usize| {
+        bytes.get(at..at + 8).and_then(|b| b.first_chunk::<8>()).map_or(0, |b| u64::from_le_bytes(*b)) as usize
+    };
+    if bytes.len() < 4096 {
+        return;
+    }
+    let count = (number(bytes, 12) & 0xffff_ffff).min(120);
+    let mut first = bytes.len();
+    for row in 0..count {
+        let at = 64 + row * 32;
+        let (begin, length) = (number(bytes, at + 8), number(bytes, at + 16));
+        let end = begin.saturating_add(length).saturating_add(4095) & !4095;
+        if let Some(section) = bytes.get(begin..end) {
+            first = first.min(begin);
+            let crc = crc32fast::hash(section).to_le_bytes();
+            bytes[at + 4..at + 8].copy_from_slice(&crc);
+        }
+    }
+    if first >= 64 {
+        let crc = crc32fast::hash(&bytes[64..first]).to_le_bytes();
+        bytes[56..60].copy_from_slice(&crc);
+    }
+    let crc = crc32fast::hash(&bytes[..60]).to_le_bytes();
+    bytes[60..64].copy_from_slice(&crc);
+}
+
+/// The files of a store with a segment that has a graph, ended versions, and answered requests.
+fn store_files() -> HashMap<String, Vec<u8>> {
+    let directory = Arc::new(RamDirectory::new());
+    let as_directory: Arc<dyn Directory> = Arc::clone(&directory) as Arc<dyn Directory>;
+    let options = StoreOptions { graph_rows_min: 16, ..StoreOptions::default() };
+    let mut store = Store::create(as_directory, options, [7; 32], 0).unwrap();
+    let settle = |store: &mut Store| {
+        store.request_checkpoint();
+        while let Some(job) = store.next_job() {
+            // What it says is for whoever keeps a log.
+            let _ = store.install(job.run(&*directory, &AtomicBool::new(false)));
+        }
+    };
+    for (index, entry) in (1..).zip(entries()) {
+        store.apply(index, &entry).unwrap();
+        if index == 3 {
+            settle(&mut store);
+        }
+    }
+    settle(&mut store);
+    let names = directory.list().unwrap();
+    names.into_iter().map(|name| (name.clone(), directory.bytes(&name).unwrap())).collect()
+}
+
+#[test]
+fn no_file_of_a_store_makes_opening_or_reading_it_panic() {
+    let files = store_files();
+    let kinds: Vec<&str> = files.keys().map(|name| name.split('-').next().unwrap()).collect();
+    for kind in ["MANIFEST", "segment", "requests"] {
+        assert!(kinds.contains(&kind), "there is no {kind} among {kinds:?}");
+    }
+    for (name, whole) in &files {
+        let kind = name.split('-').next().unwrap();
+        let mend: &dyn Fn(&mut Vec<u8>) = match kind {
+            "segment" => &|bytes| mend_segment(bytes),
+            _ => &|bytes| mend_framed(bytes),
+        };
+        fuzz::run(Target {
+            name: &format!("store-{}", kind.to_lowercase()),
+            seeds: vec![whole.clone()],
+            inputs: 2_000,
+            in_place: kind == "segment",
+            mend,
+            decode: &mut |input| {
+                let directory = RamDirectory::new();
+                for (other, bytes) in &files {
+                    directory.put(other, if other == name { input } else { bytes });
+                }
+                match Store::open(Arc::new(directory), StoreOptions::default()) {
+                    Ok(mut store) => {
+                        read_all(&store);
+                        search_all(&store);
+                        let index = store.applied() + 1;
+                        let applied = store.apply(index, &entries()[3]).is_ok();
+                        read_all(&store);
+                        format!("opened, applied {applied}")
+                    }
+                    Err(error) => error.to_string(),
+                }
+            },
+        });
+    }
+}
+
+/// Searches every embedding of every collection.
+fn search_all(store: &Store) {
+    use loci_index::view::{Effort, SearchRequest, SearchScratch};
+    let view = store.view();
+    let mut scratch = SearchScratch::new();
+    for collection in view.collections() {
+        for (field, spec) in (0..).zip(&collection.schema().embeddings) {
+            let query = vec![0.5; (spec.dimension as usize).min(20_000)];
+            let request = SearchRequest {
+                field,
+                query: &query,
+                k: 10,
+                effort: Effort::default(),
+                filter: None,
+                max_distance: None,
+                now: 0,
+            };
+            // An error is an answer.
+            let _ = collection.search(&request, &mut scratch, &mut || true);
+        }
+    }
+}
+
+/// Mends the checksums of a file of the log: the header's, and each frame's as far as frames follow each other.
+fn mend_log(file: &mut [u8]) {
+    if file.len() < 512 {
+        return;
+    }
+    let crc = crc32fast::hash(&file[..508]).to_le_bytes();
+    file[508..512].copy_from_slice(&crc);
+    let number = |file: &[u8], at: usize| u32::from_le_bytes([file[at], file[at + 1], file[at + 2], file[at + 3]]);
+    let salt = number(file, 24) ^ number(file, 16);
+    let mut at = 512;
+    while at + 16 <= file.len() {
+        let length = (number(file, at) as usize).saturating_add(7) & !7;
+        let Some(frame) = file.get_mut(at..(at + 16).saturating_add(length)) else { return };
+        let mut hasher = crc32fast::Hasher::new_with_initial(salt);
+        hasher.update(&frame[..4]);
+        hasher.update(&frame[8..]);
+        frame[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
+        at += 16 + length;
+    }
+}
+
+#[test]
+fn no_file_of_the_log_makes_opening_it_panic() {
+    let disk = MemoryDisk::new();
+    let options = || LogOptions { file_bytes: 1 << 20, secret: 5 };
+    let (mut log, _) = Log::open(disk.copy(), options()).unwrap();
+    let append = |change| Append { shard: ShardId(1), change };
+    let members = Arc::new(Members::voting([MemberId(1)]).unwrap());
+    log.append(&[append(LogChange::Start { index: LogIndex(1), term: Term(1), members })]).unwrap();
+    for index in 2..40 {
+        let entry = loci_raft::Entry {
+            index: LogIndex(index),
+            term: Term(1),
+            kind: EntryKind::Normal,
+            context: Bytes::new(),
+            data: vec![index as u8; 60].into(),
+        };
+        let state = HardState { term: Term(1), vote: Some(MemberId(1)), commit: LogIndex(index - 1) };
+        log.append(&[append(LogChange::Entry(entry)), append(LogChange::HardState(state))]).unwrap();
+        log.sync().unwrap();
+    }
+    log.forget(ShardId(1), LogIndex(10)).unwrap();
+    log.sync().unwrap();
+    let disk = log.disk().copy();
+    use loci_raft::Disk as _;
+    let names = disk.list().unwrap();
+    let name = names.first().expect("the log has a file").clone();
+    let whole = disk.bytes(&name).unwrap();
+    // The file is mostly zeros; what is written lies at its beginning.
+    let used = whole.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    fuzz::run(Target {
+        name: "log",
+        seeds: vec![whole[..used].to_vec()],
+        inputs: 300,
+        in_place: true,
+        mend: &|file| mend_log(file),
+        decode: &mut |input| {
+            let damaged = disk.copy();
+            let mut file = input.to_vec();
+            file.resize(whole.len(), 0);
+            damaged.put(&name, file);
+            match Log::open(damaged, options()) {
+                Ok((log, recovered)) => {
+                    let shard = log.shard(ShardId(1));
+                    let read = log.reader(ShardId(1)).zip(shard.as_ref()).map(|(reader, shard)| {
+                        let indexes = (shard.start.0 + 1..=shard.last.0).take(200);
+                        let read: Result<Vec<_>, _> = indexes.map(|index| reader.read(LogIndex(index))).collect();
+                        read.map_or_else(|error| error.to_string(), |entries| format!("{} read", entries.len()))
+                    });
+                    format!("opened {} {} {read:?}", shard.is_some(), recovered.cut.is_some())
+                }
+                Err(error) => error.to_string(),
+            }
+        },
+    });
+}
+
+#[test]
+fn no_message_of_another_member_makes_its_decoder_panic() {
+    // By the layout that raft/src/message.rs states.
+    let message = |kind: u8, context: &[u8], entries: &[&[u8]]| {
+        let mut bytes = vec![1, kind, 0, 0, 1, 0, 0, 0];
+        for number in [2u64, 1, 5, 4, 9, 8, 4, 0] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend((context.len() as u32).to_le_bytes());
+        bytes.extend((entries.len() as u32).to_le_bytes());
+        bytes.extend(context);
+        for data in entries {
+            bytes.extend(5u64.to_le_bytes());
+            bytes.extend([0; 8]);
+            bytes.extend((data.len() as u32).to_le_bytes());
+            bytes.extend([0; 4]);
+            bytes.extend(*data);
+        }
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend(crc.to_le_bytes());
+        bytes
+    };
+    let seeds = vec![message(3, b"", &[b"entry", b"another"]), message(8, b"context", &[]), message(5, b"", &[])];
+    for seed in &seeds {
+        Message::decode(&Bytes::from(seed.clone())).expect("the seed is right");
+    }
+    fuzz::run(Target {
+        name: "message",
+        seeds,
+        inputs: 50_000,
+        in_place: false,
+        mend: &|bytes| {
+            if let Some((checked, crc)) = bytes.split_last_chunk_mut::<4>() {
+                *crc = crc32fast::hash(checked).to_le_bytes();
+            }
+        },
+        decode: &mut |input| match Message::decode(&Bytes::copy_from_slice(input)) {
+            Ok(message) => {
+                assert!(Message::decode(&Bytes::from(message.encode())).is_ok(), "what was read can be written");
+                format!("{:?}", message.kind())
+            }
+            Err(error) => error.to_string(),
+        },
+    });
+}
+
+/// Sends bytes as they are.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Raw;
+    type Decoder = Raw;
+
+    fn encoder(&mut self) -> Raw {
+        Raw
+    }
+
+    fn decoder(&mut self) -> Raw {
+        Raw
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let length = buffer.remaining();
+        Ok(Some(buffer.copy_to_bytes(length)))
+    }
+}
+
+/// A method, a right request to it as bytes, and whether other bytes are one at all.
+type Call = (&'static str, Vec<u8>, fn(&[u8]) -> bool);
+
+/// A call of every method.
+fn requests() -> Vec<Call> {
+    let list = v1::ListValue { values: vec![api::int(1), api::text("b")] };
+    let mut record = api::record(b"key", b"value");
+    record.attributes = api::attributes([
+        ("a", api::text("b")),
+        ("list", v1::Value { kind: Some(v1::value::Kind::List(list)) }),
+        ("when", v1::Value { kind: Some(v1::value::Kind::TimestampMicros(5)) }),
+    ]);
+    record.embeddings = vec![api::embedding("text", &[0.5, 0.5, 0.0, 0.0])];
+    use v1::filter::Expression;
+    let range = v1::RangeOf { path: "b".into(), at_least: Some(api::int(1)), ..Default::default() };
+    let text = v1::TextOf { path: "a".into(), text: "b".into() };
+    let filters = vec![
+        api::equal("a", api::text("b")),
+        api::filter(Expression::Range(range)),
+        api::filter(Expression::Prefix(text)),
+        api::filter(Expression::Not(Box::new(api::filter(Expression::Exists("c.d".into()))))),
+        api::filter(Expression::In(v1::InValues { path: "a".into(), values: vec![api::int(1), api::text("b")] })),
+    ];
+    let filter = Some(api::filter(Expression::Or(v1::Filters { filters })));
+    let collection = api::collection("things");
+    let origin = api::origin(b"request");
+    let condition =
+        v1::Condition { key: "gone".into(), expect: Some(v1::condition::Expect::Absent(true)), ..Default::default() };
+    let put = v1::PutRequest {
+        origin: origin.clone(),
+        collection: collection.clone(),
+        records: vec![record.clone()],
+        mode: v1::PutMode::Merge as i32,
+        conditions: vec![condition.clone()],
+        ..Default::default()
+    };
+    let change = v1::Change { collection: collection.clone(), action: Some(v1::change::Action::Put(record)) };
+    let batch = v1::BatchRequest { changes: vec![change], conditions: vec![], ..Default::default() };
+    let get = v1::GetRequest { collection: collection.clone(), keys: vec!["key".into()], ..Default::default() };
+    let delete = v1::DeleteRequest { collection: collection.clone(), keys: vec!["gone".into()], ..Default::default() };
+    let delete_where =
+        v1::DeleteRequest { collection: collection.clone(), filter: filter.clone(), ..Default::default() };
+    let scan =
+        v1::ScanRequest { collection: collection.clone(), filter: filter.clone(), limit: 5, ..Default::default() };
+    let count = v1::CountRequest { collection: collection.clone(), filter: filter.clone(), ..Default::default() };
+    let mut search = api::nearest("things", "text", &[1.0, 0.0, 0.0, 0.0], 5);
+    search.filter = filter;
+    let describe = v1::DescribeCollectionRequest { name: collection.clone() };
+    let embedding = v1::EmbeddingSpec { name: "text".into(), dimension: 4, metric: 1 };
+    let create = v1::CreateCollectionRequest {
+        name: collection,
+        schema: Some(v1::Schema { embeddings: vec![embedding], ..Default::default() }),
+        if_absent: true,
+        ..Default::default()
+    };
+    vec![
+        ("/loci.v1.Records/Put", put.encode_to_vec(), |bytes| v1::PutRequest::decode(bytes).is_ok()),
+        ("/loci.v1.Records/Batch", batch.encode_to_vec(), |bytes| v1::BatchRequest::decode(bytes).is_ok()),
+        ("/loci.v1.Records/Get", get.encode_to_vec(), |bytes| v1::GetRequest::decode(bytes).is_ok()),
+        ("/loci.v1.Records/Delete", delete.encode_to_vec(), |bytes| v1::DeleteRequest::decode(bytes).is_ok()),
+        ("/loci.v1.Records/Delete", delete_where.encode_to_vec(), |bytes| v1::DeleteRequest::decode(bytes).is_ok()),
+        ("/loci.v1.Records/Scan", scan.encode_to_vec(), |bytes| v1::ScanRequest::decode(bytes).is_ok()),
+        ("/loci.v1.Records/Count", count.encode_to_vec(), |bytes| v1::CountRequest::decode(bytes).is_ok()),
+        ("/loci.v1.Records/Search", search.encode_to_vec(), |bytes| v1::SearchRequest::decode(bytes).is_ok()),
+        ("/loci.v1.Admin/DescribeCollection", describe.encode_to_vec(), |bytes| {
+            v1::DescribeCollectionRequest::decode(bytes).is_ok()
+        }),
+        ("/loci.v1.Admin/CreateCollection", create.encode_to_vec(), |bytes| {
+            v1::CreateCollectionRequest::decode(bytes).is_ok()
+        }),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_makes_the_node_panic() {
+    let data = tempfile::tempdir().unwrap();
+    let mut node = Node::start(data.path()).await;
+    let mut api = node.api().await;
+    api.create("things", &[("text", 4, v1::Metric::Cosine)]).await;
+    let seed = seed();
+    let seconds = setting("LOCI_FUZZ_SECONDS", 0);
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", node.address)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let begin = Instant::now();
+    let mut chance = Chance::new(seed);
+    let mut tasks = Vec::new();
+    for _ in 0..8 {
+        let (mut chance, channel) = (chance.fork(), channel.clone());
+        tasks.push(tokio::spawn(async move {
+            let requests = requests();
+            let mut codes: HashMap<Code, u64> = HashMap::new();
+            let mut grpc = tonic::client::Grpc::new(channel);
+            let mut tried = 0;
+            while if seconds > 0 { begin.elapsed().as_secs() < seconds } else { tried < 300 } {
+                let (path, whole, decodes) = &requests[chance.index(requests.len())];
+                let other = &requests[chance.index(requests.len())].1;
+                // Most mutations are no protobuf any more, and say little about what comes after the decoder.
+                let mut request;
+                loop {
+                    request = whole.clone();
+                    fuzz::mutate(&mut chance, &mut request, other);
+                    if decodes(&request) || chance.percent(2) {
+                        break;
+                    }
+                }
+                let sent = Bytes::from(request);
+                grpc.ready().await.unwrap_or_else(|error| panic!("LOCI_SEED={seed}: the node is gone: {error}"));
+                let reply = grpc.unary(Request::new(sent.clone()), PathAndQuery::from_static(path), Raw).await;
+                let code = reply.as_ref().err().map_or(Code::Ok, Status::code);
+                tried += 1;
+                *codes.entry(code).or_default() += 1;
+                let broken =
+                    matches!(code, Code::Unknown | Code::Unavailable | Code::DataLoss | Code::DeadlineExceeded);
+                // Bytes that are no protobuf are `Internal` to tonic, and it says so.
+                let undecoded = |status: &Status| status.message().contains("decode");
+                let internal = code == Code::Internal && !reply.as_ref().err().is_some_and(undecoded);
+                assert!(!broken && !internal, "LOCI_SEED={seed}: {path} {sent:02x?}: {reply:?}");
+            }
+            codes
+        }));
+    }
+    let mut codes: HashMap<Code, u64> = HashMap::new();
+    for task in tasks {
+        for (code, count) in task.await.unwrap() {
+            *codes.entry(code).or_default() += count;
+        }
+    }
+    let total: u64 = codes.values().sum();
+    say(&format!("fuzz requests: {total} in {:.1?}, {codes:?}, the node runs on", begin.elapsed()));
+    assert!(codes.get(&Code::Ok).is_some_and(|fine| *fine > 0), "every mutation was refused: {codes:?}");
+    assert!(!node.log().contains("panicked"), "LOCI_SEED={seed}: {}", node.log());
+    node.wait_ready().await;
+    assert!(node.terminate().success());
+    Node::start(data.path()).await;
+}
+
+#[test]
+fn the_fuzzer_itself_notices_a_panic() {
+    let mut decode = |input: &[u8]| {
+        assert!(input.first() != Some(&b'y'), "planted");
+        format!("{}", input.len().min(3))
+    };
+    let found = catch_unwind(AssertUnwindSafe(|| {
+        fuzz::run(Target {
+            name: "planted",
+            seeds: vec![b"x...".to_vec()],
+            inputs: 100_000,
+            in_place: false,
+            mend: &|_| {},
+            decode: &mut decode,
+        });
+    }));
+    assert!(found.is_err(), "a planted panic was not found");
+    std::fs::remove_dir_all(fuzz::folder("planted")).unwrap();
+}
