@@ -42,6 +42,13 @@ fn build() -> PathBuf {
     profile.join("loci")
 }
 
+/// The program with these arguments, in as much memory as it can ever need: what asks for more is killed.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v 8000000; exec \"$@\"", "loci"]).arg(program()).args(arguments);
+    command
+}
+
 /// A running node.
 pub struct Node {
     child: Child,
