@@ -391,7 +391,15 @@ pub async fn stats(args: StatsArgs) -> Result<(), Failure> {
         ),
     ]);
     let mut shards = Rows::new(&[
-        ">shard", "role", ">term", ">applied", ">checkpoint", ">records", ">collections", ">queued", "digest",
+        ">shard",
+        "role",
+        ">term",
+        ">applied",
+        ">checkpoint",
+        ">records",
+        ">collections",
+        ">queued",
+        "digest",
     ]);
     for shard in &stats.shards {
         shards.push([

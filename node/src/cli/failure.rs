@@ -45,10 +45,7 @@ pub enum Kind {
 
 impl Failure {
     pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
-        Failure {
-            kind,
-            message: message.into(),
-        }
+        Failure { kind, message: message.into() }
     }
 
     pub fn refused(message: impl Into<String>) -> Failure {

@@ -519,7 +519,8 @@ mod tests {
 
     #[test]
     fn no_text_makes_it_panic() {
-        let pieces = ["a", "=", "\"x", "'", "(", ")", "not", " ", "@", "1", ".", "`", "in", "\u{20ac}", "-", "\\", ",", "and"];
+        let pieces =
+            ["a", "=", "\"x", "'", "(", ")", "not", " ", "@", "1", ".", "`", "in", "\u{20ac}", "-", "\\", ",", "and"];
         let mut seed = 7_u64;
         for _ in 0..50_000 {
             let mut text = String::new();

@@ -50,10 +50,7 @@ pub fn record_from_json(json: Json, fields: &Fields) -> Result<Record, String> {
     let Json::Object(mut object) = json else {
         return Err("a record is a JSON object".into());
     };
-    let mut record = Record {
-        key: bytes_field(&mut object, &fields.key)?.unwrap_or_default(),
-        ..Record::default()
-    };
+    let mut record = Record { key: bytes_field(&mut object, &fields.key)?.unwrap_or_default(), ..Record::default() };
     record.value = match &fields.value {
         Some(name) => bytes_field(&mut object, name)?,
         None => match bytes_field(&mut object, "value")? {

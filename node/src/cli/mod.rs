@@ -17,9 +17,8 @@ mod json;
 mod time;
 mod output;
 mod failure;
-mod source {
-    pub mod npy;
-}
+mod source;
+mod ingest;
 
 use std::io;
 use std::process::ExitCode;
@@ -64,6 +63,8 @@ enum Command {
     Scan(records::ScanArgs),
     /// Count records.
     Count(records::CountArgs),
+    /// Write the records of files: JSONL, .npy, .fvecs, Parquet.
+    Ingest(ingest::IngestArgs),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -122,6 +123,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Search(args) => records::search(args).await,
         Command::Scan(args) => records::scan(args).await,
         Command::Count(args) => records::count(args).await,
+        Command::Ingest(args) => ingest::ingest(args).await,
     }
 }
 

@@ -276,10 +276,8 @@ pub async fn get(args: GetArgs) -> Result<(), Failure> {
         .connection
         .collection(&args.collection)?
         .with_parts(Parts { embeddings: args.embeddings, ..Parts::default() });
-    let found = collection
-        .get_many(args.keys.iter().cloned())
-        .await
-        .map_err(|error| Failure::call(&args.collection, error))?;
+    let found =
+        collection.get_many(args.keys.iter().cloned()).await.map_err(|error| Failure::call(&args.collection, error))?;
     let missing: Vec<&str> =
         args.keys.iter().zip(&found).filter(|(_, record)| record.is_none()).map(|(key, _)| key.as_str()).collect();
     if args.raw {
@@ -374,10 +372,8 @@ pub async fn search(args: SearchArgs) -> Result<(), Failure> {
 }
 
 fn hits_json(hits: &[Hit]) -> Json {
-    let hits: Vec<Json> = hits
-        .iter()
-        .map(|hit| json!({"distance": hit.distance, "record": record_to_json(&hit.record)}))
-        .collect();
+    let hits: Vec<Json> =
+        hits.iter().map(|hit| json!({"distance": hit.distance, "record": record_to_json(&hit.record)})).collect();
     json!({ "hits": hits })
 }
 
