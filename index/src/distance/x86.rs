@@ -21,10 +21,11 @@ macro_rules! avx512 {
             let mut sums = [_mm512_setzero_ps(); 4];
             for (x, y) in a64.iter().zip(b64) {
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: `x` and `y` are arrays of 64 f32, `i` is below 4, and an unaligned
-                    // load reads 16 of them from `16 * i`.
-                    let ($x, $y) =
-                        unsafe { (_mm512_loadu_ps(x.as_ptr().add(16 * i)), _mm512_loadu_ps(y.as_ptr().add(16 * i))) };
+                    // SAFETY: `x` is an array of 64 f32, `i` is below 4, and an unaligned load reads 16 of them
+                    // from `16 * i`.
+                    let $x = unsafe { _mm512_loadu_ps(x.as_ptr().add(16 * i)) };
+                    // SAFETY: so it is with `y`.
+                    let $y = unsafe { _mm512_loadu_ps(y.as_ptr().add(16 * i)) };
                     let $sum = *sum;
                     *sum = $add;
                 }
@@ -33,10 +34,10 @@ macro_rules! avx512 {
             for (x, y) in a_rest.chunks(16).zip(b_rest.chunks(16)) {
                 // `a_rest` and `b_rest` have the same length, and so have their chunks: 1 to 16.
                 let mask = u16::MAX >> (16 - x.len());
-                // SAFETY: the mask has as many bits as `x` and `y` have elements, and a masked load
-                // touches no others.
-                let ($x, $y) =
-                    unsafe { (_mm512_maskz_loadu_ps(mask, x.as_ptr()), _mm512_maskz_loadu_ps(mask, y.as_ptr())) };
+                // SAFETY: the mask has as many bits as `x` has elements, and a masked load touches no others.
+                let $x = unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) };
+                // SAFETY: `y` has as many elements.
+                let $y = unsafe { _mm512_maskz_loadu_ps(mask, y.as_ptr()) };
                 let $sum = sum;
                 sum = $add;
             }
@@ -62,10 +63,11 @@ macro_rules! avx2 {
             let mut sums = [_mm256_setzero_ps(); 4];
             for (x, y) in a32.iter().zip(b32) {
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: `x` and `y` are arrays of 32 f32, `i` is below 4, and an unaligned
-                    // load reads 8 of them from `8 * i`.
-                    let ($x, $y) =
-                        unsafe { (_mm256_loadu_ps(x.as_ptr().add(8 * i)), _mm256_loadu_ps(y.as_ptr().add(8 * i))) };
+                    // SAFETY: `x` is an array of 32 f32, `i` is below 4, and an unaligned load reads 8 of them from
+                    // `8 * i`.
+                    let $x = unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) };
+                    // SAFETY: so it is with `y`.
+                    let $y = unsafe { _mm256_loadu_ps(y.as_ptr().add(8 * i)) };
                     let $sum = *sum;
                     *sum = $add;
                 }
