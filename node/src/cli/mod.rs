@@ -16,9 +16,11 @@ mod filter_language;
 mod json;
 mod time;
 mod output;
+mod latencies;
 mod failure;
 mod source;
 mod ingest;
+mod demo;
 
 use std::io;
 use std::process::ExitCode;
@@ -65,6 +67,8 @@ enum Command {
     Count(records::CountArgs),
     /// Write the records of files: JSONL, .npy, .fvecs, Parquet.
     Ingest(ingest::IngestArgs),
+    /// Show what loci does, on a node of its own with real data. Takes under a minute.
+    Demo(demo::DemoArgs),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -124,6 +128,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Scan(args) => records::scan(args).await,
         Command::Count(args) => records::count(args).await,
         Command::Ingest(args) => ingest::ingest(args).await,
+        Command::Demo(args) => demo::demo(args).await,
     }
 }
 

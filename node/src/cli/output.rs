@@ -34,11 +34,13 @@ impl Rows {
         if table.width().is_none() || !on_terminal {
             table.set_width(WIDTH_DEFAULT);
         }
-        let header = columns.iter().map(|column| {
-            let cell = Cell::new(column.trim_start_matches('>'));
-            if on_terminal && colours() { cell.add_attribute(Attribute::Bold) } else { cell }
-        });
-        table.set_header(header);
+        // Without names there is no header, and no empty line in its place.
+        if columns.iter().any(|column| !column.is_empty()) {
+            table.set_header(columns.iter().map(|column| {
+                let cell = Cell::new(column.trim_start_matches('>'));
+                if on_terminal && colours() { cell.add_attribute(Attribute::Bold) } else { cell }
+            }));
+        }
         for (index, column) in columns.iter().enumerate() {
             if let (true, Some(column)) = (column.starts_with('>'), table.column_mut(index)) {
                 column.set_cell_alignment(CellAlignment::Right);

@@ -2,9 +2,11 @@
 //!
 //! Columns without a role become attributes. Compressed by snappy, gzip, LZ4 or not at all.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use bytes::Bytes;
 use loci_client::{Embedding, Record, Value};
@@ -28,9 +30,25 @@ impl fmt::Debug for Parquet {
     }
 }
 
-/// The library panics on some damaged files.
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The library panics on some damaged files. That is an answer like another, and no reason to print a panic.
 fn guarded<T>(read: impl FnOnce() -> Result<T, parquet::errors::ParquetError>) -> Result<T, SourceError> {
-    match catch_unwind(AssertUnwindSafe(read)) {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                usual(panic);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let result = catch_unwind(AssertUnwindSafe(read));
+    GUARDED.set(false);
+    match result {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(SourceError::Parquet(error.to_string())),
         Err(_) => Err(SourceError::Parquet("it cannot be read past this place".into())),
