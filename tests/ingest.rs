@@ -210,7 +210,7 @@ async fn rows_that_are_no_records_are_told_with_line_and_reason_and_the_rest_is_
 fn npy() -> Vec<u8> {
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     let mut header = "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }".to_owned();
-    while (10 + header.len() + 1) % 64 != 0 {
+    while !(10 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
     }
     header.push('\n');
@@ -289,10 +289,15 @@ async fn no_file_makes_ingest_panic_hang_or_take_memory_without_limit() {
     }
     for (name, whole, _) in &seeds {
         let mut chance = Chance::new(seed);
+        let target = format!("ingest-{}", name.rsplit('.').next().unwrap());
+        let mut kept = fuzz::kept(&target);
+        let corpus: Vec<Vec<u8>> = kept.iter().cloned().chain([whole.clone()]).collect();
         let (begin, mut tried, mut fine) = (Instant::now(), 0, 0);
-        while if seconds > 0 { begin.elapsed().as_secs() < seconds } else { tried < 40 } {
-            let mut input = whole.clone();
-            if chance.percent(50) {
+        while if seconds > 0 { begin.elapsed().as_secs() < seconds } else { tried < 40 || !kept.is_empty() } {
+            let mut input = corpus[chance.index(corpus.len())].clone();
+            if let Some(known) = kept.pop() {
+                input = known;
+            } else if chance.percent(50) {
                 fuzz::mutate_in_place(&mut chance, &mut input);
             } else {
                 fuzz::mutate(&mut chance, &mut input, whole);
@@ -304,10 +309,7 @@ async fn no_file_makes_ingest_panic_hang_or_take_memory_without_limit() {
             let well =
                 code.is_some_and(|code| code != 101) && !said.contains("panicked") && started.elapsed() < PATIENCE;
             if !well {
-                let kept = fuzz::folder(&format!("ingest-{}", name.rsplit('.').next().unwrap()));
-                fs::create_dir_all(&kept).unwrap();
-                let kept = kept.join(format!("{seed}-{tried}"));
-                fs::write(&kept, &input).unwrap();
+                let kept = fuzz::keep(&target, &input);
                 panic!("LOCI_SEED={seed}: {} ends {}: {said}", kept.display(), output.status);
             }
             fine += u64::from(code == Some(0));

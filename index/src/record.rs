@@ -32,6 +32,8 @@ impl Position {
     const PLACE_BITS: u32 = 16;
     /// The most commands in one entry.
     pub const COMMANDS_MAX: usize = 1 << Self::PLACE_BITS;
+    /// The last entry there can be: after it there would be no position that is not [`Position::NEVER`].
+    pub const INDEX_MAX: u64 = (1 << (64 - Self::PLACE_BITS)) - 2;
     /// Before every command.
     pub const ZERO: Position = Position(0);
     /// After every command: the end of a version that has not ended.

@@ -42,14 +42,16 @@ pub fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name)
 }
 
-fn kept(name: &str) -> Vec<Vec<u8>> {
+/// The inputs that were kept for a target.
+pub fn kept(name: &str) -> Vec<Vec<u8>> {
     let Ok(entries) = fs::read_dir(folder(name)) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be read").path()).collect();
     paths.sort();
     paths.iter().map(|path| fs::read(path).expect("a seed can be read")).collect()
 }
 
-fn keep(name: &str, input: &[u8]) -> PathBuf {
+/// Keeps an input for every later run.
+pub fn keep(name: &str, input: &[u8]) -> PathBuf {
     let folder = folder(name);
     fs::create_dir_all(&folder).expect("a folder of seeds can be made");
     let hash = blake3::hash(input).to_hex();

@@ -123,6 +123,9 @@ impl Store {
     ) -> Result<Store, StoreError> {
         let mut namespaces: BTreeMap<String, BTreeMap<String, CollectionId>> =
             manifest.namespaces.iter().map(|name| (name.clone(), BTreeMap::new())).collect();
+        if manifest.applied >= Position::INDEX_MAX {
+            return Err(unfit(MANIFEST_FILE, format!("entry {} is more than there can be", manifest.applied)));
+        }
         let (mut collections, mut due, mut ends) = (Vec::<State>::new(), BTreeSet::new(), BTreeMap::new());
         for files in &manifest.collections {
             let state = open_collection(&*directory, files, &mut ends)?;
