@@ -20,6 +20,7 @@ mod latencies;
 mod failure;
 mod source;
 mod ingest;
+mod bench;
 mod demo;
 
 use std::io;
@@ -67,6 +68,9 @@ enum Command {
     Count(records::CountArgs),
     /// Write the records of files: JSONL, .npy, .fvecs, Parquet.
     Ingest(ingest::IngestArgs),
+    /// Drive a running node and measure it.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Show what loci does, on a node of its own with real data. Takes under a minute.
     Demo(demo::DemoArgs),
     /// Print a completion script for a shell.
@@ -128,6 +132,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Scan(args) => records::scan(args).await,
         Command::Count(args) => records::count(args).await,
         Command::Ingest(args) => ingest::ingest(args).await,
+        Command::Bench(command) => bench::bench(command).await,
         Command::Demo(args) => demo::demo(args).await,
     }
 }

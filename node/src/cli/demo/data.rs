@@ -15,7 +15,7 @@ const QUERIES: &[u8] = include_bytes!("../../../../data/wordnet-5k/queries.jsonl
 const QUERY_VECTORS: &[u8] = include_bytes!("../../../../data/wordnet-5k/queries.npy");
 const GROUND_TRUTH: &[u8] = include_bytes!("../../../../data/wordnet-5k/ground_truth.npy");
 
-/// Where a data set has its files; `docs` and the benchmarks use the same layout.
+/// Where a data set has its files; the benchmarks read the same layout.
 pub const FILES: [&str; 5] = ["records.jsonl", "embeddings.npy", "queries.jsonl", "queries.npy", "ground_truth.npy"];
 
 /// A data set in memory.
