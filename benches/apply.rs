@@ -62,7 +62,7 @@ fn apply(criterion: &mut Criterion) {
                 // The buffer is sealed as the node would, or it would fill the memory.
                 while let Some(job) = store.next_job() {
                     let done = job.run(&*directory, &std::sync::atomic::AtomicBool::new(false));
-                    store.install(done);
+                    assert!(store.install(done).error.is_none(), "memory has room");
                 }
             });
         });

@@ -252,7 +252,7 @@ pub fn components(embedding: v1::Embedding, schema: &Schema, field: u16) -> Resu
     };
     let mut components = match (embedding.vector.len(), embedding.components.len()) {
         (0, _) => embedding.components,
-        (_, 0) if embedding.vector.len() % 4 == 0 => embedding
+        (_, 0) if embedding.vector.len().is_multiple_of(4) => embedding
             .vector
             .chunks_exact(4)
             .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of four bytes")))
