@@ -47,6 +47,11 @@ const RELIEF_EVERY: Duration = Duration::from_secs(2);
 const BUFFERS_TIMES_MAX: usize = 4;
 /// How often the store is asked for jobs, which looks at all of its collections.
 const ASK_EVERY: Duration = Duration::from_millis(20);
+/// Once a shard has had nothing to do for so long, what it was given lately is sealed too, so that graphs find it and the next
+/// start reads little of the log.
+const REST: Duration = Duration::from_secs(2);
+/// Less than this is not worth a segment of its own.
+const REST_BYTES: u64 = 1 << 20;
 /// How often a checkpoint is told of.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A job that failed is tried again after this, also on an idle shard.
@@ -96,6 +101,7 @@ pub(super) struct Owner {
     counted: Counted,
     /// Bytes of entries applied since the last checkpoint began.
     bytes_since_checkpoint: u64,
+    last_applied: Instant,
     checkpoint_running: Option<Instant>,
     merge_running: Option<Instant>,
     checkpoints_fail: bool,
@@ -205,6 +211,7 @@ impl Owner {
             last_relief: None,
             counted: Counted::default(),
             bytes_since_checkpoint: 0,
+            last_applied: Instant::now(),
             checkpoint_running: None,
             merge_running: None,
             checkpoints_fail: false,
@@ -300,6 +307,7 @@ impl Owner {
             .apply(index.0, &data)
             .unwrap_or_else(|error| fatal::stop(&format!("shard {}: {error}", self.shared.id)));
         self.bytes_since_checkpoint += data.len() as u64;
+        self.last_applied = Instant::now();
         self.replica.applied(index);
         self.charge();
         self.shared.applied.send_replace(index.0);
@@ -490,7 +498,9 @@ impl Owner {
             return;
         }
         self.last_asked = Some(Instant::now());
-        if self.bytes_since_checkpoint >= self.options.checkpoint_bytes && self.checkpoint_running.is_none() {
+        let rests = self.bytes_since_checkpoint >= REST_BYTES && self.last_applied.elapsed() >= REST;
+        let due = rests || self.bytes_since_checkpoint >= self.options.checkpoint_bytes;
+        if due && self.checkpoint_running.is_none() {
             self.bytes_since_checkpoint = 0;
             self.store.request_checkpoint();
         }

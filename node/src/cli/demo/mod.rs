@@ -30,7 +30,7 @@ const SEARCHES_PER_CALLER: usize = 400;
 const CALLERS: [usize; 2] = [1, 8];
 const TTL: Duration = Duration::from_millis(1500);
 /// How long the background may take to build graphs before the figures are taken without waiting further.
-const INDEX_WAIT: Duration = Duration::from_secs(20);
+const INDEX_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
@@ -295,6 +295,7 @@ async fn state(set: &DataSet, client: &Client) -> Result<Vec<(&'static str, Stri
 
 async fn closing(set: &DataSet, client: &Client, memories: &Collection, figures: &Figures) -> Result<(), Failure> {
     heading(8, "In figures, on this machine")?;
+    under("waiting until the node, at rest, has sealed the records and built their graph")?;
     let stats = wait_until_indexed(memories).await?;
     let recall = recall(set, memories).await?;
     let mut rows = Rows::new(&["", ""]);
@@ -330,9 +331,8 @@ async fn wait_until_indexed(memories: &Collection) -> Result<loci_client::Collec
     let begun = Instant::now();
     loop {
         let stats = memories.describe().await.map_err(called("collection memories"))?.stats;
-        // What is in the buffer stays there until there is enough for a segment.
-        let in_segments = stats.records.saturating_sub(stats.buffer_records);
-        if stats.indexed_records >= in_segments || begun.elapsed() > INDEX_WAIT {
+        // A node that has had nothing to do for two seconds seals what it has, and builds the graph.
+        if stats.indexed_records >= stats.records || begun.elapsed() > INDEX_WAIT {
             return Ok(stats);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
