@@ -306,15 +306,13 @@ async fn closing(set: &DataSet, client: &Client, memories: &Collection, figures:
     ]);
     rows.push(["recall@10".to_owned(), format!("{recall:.4} of the exact answer, {} queries", set.queries.len())]);
     rows.push(["restart".to_owned(), format!("{} from kill to correct answers", time_shown(figures.restart))]);
-    rows.push([
-        "indexed".to_owned(),
-        format!(
-            "{} of {} records, the rest are compared exactly",
-            grouped(stats.indexed_records),
-            grouped(stats.records)
-        ),
-    ]);
-    rows.push(["on disk".to_owned(), format!("{} in {} segments", bytes_size(stats.disk_bytes), stats.segments)]);
+    let indexed = match stats.records.saturating_sub(stats.indexed_records) {
+        0 => format!("all {} records are in a graph", grouped(stats.records)),
+        rest => format!("{} records; {} more are compared exactly", grouped(stats.indexed_records), grouped(rest)),
+    };
+    rows.push(["indexed".to_owned(), indexed]);
+    let segments = if stats.segments == 1 { "segment" } else { "segments" };
+    rows.push(["on disk".to_owned(), format!("{} in {} {segments}", bytes_size(stats.disk_bytes), stats.segments)]);
     under(rows.text())?;
     let mut rows = Rows::new(&[">callers", ">searches/s", ">p50", ">p95", ">p99"]);
     for callers in CALLERS {
