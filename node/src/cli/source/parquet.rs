@@ -10,6 +10,7 @@ use std::sync::Once;
 
 use bytes::Bytes;
 use loci_client::{Embedding, Record, Value};
+use parquet::basic::Compression;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row as ParquetRow};
@@ -61,6 +62,11 @@ impl Parquet {
         let reader = guarded(|| SerializedFileReader::new(file))?;
         let rows = u64::try_from(reader.metadata().file_metadata().num_rows())
             .map_err(|_| SourceError::Parquet("a negative number of rows".into()))?;
+        let groups = reader.metadata().row_groups();
+        let codecs = groups.iter().flat_map(|group| group.columns()).map(|column| column.compression());
+        if let Some(reason) = codecs.filter_map(refused_codec).next() {
+            return Err(SourceError::Parquet(reason));
+        }
         let schema = reader.metadata().file_metadata().schema().clone();
         let columns: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
         let fields = &spec.fields;
@@ -101,6 +107,15 @@ impl Parquet {
             Err(_) => excerpt(parquet_row.to_string().as_bytes()),
         };
         Ok(Some(Row { line: row + 1, after: self.position, outcome, excerpt: shown }))
+    }
+}
+
+/// Said before the first row: a codec that this program has not would be noticed in the middle.
+fn refused_codec(codec: Compression) -> Option<String> {
+    match codec {
+        Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) => None,
+        Compression::LZ4 | Compression::LZ4_RAW => None,
+        other => Some(format!("compressed with {other}: write it with snappy, gzip, LZ4 or not compressed")),
     }
 }
 
@@ -217,7 +232,6 @@ fn value_of(field: &Field) -> Result<Value, String> {
 mod tests {
     use std::sync::Arc;
 
-    use parquet::basic::Compression;
     use parquet::data_type::{ByteArray, ByteArrayType, FloatType, Int64Type};
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;
@@ -270,6 +284,12 @@ mod tests {
             assert_eq!(records, [Ok(first), Ok(second)]);
             check_resumes(&spec(&path));
         }
+    }
+
+    #[test]
+    fn a_codec_that_cannot_be_read_is_named_with_those_that_can() {
+        let reason = refused_codec(Compression::ZSTD(Default::default())).expect("not supported");
+        assert!(reason.contains("ZSTD") && reason.contains("snappy"), "{reason}");
     }
 
     #[test]
