@@ -590,7 +590,10 @@ impl Store {
                     JobKind::Merge => self.work.merging = None,
                 }
                 self.work.files.extend(left);
-                self.work.failed_at = Some(self.clock);
+                // Whoever cancels a job wants something else done now, such as the last checkpoint of a stop.
+                if !matches!(error, JobError::Cancelled) {
+                    self.work.failed_at = Some(self.clock);
+                }
                 Installed { kind, forget_up_to: None, error: Some(error) }
             }
         }

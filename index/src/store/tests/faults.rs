@@ -113,14 +113,18 @@ fn a_store_goes_on_through_a_full_disk_and_catches_up_when_there_is_room() {
 }
 
 #[test]
-fn a_cancelled_job_leaves_no_file() {
+fn a_cancelled_job_leaves_no_file_and_keeps_no_checkpoint_waiting() {
     let (mut shard, _) = shard();
     let files = shard.files();
-    while let Some(job) = shard.store.next_job() {
+    let jobs: Vec<Job> = std::iter::from_fn(|| shard.store.next_job()).collect();
+    assert_eq!(jobs.iter().map(Job::kind).collect::<Vec<_>>(), [JobKind::Checkpoint, JobKind::Merge]);
+    for job in jobs {
         let done = job.run(&shard.directory, &AtomicBool::new(true));
         assert!(shard.store.install(done).error.is_some());
     }
     assert_eq!(shard.files(), files);
+    // A stop cancels the merge under way, and what earlier merges built must still get into the manifest.
+    assert_eq!(shard.store.next_job().map(|job| job.kind()), Some(JobKind::Checkpoint));
 }
 
 /// A directory that replaces a file and then says that it failed, as one does whose last sync fails.
