@@ -414,11 +414,11 @@ fn start_server(
 ) -> std::io::Result<Server> {
     let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true));
     let (health, health_service) = tonic_health::server::health_reporter();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(loci_wire::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(std::io::Error::other)?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(loci_wire::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let (records, admin) = grpc::services(calls, metrics.clone(), status.clone());
     let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -427,7 +427,9 @@ fn start_server(
         .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
         .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
         .add_service(health_service)
-        .add_service(reflection)
+        .add_service(reflection().build_v1().map_err(std::io::Error::other)?)
+        // What Python's and older tools ask for.
+        .add_service(reflection().build_v1alpha().map_err(std::io::Error::other)?)
         .add_service(records)
         .add_service(admin);
     let (stop, stopped) = oneshot::channel::<()>();
