@@ -12,6 +12,7 @@ use loci_index::filter::{Filter, Limit, Path, Range};
 use loci_index::record::{
     ATTRIBUTES_DEPTH_MAX, DIMENSION_MAX, EMBEDDINGS_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX, VALUE_BYTES_MAX,
 };
+use loci_index::store;
 use loci_index::view::RecordRef;
 use loci_wire::v1;
 
@@ -42,15 +43,16 @@ pub fn namespace_name(name: String) -> Result<String, Failure> {
 }
 
 fn check_name(what: &str, name: &str) -> Result<(), Failure> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(plain) {
+    store::check_name(name).map_err(|_| {
         let shown: String = name.chars().take(40).collect();
-        return Err(Failure::invalid(
+        Failure::invalid(
             "invalid_name",
-            format!("{what} name {shown:?} must be 1 to {NAME_BYTES_MAX} letters, digits, '_', '-' or '.'"),
-        ));
-    }
-    Ok(())
+            format!(
+                "{what} name {shown:?} must be 1 to {NAME_BYTES_MAX} letters, digits, '_', '-' or '.', and begin with a letter, a \
+                 digit or '_'"
+            ),
+        )
+    })
 }
 
 /// Who sends a write and why.
@@ -484,7 +486,7 @@ mod tests {
         for name in ["a", "A-1_b.c", &"x".repeat(NAME_BYTES_MAX)] {
             assert!(check_name("collection", name).is_ok(), "{name}");
         }
-        for name in ["", "a b", "a/b", "\u{e9}", &"x".repeat(NAME_BYTES_MAX + 1)] {
+        for name in ["", "a b", "a/b", "-a", ".a", "\u{e9}", &"x".repeat(NAME_BYTES_MAX + 1)] {
             assert!(check_name("collection", name).is_err(), "{name}");
         }
     }
