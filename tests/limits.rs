@@ -441,8 +441,8 @@ async fn a_bad_schema_is_refused() {
         ("a longer name", &longer, vec![], invalid("invalid_name", "128")),
         ("a name with a slash", "a/b", vec![], invalid("invalid_name", "letters")),
         ("a name with dots and hyphens", "a.b-c_d", vec![], Fine),
-        ("a name that begins with a hyphen", "-a", vec![], Fine),
-        ("a name that begins with a dot", ".a", vec![], Fine),
+        ("a name that begins with a hyphen", "-a", vec![], invalid("invalid_name", "begin with")),
+        ("a name that begins with a dot", ".a", vec![], invalid("invalid_name", "begin with")),
         ("a name that is there", "plain", vec![], Refused(Code::AlreadyExists, "already_exists", "plain")),
     ];
     for (what, name, embeddings, expect) in table {

@@ -276,7 +276,7 @@ impl Node {
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("loci-io").enable_all().build()?;
         let calls = grpc::Calls { shard: handle.clone(), search: search.clone(), gate: Gate::default() };
         let address = listener.local_addr()?;
-        let (health, stop_server, server) = {
+        let (health, is_not_serving, stop_server, server) = {
             let _inside = runtime.enter();
             start_server(listener, calls, &metrics, &status)?
         };
@@ -299,6 +299,7 @@ impl Node {
         );
         let (watched, reporter) = (handle.clone(), health.clone());
         runtime.spawn(async move {
+            let _ = is_not_serving.await;
             watched.ready().await;
             if watched.is_ready() {
                 set_health(&reporter, ServingStatus::Serving).await;
@@ -403,7 +404,7 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     }
 }
 
-type Server = (HealthReporter, oneshot::Sender<()>, JoinHandle<()>);
+type Server = (HealthReporter, oneshot::Receiver<()>, oneshot::Sender<()>, JoinHandle<()>);
 
 /// Starts answering on a socket; inside the runtime that is to do it.
 fn start_server(
@@ -433,9 +434,12 @@ fn start_server(
         .add_service(records)
         .add_service(admin);
     let (stop, stopped) = oneshot::channel::<()>();
+    let (not_serving, is_not_serving) = oneshot::channel::<()>();
     let reporter = health.clone();
     let server = tokio::spawn(async move {
         set_health(&reporter, ServingStatus::NotServing).await;
+        // Nobody says that it serves before this: a shard can be ready sooner than this task runs.
+        drop(not_serving);
         let stopped = async {
             let _ = stopped.await;
         };
@@ -443,7 +447,7 @@ fn start_server(
             tracing::error!(%error, "the server ended");
         }
     });
-    Ok((health, stop, server))
+    Ok((health, is_not_serving, stop, server))
 }
 
 /// Everything of a node that is on its disk.
