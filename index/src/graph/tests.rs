@@ -373,11 +373,10 @@ fn a_damaged_graph_is_searched_without_a_panic() {
     }
 }
 
-/// The folder of a larger real set: in `LOCI_DATA`, or beside the checkout.
+/// The folder of a real set: in `LOCI_DATA`, or shipped.
 fn real(name: &str) -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data");
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../data");
-    let places = [std::env::var("LOCI_DATA").unwrap_or_default().into(), beside.into(), shipped.into()];
+    let places = [std::env::var("LOCI_DATA").unwrap_or_default().into(), shipped.into()];
     places.into_iter().map(|place: PathBuf| place.join(name)).find(|f| f.join("embeddings.npy").exists())
 }
 

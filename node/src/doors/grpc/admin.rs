@@ -11,9 +11,8 @@ use tonic::{Code, Request, Response, Status};
 
 use super::calls::{Calls, find};
 use super::convert::{self, NAMESPACE_DEFAULT};
-use super::records::{deadline, measured};
+use super::records::unary;
 use super::status::Failure;
-use crate::gate;
 use crate::metrics::Metrics;
 use crate::status::NodeStatus;
 
@@ -36,13 +35,7 @@ impl AdminService {
         request: Request<Q>,
         call: impl FnOnce(Q, Instant) -> F,
     ) -> Result<Response<R>, Status> {
-        let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
-        let request = request.into_inner();
-        let run = async {
-            let _pass = self.calls.enter(&request)?;
-            call(request, deadline).await
-        };
-        Ok(Response::new(measured(&self.metrics, method, writes, deadline, run).await?))
+        unary(&self.calls, &self.metrics, method, writes, request, call).await
     }
 
     async fn create_namespace(

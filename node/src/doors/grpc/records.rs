@@ -57,6 +57,24 @@ pub async fn measured<R>(
     result
 }
 
+/// A call of one request and one reply, of either service.
+pub async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>(
+    calls: &Calls,
+    metrics: &Metrics,
+    method: &'static str,
+    writes: bool,
+    request: Request<Q>,
+    call: impl FnOnce(Q, Instant) -> F,
+) -> Result<Response<R>, Status> {
+    let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
+    let request = request.into_inner();
+    let run = async {
+        let _pass = calls.enter(&request)?;
+        call(request, deadline).await
+    };
+    Ok(Response::new(measured(metrics, method, writes, deadline, run).await?))
+}
+
 impl RecordsService {
     async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>(
         &self,
@@ -65,13 +83,7 @@ impl RecordsService {
         request: Request<Q>,
         call: impl FnOnce(Q, Instant) -> F,
     ) -> Result<Response<R>, Status> {
-        let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
-        let request = request.into_inner();
-        let run = async {
-            let _pass = self.calls.enter(&request)?;
-            call(request, deadline).await
-        };
-        Ok(Response::new(measured(&self.metrics, method, writes, deadline, run).await?))
+        unary(&self.calls, &self.metrics, method, writes, request, call).await
     }
 }
 
