@@ -541,6 +541,22 @@ async fn conditions_and_request_ids_are_held_to_their_word() {
     still_whole(&mut node, &mut api, 2).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_to_remove_from_many_records_do_not_become_a_huge_write() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut node, mut api) = node(&data).await;
+    let merge = |records: usize| v1::PutRequest {
+        collection: collection("plain"),
+        records: (0..records).map(|number| record(format!("key {number}").as_bytes(), b"")).collect(),
+        mode: v1::PutMode::Merge as i32,
+        remove_attributes: vec!["a".repeat(10 << 10)],
+        ..Default::default()
+    };
+    check("few", api.records.put(merge(100)).await, Fine);
+    check("many", api.records.put(merge(10_000)).await, invalid("wrong_count", "split"));
+    still_whole(&mut node, &mut api, 100).await;
+}
+
 /// The node's answer, or that of the transport's own timer on either side, which runs out at the same moment.
 fn is_late(status: &Status) {
     let by_transport = status.code() == Code::Cancelled && status.message() == "Timeout expired";

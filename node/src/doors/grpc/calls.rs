@@ -121,6 +121,13 @@ impl Calls {
             return Err(Failure::invalid("invalid_mode", "only a merge can remove attributes or the deadline"));
         }
         counted("records", request.records.len(), CHANGES_MAX)?;
+        // Every record's change names them again: a small message must not become a huge one.
+        let named: usize = request.remove_attributes.iter().map(|name| name.len() + size_of::<String>()).sum();
+        if named.saturating_mul(request.records.len()) > loci_wire::MESSAGE_BYTES_MAX {
+            let message =
+                "the attributes to remove, named for each record, are larger than a message may be; split the call";
+            return Err(Failure::invalid("wrong_count", message));
+        }
         let origin = convert::origin(request.origin)?;
         let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
         let view = self.newest(deadline).await?;
