@@ -25,7 +25,7 @@ fn apply(criterion: &mut Criterion) {
     for embedded in [false, true] {
         let directory = Arc::new(RamDirectory::new());
         let mut store = Store::create(directory.clone(), StoreOptions::default(), [7; 32], 0).expect("memory has room");
-        let spec = EmbeddingSpec { name: String::new(), dimension: DIMENSION as u32, metric: Metric::Cosine.code() };
+        let spec = EmbeddingSpec::new("", DIMENSION as u32, Metric::Cosine.code());
         let schema = Schema { embeddings: if embedded { vec![spec] } else { vec![] }, ..Schema::default() };
         let namespace = String::from("n");
         let found = entry(

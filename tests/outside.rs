@@ -54,10 +54,7 @@ fn some_attributes() -> Attributes {
 /// A namespace, a collection with two embeddings, and writes of every kind.
 fn entries() -> Vec<Vec<u8>> {
     let schema = Schema {
-        embeddings: vec![
-            EmbeddingSpec { name: "text".into(), dimension: 4, metric: 1 },
-            EmbeddingSpec { name: "image".into(), dimension: 2, metric: 3 },
-        ],
+        embeddings: vec![EmbeddingSpec::new("text", 4, 1), EmbeddingSpec::new("image", 2, 3)],
         ..Schema::default()
     };
     let content = |number: u64| Content {

@@ -40,13 +40,32 @@ pub struct EmbeddingSpec {
     pub metric: Metric,
 }
 
+/// An attribute whose filters are answered from an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// Names from the top of the attributes down, joined by dots, as in a filter.
+    pub path: String,
+    /// What it is good for.
+    pub kind: IndexKind,
+}
+
+/// What an attribute's index is good for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum IndexKind {
+    /// Every filter: equality, sets, ranges, prefixes, existence, list elements.
+    #[default]
+    Value,
+    /// The same, and texts that contain something are found fast among many or long ones.
+    Substring,
+}
+
 /// The rules of a collection.
 ///
 /// ```
 /// use loci_client::{Metric, Schema};
 ///
 /// let cache = Schema::default();
-/// let notes = Schema::default().with_embedding("text", 384, Metric::Cosine);
+/// let notes = Schema::default().with_embedding("text", 384, Metric::Cosine).with_index("author.name");
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Schema {
@@ -58,6 +77,8 @@ pub struct Schema {
     pub retention: Duration,
     /// The most bytes its records may take; 0: no limit. Not enforced yet.
     pub eviction_bytes: u64,
+    /// The attributes whose filters are answered from an index; at most 64.
+    pub indexes: Vec<Index>,
 }
 
 /// What can change of a collection's rules; what is none stays.
@@ -69,6 +90,10 @@ pub struct Alteration {
     pub retention: Option<Duration>,
     /// The most bytes its records may take.
     pub eviction_bytes: Option<u64>,
+    /// Indexes that it gets, or whose kind changes. What is stored already is indexed in the background.
+    pub add_indexes: Vec<Index>,
+    /// The paths of indexes that go, before any are added.
+    pub remove_indexes: Vec<String>,
 }
 
 /// A collection, its rules, and what it holds.
@@ -178,6 +203,18 @@ impl Schema {
     /// With another embedding.
     pub fn with_embedding(mut self, name: impl Into<String>, dimension: u32, metric: Metric) -> Schema {
         self.embeddings.push(EmbeddingSpec { name: name.into(), dimension, metric });
+        self
+    }
+
+    /// With an index for filters on this attribute, such as `source` or `author.name`.
+    pub fn with_index(mut self, path: impl Into<String>) -> Schema {
+        self.indexes.push(Index { path: path.into(), kind: IndexKind::Value });
+        self
+    }
+
+    /// With an index for filters on this attribute, those for texts that contain something among them.
+    pub fn with_substring_index(mut self, path: impl Into<String>) -> Schema {
+        self.indexes.push(Index { path: path.into(), kind: IndexKind::Substring });
         self
     }
 }
@@ -303,6 +340,8 @@ impl Collection {
             durability: durability.into(),
             retention_millis: alteration.retention.map(millis),
             eviction_bytes: alteration.eviction_bytes,
+            add_indexes: alteration.add_indexes.into_iter().map(Index::into).collect(),
+            remove_indexes: alteration.remove_indexes,
         };
         let reply = self
             .client()
@@ -357,6 +396,26 @@ impl From<Durability> for v1::Durability {
     }
 }
 
+impl From<Index> for v1::IndexSpec {
+    fn from(index: Index) -> v1::IndexSpec {
+        let kind = match index.kind {
+            IndexKind::Value => v1::IndexKind::Value,
+            IndexKind::Substring => v1::IndexKind::Substring,
+        };
+        v1::IndexSpec { path: index.path, kind: kind.into() }
+    }
+}
+
+impl From<v1::IndexSpec> for Index {
+    fn from(index: v1::IndexSpec) -> Index {
+        let kind = match index.kind() {
+            v1::IndexKind::Value | v1::IndexKind::Unspecified => IndexKind::Value,
+            v1::IndexKind::Substring => IndexKind::Substring,
+        };
+        Index { path: index.path, kind }
+    }
+}
+
 impl From<Schema> for v1::Schema {
     fn from(schema: Schema) -> v1::Schema {
         v1::Schema {
@@ -372,6 +431,7 @@ impl From<Schema> for v1::Schema {
             durability: v1::Durability::from(schema.durability).into(),
             retention_millis: millis(schema.retention),
             eviction_bytes: schema.eviction_bytes,
+            indexes: schema.indexes.into_iter().map(Index::into).collect(),
         }
     }
 }
@@ -400,6 +460,7 @@ impl TryFrom<v1::Schema> for Schema {
             durability,
             retention: Duration::from_millis(schema.retention_millis),
             eviction_bytes: schema.eviction_bytes,
+            indexes: schema.indexes.into_iter().map(Index::from).collect(),
             embeddings: schema.embeddings.into_iter().map(embedding).collect::<Result<_, _>>()?,
         })
     }

@@ -46,7 +46,8 @@ mod scan;
 mod search;
 
 pub use admin::{
-    Alteration, Changed, CollectionStats, Description, Durability, EmbeddingSpec, Metric, NodeStats, Schema, ShardStats,
+    Alteration, Changed, CollectionStats, Description, Durability, EmbeddingSpec, Index, IndexKind, Metric, NodeStats,
+    Schema, ShardStats,
 };
 pub use batch::{Batch, Removals};
 pub use client::{Builder, Client};

@@ -147,6 +147,23 @@ pub fn lookup<'a>(bytes: &'a [u8], path: &[String]) -> Option<ValueRef<'a>> {
     Some(value)
 }
 
+/// A path as users write it: names joined by dots, and a backslash before a dot or a backslash that is part of a name.
+pub fn path_text(path: &[String]) -> String {
+    let mut text = String::new();
+    for (place, name) in path.iter().enumerate() {
+        if place > 0 {
+            text.push('.');
+        }
+        for character in name.chars() {
+            if matches!(character, '.' | '\\') {
+                text.push('\\');
+            }
+            text.push(character);
+        }
+    }
+    text
+}
+
 /// What `over` says replaces what `under` says, name by name at the top level; then the names in `remove` go.
 ///
 /// The bytes of both are canonical, and so are the merged ones. The caller checks their length.
@@ -436,6 +453,12 @@ mod tests {
         assert_eq!(lookup(&bytes, &path("map.other")), None);
         assert_eq!(lookup(&bytes, &path("n.inner")), None);
         assert_eq!(lookup(&[], &path("n")), None);
+    }
+
+    #[test]
+    fn a_path_is_written_so_that_it_can_be_read_back() {
+        assert_eq!(path_text(&path("map.inner")), "map.inner");
+        assert_eq!(path_text(&["a.b".into(), "c\\".into()]), r"a\.b.c\\");
     }
 
     #[test]

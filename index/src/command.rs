@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The archive is read in place when the bytes lie on a multiple of 16, and from one aligned copy when they do not.
-//! Whoever hands an entry over has verified its checksum; the archive is bounds-checked on top of that.
+//! Whoever hands an entry over has verified its checksum; the archive is bounds-checked on top of that. Entries of
+//! version 1 are read too, slowly ([`v1`]).
 //!
 //! Always: everything that the outcome depends on is in the entry or in the store. In particular embeddings are already
 //! normalised where the metric asks for it, and attributes are in their canonical encoding: no arithmetic that two
@@ -16,12 +17,14 @@
 
 #![expect(missing_docs, reason = "rkyv derives public types whose fields have no documentation of their own")]
 
+pub(crate) mod v1;
+
 use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 
 use crate::record::Position;
 
-/// The version of the entry format this program writes, and the newest it reads.
-pub const ENTRY_VERSION: u16 = 1;
+/// The version of the entry format this program writes, and the newest it reads. It reads all before it, too.
+pub const ENTRY_VERSION: u16 = 2;
 /// The most bytes of one entry. A batch that is larger is refused before it is logged.
 pub const ENTRY_BYTES_MAX: usize = 72 << 20;
 /// The longest request id, in bytes.
@@ -119,6 +122,12 @@ pub struct Schema {
     pub retention_millis: u64,
     /// The most bytes its records may take before some are evicted. Zero: nothing is evicted.
     pub eviction_bytes: u64,
+    /// The sparse vectors that its records may have.
+    pub sparse: Vec<SparseSpec>,
+    /// The attributes that are found by their words.
+    pub texts: Vec<TextSpec>,
+    /// The attributes whose filters are answered from an index.
+    pub indexes: Vec<IndexSpec>,
 }
 
 /// One named embedding of a collection.
@@ -130,6 +139,84 @@ pub struct EmbeddingSpec {
     pub dimension: u32,
     /// The metric, as [`crate::distance::Metric`] numbers it.
     pub metric: u8,
+    /// How segments keep the full components.
+    pub storage: Storage,
+    /// What the graph search compares before it looks at the full components.
+    pub codes: Codes,
+}
+
+impl EmbeddingSpec {
+    /// One that is kept and searched in the usual way.
+    pub fn new(name: impl Into<String>, dimension: u32, metric: u8) -> EmbeddingSpec {
+        let (storage, codes) = (Storage::default(), Codes::default());
+        EmbeddingSpec { name: name.into(), dimension, metric, storage, codes }
+    }
+}
+
+/// How segments keep an embedding's full components.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Storage {
+    /// As they were given.
+    #[default]
+    F32,
+    /// Rounded to half the bytes.
+    F16,
+}
+
+/// What the graph search compares before it looks at the full components.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Codes {
+    /// A byte for each component, with one scale for each embedding.
+    #[default]
+    Int8,
+    /// The full components themselves.
+    None,
+}
+
+/// One named sparse vector of a collection.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct SparseSpec {
+    /// Unique in the collection, among embeddings and sparse vectors together.
+    pub name: String,
+}
+
+/// An attribute that is found by its words.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct TextSpec {
+    /// Where the text is: names from the top of the attributes down.
+    pub path: Vec<String>,
+    /// How it is taken apart into words.
+    pub language: Language,
+}
+
+/// How a text is taken apart into words.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Language {
+    /// Lower-cased words as they stand.
+    #[default]
+    Plain,
+    /// Lower-cased words by their English stems.
+    English,
+}
+
+/// An attribute whose filters are answered from an index.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct IndexSpec {
+    /// Where the value is: names from the top of the attributes down.
+    pub path: Vec<String>,
+    /// What the index is good for.
+    pub kind: IndexKind,
+}
+
+/// What an attribute's index is good for.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IndexKind {
+    /// Every filter on the attribute: equality, sets, ranges, prefixes, existence, list elements. Texts that contain
+    /// something are found by looking at each different text once.
+    #[default]
+    Value,
+    /// The same, and texts that contain something are found by the three-byte pieces of what is looked for.
+    Substring,
 }
 
 /// When a write is answered.
@@ -151,6 +238,10 @@ pub struct SchemaChange {
     pub retention_millis: Option<u64>,
     /// See [`Schema::eviction_bytes`].
     pub eviction_bytes: Option<u64>,
+    /// Indexes that the collection gets, or whose kind changes.
+    pub add_indexes: Vec<IndexSpec>,
+    /// The paths of indexes that go, before any are added. One that is not there is not missed.
+    pub remove_indexes: Vec<Vec<String>>,
 }
 
 /// One change of one record.
@@ -199,6 +290,8 @@ pub struct Content {
     /// The same counted from the entry's clock, in milliseconds. Zero: `deadline` holds. Resolved in `apply`, so that a
     /// repeated command has the same bytes and is recognised as the same.
     pub ttl: u64,
+    /// Sparse vectors by the field's number among [`Schema::sparse`], ascending: dimensions, ascending, with their weights.
+    pub sparse: Vec<(u16, Vec<(u32, f32)>)>,
 }
 
 /// What must hold before a write takes effect.
@@ -341,6 +434,8 @@ impl Entry {
     }
 
     /// Reads an entry in place: `read` sees the archive for as long as it runs.
+    ///
+    /// An entry of version 1 is first turned into one of this version, which takes a copy of it.
     pub fn access<R>(bytes: &[u8], read: impl FnOnce(&ArchivedEntry) -> R) -> Result<R, EntryError> {
         let (header, archive) = bytes
             .split_at_checked(HEADER_BYTES)
@@ -349,7 +444,7 @@ impl Entry {
             return Err(EntryError::Damaged("it does not begin as one".into()));
         }
         let version = u16::from_le_bytes([header[4], header[5]]);
-        if version != ENTRY_VERSION {
+        if version == 0 || version > ENTRY_VERSION {
             return Err(EntryError::UnknownVersion(version));
         }
         if header[6..8] != [0; 2] {
@@ -365,8 +460,17 @@ impl Entry {
             copy.extend_from_slice(archive);
             copy.as_slice()
         };
-        let entry = rkyv::access::<ArchivedEntry, rancor::Error>(aligned)
-            .map_err(|error| EntryError::Damaged(error.to_string()))?;
+        let damaged = |error: rancor::Error| EntryError::Damaged(error.to_string());
+        let converted;
+        let archive = match version {
+            1 => {
+                let old = rkyv::from_bytes::<v1::Entry, rancor::Error>(aligned).map_err(damaged)?;
+                converted = rkyv::to_bytes::<rancor::Error>(&Entry::from(old)).map_err(damaged)?;
+                converted.as_slice()
+            }
+            _ => aligned,
+        };
+        let entry = rkyv::access::<ArchivedEntry, rancor::Error>(archive).map_err(damaged)?;
         if entry.commands.len() >= Position::COMMANDS_MAX {
             return Err(EntryError::Damaged(format!("it has {} commands", entry.commands.len())));
         }
@@ -375,10 +479,11 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn sample() -> Entry {
+    /// What version 1 could say.
+    fn sample_1() -> Entry {
         let origin = Origin {
             principal: "agent-7 for ann".into(),
             task: "summarise".into(),
@@ -391,13 +496,14 @@ mod tests {
             embeddings: vec![(0, vec![1.0, -0.5]), (3, vec![0.25])],
             deadline: 1_700_000_000_001,
             ttl: 60_000,
+            ..Content::default()
         };
-        let embedding = EmbeddingSpec { name: "text".into(), dimension: 2, metric: 1 };
         let schema = Schema {
-            embeddings: vec![embedding],
+            embeddings: vec![EmbeddingSpec::new("text", 2, 1)],
             durability: Durability::Buffered,
             retention_millis: 5,
             eviction_bytes: 6,
+            ..Schema::default()
         };
         let change = |key: &[u8], action| Change { collection: 9, key: key.into(), action };
         let condition = |key: &[u8], expect| Condition { collection: 9, key: key.into(), expect };
@@ -413,6 +519,7 @@ mod tests {
                     durability: Some(Durability::Synced),
                     retention_millis: None,
                     eviction_bytes: Some(7),
+                    ..SchemaChange::default()
                 },
             },
             Command::DropCollection { collection: 9 },
@@ -434,14 +541,57 @@ mod tests {
         Entry { clock: 1_700_000_000_000, commands: commands.into() }
     }
 
+    /// The same, with everything that version 2 added.
+    fn sample() -> Entry {
+        let mut entry = sample_1();
+        let path = |path: &str| path.split('.').map(String::from).collect::<Vec<_>>();
+        for envelope in &mut entry.commands {
+            match &mut envelope.command {
+                Command::CreateCollection { schema, .. } => {
+                    schema.embeddings[0].storage = Storage::F16;
+                    schema.embeddings[0].codes = Codes::None;
+                    schema.sparse = vec![SparseSpec { name: "words".into() }];
+                    schema.texts = vec![TextSpec { path: path("body"), language: Language::English }];
+                    schema.indexes = vec![IndexSpec { path: path("author.name"), kind: IndexKind::Substring }];
+                }
+                Command::AlterCollection { change, .. } => {
+                    change.add_indexes = vec![IndexSpec { path: path("year"), kind: IndexKind::Value }];
+                    change.remove_indexes = vec![path("author.name")];
+                }
+                Command::Write { changes, .. } => {
+                    if let Action::Put(content) = &mut changes[0].action {
+                        content.sparse = vec![(0, vec![(3, 0.5), (70_000, 1.5)])];
+                    }
+                }
+                _ => {}
+            }
+        }
+        entry
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// An entry as version 1 wrote it.
+    pub(crate) fn golden_1() -> Vec<u8> {
+        let digits = include_str!("../golden/entry-1.hex").trim();
+        let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits");
+        (0..digits.len()).step_by(2).map(byte).collect()
+    }
+
     fn own(bytes: &[u8]) -> Result<Entry, EntryError> {
         Entry::access(bytes, |entry| rkyv::deserialize::<Entry, rancor::Error>(entry).expect("it was checked"))
     }
 
     #[test]
-    fn version_1_never_changes() {
-        let hex: String = sample().encode().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, include_str!("../golden/entry-1.hex").trim());
+    fn version_2_never_changes() {
+        assert_eq!(hex(&sample().encode()), include_str!("../golden/entry-2.hex").trim());
+    }
+
+    #[test]
+    fn version_1_is_still_read() {
+        assert_eq!(own(&golden_1()), Ok(sample_1()));
     }
 
     #[test]
@@ -455,19 +605,20 @@ mod tests {
 
     #[test]
     fn a_cut_entry_is_an_error_and_a_flipped_bit_never_a_panic() {
-        let bytes = sample().encode();
-        for len in 0..bytes.len() {
-            assert!(own(&bytes[..len]).is_err(), "cut at {len}");
+        for bytes in [sample().encode(), golden_1()] {
+            for len in 0..bytes.len() {
+                assert!(own(&bytes[..len]).is_err(), "cut at {len}");
+            }
+            assert!(own(&[&bytes[..], &[0; 16]].concat()).is_err());
+            for bit in 0..bytes.len() * 8 {
+                let mut damaged = bytes.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                let read = own(&damaged);
+                assert!(bit >= HEADER_BYTES * 8 || read.is_err(), "bit {bit} of the header");
+            }
+            let mut newer = bytes;
+            newer[4] = 3;
+            assert_eq!(own(&newer), Err(EntryError::UnknownVersion(3)));
         }
-        assert!(own(&[&bytes[..], &[0; 16]].concat()).is_err());
-        for bit in 0..bytes.len() * 8 {
-            let mut damaged = bytes.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            let read = own(&damaged);
-            assert!(bit >= HEADER_BYTES * 8 || read.is_err(), "bit {bit} of the header");
-        }
-        let mut newer = bytes;
-        newer[4] = 2;
-        assert_eq!(own(&newer), Err(EntryError::UnknownVersion(2)));
     }
 }

@@ -9,6 +9,8 @@
 //!            ---> requests-<n>  requests that were answered
 //! ```
 
+mod v1;
+
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::command::Schema;
@@ -16,10 +18,11 @@ use crate::framed::{self, FramedError, Kind};
 
 /// The manifest's name.
 pub const MANIFEST_FILE: &str = "MANIFEST";
-/// The version of the manifest this program writes, and the newest it reads.
-pub const MANIFEST_VERSION: u32 = 1;
+/// The version of the manifest this program writes, and the newest it reads. It reads all before it, too.
+pub const MANIFEST_VERSION: u32 = 2;
 
 const MANIFEST: Kind = Kind { magic: b"locimani", version: MANIFEST_VERSION, bytes_max: 64 << 20 };
+const MANIFEST_1: Kind = Kind { version: 1, ..MANIFEST };
 const ENDS: Kind = Kind { magic: b"lociends", version: 1, bytes_max: 1 << 36 };
 
 /// A file is known by its number; numbers are never given twice.
@@ -110,8 +113,13 @@ impl Manifest {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Manifest, FramedError> {
-        let body = framed::decode(&MANIFEST, bytes)?;
-        rkyv::from_bytes::<Manifest, rancor::Error>(&body).map_err(damaged)
+        match framed::decode(&MANIFEST, bytes) {
+            Err(FramedError::UnknownVersion(1)) => {
+                let body = framed::decode(&MANIFEST_1, bytes)?;
+                Ok(rkyv::from_bytes::<v1::Manifest, rancor::Error>(&body).map_err(damaged)?.into())
+            }
+            body => rkyv::from_bytes::<Manifest, rancor::Error>(&body?).map_err(damaged),
+        }
     }
 
     /// All files it names.
@@ -153,11 +161,12 @@ fn damaged(error: rancor::Error) -> FramedError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::EmbeddingSpec;
+    use crate::command::{Codes, EmbeddingSpec, IndexKind, IndexSpec, Language, SparseSpec, Storage, TextSpec};
     use crate::framed::tests::check_damage;
 
-    fn sample() -> Manifest {
-        let embedding = EmbeddingSpec { name: "text".into(), dimension: 384, metric: 1 };
+    /// What version 1 could say.
+    fn sample_1() -> Manifest {
+        let embedding = EmbeddingSpec::new("text", 384, 1);
         Manifest {
             digest_key: [7; 32],
             applied: 1234,
@@ -181,13 +190,36 @@ mod tests {
         }
     }
 
+    /// The same, with everything that version 2 added.
+    fn sample() -> Manifest {
+        let mut manifest = sample_1();
+        let schema = &mut manifest.collections[0].schema;
+        schema.embeddings[0].storage = Storage::F16;
+        schema.embeddings[0].codes = Codes::None;
+        schema.sparse = vec![SparseSpec { name: "words".into() }];
+        schema.texts = vec![TextSpec { path: vec!["body".into()], language: Language::English }];
+        schema.indexes = vec![IndexSpec { path: vec!["author".into(), "name".into()], kind: IndexKind::Substring }];
+        manifest
+    }
+
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    fn golden_1() -> Vec<u8> {
+        let digits = include_str!("../golden/manifest-1.hex").trim();
+        let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits");
+        (0..digits.len()).step_by(2).map(byte).collect()
+    }
+
     #[test]
-    fn version_1_never_changes() {
-        assert_eq!(hex(&sample().encode()), include_str!("../golden/manifest-1.hex").trim());
+    fn version_1_is_still_read() {
+        assert_eq!(Manifest::decode(&golden_1()).unwrap(), sample_1());
+    }
+
+    #[test]
+    fn the_format_never_changes() {
+        assert_eq!(hex(&sample().encode()), include_str!("../golden/manifest-2.hex").trim());
         let ends = Ends { segment: 60, ends: vec![(0, 1 << 16), (9, 7 << 16 | 3)] };
         assert_eq!(hex(&ends.encode()), include_str!("../golden/ends-1.hex").trim());
         assert_eq!(Manifest::decode(&sample().encode()).unwrap(), sample());
@@ -197,6 +229,7 @@ mod tests {
     #[test]
     fn damage_is_noticed() {
         check_damage(&sample().encode(), Manifest::decode);
+        check_damage(&golden_1(), Manifest::decode);
         check_damage(&Ends { segment: 60, ends: vec![(0, 1 << 16)] }.encode(), Ends::decode);
     }
 

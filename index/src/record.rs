@@ -18,6 +18,14 @@ pub const ATTRIBUTES_DEPTH_MAX: usize = 16;
 pub const DIMENSION_MAX: usize = 16_384;
 /// The most named embeddings of one collection.
 pub const EMBEDDINGS_MAX: usize = 16;
+/// The most named sparse vectors of one collection.
+pub const SPARSE_MAX: usize = 16;
+/// The most attributes of one collection that are found by their words.
+pub const TEXTS_MAX: usize = 16;
+/// The most indexed attributes of one collection.
+pub const INDEXES_MAX: usize = 64;
+/// The longest path to an indexed attribute, in bytes of all its names together.
+pub const PATH_BYTES_MAX: usize = 1 << 10;
 /// The longest name of a namespace, a collection or an embedding, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 

@@ -269,6 +269,10 @@ impl Store {
         content: &ArchivedContent,
     ) -> Result<OwnedContent, Refusal> {
         let fields = &self.collections[place].shared.fields;
+        if let Some(sparse) = content.sparse.first() {
+            let (field, dimension) = (sparse.0.to_native(), sparse.1.len() as u32);
+            return Err(Refusal::WrongEmbedding { change, collection, field, dimension });
+        }
         let mut embeddings: Box<[Option<Box<[f32]>>]> = vec![None; fields.len()].into();
         for embedding in content.embeddings.iter() {
             let (number, components) = (embedding.0.to_native(), &embedding.1);

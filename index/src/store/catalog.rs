@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rkyv::rancor;
+
 use super::{State, Store, new_buffer};
+use crate::attributes::path_text;
 use crate::command::{
-    ArchivedDurability, ArchivedSchema, ArchivedSchemaChange, Durability, EmbeddingSpec, Outcome, Refusal, Schema,
+    ArchivedSchema, ArchivedSchemaChange, EmbeddingSpec, IndexSpec, Outcome, Refusal, Schema, SchemaChange,
 };
 use crate::distance::Metric;
-use crate::record::{CollectionId, DIMENSION_MAX, EMBEDDINGS_MAX, NAME_BYTES_MAX};
+use crate::record::{
+    ATTRIBUTES_DEPTH_MAX, CollectionId, DIMENSION_MAX, EMBEDDINGS_MAX, INDEXES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
+    SPARSE_MAX, TEXTS_MAX,
+};
 use crate::view::{Collection, Field};
 
 /// The most namespaces of one store.
@@ -24,12 +30,33 @@ pub enum SchemaError {
         "{0:?} is not a name: 1 to {NAME_BYTES_MAX} bytes of a-z A-Z 0-9 . _ -, beginning with a letter, a digit or _"
     )]
     Name(String),
-    /// More embeddings than a collection may have.
-    #[error("{0} embeddings are more than the {EMBEDDINGS_MAX} that a collection may have")]
-    TooMany(usize),
-    /// Two embeddings have one name.
+    /// More embeddings, sparse vectors, texts or indexes than a collection may have.
+    #[error("{count} {what} are more than the {max} that a collection may have")]
+    TooMany {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// Two embeddings or sparse vectors have one name.
     #[error("embedding {0:?} is there twice; give each its own name")]
     Twice(String),
+    /// A path that no attribute can have.
+    #[error(
+        "{0:?} is not the path of an attribute: 1 to {ATTRIBUTES_DEPTH_MAX} names joined by dots, none of them empty, of at \
+         most {PATH_BYTES_MAX} bytes together"
+    )]
+    Path(String),
+    /// Two indexes, or two texts, have one path.
+    #[error("attribute {path:?} is named twice among the {what}; name it once")]
+    PathTwice {
+        /// Among what.
+        what: &'static str,
+        /// The path.
+        path: String,
+    },
     /// A dimension that embeddings cannot have.
     #[error("embedding {name:?} has dimension {dimension}; it must be from 1 to {DIMENSION_MAX}")]
     Dimension {
@@ -61,10 +88,17 @@ pub fn check_name(name: &str) -> Result<(), SchemaError> {
 
 /// Whether a collection may have these rules.
 pub fn check_schema(schema: &Schema) -> Result<(), SchemaError> {
-    if schema.embeddings.len() > EMBEDDINGS_MAX {
-        return Err(SchemaError::TooMany(schema.embeddings.len()));
+    for (what, count, max) in [
+        ("embeddings", schema.embeddings.len(), EMBEDDINGS_MAX),
+        ("sparse vectors", schema.sparse.len(), SPARSE_MAX),
+        ("texts", schema.texts.len(), TEXTS_MAX),
+        ("indexes", schema.indexes.len(), INDEXES_MAX),
+    ] {
+        if count > max {
+            return Err(SchemaError::TooMany { what, count, max });
+        }
     }
-    for (place, EmbeddingSpec { name, dimension, metric }) in schema.embeddings.iter().enumerate() {
+    for (place, EmbeddingSpec { name, dimension, metric, .. }) in schema.embeddings.iter().enumerate() {
         // An only embedding may go without a name.
         if !(name.is_empty() && schema.embeddings.len() == 1) {
             check_name(name)?;
@@ -80,6 +114,28 @@ pub fn check_schema(schema: &Schema) -> Result<(), SchemaError> {
             return Err(SchemaError::Metric { name: name.clone(), metric });
         }
     }
+    for (place, sparse) in schema.sparse.iter().enumerate() {
+        check_name(&sparse.name)?;
+        let taken = schema.embeddings.iter().any(|other| other.name == sparse.name);
+        if taken || schema.sparse[..place].contains(sparse) {
+            return Err(SchemaError::Twice(sparse.name.clone()));
+        }
+    }
+    check_paths("texts", schema.texts.iter().map(|text| &*text.path))?;
+    check_paths("indexes", schema.indexes.iter().map(|index| &*index.path))
+}
+
+fn check_paths<'a>(what: &'static str, paths: impl Iterator<Item = &'a [String]> + Clone) -> Result<(), SchemaError> {
+    for (place, path) in paths.clone().enumerate() {
+        let bytes: usize = path.iter().map(String::len).sum();
+        let fine = (1..=ATTRIBUTES_DEPTH_MAX).contains(&path.len()) && bytes <= PATH_BYTES_MAX;
+        if !fine || path.iter().any(String::is_empty) {
+            return Err(SchemaError::Path(path_text(path).chars().take(PATH_BYTES_MAX).collect()));
+        }
+        if paths.clone().take(place).any(|other| other == path) {
+            return Err(SchemaError::PathTwice { what, path: path_text(path) });
+        }
+    }
     Ok(())
 }
 
@@ -92,25 +148,23 @@ pub(super) fn fields(schema: &Schema) -> Option<Arc<[Field]>> {
     schema.embeddings.iter().map(field).collect()
 }
 
-fn own_durability(durability: &ArchivedDurability) -> Durability {
-    match durability {
-        ArchivedDurability::Synced => Durability::Synced,
-        ArchivedDurability::Buffered => Durability::Buffered,
-    }
+fn own_schema(schema: &ArchivedSchema) -> Result<Schema, Refusal> {
+    rkyv::deserialize::<Schema, rancor::Error>(schema).map_err(|error| Refusal::InvalidSchema(error.to_string()))
 }
 
-fn own_schema(schema: &ArchivedSchema) -> Schema {
-    let embeddings = schema.embeddings.iter().map(|spec| EmbeddingSpec {
-        name: spec.name.as_str().to_owned(),
-        dimension: spec.dimension.to_native(),
-        metric: spec.metric,
-    });
-    Schema {
-        embeddings: embeddings.collect(),
-        durability: own_durability(&schema.durability),
-        retention_millis: schema.retention_millis.to_native(),
-        eviction_bytes: schema.eviction_bytes.to_native(),
+fn altered(schema: &Schema, change: SchemaChange) -> Schema {
+    let mut schema = schema.clone();
+    schema.durability = change.durability.unwrap_or(schema.durability);
+    schema.retention_millis = change.retention_millis.unwrap_or(schema.retention_millis);
+    schema.eviction_bytes = change.eviction_bytes.unwrap_or(schema.eviction_bytes);
+    schema.indexes.retain(|index| !change.remove_indexes.contains(&index.path));
+    for IndexSpec { path, kind } in change.add_indexes {
+        match schema.indexes.iter_mut().find(|index| index.path == path) {
+            Some(index) => index.kind = kind,
+            None => schema.indexes.push(IndexSpec { path, kind }),
+        }
     }
+    schema
 }
 
 impl Store {
@@ -143,7 +197,7 @@ impl Store {
         name: &str,
         schema: &ArchivedSchema,
     ) -> Result<Outcome, Refusal> {
-        let schema = own_schema(schema);
+        let schema = own_schema(schema)?;
         check_schema(&schema).map_err(|error| Refusal::InvalidSchema(error.to_string()))?;
         let fields = fields(&schema).ok_or_else(|| Refusal::InvalidSchema("unknown metric".into()))?;
         let Some(collections) = self.namespaces.get_mut(namespace) else {
@@ -174,16 +228,10 @@ impl Store {
 
     pub(super) fn alter_collection(&mut self, id: u64, change: &ArchivedSchemaChange) -> Result<Outcome, Refusal> {
         let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
-        let mut schema = Schema::clone(&self.collections[place].shared.schema);
-        if let Some(durability) = change.durability.as_ref() {
-            schema.durability = own_durability(durability);
-        }
-        if let Some(millis) = change.retention_millis.as_ref() {
-            schema.retention_millis = millis.to_native();
-        }
-        if let Some(bytes) = change.eviction_bytes.as_ref() {
-            schema.eviction_bytes = bytes.to_native();
-        }
+        let change = rkyv::deserialize::<SchemaChange, rancor::Error>(change)
+            .map_err(|error| Refusal::InvalidSchema(error.to_string()))?;
+        let schema = altered(&self.collections[place].shared.schema, change);
+        check_schema(&schema).map_err(|error| Refusal::InvalidSchema(error.to_string()))?;
         self.reshape(place, |collection| collection.schema = Arc::new(schema));
         Ok(Outcome::Done)
     }
@@ -216,9 +264,10 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{IndexKind, Language, SparseSpec, TextSpec};
 
     fn spec(name: &str, dimension: u32, metric: u8) -> EmbeddingSpec {
-        EmbeddingSpec { name: name.into(), dimension, metric }
+        EmbeddingSpec::new(name, dimension, metric)
     }
 
     fn check(embeddings: Vec<EmbeddingSpec>) -> Result<(), SchemaError> {
@@ -242,7 +291,76 @@ mod tests {
             assert_eq!(check(vec![spec("a", 1, metric)]), Err(SchemaError::Metric { name: "a".into(), metric }));
         }
         let many = (0..17).map(|number| spec(&format!("e{number}"), 1, 1)).collect();
-        assert_eq!(check(many), Err(SchemaError::TooMany(17)));
+        assert_eq!(check(many), Err(SchemaError::TooMany { what: "embeddings", count: 17, max: 16 }));
+    }
+
+    fn path(text: &str) -> Vec<String> {
+        text.split('.').map(String::from).collect()
+    }
+
+    fn check_indexes(paths: &[Vec<String>]) -> Result<(), SchemaError> {
+        let indexes = paths.iter().map(|path| IndexSpec { path: path.clone(), kind: IndexKind::Value });
+        let texts = paths.iter().take(TEXTS_MAX).map(|path| TextSpec { path: path.clone(), language: Language::Plain });
+        let indexes = Schema { indexes: indexes.collect(), ..Schema::default() };
+        let texts = Schema { texts: texts.collect(), ..Schema::default() };
+        let checked = check_schema(&indexes);
+        if paths.len() <= TEXTS_MAX {
+            assert_eq!(check_schema(&texts).is_ok(), checked.is_ok(), "{paths:?}");
+        }
+        checked
+    }
+
+    #[test]
+    fn paths_of_indexes_and_texts_are_checked() {
+        let many = |count| (0..count).map(|i| path(&format!("a{i}"))).collect::<Vec<_>>();
+        assert_eq!(check_indexes(&[path("a"), path("b"), path("a.b")]), Ok(()));
+        assert_eq!(check_indexes(&many(INDEXES_MAX)), Ok(()));
+        let (what, count, max) = ("indexes", INDEXES_MAX + 1, INDEXES_MAX);
+        assert_eq!(check_indexes(&many(count)), Err(SchemaError::TooMany { what, count, max }));
+        let twice = SchemaError::PathTwice { what, path: "a.b".into() };
+        assert_eq!(check_indexes(&[path("a.b"), path("b"), path("a.b")]), Err(twice));
+        assert_eq!(check_indexes(&[path("a..b")]), Err(SchemaError::Path("a..b".into())));
+        assert!(check_indexes(&[vec![]]).is_err());
+        assert!(check_indexes(&[vec!["a".into(); ATTRIBUTES_DEPTH_MAX + 1]]).is_err());
+        assert!(check_indexes(&[vec!["a".repeat(PATH_BYTES_MAX + 1)]]).is_err());
+        assert_eq!(check_indexes(&[vec!["a".repeat(PATH_BYTES_MAX)]]), Ok(()));
+    }
+
+    #[test]
+    fn names_of_sparse_vectors_are_those_of_no_embedding() {
+        let check = |names: &[&str]| {
+            let sparse = names.iter().map(|&name| SparseSpec { name: name.into() }).collect();
+            check_schema(&Schema { embeddings: vec![spec("a", 1, 1)], sparse, ..Schema::default() })
+        };
+        assert_eq!(check(&["b", "c"]), Ok(()));
+        assert_eq!(check(&["a"]), Err(SchemaError::Twice("a".into())));
+        assert_eq!(check(&["b", "b"]), Err(SchemaError::Twice("b".into())));
+        assert!(check(&[""]).is_err());
+        assert!(check(&["b"; SPARSE_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn altering_removes_indexes_then_adds_them() {
+        let index = |text, kind| IndexSpec { path: path(text), kind };
+        let schema = Schema {
+            indexes: vec![index("a", IndexKind::Value), index("b", IndexKind::Value)],
+            retention_millis: 5,
+            ..Schema::default()
+        };
+        let change = SchemaChange {
+            eviction_bytes: Some(7),
+            add_indexes: vec![index("b", IndexKind::Substring), index("c.d", IndexKind::Value)],
+            remove_indexes: vec![path("a"), path("x")],
+            ..SchemaChange::default()
+        };
+        let expected = Schema {
+            indexes: vec![index("b", IndexKind::Substring), index("c.d", IndexKind::Value)],
+            retention_millis: 5,
+            eviction_bytes: 7,
+            ..Schema::default()
+        };
+        assert_eq!(altered(&schema, change), expected);
+        assert_eq!(altered(&expected, SchemaChange::default()), expected);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use rkyv::rend::f32_le;
 
 use crate::buffer::OwnedContent;
 use crate::command::{
-    ArchivedAction, ArchivedCommand, ArchivedContent, ArchivedDurability, ArchivedExpect, ArchivedSchema, Durability,
-    Schema,
+    ArchivedAction, ArchivedCodes, ArchivedCommand, ArchivedContent, ArchivedDurability, ArchivedEmbeddingSpec,
+    ArchivedExpect, ArchivedIndexKind, ArchivedIndexSpec, ArchivedLanguage, ArchivedSchema, ArchivedStorage, Codes,
+    Durability, IndexKind, Language, Schema, Storage,
 };
 use crate::view::{RecordRef, Structure};
 
@@ -113,12 +114,45 @@ pub(super) fn catalog<'a>(
             number(&mut hasher, u64::from(embedding.metric));
         }
         number(&mut hasher, u64::MAX);
+        later_rules(&mut hasher, schema);
         flag(&mut hasher, schema.durability == Durability::Buffered);
         number(&mut hasher, schema.retention_millis);
         number(&mut hasher, schema.eviction_bytes);
     }
     number(&mut hasher, next_collection);
     *hasher.finalize().as_bytes()
+}
+
+/// The rules that came with version 2. A schema without any of them is hashed as version 1 did: with nothing.
+fn later_rules(h: &mut Hasher, schema: &Schema) {
+    let Schema { embeddings, sparse, texts, indexes, .. } = schema;
+    let usual = embeddings.iter().all(|e| e.storage == Storage::F32 && e.codes == Codes::Int8);
+    if usual && sparse.is_empty() && texts.is_empty() && indexes.is_empty() {
+        return;
+    }
+    // No flag begins like this.
+    h.update(&[2]);
+    for embedding in embeddings {
+        flag(h, embedding.storage == Storage::F16);
+        flag(h, embedding.codes == Codes::None);
+    }
+    number(h, sparse.len() as u64);
+    sparse.iter().for_each(|sparse| part(h, sparse.name.as_bytes()));
+    number(h, texts.len() as u64);
+    for text in texts {
+        path(h, text.path.iter().map(String::as_str));
+        flag(h, text.language == Language::English);
+    }
+    number(h, indexes.len() as u64);
+    for index in indexes {
+        path(h, index.path.iter().map(String::as_str));
+        flag(h, index.kind == IndexKind::Substring);
+    }
+}
+
+fn path<'a>(h: &mut Hasher, names: impl ExactSizeIterator<Item = &'a str>) {
+    number(h, names.len() as u64);
+    names.for_each(|name| part(h, name.as_bytes()));
 }
 
 /// The store's digest from its parts.
@@ -138,7 +172,8 @@ pub(super) fn chain(head: &[u8; 32], index: u64, entry: &[u8]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// What tells one command from another, wherever in an entry it lies.
+/// What tells one command from another, wherever in an entry it lies. What version 1 could say has the fingerprint that
+/// it had then, so that a request is recognised across an upgrade.
 pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
     let mut hasher = Hasher::new();
     let h = &mut hasher;
@@ -160,6 +195,15 @@ pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
         ArchivedCommand::AlterCollection { collection, change } => {
             h.update(b"d");
             number(h, collection.to_native());
+            if !change.add_indexes.is_empty() || !change.remove_indexes.is_empty() {
+                // No flag begins like this.
+                h.update(&[2]);
+                archived_indexes(h, &change.add_indexes);
+                number(h, change.remove_indexes.len() as u64);
+                for removed in change.remove_indexes.iter() {
+                    path(h, removed.iter().map(|name| name.as_str()));
+                }
+            }
             let durability = change.durability.as_ref().map(|d| u64::from(matches!(d, ArchivedDurability::Buffered)));
             let retention = change.retention_millis.as_ref().map(|millis| millis.to_native());
             let eviction = change.eviction_bytes.as_ref().map(|bytes| bytes.to_native());
@@ -197,7 +241,38 @@ pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
     first_16(&hasher)
 }
 
+/// Stands where a number of embeddings would, which is never so large, and says that more follows than version 1 had.
+const MORE: u64 = u64::MAX;
+
+fn archived_indexes(h: &mut Hasher, indexes: &[ArchivedIndexSpec]) {
+    number(h, indexes.len() as u64);
+    for index in indexes {
+        path(h, index.path.iter().map(|name| name.as_str()));
+        flag(h, matches!(index.kind, ArchivedIndexKind::Substring));
+    }
+}
+
 fn archived_schema(h: &mut Hasher, schema: &ArchivedSchema) {
+    let usual =
+        |e: &ArchivedEmbeddingSpec| matches!((&e.storage, &e.codes), (ArchivedStorage::F32, ArchivedCodes::Int8));
+    let ArchivedSchema { embeddings, sparse, texts, indexes, .. } = schema;
+    let as_before = embeddings.iter().all(usual) && sparse.is_empty() && texts.is_empty() && indexes.is_empty();
+    if !as_before {
+        number(h, MORE);
+        number(h, embeddings.len() as u64);
+        for embedding in embeddings.iter() {
+            flag(h, matches!(embedding.storage, ArchivedStorage::F16));
+            flag(h, matches!(embedding.codes, ArchivedCodes::None));
+        }
+        number(h, sparse.len() as u64);
+        sparse.iter().for_each(|sparse| part(h, sparse.name.as_bytes()));
+        number(h, texts.len() as u64);
+        for text in texts.iter() {
+            path(h, text.path.iter().map(|name| name.as_str()));
+            flag(h, matches!(text.language, ArchivedLanguage::English));
+        }
+        archived_indexes(h, indexes);
+    }
     number(h, schema.embeddings.len() as u64);
     for embedding in schema.embeddings.iter() {
         part(h, embedding.name.as_bytes());
@@ -236,6 +311,18 @@ fn archived_content(h: &mut Hasher, content: &ArchivedContent) {
     flag(h, content.value.is_some());
     part(h, content.value.as_ref().map_or(&[][..], |value| value));
     part(h, &content.attributes);
+    if !content.sparse.is_empty() {
+        number(h, MORE);
+        number(h, content.sparse.len() as u64);
+        for sparse in content.sparse.iter() {
+            number(h, u64::from(sparse.0.to_native()));
+            number(h, sparse.1.len() as u64);
+            for weighted in sparse.1.iter() {
+                h.update(&weighted.0.to_native().to_le_bytes());
+                h.update(&weighted.1.to_native().to_le_bytes());
+            }
+        }
+    }
     number(h, content.embeddings.len() as u64);
     for embedding in content.embeddings.iter() {
         number(h, u64::from(embedding.0.to_native()));
@@ -254,5 +341,64 @@ fn floats(h: &mut Hasher, floats: &[f32_le]) {
             place.copy_from_slice(&float.to_native().to_le_bytes());
         }
         h.update(&bytes[..piece.len() * 4]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::tests::golden_1;
+    use crate::command::{EmbeddingSpec, Entry, IndexSpec, SparseSpec, TextSpec};
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn fingerprints_of_what_version_1_could_say_never_change() {
+        let commands = |entry: &crate::command::ArchivedEntry| {
+            entry.commands.iter().map(|envelope| hex(&fingerprint(&envelope.command))).collect::<Vec<_>>()
+        };
+        let found = Entry::access(&golden_1(), commands).unwrap();
+        let golden: Vec<&str> = vec![
+            "07ab10dbf5674280c5dfd22d69cb4faa",
+            "082e4899d0fdeddb06ffba51951d71c3",
+            "db764484c65605c9437ada1123067823",
+            "57d4fd243a35223429275896c722419e",
+            "9a2f3a3c31f9f434de342f62319e2439",
+            "95818f13ab4ef750eb3434cc10b8ad1f",
+        ];
+        assert_eq!(found, golden);
+    }
+
+    fn catalog_of(schema: &Schema) -> String {
+        hex(&catalog(["n"].into_iter(), [(7, "n", "c", schema)].into_iter(), 8))
+    }
+
+    #[test]
+    fn each_rule_changes_the_catalogs_hash_and_those_of_version_1_have_the_hash_they_had() {
+        let plain = Schema { embeddings: vec![EmbeddingSpec::new("text", 384, 1)], ..Schema::default() };
+        assert_eq!(catalog_of(&plain), "932103a47238a39ab898cd9d941efd867fb5771dcb836fb6ce28fac59dc5266a");
+        let mut hashes = vec![catalog_of(&plain)];
+        let changes: [&dyn Fn(&mut Schema); 9] = [
+            &|schema| schema.embeddings[0].storage = Storage::F16,
+            &|schema| schema.embeddings[0].codes = Codes::None,
+            &|schema| schema.sparse = vec![SparseSpec { name: "words".into() }],
+            &|schema| schema.texts = vec![TextSpec { path: vec!["a".into()], language: Language::Plain }],
+            &|schema| schema.texts = vec![TextSpec { path: vec!["a".into()], language: Language::English }],
+            &|schema| schema.indexes = vec![IndexSpec { path: vec!["a".into()], kind: IndexKind::Value }],
+            &|schema| schema.indexes = vec![IndexSpec { path: vec!["a".into()], kind: IndexKind::Substring }],
+            &|schema| schema.indexes = vec![IndexSpec { path: vec!["a".into(); 2], kind: IndexKind::Value }],
+            &|schema| schema.durability = Durability::Buffered,
+        ];
+        for change in changes {
+            let mut schema = plain.clone();
+            change(&mut schema);
+            hashes.push(catalog_of(&schema));
+        }
+        let all = hashes.len();
+        hashes.sort();
+        hashes.dedup();
+        assert_eq!(hashes.len(), all);
     }
 }

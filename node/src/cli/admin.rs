@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use loci_client::{Alteration, Description, Durability, EmbeddingSpec, Metric, NodeStats, Schema};
+use loci_client::{Alteration, Description, Durability, EmbeddingSpec, Index, IndexKind, Metric, NodeStats, Schema};
 use serde_json::{Value as Json, json};
 
 use super::connect::{Connection, bytes_count, duration};
@@ -57,6 +57,10 @@ pub enum CollectionCommand {
         /// An embedding: DIMENSION[:METRIC] or NAME:DIMENSION[:METRIC], with cosine, dot or l2. May be given up to 16 times.
         #[arg(long = "embedding", value_name = "SPEC", value_parser = embedding_spec)]
         embeddings: Vec<EmbeddingSpec>,
+        /// Answer filters on this attribute from an index: PATH, or PATH:substring where texts that contain something
+        /// are looked for. May be given up to 64 times.
+        #[arg(long = "index", value_name = "PATH", value_parser = index_spec)]
+        indexes: Vec<Index>,
         #[command(flatten)]
         rules: Rules,
         /// Do not fail if one with the same embeddings is there already.
@@ -84,6 +88,12 @@ pub enum CollectionCommand {
     Alter {
         /// Its name.
         name: String,
+        /// Add an index, or change its kind: PATH or PATH:substring. May be given again and again.
+        #[arg(long = "add-index", value_name = "PATH", value_parser = index_spec)]
+        add_indexes: Vec<Index>,
+        /// Remove an index. May be given again and again.
+        #[arg(long = "remove-index", value_name = "PATH")]
+        remove_indexes: Vec<String>,
         #[command(flatten)]
         rules: Rules,
         #[command(flatten)]
@@ -173,6 +183,33 @@ fn embedding_spec(text: &str) -> Result<EmbeddingSpec, String> {
     }
 }
 
+/// `author.name`, `title:substring`.
+fn index_spec(text: &str) -> Result<Index, String> {
+    let (path, kind) = match text.rsplit_once(':') {
+        Some((path, "value")) => (path, IndexKind::Value),
+        Some((path, "substring")) => (path, IndexKind::Substring),
+        Some((_, other)) => return Err(format!("{other:?} is no kind of index; there are value and substring")),
+        None => (text, IndexKind::Value),
+    };
+    Ok(Index { path: path.into(), kind })
+}
+
+fn index_kind_name(kind: IndexKind) -> &'static str {
+    match kind {
+        IndexKind::Value => "value",
+        IndexKind::Substring => "substring",
+    }
+}
+
+fn indexes_shown(schema: &Schema) -> String {
+    let shown = |index: &Index| match index.kind {
+        IndexKind::Value => index.path.clone(),
+        IndexKind::Substring => format!("{}:substring", index.path),
+    };
+    let specs: Vec<String> = schema.indexes.iter().map(shown).collect();
+    if specs.is_empty() { "none".into() } else { specs.join(" ") }
+}
+
 pub async fn ping(args: PingArgs) -> Result<(), Failure> {
     let connection = args.connection;
     let client = connection.client()?;
@@ -226,12 +263,13 @@ fn done(connection: &Connection, what: &str, name: &str, outcome: &str) -> Resul
 
 pub async fn collection(command: CollectionCommand) -> Result<(), Failure> {
     match command {
-        CollectionCommand::Create { name, embeddings, rules, if_absent, connection } => {
+        CollectionCommand::Create { name, embeddings, indexes, rules, if_absent, connection } => {
             let schema = Schema {
                 embeddings,
                 durability: rules.durability.map_or(Durability::Synced, Durability::from),
                 retention: rules.retention.unwrap_or_default(),
                 eviction_bytes: rules.eviction_budget.unwrap_or(0),
+                indexes,
             };
             let collection = connection.collection(&name)?;
             let changed = match if_absent {
@@ -276,14 +314,18 @@ pub async fn collection(command: CollectionCommand) -> Result<(), Failure> {
             }
             print(description_shown(&found))
         }
-        CollectionCommand::Alter { name, rules, connection } => {
+        CollectionCommand::Alter { name, add_indexes, remove_indexes, rules, connection } => {
             let alteration = Alteration {
                 durability: rules.durability.map(Into::into),
                 retention: rules.retention,
                 eviction_bytes: rules.eviction_budget,
+                add_indexes,
+                remove_indexes,
             };
             if alteration == Alteration::default() {
-                return Err(Failure::usage("nothing to alter: give --durability, --retention or --eviction-budget"));
+                let message = "nothing to alter: give --durability, --retention, --eviction-budget, --add-index or \
+                               --remove-index";
+                return Err(Failure::usage(message));
             }
             let altered = connection.collection(&name)?.alter(alteration).await;
             altered.map_err(|error| Failure::call(format!("collection {name}"), error))?;
@@ -321,6 +363,7 @@ fn description_shown(found: &Description) -> String {
     let mut rows = Rows::new(&["collection", &format!("{}/{}", found.namespace, found.name)]);
     let none_or = |text: String, is_none: bool| if is_none { "none".to_owned() } else { text };
     rows.push(["embeddings".to_owned(), embeddings_shown(schema)]);
+    rows.push(["indexes".to_owned(), indexes_shown(schema)]);
     rows.push(["durability", durability_name(schema.durability)]);
     rows.push(["retention".to_owned(), none_or(time_shown(schema.retention), schema.retention.is_zero())]);
     rows.push(["eviction budget".to_owned(), none_or(bytes_size(schema.eviction_bytes), schema.eviction_bytes == 0)]);
@@ -348,10 +391,17 @@ fn description_json(found: &Description) -> Json {
         .iter()
         .map(|spec| json!({"name": spec.name, "dimension": spec.dimension, "metric": metric_name(spec.metric)}))
         .collect();
+    let indexes: Vec<Json> = found
+        .schema
+        .indexes
+        .iter()
+        .map(|index| json!({"path": index.path, "kind": index_kind_name(index.kind)}))
+        .collect();
     json!({
         "namespace": found.namespace,
         "collection": found.name,
         "embeddings": embeddings,
+        "indexes": indexes,
         "durability": durability_name(found.schema.durability),
         "retention_millis": found.schema.retention.as_millis() as u64,
         "eviction_bytes": found.schema.eviction_bytes,

@@ -31,7 +31,7 @@ async fn write(node: &Node, command: Command) -> Written {
 /// A collection with a two-dimensional embedding, and its id.
 async fn collection(node: &Node) -> u64 {
     write(node, Command::CreateNamespace { name: "n".into() }).await;
-    let embedding = EmbeddingSpec { name: "e".into(), dimension: 2, metric: 2 };
+    let embedding = EmbeddingSpec::new("e", 2, 2);
     let schema = Schema { embeddings: vec![embedding], ..Schema::default() };
     let created = write(node, Command::CreateCollection { namespace: "n".into(), name: "c".into(), schema }).await;
     let Outcome::Created { collection } = created.outcome else { panic!("{created:?}") };

@@ -149,15 +149,26 @@ pub(super) fn envelope_bytes(envelope: &Envelope) -> usize {
         Command::CreateNamespace { name } | Command::DropNamespace { name } => name.len(),
         Command::CreateCollection { namespace, name, schema } => {
             let embeddings: usize = schema.embeddings.iter().map(|spec| spec.name.len() + PART).sum();
-            namespace.len() + name.len() + embeddings + PART
+            let sparse: usize = schema.sparse.iter().map(|spec| spec.name.len() + PART).sum();
+            let texts: usize = schema.texts.iter().map(|text| path_bytes(&text.path)).sum();
+            let indexes: usize = schema.indexes.iter().map(|index| path_bytes(&index.path)).sum();
+            namespace.len() + name.len() + embeddings + sparse + texts + indexes + PART
         }
-        Command::AlterCollection { .. } | Command::DropCollection { .. } => PART,
+        Command::AlterCollection { change, .. } => {
+            let added = change.add_indexes.iter().map(|index| path_bytes(&index.path));
+            PART + added.chain(change.remove_indexes.iter().map(|path| path_bytes(path))).sum::<usize>()
+        }
+        Command::DropCollection { .. } => PART,
         Command::Write { conditions, changes } => {
             let conditions: usize = conditions.iter().map(|condition| condition.key.len() + PART).sum();
             conditions + changes.iter().map(change_bytes).sum::<usize>()
         }
     };
     return origin_bytes + command_bytes;
+
+    fn path_bytes(path: &[String]) -> usize {
+        path.iter().map(|name| name.len() + PART).sum::<usize>() + PART
+    }
 
     fn change_bytes(change: &Change) -> usize {
         let action = match &change.action {
@@ -172,7 +183,8 @@ pub(super) fn envelope_bytes(envelope: &Envelope) -> usize {
 
     fn content_bytes(content: &Content) -> usize {
         let embeddings: usize = content.embeddings.iter().map(|(_, vector)| 4 * vector.len() + PART).sum();
-        content.value.as_ref().map_or(0, Vec::len) + content.attributes.len() + embeddings + PART
+        let sparse: usize = content.sparse.iter().map(|(_, vector)| 8 * vector.len() + PART).sum();
+        content.value.as_ref().map_or(0, Vec::len) + content.attributes.len() + embeddings + sparse + PART
     }
 }
 
@@ -189,7 +201,9 @@ pub(super) fn only_frees(command: &Command) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use loci_index::command::{Condition, Entry, Expect, Origin, Schema};
+    use loci_index::command::{
+        Condition, Entry, Expect, IndexKind, IndexSpec, Language, Origin, Schema, SchemaChange, SparseSpec, TextSpec,
+    };
 
     use super::*;
 
@@ -239,7 +253,9 @@ mod tests {
             embeddings: (0..n % 3).map(|field| (field as u16, vec![1.0; n])).collect(),
             deadline: 9,
             ttl: 0,
+            sparse: (0..n % 3).map(|field| (field as u16, vec![(5, 1.0); n])).collect(),
         };
+        let index = |n: usize| IndexSpec { path: vec!["i".repeat(n); 1 + n % 5], kind: IndexKind::Substring };
         for n in 0..120 {
             let change = |action| Change { collection: 1, key: vec![1; n % 17], action };
             let merge = Action::Merge {
@@ -256,13 +272,19 @@ mod tests {
                 request_id: vec![1; n % 64],
             };
             let schema = Schema {
-                embeddings: vec![
-                    loci_index::command::EmbeddingSpec { name: "e".repeat(n), dimension: 3, metric: 1 };
-                    n % 16
-                ],
+                embeddings: vec![loci_index::command::EmbeddingSpec::new("e".repeat(n), 3, 1); n % 16],
+                sparse: vec![SparseSpec { name: "s".repeat(n) }; n % 3],
+                texts: vec![TextSpec { path: vec!["t".repeat(n); 1 + n % 3], language: Language::Plain }; n % 4],
+                indexes: vec![index(n); n % 7],
                 ..Schema::default()
             };
+            let change = SchemaChange {
+                add_indexes: vec![index(n); n % 3],
+                remove_indexes: vec![index(n).path; n % 4],
+                ..SchemaChange::default()
+            };
             let commands = [
+                Command::AlterCollection { collection: 7, change },
                 Command::Write { conditions, changes: changes.into() },
                 Command::CreateNamespace { name: "n".repeat(n) },
                 Command::CreateCollection { namespace: "n".repeat(n), name: "c".into(), schema },

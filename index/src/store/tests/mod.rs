@@ -141,7 +141,7 @@ impl Shard {
 }
 
 fn specs(count: usize, dimension: u32, metric: Metric) -> Vec<EmbeddingSpec> {
-    (0..count).map(|i| EmbeddingSpec { name: format!("e{i}"), dimension, metric: metric.code() }).collect()
+    (0..count).map(|i| EmbeddingSpec::new(format!("e{i}"), dimension, metric.code())).collect()
 }
 
 fn envelope(command: Command) -> Envelope {

@@ -99,10 +99,17 @@ impl Model {
             }
             Command::AlterCollection { collection, change } => {
                 let found = self.collections.get_mut(collection).ok_or(Refusal::UnknownCollection(*collection))?;
-                let SchemaChange { durability, retention_millis, eviction_bytes } = change;
+                let SchemaChange { durability, retention_millis, eviction_bytes, add_indexes, remove_indexes } = change;
                 found.schema.durability = durability.unwrap_or(found.schema.durability);
                 found.schema.retention_millis = retention_millis.unwrap_or(found.schema.retention_millis);
                 found.schema.eviction_bytes = eviction_bytes.unwrap_or(found.schema.eviction_bytes);
+                let indexes = &mut found.schema.indexes;
+                indexes.retain(|index| !remove_indexes.contains(&index.path));
+                for added in add_indexes {
+                    let place = indexes.iter().position(|index| index.path == added.path);
+                    place.map(|place| indexes.remove(place));
+                    indexes.insert(place.unwrap_or(indexes.len()), added.clone());
+                }
                 Ok(Outcome::Done)
             }
             Command::DropCollection { collection } => {

@@ -41,7 +41,14 @@ fn content(random: &mut Random, clock: u64, fields: usize) -> Content {
     }
     let deadline = if random.chance(15) { (clock + random.below(400)).saturating_sub(20) } else { 0 };
     let ttl = if random.chance(10) { random.below(200) } else { 0 };
-    Content { value, attributes: attributes::encode(&attributes).unwrap(), embeddings, deadline, ttl }
+    Content {
+        value,
+        attributes: attributes::encode(&attributes).unwrap(),
+        embeddings,
+        deadline,
+        ttl,
+        ..Content::default()
+    }
 }
 
 fn command(random: &mut Random, model: &Model) -> Command {
@@ -66,7 +73,7 @@ fn command(random: &mut Random, model: &Model) -> Command {
         6 => {
             let durability = random.chance(50).then_some(Durability::Buffered);
             let retention_millis = random.chance(50).then_some(5);
-            let change = SchemaChange { durability, retention_millis, eviction_bytes: None };
+            let change = SchemaChange { durability, retention_millis, eviction_bytes: None, ..SchemaChange::default() };
             Command::AlterCollection { collection: collection(random), change }
         }
         _ => {

@@ -100,7 +100,7 @@ fn merging_keeps_what_is_not_given() {
         attributes: attributes(&[("a", 1), ("b", 2)]),
         embeddings: vec![(0, vec![1.0; 4])],
         deadline: 5_000,
-        ttl: 0,
+        ..Content::default()
     };
     shard.command(write(vec![change(c, "k", Action::Put(first))]));
     let content = Content {

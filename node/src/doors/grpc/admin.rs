@@ -99,9 +99,12 @@ impl AdminService {
             durability: convert::durability(request.durability)?,
             retention_millis: request.retention_millis,
             eviction_bytes: request.eviction_bytes,
+            add_indexes: convert::indexes(request.add_indexes)?,
+            remove_indexes: request.remove_indexes.iter().map(|at| convert::path(at)).collect::<Result<_, _>>()?,
         };
         if change == SchemaChange::default() {
-            let message = "nothing to change; set durability, retention_millis or eviction_bytes";
+            let message =
+                "nothing to change; set durability, retention_millis, eviction_bytes, add_indexes or remove_indexes";
             return Err(Failure::invalid("nothing_to_change", message));
         }
         let view = self.calls.newest(deadline).await?;

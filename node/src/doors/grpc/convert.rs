@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use loci_index::attributes::{self, Attributes, MapRef, Value, ValueRef};
 use loci_index::command::{
-    Content, Durability, EmbeddingSpec, Expect, ORIGIN_BYTES_MAX, Origin, REQUEST_ID_BYTES_MAX, Schema,
+    Content, Durability, EmbeddingSpec, Expect, IndexKind, IndexSpec, ORIGIN_BYTES_MAX, Origin, REQUEST_ID_BYTES_MAX,
+    Schema,
 };
 use loci_index::distance::Metric;
 use loci_index::filter::{Filter, Limit, Path, Range};
@@ -112,14 +113,35 @@ pub fn schema(schema: Option<v1::Schema>) -> Result<Schema, Failure> {
                 ));
             }
         };
-        embeddings.push(EmbeddingSpec { name, dimension: embedding.dimension, metric: metric.code() });
+        embeddings.push(EmbeddingSpec::new(name, embedding.dimension, metric.code()));
     }
-    Ok(Schema {
+    let schema = Schema {
         embeddings,
         durability: durability(schema.durability)?.unwrap_or_default(),
         retention_millis: schema.retention_millis,
         eviction_bytes: schema.eviction_bytes,
-    })
+        indexes: indexes(schema.indexes)?,
+        ..Schema::default()
+    };
+    store::check_schema(&schema).map_err(|error| Failure::invalid("invalid_schema", error.to_string()))?;
+    Ok(schema)
+}
+
+/// The indexes of a collection to be made or changed.
+pub fn indexes(indexes: Vec<v1::IndexSpec>) -> Result<Vec<IndexSpec>, Failure> {
+    let index = |index: v1::IndexSpec| {
+        let kind = match v1::IndexKind::try_from(index.kind) {
+            Ok(v1::IndexKind::Unspecified | v1::IndexKind::Value) => IndexKind::Value,
+            Ok(v1::IndexKind::Substring) => IndexKind::Substring,
+            Err(_) => {
+                let message = format!("index {:?} is of kind {}, which is not known", index.path, index.kind);
+                return Err(Failure::invalid("invalid_schema", message));
+            }
+        };
+        let path = path(&index.path).map_err(|failure| Failure::invalid("invalid_schema", failure.message))?;
+        Ok(IndexSpec { path, kind })
+    };
+    indexes.into_iter().map(index).collect()
 }
 
 /// A durability class; `None` if unspecified.
@@ -152,7 +174,16 @@ pub fn schema_reply(schema: &Schema) -> v1::Schema {
         } as i32,
         retention_millis: schema.retention_millis,
         eviction_bytes: schema.eviction_bytes,
+        indexes: schema.indexes.iter().map(index_reply).collect(),
     }
+}
+
+fn index_reply(index: &IndexSpec) -> v1::IndexSpec {
+    let kind = match index.kind {
+        IndexKind::Value => v1::IndexKind::Value,
+        IndexKind::Substring => v1::IndexKind::Substring,
+    };
+    v1::IndexSpec { path: attributes::path_text(&index.path), kind: kind as i32 }
 }
 
 /// A record's key.
@@ -223,6 +254,7 @@ pub fn record(record: v1::Record, schema: &Schema, number: usize, now: u64) -> R
             embeddings,
             deadline: record.deadline_millis,
             ttl: record.ttl_millis,
+            ..Content::default()
         })
     };
     let content = content().map_err(named)?;
@@ -448,7 +480,7 @@ fn operand(value: Option<v1::Value>, path: &str) -> Result<Value, Failure> {
 }
 
 /// Names joined by dots; a backslash makes the next character part of the name.
-fn path(text: &str) -> Result<Path, Failure> {
+pub fn path(text: &str) -> Result<Path, Failure> {
     let mut names = vec![String::new()];
     let mut characters = text.chars();
     while let Some(character) = characters.next() {
