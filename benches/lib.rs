@@ -8,6 +8,9 @@
 //! | `apply` | entries through the store | hashing the same bytes |
 //!
 //! `cargo bench -p loci-benches` runs them all, `--bench search` one. The data are those the repository ships.
+//!
+//! The program `ann` measures searches on whole data sets; `peers/` holds the script that runs it beside the libraries that
+//! people compare with, and says where the sets come from.
 #![forbid(unsafe_code)]
 
 use std::fs;

@@ -32,7 +32,7 @@ const KEPT_BEHIND: [(&str, &[&str]); 10] = [
     ("tokio", &["loci-node", "loci-client", "loci-tests"]),
     ("tonic", &["loci-wire", "loci-node", "loci-client", "loci-tests"]),
     ("hyper", &["loci-node"]),
-    ("clap", &["loci-node"]),
+    ("clap", &["loci-node", "loci-benches"]),
     // The tests write files for the node to read.
     ("parquet", &["loci-node", "loci-tests"]),
 ];

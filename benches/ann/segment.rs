@@ -1,0 +1,96 @@
+//! loci as a library: one segment with its graph, written, opened and searched through the public API.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use loci_index::directory::MmapDirectory;
+use loci_index::distance::Metric;
+use loci_index::graph::GraphOptions;
+use loci_index::graph::search::Scratch;
+use loci_index::segment::{Effort, FieldSpec, Row, Rows, Search, Segment, Spec, write};
+use serde_json::Value;
+
+use crate::ladder::{Built, Cost, Engine, climb};
+use crate::set::{K, Set};
+use crate::{Args, machine, progress};
+
+/// The set as a segment wants it: keys are row numbers, so that the order of the file is kept.
+struct Numbered<'a> {
+    set: &'a Set,
+    keys: Vec<[u8; 4]>,
+}
+
+impl Rows for Numbered<'_> {
+    fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    fn row(&self, i: usize) -> Row<'_> {
+        Row { key: &self.keys[i], begin: 1, deadline: 0, hash: 0, value: None, attributes: &[] }
+    }
+
+    fn embedding(&self, i: usize, _field: usize) -> Option<&[f32]> {
+        Some(self.set.record(i))
+    }
+}
+
+struct Ours {
+    segment: Segment,
+    scratch: Scratch,
+    /// Of a vector and of a node's links, in bytes.
+    vector_bytes: u64,
+    link_bytes: u64,
+}
+
+impl Ours {
+    fn run(&mut self, query: &[f32], ef: usize) {
+        let search = Search { field: 0, query, k: K, effort: Effort::Graph { ef, budget: None } };
+        let found = self.segment.nearest(&search, |_| true, || true, &mut self.scratch);
+        let _ = found.expect("the query fits the segment");
+    }
+}
+
+impl Engine for Ours {
+    fn search(&mut self, query: &[f32], ef: usize, rows: &mut Vec<u32>) {
+        self.run(query, ef);
+        rows.clear();
+        rows.extend(self.scratch.hits().iter().map(|hit| hit.row));
+    }
+
+    fn cost(&mut self, query: &[f32], ef: usize) -> Option<Cost> {
+        self.run(query, ef);
+        let (distances, hops) = (self.scratch.distances() as u64, self.scratch.hops() as u64);
+        Some(Cost { distances, bytes: distances * self.vector_bytes + hops * self.link_bytes })
+    }
+}
+
+/// Builds, opens and searches.
+pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
+    let directory = MmapDirectory::open(folder).expect("a folder of our own");
+    let fields = [FieldSpec { name: "embedding".into(), dimension: set.dimension as u32, metric: Metric::Cosine }];
+    let graph = GraphOptions { m: args.m, ef_construction: args.ef_construction, threads: args.threads };
+    let spec = Spec { collection: 1, fields: &fields, graph: Some(graph), hash_seed: 1 };
+    let rows = Numbered { set, keys: (0..set.len() as u32).map(u32::to_be_bytes).collect() };
+
+    let spinner = progress("loci: building", None);
+    machine::reset_peak();
+    let (before, begun, cpu_begun) = (machine::memory("VmRSS"), Instant::now(), machine::process_seconds());
+    write(&directory, "set", &spec, &rows, &AtomicBool::new(false)).expect("the segment is written");
+    let segment = Segment::open(&directory, "set").expect("the segment opens");
+    let (seconds, cpu_seconds) = (begun.elapsed().as_secs_f64(), machine::process_seconds() - cpu_begun);
+    let peak = machine::memory("VmHWM").saturating_sub(before);
+    // All of it in memory, as the other engines have theirs; the pages of the file count.
+    segment.keep_hot();
+    spinner.finish_and_clear();
+    let built = Built {
+        seconds,
+        cpu_seconds,
+        memory_bytes: machine::memory("VmRSS").saturating_sub(before),
+        memory_peak_bytes: peak,
+        index_bytes: segment.file_bytes(),
+    };
+    let (vector_bytes, link_bytes) = (4 * set.dimension as u64, 8 * args.m as u64);
+    let mut ours = Ours { segment, scratch: Scratch::new(), vector_bytes, link_bytes };
+    climb(args, set, args.engine.name(), env!("CARGO_PKG_VERSION"), &built, &mut ours)
+}
