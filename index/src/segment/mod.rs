@@ -55,7 +55,7 @@ mod read;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use read::{Effort, Search, Segment};
 pub use write::{Row, Rows, Spec, Written, write};

@@ -308,7 +308,7 @@ fn every_lost_sector_is_noticed() {
 }
 
 /// Puts right checksums over whatever the bytes say now.
-fn sign(bytes: &mut [u8]) {
+pub(crate) fn sign(bytes: &mut [u8]) {
     let count = u32::from_le_bytes(bytes[12..16].try_into().expect("4 bytes")) as usize;
     let table_end = (HEADER_BYTES + count * ENTRY_BYTES).next_multiple_of(PAGE as usize);
     for at in (0..count).map(|i| HEADER_BYTES + i * ENTRY_BYTES) {

@@ -112,6 +112,8 @@ pub(super) struct Work {
     /// Whether something changed that a merge may be chosen for. Choosing looks at every segment, and the owner asks for
     /// jobs after every entry.
     look: bool,
+    /// Segments whose graphs are to be built anew.
+    relink: BTreeSet<u64>,
     /// How many versions in segments have ended since the last look.
     ended: u32,
     failed_at: Option<u64>,
@@ -430,6 +432,13 @@ impl Store {
         self.work.failed_at = None;
     }
 
+    /// Asks for a segment's graphs to be built anew, because they do not lead to every record; a segment that is merged
+    /// away first has its records linked by that. Nothing of the old links is kept.
+    pub fn request_relink(&mut self, file: u64) {
+        self.work.relink.insert(file);
+        self.work.look = true;
+    }
+
     /// The next slow work to do, if any. At most one checkpoint and one merge are out at a time; each must come back
     /// through [`Store::install`].
     pub fn next_job(&mut self) -> Option<Job> {
@@ -541,6 +550,19 @@ impl Store {
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
+    /// The place of a segment that is to be linked anew: its collection's, and its own in there.
+    fn next_relink(&mut self) -> Option<(usize, Vec<usize>)> {
+        while let Some(file) = self.work.relink.pop_first() {
+            for (place, state) in self.collections.iter().enumerate() {
+                // One that is gone meanwhile needs nothing any more.
+                if let Some(segment) = state.shared.segments.iter().position(|sealed| sealed.file == file) {
+                    return Some((place, vec![segment]));
+                }
+            }
+        }
+        None
+    }
+
     fn next_merge(&mut self) -> Option<Merge> {
         let graph_rows_min = self.options.graph_rows_min;
         let choices = self.collections.iter().enumerate().filter_map(|(place, state)| {
@@ -548,7 +570,11 @@ impl Store {
             let (urgency, places) = merge::choose(&candidates, graph_rows_min)?;
             Some((urgency, place, places))
         });
-        let (_, place, places) = choices.min()?;
+        let chosen = choices.min().map(|(_, place, places)| (place, places));
+        let (place, places) = match self.next_relink() {
+            Some(relink) => relink,
+            None => chosen?,
+        };
         let shared = Arc::clone(&self.collections[place].shared);
         let sources: Vec<_> = places.iter().filter_map(|&place| shared.segments.get(place).map(Arc::clone)).collect();
         let embedded: u64 = sources.iter().map(|sealed| u64::from(candidate(sealed).1)).sum();

@@ -13,6 +13,7 @@
 //! Reads take `now` in milliseconds since 1970 and hide what has expired by then, or by the view's own clock if that is
 //! later. They hold no lock and await nothing; long ones ask `keep_going` again and again and stop when it says no.
 
+mod check;
 mod scan;
 mod search;
 mod stats;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+pub use check::Checked;
 pub use scan::{Cancelled, ScanPage, ScanRequest};
 pub use search::{Effort, Hit, SearchError, SearchRequest, SearchResult, SearchScratch};
 pub use stats::{CollectionStats, SegmentStats, StoreStats};

@@ -72,7 +72,7 @@ pub struct SearchResult<'v> {
 /// What a search needs besides the view. Made once and used for many searches, it stops allocating.
 #[derive(Default)]
 pub struct SearchScratch {
-    graph: Scratch,
+    pub(super) graph: Scratch,
 }
 
 impl SearchScratch {

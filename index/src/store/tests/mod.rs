@@ -6,6 +6,7 @@ mod model;
 mod random;
 mod readers;
 mod recall;
+mod relink;
 mod tables;
 
 use std::sync::Arc;
