@@ -16,7 +16,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use loci_index::attributes::{self, Attributes, Value};
-use loci_index::command::{Action, Change, Command, Content, EmbeddingSpec, Entry, Envelope, Origin, Outcome, Schema};
+use loci_index::command::{
+    Action, Change, Command, Content, EmbeddingSpec, Entry, Envelope, IndexKind, IndexSpec, Origin, Outcome, Schema,
+};
 use loci_index::directory::MmapDirectory;
 use loci_index::distance::Metric;
 use loci_index::filter::{Filter, Limit, Range};
@@ -98,8 +100,10 @@ fn ingest(args: &Args, set: &Set, orders: &Orders, folder: &Path) -> Store {
     };
     apply(&mut store, Command::CreateNamespace { name: "bench".into() });
     let metric = Metric::Cosine.code();
-    let embeddings = vec![EmbeddingSpec { name: "embedding".into(), dimension: set.dimension as u32, metric }];
-    let schema = Schema { embeddings, ..Schema::default() };
+    let embeddings = vec![EmbeddingSpec::new("embedding", set.dimension as u32, metric)];
+    let names = ["chance".to_owned()].into_iter().chain((0..LANDMARKS).map(|i| format!("near{i}")));
+    let indexes = names.map(|name| IndexSpec { path: vec![name], kind: IndexKind::Value }).collect();
+    let schema = Schema { embeddings, indexes, ..Schema::default() };
     let create = Command::CreateCollection { namespace: "bench".into(), name: "set".into(), schema };
     let Outcome::Created { collection } = apply(&mut store, create) else { panic!("the collection was not made") };
 

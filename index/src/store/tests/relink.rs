@@ -93,7 +93,7 @@ fn a_record_that_its_graph_does_not_lead_to_is_noticed_and_linked_anew() {
     // Rows are in the order of their keys, and every one has an embedding.
     let key = format!("k{node:04}").into_bytes();
     let damaged = check_all(&shard.store.view(), collection);
-    assert_eq!(damaged.unfound, [key.clone()], "only the one that was hidden, of {}", damaged.checked);
+    assert_eq!(damaged.unfound, std::slice::from_ref(&key), "only the one that was hidden, of {}", damaged.checked);
     assert!(!finds(&shard.store.view(), collection, &key));
 
     let file = shard.store.view().collection("n", "c").unwrap().graph_segments()[0];
