@@ -7,6 +7,8 @@
 //! | `--metrics` | 127.0.0.1:7701 | Prometheus, `/live`, `/ready`; or `off` |
 //! | `--insecure` | no | allows addresses that other machines reach |
 //! | `--memory-mib` | half of the machine's | the budget for buffers and queues |
+//! | `--recall-one-in` | 100 | one of so many searches is run again, exactly; 0: none |
+//! | `--walk-rate` | 100 | so many records a second are searched for by their own embedding; 0: none |
 //! | `--log-file-mib` | 64 | size of one file of the log |
 //! | `--log-format`, `--log-level` | text, info | the lines on stderr |
 
@@ -20,6 +22,8 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
 /// Where metrics are read unless told otherwise.
 pub const METRICS_DEFAULT: &str = "127.0.0.1:7701";
 const METRICS_OFF: &str = "off";
+const RECALL_ONE_IN_DEFAULT: u32 = 100;
+const WALK_RATE_DEFAULT: u32 = 100;
 const LOG_FILE_MIB_DEFAULT: u64 = 64;
 const LOG_FILE_MIB_MAX: u64 = 1024;
 const MEMORY_MIB_MIN: u64 = 64;
@@ -45,6 +49,13 @@ pub struct ServeArgs {
     /// [default: half of what the machine or container has]
     #[arg(long, value_name = "MIB")]
     pub memory_mib: Option<u64>,
+    /// One of so many searches is run again, exactly and when there is nothing better to do, to know what share of the
+    /// nearest records is found (metric loci_collection_recall). 0: none.
+    #[arg(long, value_name = "SEARCHES", default_value_t = RECALL_ONE_IN_DEFAULT)]
+    pub recall_one_in: u32,
+    /// So many records a second are searched for by their own embedding, and linked anew if they are not found. 0: none.
+    #[arg(long, value_name = "RECORDS", default_value_t = WALK_RATE_DEFAULT)]
+    pub walk_rate: u32,
     /// Size of one file of the log, in MiB. Smaller ones suit small disks.
     #[arg(long, value_name = "MIB", default_value_t = LOG_FILE_MIB_DEFAULT)]
     pub log_file_mib: u64,
@@ -77,6 +88,10 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The memory budget.
     pub memory_bytes: u64,
+    /// One of so many searches is run again, exactly; zero: none.
+    pub recall_one_in: u32,
+    /// So many records a second are searched for by their own embedding; zero: none.
+    pub walk_rate: u32,
     /// The size of one file of the log.
     pub log_file_bytes: u64,
     /// The form of the lines on standard error.
@@ -162,6 +177,8 @@ impl Config {
             listen,
             metrics,
             memory_bytes,
+            recall_one_in: args.recall_one_in,
+            walk_rate: args.walk_rate,
             log_file_bytes,
             log_format: args.log_format,
             log_level: args.log_level,
@@ -175,6 +192,8 @@ impl Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             memory_bytes: machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2,
+            recall_one_in: RECALL_ONE_IN_DEFAULT,
+            walk_rate: WALK_RATE_DEFAULT,
             log_file_bytes: 4 << 20,
             log_format: LogFormat::Text,
             log_level: "info".into(),
@@ -219,6 +238,8 @@ mod tests {
             metrics: METRICS_DEFAULT.into(),
             insecure: false,
             memory_mib: Some(512),
+            recall_one_in: RECALL_ONE_IN_DEFAULT,
+            walk_rate: WALK_RATE_DEFAULT,
             log_file_mib: LOG_FILE_MIB_DEFAULT,
             log_format: LogFormat::Text,
             log_level: "info".into(),

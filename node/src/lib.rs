@@ -18,6 +18,7 @@ pub mod shard;
 
 pub mod log_thread;
 pub mod search_threads;
+pub mod idle;
 
 pub mod clock;
 pub mod identity;

@@ -35,12 +35,15 @@ use crate::config::{Config, ConfigError, LogFormat, ServeArgs};
 use crate::doors::grpc;
 use crate::gate::Gate;
 use crate::identity::{DataDirectory, DataError, Identity, NodeId, random_bytes};
+use crate::idle::Idle;
+use crate::idle::recall::Recall;
+use crate::idle::walker::WalkerFigures;
 use crate::log_thread::{LogFigures, LogThread};
 use crate::memory::Budget;
 use crate::metrics::{Endpoint, Metrics};
 use crate::search_threads::SearchThreads;
 use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle};
-use crate::status::NodeStatus;
+use crate::status::{NodeStatus, Parts};
 
 /// The one shard there is until there are several.
 const SHARD: ShardId = ShardId(1);
@@ -234,6 +237,7 @@ pub struct Node {
     handle: ShardHandle,
     log: LogThread,
     search: SearchThreads,
+    idle: Idle,
     metrics: Arc<Metrics>,
     status: Arc<NodeStatus>,
     data: DataDirectory,
@@ -267,14 +271,25 @@ impl Node {
         let shard = Shard::start(mailbox, beginning)?;
         let handle = shard.handle();
         let search = SearchThreads::start()?;
+        let (recall, samples) = Recall::new(config.recall_one_in);
+        let walker = Arc::new(WalkerFigures::default());
+        let idle =
+            Idle::start(search.clone(), handle.clone(), (recall.clone(), samples), (config.walk_rate, walker.clone()))?;
         let metrics = Arc::new(Metrics::new());
         let started_millis = clock.now_millis();
-        let status =
-            NodeStatus::new(identity.node, started_millis, vec![handle.clone()], figures, budget, search.clone());
-        let status = Arc::new(status);
+        let status = Arc::new(NodeStatus::new(Parts {
+            node: identity.node,
+            started_millis,
+            shards: vec![handle.clone()],
+            log: figures,
+            budget,
+            search: search.clone(),
+            recall: recall.clone(),
+            walker,
+        }));
 
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("loci-io").enable_all().build()?;
-        let calls = grpc::Calls { shard: handle.clone(), search: search.clone(), gate: Gate::default() };
+        let calls = grpc::Calls { shard: handle.clone(), search: search.clone(), recall, gate: Gate::default() };
         let address = listener.local_addr()?;
         let (health, is_not_serving, stop_server, server) = {
             let _inside = runtime.enter();
@@ -317,6 +332,7 @@ impl Node {
             handle,
             log,
             search,
+            idle,
             metrics,
             status,
             data,
@@ -350,7 +366,9 @@ impl Node {
 
     /// Stops: calls under way get [`DRAIN_TIME`], the state is made durable, the data directory is free again.
     pub async fn shutdown(self) -> Result<(), RunError> {
-        let Node { sockets, stop_server, mut server, endpoint, health, shard, handle, log, search, .. } = self;
+        let Node {
+            sockets, stop_server, mut server, endpoint, health, shard, handle, log, search, idle: idling, ..
+        } = self;
         let Node { metrics, status, data, .. } = self;
         let begun = Instant::now();
         status.drain();
@@ -374,6 +392,7 @@ impl Node {
         let path = data.log();
         let closing = tokio::task::spawn_blocking(move || {
             drop(handle);
+            idling.stop();
             shard.stop();
             search.stop();
             let closed = log.close();

@@ -8,6 +8,8 @@ use loci_index::view::View;
 use loci_wire::v1;
 
 use crate::identity::NodeId;
+use crate::idle::recall::Recall;
+use crate::idle::walker::WalkerFigures;
 use crate::log_thread::LogFigures;
 use crate::memory::Budget;
 use crate::search_threads::SearchThreads;
@@ -22,19 +24,27 @@ pub struct NodeStatus {
     log: Arc<LogFigures>,
     budget: Arc<Budget>,
     search: SearchThreads,
+    recall: Arc<Recall>,
+    walker: Arc<WalkerFigures>,
     draining: AtomicBool,
+}
+
+/// What is asked.
+pub(crate) struct Parts {
+    pub node: NodeId,
+    pub started_millis: u64,
+    pub shards: Vec<ShardHandle>,
+    pub log: Arc<LogFigures>,
+    pub budget: Arc<Budget>,
+    pub search: SearchThreads,
+    pub recall: Arc<Recall>,
+    pub walker: Arc<WalkerFigures>,
 }
 
 impl NodeStatus {
     /// Of a node that has just started.
-    pub(crate) fn new(
-        node: NodeId,
-        started_millis: u64,
-        shards: Vec<ShardHandle>,
-        log: Arc<LogFigures>,
-        budget: Arc<Budget>,
-        search: SearchThreads,
-    ) -> NodeStatus {
+    pub(crate) fn new(parts: Parts) -> NodeStatus {
+        let Parts { node, started_millis, shards, log, budget, search, recall, walker } = parts;
         NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
@@ -43,6 +53,8 @@ impl NodeStatus {
             log,
             budget,
             search,
+            recall,
+            walker,
             draining: AtomicBool::new(false),
         }
     }
@@ -75,6 +87,16 @@ impl NodeStatus {
     /// Its search threads.
     pub fn search(&self) -> &SearchThreads {
         &self.search
+    }
+
+    /// What is known of how much is found.
+    pub fn recall(&self) -> &Recall {
+        &self.recall
+    }
+
+    /// What the walker has seen.
+    pub fn walker(&self) -> &WalkerFigures {
+        &self.walker
     }
 
     /// The node is about to stop: new clients should go elsewhere.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use loci_index::record::CollectionId;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -115,7 +116,31 @@ impl Sampled {
             stats => stats.segments.iter().filter(|segment| segment.graph).count() as u64);
         each!("loci_collection_unmerged_deletes" "Versions in segments that have ended and wait for a merge"
             stats => stats.segments.iter().map(|segment| segment.ended).sum());
-        Ok(())
+        let ids: Vec<_> = rows.iter().map(|(namespace, name, stats)| (*namespace, *name, stats.id)).collect();
+        self.quality(page, &ids)
+    }
+
+    /// What is known of how much is found.
+    fn quality(&self, page: &mut Page<'_>, collections: &[(&str, &str, CollectionId)]) -> fmt::Result {
+        let (recall, walker) = (self.status.recall(), self.status.walker());
+        let each = || {
+            collections.iter().map(|(namespace, name, id)| ([("namespace", *namespace), ("collection", *name)], *id))
+        };
+        let known = each().filter_map(|(labels, id)| Some((labels, recall.known(id).recall()?)));
+        page.ratios("loci_collection_recall", "Share of the nearest that searches found, of the last sampled", known)?;
+        let samples = each().map(|(labels, id)| (labels, recall.known(id).samples));
+        page.counters("loci_collection_recall_samples", "Searches run again exactly", samples)?;
+        let dropped = recall.dropped().map(|(reason, count)| ([("reason", reason)], count));
+        page.counters("loci_recall_dropped", "Sampled searches not run again", dropped)?;
+        let walked: Vec<_> = each().map(|(labels, id)| (labels, walker.walked(id))).collect();
+        let rows = || walked.iter().copied();
+        let checked = rows().map(|(labels, walked)| (labels, walked.checked));
+        page.counters("loci_collection_walk_checked", "Embeddings searched for by themselves", checked)?;
+        let unfound = rows().map(|(labels, walked)| (labels, walked.unfound));
+        page.counters("loci_collection_walk_unfound", "Of these, not found", unfound)?;
+        let relinks = rows().map(|(labels, walked)| (labels, walked.relinks));
+        page.counters("loci_collection_walk_relinks", "Segments linked anew for that", relinks)?;
+        page.counter("loci_walk_rounds", "How often all graphs were walked through", walker.rounds())
     }
 
     fn log(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -183,6 +208,16 @@ impl Page<'_> {
         name: &str,
         help: &str,
         rows: impl IntoIterator<Item = ([(&'static str, &'l str); N], u64)>,
+    ) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        rows.into_iter().try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_gauge(&value))
+    }
+
+    fn ratios<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl IntoIterator<Item = ([(&'static str, &'l str); N], f64)>,
     ) -> fmt::Result {
         let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         rows.into_iter().try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_gauge(&value))

@@ -146,6 +146,12 @@ impl ShardHandle {
         self.0.view.load()
     }
 
+    /// Has a segment's graphs built anew, as soon as its merging thread is free.
+    pub fn relink(&self, file: u64) {
+        // A shard that has ended needs no graphs.
+        let _ = self.0.events.send(Event::Relink(file));
+    }
+
     /// The time by which expiry is decided for a reader of this view: this node's clock, never behind the view's.
     pub fn now(&self, view: &View) -> u64 {
         self.0.clock.now_millis().max(view.clock())

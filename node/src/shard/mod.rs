@@ -187,6 +187,8 @@ enum Event {
     Log(Report),
     /// A checkpoint or merge has ended.
     JobDone(Done),
+    /// A segment's graphs are to be built anew.
+    Relink(u64),
     /// The node is stopping.
     Stop,
 }

@@ -255,6 +255,10 @@ impl Owner {
                 self.refuse_waiting(&self.disk_full(needed_bytes));
             }
             Event::JobDone(done) => self.install(done),
+            Event::Relink(file) => {
+                self.store.request_relink(file);
+                self.last_asked = None;
+            }
             Event::Stop => self.begin_stopping(),
         }
     }

@@ -17,6 +17,7 @@ use super::convert::{self, NAMESPACE_DEFAULT, Parts};
 use super::cursor::Cursor;
 use super::status::Failure;
 use crate::gate::{Gate, Pass};
+use crate::idle::recall::Recall;
 use crate::search_threads::SearchThreads;
 use crate::shard::{Level, ShardHandle};
 
@@ -46,6 +47,8 @@ pub struct Calls {
     pub shard: ShardHandle,
     /// Where long reads run.
     pub search: SearchThreads,
+    /// Where searches are told of, so that some are run again.
+    pub recall: Arc<Recall>,
     /// How much may be under way.
     pub gate: Gate,
 }
@@ -378,6 +381,7 @@ impl Calls {
         let view = self.view(request.consistency, deadline).await?;
         let (token, now) = (self.token(view.index()), self.shard.now(&view));
         let (queries, max_distance) = (request.queries, request.max_distance);
+        let recall = Arc::clone(&self.recall);
         let found = self.search.run(deadline, move |scratch, keep_going| {
             let collection = find(&view, &name)?;
             let mut budget = Budget(REPLY_BYTES_MAX);
@@ -395,6 +399,7 @@ impl Calls {
                     now,
                 };
                 let found = collection.search(&request, scratch, keep_going)?;
+                recall.offer(&view, collection.id(), &request, &found);
                 let hits = found.hits.iter().filter(|hit| Some(hit.record.key()) != near.except.as_deref()).take(k);
                 let hits = hits.map(|hit| {
                     let record = convert::record_reply(hit.record, collection.schema(), parts);
