@@ -5,7 +5,7 @@ use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 
 use crate::collection::unexpected;
 use crate::record::vector_bytes;
-use crate::{Collection, Error, Filter, Parts, Record, Token};
+use crate::{Collection, Error, Explanation, Filter, Parts, Record, Token};
 
 /// A search being put together; see [`Collection::search`].
 ///
@@ -44,6 +44,8 @@ pub struct Found {
     pub queries: Vec<Vec<Hit>>,
     /// The state that was searched.
     pub token: Token,
+    /// How each query was answered, with [`Search::explain`]; otherwise empty.
+    pub explanations: Vec<Explanation>,
 }
 
 impl Search {
@@ -118,6 +120,12 @@ impl Search {
         self
     }
 
+    /// Has the node say how each query was answered, in [`Found::explanations`].
+    pub fn explain(mut self) -> Search {
+        self.request.explain = true;
+        self
+    }
+
     /// Searches, for the hits of the only query.
     pub async fn hits(self) -> Result<Vec<Hit>, Error> {
         let mut found = self.found().await?;
@@ -134,7 +142,12 @@ impl Search {
         }
         let asked = self.request.queries.len();
         match self.collection.send(Call::Search(self.request)).await? {
-            Reply::Search(reply) if reply.results.len() == asked => Ok(Found {
+            Reply::Search(mut reply) if reply.results.len() == asked => Ok(Found {
+                explanations: reply
+                    .results
+                    .iter_mut()
+                    .filter_map(|result| result.explanation.take().map(Explanation::from))
+                    .collect(),
                 queries: reply
                     .results
                     .into_iter()

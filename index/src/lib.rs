@@ -17,6 +17,7 @@
 pub mod record;
 pub mod attributes;
 pub mod filter;
+pub mod attribute_index;
 pub mod command;
 pub mod directory;
 pub mod distance;

@@ -40,6 +40,7 @@
 //! | 21 | row nodes | per field: u32 x R, the embedding of each row, u32::MAX for none |
 //! | 22 | vectors | per field: N embeddings, f32, each padded with zeros to a multiple of 64 bytes |
 //! | 23, 24 | graph | per field that has one: layer 0, and what is above it (see [`crate::graph`]) |
+//! | 30 | attribute index | per declared index, by its number where a field's would be: see [`crate::attribute_index`] |
 //!
 //! A slot is `u64::MAX` if empty, else the upper 32 bits of the key's xxh3 hash (seeded with
 //! `hash_seed`) in its upper half and the row in its lower. A key's first slot is its hash modulo the
@@ -51,6 +52,7 @@
 //!
 //! A section that a reader does not know is ignored, so sections can be added without a new version.
 
+mod indexes;
 mod read;
 mod write;
 
@@ -137,6 +139,7 @@ enum Kind {
     Vectors = 22,
     Layer0 = 23,
     Upper = 24,
+    AttributeIndex = 30,
 }
 
 /// Where a key's slots begin, and the half of its hash that a slot keeps.

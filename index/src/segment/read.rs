@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytemuck::AnyBitPattern;
 
+use super::indexes::Indexes;
 use super::{
     DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC, META_BYTES_MAX, Meta,
     NO_NODE, NO_SLOT, NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
@@ -38,6 +39,7 @@ pub struct Segment {
     attribute_offsets: Range<usize>,
     attribute_bytes: Range<usize>,
     slots: Range<usize>,
+    indexes: Indexes,
 }
 
 struct Field {
@@ -56,6 +58,9 @@ struct Graph {
     layer0: Range<usize>,
     upper: Range<usize>,
 }
+
+/// `keep_going` is asked once for so many rows.
+const ROWS_PER_QUESTION: u32 = 256;
 
 /// How hard to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,6 +265,39 @@ impl Segment {
         Ok(finish)
     }
 
+    /// Finds the nearest of those of some rows that `accept` agrees to, without looking at any others.
+    pub fn nearest_of(
+        &self,
+        ask: &Search<'_>,
+        rows: impl Iterator<Item = u32>,
+        accept: impl Fn(u32) -> bool,
+        keep_going: impl FnMut() -> bool,
+        scratch: &mut Scratch,
+    ) -> Result<Finish, SegmentError> {
+        let field =
+            self.fields.get(ask.field).filter(|field| field.dimension == ask.query.len()).ok_or_else(|| {
+                SegmentError::Query { file: self.name.clone(), field: ask.field, got: ask.query.len() }
+            })?;
+        let (mut compared, mut finish, mut keep_going) = (0, Finish::Complete, keep_going);
+        let into = scratch.nearest();
+        into.reset(ask.k);
+        for (looked_at, row) in (1..).zip(rows) {
+            if looked_at % ROWS_PER_QUESTION == 0 && !keep_going() {
+                finish = Finish::Stopped;
+                break;
+            }
+            if accept(row)
+                && let Some(embedding) = self.embedding(ask.field, row)
+            {
+                compared += 1;
+                into.offer((field.kernel)(ask.query, embedding), row);
+            }
+        }
+        into.settle(ask.k);
+        scratch.count(compared, 0);
+        Ok(finish)
+    }
+
     /// Reads what searches touch into memory now, as far as it fits.
     pub fn keep_hot(&self) {
         self.mapped.populate(0..self.mapped.len());
@@ -271,7 +309,11 @@ impl Segment {
         self.mapped.advise_random(0..self.mapped.len());
     }
 
-    fn part(&self, range: &Range<usize>) -> &[u8] {
+    pub(super) fn indexes(&self) -> &Indexes {
+        &self.indexes
+    }
+
+    pub(super) fn part(&self, range: &Range<usize>) -> &[u8] {
         self.mapped.get(range.clone()).unwrap_or_default()
     }
 
@@ -479,8 +521,12 @@ impl Opening<'_> {
             attribute_offsets: offsets(Kind::AttributeOffsets)?,
             attribute_bytes: bytes(Kind::AttributeBytes)?,
             slots: bytes(Kind::Slots)?,
+            indexes: Indexes::default(),
             mapped,
         };
+        let indexes = table.iter().filter(|entry| entry.kind == Kind::AttributeIndex as u16);
+        segment.indexes =
+            Indexes::open(indexes.map(|entry| (entry.range.clone(), segment.part(&entry.range))), head.rows);
         let slots = segment.slots.len() / 8;
         if !segment.slots.len().is_multiple_of(8) || !slots.is_power_of_two() {
             return Err(self.corrupt(segment.slots.start as u64, "the slots are miscounted"));

@@ -7,6 +7,8 @@ use super::{
     DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC, Meta, NO_NODE, NO_SLOT,
     NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
 };
+use crate::attribute_index;
+use crate::command::IndexSpec;
 use crate::directory::{Directory, NewFile};
 use crate::graph::GraphOptions;
 use crate::graph::build::{BuildError, Mended, build};
@@ -53,6 +55,8 @@ pub struct Spec<'a> {
     pub collection: u64,
     /// The embeddings that rows may have.
     pub fields: &'a [FieldSpec],
+    /// The attributes to index.
+    pub indexes: &'a [IndexSpec],
     /// How to build graphs; `None` makes a segment that is searched exactly.
     pub graph: Option<GraphOptions>,
     /// Seeds the hash of keys. Best a number that clients cannot know.
@@ -91,7 +95,7 @@ pub fn write(
     }
     let cancelled = |row: usize| row.is_multiple_of(4096) && cancel.load(Ordering::Relaxed);
     let graph_fields = if spec.graph.is_some() { spec.fields.len() } else { 0 };
-    let count = 11 + 3 * spec.fields.len() + 2 * graph_fields;
+    let count = 11 + spec.indexes.len() + 3 * spec.fields.len() + 2 * graph_fields;
     let table_end = ((HEADER_BYTES + count * ENTRY_BYTES) as u64).next_multiple_of(PAGE);
 
     let mut out = Sections { file: directory.create(name)?, table: Vec::new(), open: None };
@@ -140,6 +144,14 @@ pub fn write(
     let slots = slots(spec.hash_seed, rows, keys);
     out.bytes(Kind::Slots, 0, slots.len(), |i, out| out.write(&slots[i].to_le_bytes()))?;
     drop(slots);
+    for (number, index) in (0..).zip(spec.indexes) {
+        let attributes_of = |row: u32| rows.row(row as usize).attributes;
+        let stop = || cancel.load(Ordering::Relaxed);
+        let section = attribute_index::build(index, len as u32, attributes_of, stop);
+        out.begin(Kind::AttributeIndex, number);
+        out.write(&section.ok_or_else(|| SegmentError::Cancelled(file()))?)?;
+        out.end()?;
+    }
 
     let mut fields = Vec::with_capacity(spec.fields.len());
     for (number, field) in spec.fields.iter().enumerate() {

@@ -233,6 +233,7 @@ impl Store {
         let schema = altered(&self.collections[place].shared.schema, change);
         check_schema(&schema).map_err(|error| Refusal::InvalidSchema(error.to_string()))?;
         self.reshape(place, |collection| collection.schema = Arc::new(schema));
+        self.work.note_indexes();
         Ok(Outcome::Done)
     }
 

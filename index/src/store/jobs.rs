@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Location, Store, StoreOptions, new_buffer};
 use crate::buffer::Buffer;
+use crate::command::IndexSpec;
 use crate::directory::{Directory, DirectoryError};
 use crate::distance::Metric;
 use crate::graph::GraphOptions;
@@ -149,6 +150,7 @@ struct Checkpoint {
 struct Flat {
     id: CollectionId,
     fields: Vec<FieldSpec>,
+    indexes: Vec<IndexSpec>,
     buffers: Vec<Arc<Buffer>>,
     file: u64,
 }
@@ -172,6 +174,7 @@ struct Flattened {
 struct Merge {
     id: CollectionId,
     fields: Vec<FieldSpec>,
+    indexes: Vec<IndexSpec>,
     sources: Vec<Arc<Sealed>>,
     /// What had ended by then is left out.
     position: Position,
@@ -301,11 +304,11 @@ impl Checkpoint {
         let Checkpoint { mut manifest, flats, ends, requests, request_changes, garbage_bytes, hash_seed } = self;
         let position = Position::end_of(manifest.applied);
         let mut sealed_flats = Vec::new();
-        for Flat { id, fields, buffers, file } in flats {
+        for Flat { id, fields, indexes, buffers, file } in flats {
             check(cancel)?;
             let visible = buffers.iter().flat_map(|buffer| buffer.visible(position));
             let records = Picked::new(visible.map(|(_, row)| RecordRef::of_row(row)));
-            let spec = Spec { collection: id.0, fields: &fields, graph: None, hash_seed };
+            let spec = Spec { collection: id.0, fields: &fields, indexes: &indexes, graph: None, hash_seed };
             created.push(FileName::Segment(file));
             let sealed = write_segment(directory, file, &spec, &records, cancel)?;
             match &sealed {
@@ -350,14 +353,14 @@ impl Merge {
         cancel: &AtomicBool,
         created: &mut Vec<FileName>,
     ) -> Result<Merged, Stopped> {
-        let Merge { id, fields, sources, position, file, graph, hash_seed } = self;
+        let Merge { id, fields, indexes, sources, position, file, graph, hash_seed } = self;
         check(cancel)?;
         let records = sources.iter().flat_map(|sealed| {
             let live = (0..sealed.len()).filter(|&row| position < sealed.end(row));
             live.map(|row| RecordRef::of_segment(sealed, row))
         });
         let records = Picked::new(records);
-        let spec = Spec { collection: id.0, fields: &fields, graph, hash_seed };
+        let spec = Spec { collection: id.0, fields: &fields, indexes: &indexes, graph, hash_seed };
         created.push(FileName::Segment(file));
         let sealed = write_segment(directory, file, &spec, &records, cancel)?;
         drop(records);
@@ -391,6 +394,11 @@ impl Work {
         {
             merging.ended.push((sealed.file, row));
         }
+    }
+
+    /// A collection got indexes that its segments may not have.
+    pub fn note_indexes(&mut self) {
+        self.look = true;
     }
 
     /// A record was written.
@@ -486,7 +494,8 @@ impl Store {
             let shared = Arc::clone(&self.collections[place].shared);
             if let Some(frozen @ [_, ..]) = shared.buffers.get(1..) {
                 let (id, fields, buffers) = (shared.id, field_specs(&shared), frozen.to_vec());
-                flats.push(Flat { id, fields, buffers, file: self.next_file() });
+                let indexes = shared.schema.indexes.clone();
+                flats.push(Flat { id, fields, indexes, buffers, file: self.next_file() });
             }
             let mut segments = Vec::new();
             for sealed in &shared.segments {
@@ -563,6 +572,16 @@ impl Store {
         None
     }
 
+    /// The place of a segment that was written before one of its collection's indexes was declared.
+    fn next_reindex(&self) -> Option<(usize, Vec<usize>)> {
+        let lacks = |sealed: &Sealed, index: &IndexSpec| sealed.segment.indexed().all(|there| there != index);
+        self.collections.iter().enumerate().find_map(|(place, state)| {
+            let Collection { schema, segments, .. } = &*state.shared;
+            let place_of = segments.iter().position(|sealed| schema.indexes.iter().any(|index| lacks(sealed, index)));
+            Some((place, vec![place_of?]))
+        })
+    }
+
     fn next_merge(&mut self) -> Option<Merge> {
         let graph_rows_min = self.options.graph_rows_min;
         let choices = self.collections.iter().enumerate().filter_map(|(place, state)| {
@@ -573,7 +592,7 @@ impl Store {
         let chosen = choices.min().map(|(_, place, places)| (place, places));
         let (place, places) = match self.next_relink() {
             Some(relink) => relink,
-            None => chosen?,
+            None => chosen.or_else(|| self.next_reindex())?,
         };
         let shared = Arc::clone(&self.collections[place].shared);
         let sources: Vec<_> = places.iter().filter_map(|&place| shared.segments.get(place).map(Arc::clone)).collect();
@@ -586,6 +605,7 @@ impl Store {
         Some(Merge {
             id: shared.id,
             fields: field_specs(&shared),
+            indexes: shared.schema.indexes.clone(),
             sources,
             position: Position::end_of(self.applied),
             file,

@@ -14,8 +14,10 @@
 //! later. They hold no lock and await nothing; long ones ask `keep_going` again and again and stop when it says no.
 
 mod check;
+mod explain;
 mod scan;
 mod search;
+mod select;
 mod stats;
 
 use std::collections::BTreeMap;
@@ -24,8 +26,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 pub use check::Checked;
+pub use explain::{Clock, Explanation, Step, Way};
 pub use scan::{Cancelled, ScanPage, ScanRequest};
 pub use search::{Effort, Hit, SearchError, SearchRequest, SearchResult, SearchScratch};
+pub use select::Covered;
 pub use stats::{CollectionStats, SegmentStats, StoreStats};
 
 use crate::buffer::{Buffer, Row};

@@ -4,9 +4,9 @@
 //! is the smallest key under any cursor. A page looks at a bounded number of rows, whatever the filter: a page with few
 //! records, or none, and a place to go on from is not the end.
 
+use super::select::Selection;
 use super::{CollectionView, Place, RecordRef};
 use crate::filter::Filter;
-use crate::record::Position;
 use crate::sealed::Sealed;
 
 /// The most rows one page looks at.
@@ -45,18 +45,22 @@ pub struct ScanPage<'v> {
     pub next: Option<Vec<u8>>,
 }
 
-/// A place in one segment, on a row that the view can see, or at its end.
-struct Cursor<'v> {
+/// A place in one segment, on a row that the read may take, or at its end.
+struct Cursor<'v, 'f> {
     sealed: &'v Sealed,
+    selection: Selection<'v, 'f>,
     row: u32,
 }
 
-impl Cursor<'_> {
-    fn settle(&mut self, position: Position, examined: &mut usize) {
-        while self.row < self.sealed.len() && !self.sealed.visible_at(self.row, position) {
-            self.row += 1;
-            *examined += 1;
-        }
+impl Cursor<'_, '_> {
+    /// Goes on to the next row that may be taken, unless it is on one. Rows that an index rules out cost nothing.
+    fn settle(&mut self, examined: &mut usize) {
+        let next = self.selection.rows_from(self.row).find(|&row| {
+            let alive = self.selection.is_alive(row);
+            *examined += usize::from(!alive);
+            alive
+        });
+        self.row = next.unwrap_or(self.sealed.len());
     }
 }
 
@@ -93,16 +97,16 @@ impl<'v> CollectionView<'v> {
             while row < sealed.len() && !is_after(sealed.segment.key(row)) {
                 row += 1;
             }
-            Cursor { sealed, row }
+            Cursor { sealed, selection: Selection::new(self, sealed, request.filter, request.now), row }
         };
-        let mut cursors: Vec<Cursor<'v>> = self.collection.segments.iter().map(|sealed| start(sealed)).collect();
+        let mut cursors: Vec<Cursor<'v, '_>> = self.collection.segments.iter().map(|sealed| start(sealed)).collect();
 
         let mut page = ScanPage { records: Vec::new(), next: None };
         let (mut bytes, mut asked) = (0, 0);
         loop {
             let mut first: Option<(RecordRef<'v>, Option<usize>)> = None;
             for (number, cursor) in cursors.iter_mut().enumerate() {
-                cursor.settle(position, &mut examined);
+                cursor.settle(&mut examined);
                 if cursor.row < cursor.sealed.len() {
                     let record = RecordRef(Place::Segment(cursor.sealed, cursor.row));
                     if first.is_none_or(|(first, _)| record.key() < first.key()) {
@@ -119,10 +123,17 @@ impl<'v> CollectionView<'v> {
             let Some((record, from)) = first.filter(|(record, _)| record.key().starts_with(prefix)) else {
                 return Ok(page);
             };
-            match from {
-                Some(cursor) => cursors[cursor].row += 1,
-                None => drop(newest.next()),
-            }
+            let taken = match from {
+                Some(cursor) => {
+                    let Cursor { selection, row, .. } = &mut cursors[cursor];
+                    *row += 1;
+                    selection.takes(*row - 1)
+                }
+                None => {
+                    newest.next();
+                    self.takes(request.filter, request.now, &record)
+                }
+            };
             examined += 1;
             if examined - asked >= ASK_EVERY {
                 asked = examined;
@@ -130,8 +141,6 @@ impl<'v> CollectionView<'v> {
                     return Err(Cancelled);
                 }
             }
-            let taken = !self.expired(record.deadline(), request.now)
-                && request.filter.is_none_or(|filter| filter.takes(record.attributes()));
             if taken {
                 bytes += record.key().len() + record.value().map_or(0, <[u8]>::len) + record.attributes().len();
                 page.records.push(record);
@@ -154,13 +163,33 @@ impl<'v> CollectionView<'v> {
         if filter.is_none() && none_expired {
             return Ok(self.live.records);
         }
-        let mut count = 0;
-        self.each(keep_going, &mut |record| {
-            let taken =
-                !self.expired(record.deadline(), now) && filter.is_none_or(|filter| filter.takes(record.attributes()));
-            count += u64::from(taken);
-        })?;
+        let (mut count, mut examined) = (0, 0usize);
+        let mut ask = || {
+            examined += 1;
+            if !examined.is_multiple_of(ASK_EVERY) || keep_going() { Ok(()) } else { Err(Cancelled) }
+        };
+        let position = self.view.position();
+        for (_, row) in self.collection.buffers.iter().flat_map(|buffer| buffer.visible(position)) {
+            ask()?;
+            count += u64::from(self.takes(filter, now, &RecordRef(Place::Buffer(row))));
+        }
+        for sealed in &self.collection.segments {
+            let selection = Selection::new(self, sealed, filter, now);
+            if let Some(known) = selection.known_len() {
+                count += u64::from(known);
+                continue;
+            }
+            for row in selection.rows_from(0) {
+                ask()?;
+                count += u64::from(selection.takes(row));
+            }
+        }
         Ok(count)
+    }
+
+    /// Whether a record exists by then and the filter takes it.
+    pub(super) fn takes(&self, filter: Option<&Filter>, now: u64, record: &RecordRef<'_>) -> bool {
+        !self.expired(record.deadline(), now) && filter.is_none_or(|filter| filter.takes(record.attributes()))
     }
 
     /// Shows every record that the view can see, expired ones too, in no particular order.

@@ -3,12 +3,14 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use super::explain::{Clock, Explaining, Explanation, Step, Way};
 use super::scan::ASK_EVERY;
+use super::select::{Covered, Selection};
 use super::{Cancelled, CollectionView, Field, RecordRef};
 use crate::filter::Filter;
 use crate::graph::EF_DEFAULT;
 use crate::graph::search::Scratch;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Situation};
 use crate::scan::{Finish, order};
 use crate::sealed::Sealed;
 use crate::segment::{self, Search, SegmentError};
@@ -73,12 +75,23 @@ pub struct SearchResult<'v> {
 #[derive(Default)]
 pub struct SearchScratch {
     pub(super) graph: Scratch,
+    explaining: Explaining,
 }
 
 impl SearchScratch {
     /// An empty one.
     pub fn new() -> SearchScratch {
         SearchScratch::default()
+    }
+
+    /// Has the searches from now on explain themselves, until [`SearchScratch::explanation`].
+    pub fn explain(&mut self, clock: Clock) {
+        self.explaining.start(clock);
+    }
+
+    /// How the searches since [`SearchScratch::explain`] went.
+    pub fn explanation(&mut self) -> Explanation {
+        self.explaining.finish()
     }
 }
 
@@ -173,7 +186,27 @@ impl<'v> CollectionView<'v> {
             return Ok(result);
         }
         let mut nearest = Nearest { k: request.k, heap: BinaryHeap::new() };
-        self.search_buffers(request, &field, &mut nearest, &mut result, keep_going)?;
+        let began = scratch.explaining.now();
+        let (rows, asked, taken) = self.search_buffers(request, &field, &mut nearest, &mut result, keep_going)?;
+        if scratch.explaining.is_on() {
+            let share = f64::from(taken) / f64::from(asked.max(1));
+            scratch.explaining.add(Step {
+                segment: None,
+                rows: u64::from(rows),
+                way: Way::Scan,
+                why: "the newest records are in memory".into(),
+                covered: if request.filter.is_some() { Covered::Nothing } else { Covered::Unfiltered },
+                estimated: share,
+                actual: share,
+                asked: u64::from(asked),
+                codes: 0,
+                vectors: u64::from(taken),
+                hops: 0,
+                filter_nanos: 0,
+                plan_nanos: 0,
+                find_nanos: scratch.explaining.now() - began,
+            });
+        }
         for sealed in &self.collection.segments {
             self.search_segment(request, sealed, scratch, &mut nearest, &mut result, keep_going)?;
         }
@@ -200,11 +233,7 @@ impl<'v> CollectionView<'v> {
         Ok(*field)
     }
 
-    fn takes(&self, request: &SearchRequest<'_>, record: &RecordRef<'_>) -> bool {
-        !self.expired(record.deadline(), request.now)
-            && request.filter.is_none_or(|filter| filter.takes(record.attributes()))
-    }
-
+    /// How many rows it looked at, how many have the embedding, and how many of these are taken.
     fn search_buffers(
         &self,
         request: &SearchRequest<'_>,
@@ -212,23 +241,24 @@ impl<'v> CollectionView<'v> {
         nearest: &mut Nearest<'v>,
         result: &mut SearchResult<'v>,
         keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<(), Cancelled> {
+    ) -> Result<(u32, u32, u32), Cancelled> {
         let position = self.view.position();
-        let mut looked_at = 0usize;
+        let (mut looked_at, mut asked, mut taken) = (0u32, 0, 0);
         for (_, row) in self.collection.buffers.iter().flat_map(|buffer| buffer.visible(position)) {
             looked_at += 1;
-            if looked_at.is_multiple_of(ASK_EVERY) && !keep_going() {
+            if looked_at.is_multiple_of(ASK_EVERY as u32) && !keep_going() {
                 return Err(Cancelled);
             }
+            let Some(embedding) = row.embedding(usize::from(request.field)) else { continue };
             let record = RecordRef::of_row(row);
-            if let Some(embedding) = row.embedding(usize::from(request.field))
-                && self.takes(request, &record)
-            {
+            asked += 1;
+            if self.takes(request.filter, request.now, &record) {
+                taken += 1;
                 result.distances += 1;
                 nearest.offer((field.kernel)(request.query, embedding), record);
             }
         }
-        Ok(())
+        Ok((looked_at, asked, taken))
     }
 
     fn search_segment(
@@ -240,54 +270,119 @@ impl<'v> CollectionView<'v> {
         result: &mut SearchResult<'v>,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<(), SearchError> {
-        let position = self.view.position();
         let field = usize::from(request.field);
-        let accept =
-            |row: u32| sealed.visible_at(row, position) && self.takes(request, &RecordRef::of_segment(sealed, row));
         let embedded = sealed.segment.embeddings(field);
         if embedded == 0 {
             return Ok(());
         }
-        let plan = match request.effort {
-            Effort::Ef(ef) if sealed.segment.has_graph(field) => {
-                let share = match request.filter {
-                    Some(_) => {
-                        let (taken, looked_at) = plan::sample(sealed.len())
-                            .fold((0, 0), |(taken, all), row| (taken + u32::from(accept(row)), all + 1));
-                        f64::from(taken) / f64::from(looked_at.max(1))
-                    }
-                    None => 1.0 - f64::from(sealed.ended()) / f64::from(sealed.len().max(1)),
-                };
-                plan::choose(embedded, share, request.filter.is_some(), ef.max(request.k))
-            }
-            _ => Plan::Scan,
+        let began = scratch.explaining.now();
+        let selection = Selection::new(self, sealed, request.filter, request.now);
+        let filtered = scratch.explaining.now();
+        let (may, share) = selection.shares();
+        let ef = match request.effort {
+            Effort::Ef(ef) => Some(ef.max(request.k)),
+            Effort::Exact => None,
         };
+        let asked = matches!(selection.covered(), Covered::Part | Covered::Nothing);
+        let linked = sealed.segment.has_graph(field);
+        let choice = plan::choose(&Situation { embedded, linked, ef, share, may, asked });
+        let planned = scratch.explaining.now();
+
+        let mut cost = Cost::default();
+        let way = self.search_selected(request, sealed, &selection, choice.plan, scratch, &mut cost, keep_going)?;
+        offer_all(sealed, scratch, nearest);
+        result.distances += cost.codes + cost.vectors;
+        match way {
+            Way::Walk => result.walked += 1,
+            Way::Scan | Way::WalkThenScan => result.scanned += 1,
+        }
+        if scratch.explaining.is_on() {
+            let (asked, taken) = selection.asked_and_taken();
+            let known = selection.known_len().map(|len| f64::from(len) / f64::from(sealed.len().max(1)));
+            let step = Step {
+                segment: Some(sealed.file),
+                rows: u64::from(sealed.len()),
+                way,
+                why: choice.why.to_string(),
+                covered: selection.covered(),
+                estimated: share,
+                actual: known.unwrap_or_else(|| match way {
+                    // Those that were not asked are not taken.
+                    Way::Scan => f64::from(taken) / f64::from(sealed.len().max(1)),
+                    Way::Walk | Way::WalkThenScan => f64::from(taken) / f64::from(asked.max(1)),
+                }),
+                asked: u64::from(asked),
+                codes: cost.codes as u64,
+                vectors: cost.vectors as u64,
+                hops: cost.hops as u64,
+                filter_nanos: filtered - began,
+                plan_nanos: planned - filtered,
+                find_nanos: scratch.explaining.now() - planned,
+            };
+            scratch.explaining.add(step);
+        }
+        Ok(())
+    }
+
+    /// Finds the nearest of a segment's selected rows; they are then in the scratch.
+    #[expect(clippy::too_many_arguments, reason = "what one search is about, and what it needs")]
+    fn search_selected(
+        &self,
+        request: &SearchRequest<'_>,
+        sealed: &'v Sealed,
+        selection: &Selection<'v, '_>,
+        plan: Plan,
+        scratch: &mut SearchScratch,
+        cost: &mut Cost,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Way, SearchError> {
+        let field = usize::from(request.field);
+        let takes = |row: u32| selection.takes(row);
         let mut search = Search { field, query: request.query, k: request.k, effort: segment::Effort::Exact };
+        let mut way = Way::Scan;
         if let (Plan::Walk { budget }, Effort::Ef(ef)) = (plan, request.effort) {
             search.effort = segment::Effort::Graph { ef, budget: Some(budget) };
-            let finish = sealed.segment.nearest(&search, accept, &mut *keep_going, &mut scratch.graph)?;
-            result.distances += scratch.graph.distances();
+            let finish = sealed.segment.nearest(&search, takes, &mut *keep_going, &mut scratch.graph)?;
+            cost.add(&scratch.graph);
             let found = scratch.graph.hits().len();
             // A walk that comes up short has been everywhere. Where it has not, something kept it from getting there.
-            let everywhere = found >= request.k || scratch.graph.distances() >= embedded as usize;
+            let everywhere =
+                found >= request.k || scratch.graph.distances() >= sealed.segment.embeddings(field) as usize;
             match finish {
                 Finish::Stopped => return Err(Cancelled.into()),
-                Finish::Complete if everywhere => {
-                    result.walked += 1;
-                    offer_all(sealed, scratch, nearest);
-                    return Ok(());
-                }
-                Finish::Complete | Finish::OverBudget => search.effort = segment::Effort::Exact,
+                Finish::Complete if everywhere => return Ok(Way::Walk),
+                Finish::Complete | Finish::OverBudget => way = Way::WalkThenScan,
             }
         }
-        let finish = sealed.segment.nearest(&search, accept, &mut *keep_going, &mut scratch.graph)?;
-        result.distances += scratch.graph.distances();
-        result.scanned += 1;
-        if finish == Finish::Stopped {
-            return Err(Cancelled.into());
+        search.effort = segment::Effort::Exact;
+        let finish = match request.filter {
+            Some(_) => {
+                let rows = selection.rows_from(0);
+                sealed.segment.nearest_of(&search, rows, takes, &mut *keep_going, &mut scratch.graph)?
+            }
+            None => sealed.segment.nearest(&search, takes, &mut *keep_going, &mut scratch.graph)?,
+        };
+        cost.add(&scratch.graph);
+        match finish {
+            Finish::Stopped => Err(Cancelled.into()),
+            Finish::Complete | Finish::OverBudget => Ok(way),
         }
-        offer_all(sealed, scratch, nearest);
-        Ok(())
+    }
+}
+
+/// What searching one segment has cost.
+#[derive(Default)]
+struct Cost {
+    codes: usize,
+    vectors: usize,
+    hops: usize,
+}
+
+impl Cost {
+    /// With what the last search of this scratch has.
+    fn add(&mut self, scratch: &Scratch) {
+        self.vectors += scratch.distances();
+        self.hops += scratch.hops();
     }
 }
 

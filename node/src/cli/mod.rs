@@ -12,6 +12,7 @@
 mod connect;
 mod admin;
 mod records;
+mod explain;
 mod filter_language;
 mod json;
 mod time;

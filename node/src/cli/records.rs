@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use loci_client::{Condition, Filter, Hit, Parts, PutMode, PutOptions, Record};
+use loci_client::{Condition, Explanation, Filter, Hit, Parts, PutMode, PutOptions, Record};
 use serde_json::{Value as Json, json};
 
 use super::connect::{Connection, duration, filter};
+use super::explain;
 use super::failure::{Failure, Kind};
 use super::json::{Fields, record_from_json, record_to_json, value_from_json, vector_from_json};
 use super::output::{Rows, attributes_shown, bytes_shown, grouped, print, print_json};
@@ -126,6 +127,9 @@ pub struct SearchArgs {
     /// Only hits at most this far.
     #[arg(long, allow_negative_numbers = true)]
     max_distance: Option<f32>,
+    /// Show how the hits were found: what was chosen for each part of the collection, why, and what it cost.
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     connection: Connection,
 }
@@ -357,9 +361,14 @@ pub async fn search(args: SearchArgs) -> Result<(), Failure> {
     if let Some(distance) = args.max_distance {
         search = search.max_distance(distance);
     }
+    if args.explain {
+        search = search.explain();
+    }
     let found = search.found().await.map_err(|error| Failure::call(&args.collection, error))?;
     if args.connection.json {
-        let queries: Vec<Json> = found.queries.iter().map(|hits| hits_json(hits)).collect();
+        let explanations = found.explanations.iter().map(Some).chain(std::iter::repeat(None));
+        let queries = found.queries.iter().zip(explanations);
+        let queries: Vec<Json> = queries.map(|(hits, explanation)| hits_json(hits, explanation)).collect();
         return print_json(&json!({ "queries": queries }));
     }
     for (number, hits) in found.queries.iter().enumerate() {
@@ -367,14 +376,20 @@ pub async fn search(args: SearchArgs) -> Result<(), Failure> {
             print(format!("{}query {number}", if number > 0 { "\n" } else { "" }))?;
         }
         print(hits_table(hits))?;
+        if let Some(explanation) = found.explanations.get(number) {
+            print(format!("\n{}", explain::shown(explanation)))?;
+        }
     }
     Ok(())
 }
 
-fn hits_json(hits: &[Hit]) -> Json {
+fn hits_json(hits: &[Hit], explanation: Option<&Explanation>) -> Json {
     let hits: Vec<Json> =
         hits.iter().map(|hit| json!({"distance": hit.distance, "record": record_to_json(&hit.record)})).collect();
-    json!({ "hits": hits })
+    match explanation {
+        Some(explanation) => json!({ "hits": hits, "explanation": explain::to_json(explanation) }),
+        None => json!({ "hits": hits }),
+    }
 }
 
 /// Hits, nearest first.

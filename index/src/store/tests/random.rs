@@ -3,7 +3,7 @@
 use super::model::{Model, ModelCollection};
 use super::*;
 use crate::attributes::{self, Attributes, Value};
-use crate::command::{Durability, SchemaChange};
+use crate::command::{Durability, IndexKind, IndexSpec, SchemaChange};
 use crate::directory::Fault;
 use crate::filter::{Filter, Limit, Range};
 use crate::record::CollectionId;
@@ -65,7 +65,8 @@ fn command(random: &mut Random, model: &Model) -> Command {
         0 | 1 => Command::CreateNamespace { name: namespace(random) },
         2 | 3 => {
             let embeddings = specs(random.below(3) as usize, 4, Metric::SquaredL2);
-            let schema = Schema { embeddings, ..Schema::default() };
+            let indexes = if random.chance(50) { vec![index(random)] } else { vec![] };
+            let schema = Schema { embeddings, indexes, ..Schema::default() };
             Command::CreateCollection { namespace: namespace(random), name: format!("c{}", random.below(2)), schema }
         }
         4 if random.chance(30) => Command::DropNamespace { name: namespace(random) },
@@ -73,7 +74,13 @@ fn command(random: &mut Random, model: &Model) -> Command {
         6 => {
             let durability = random.chance(50).then_some(Durability::Buffered);
             let retention_millis = random.chance(50).then_some(5);
-            let change = SchemaChange { durability, retention_millis, eviction_bytes: None, ..SchemaChange::default() };
+            let change = SchemaChange {
+                durability,
+                retention_millis,
+                add_indexes: if random.chance(50) { vec![index(random)] } else { vec![] },
+                remove_indexes: if random.chance(30) { vec![index(random).path] } else { vec![] },
+                ..SchemaChange::default()
+            };
             Command::AlterCollection { collection: collection(random), change }
         }
         _ => {
@@ -131,9 +138,23 @@ fn envelopes(random: &mut Random, model: &Model, sent: &mut Vec<Envelope>) -> Ve
     envelopes
 }
 
+fn index(random: &mut Random) -> IndexSpec {
+    let path = vec![["n", "m"][random.below(2) as usize].into()];
+    IndexSpec { path, kind: if random.chance(50) { IndexKind::Value } else { IndexKind::Substring } }
+}
+
+/// About one attribute that may be indexed, or two.
 fn filter(random: &mut Random) -> Filter {
     let low = Some(Limit { value: Value::Int(random.below(10) as i64), inclusive: true });
-    Filter::Range(vec!["n".into()], Range { low, high: None })
+    let above = Filter::Range(vec!["n".into()], Range { low, high: None });
+    let other = Filter::Equal(vec!["m".into()], Value::Int(random.below(10) as i64));
+    match random.below(5) {
+        0 => other,
+        1 => Filter::And(vec![above, Filter::Not(Box::new(other))]),
+        2 => Filter::Or(vec![above, other]),
+        3 => Filter::Not(Box::new(Filter::IsTrue(Box::new(other)))),
+        _ => above,
+    }
 }
 
 /// Everything that can be read of one collection is what the model has.

@@ -15,6 +15,7 @@ use tonic::Code;
 
 use super::convert::{self, NAMESPACE_DEFAULT, Parts};
 use super::cursor::Cursor;
+use super::explain;
 use super::status::Failure;
 use crate::gate::{Gate, Pass};
 use crate::idle::recall::Recall;
@@ -380,7 +381,7 @@ impl Calls {
         let parts = Parts::from(request.parts);
         let view = self.view(request.consistency, deadline).await?;
         let (token, now) = (self.token(view.index()), self.shard.now(&view));
-        let (queries, max_distance) = (request.queries, request.max_distance);
+        let (queries, max_distance, explained) = (request.queries, request.max_distance, request.explain);
         let recall = Arc::clone(&self.recall);
         let found = self.search.run(deadline, move |scratch, keep_going| {
             let collection = find(&view, &name)?;
@@ -398,7 +399,12 @@ impl Calls {
                     max_distance,
                     now,
                 };
-                let found = collection.search(&request, scratch, keep_going)?;
+                if explained {
+                    scratch.explain(explain::nanos);
+                }
+                let found = collection.search(&request, scratch, keep_going);
+                let explanation = explained.then(|| explain::reply(scratch.explanation()));
+                let found = found?;
                 recall.offer(&view, collection.id(), &request, &found);
                 let hits = found.hits.iter().filter(|hit| Some(hit.record.key()) != near.except.as_deref()).take(k);
                 let hits = hits.map(|hit| {
@@ -406,7 +412,7 @@ impl Calls {
                     budget.take(&record)?;
                     Ok(v1::Hit { record: Some(record), distance: hit.distance })
                 });
-                results.push(v1::Hits { hits: hits.collect::<Result<_, Failure>>()? });
+                results.push(v1::Hits { hits: hits.collect::<Result<_, Failure>>()?, explanation });
             }
             Ok::<_, Failure>(results)
         });

@@ -13,6 +13,7 @@ mod admin;
 mod calls;
 mod convert;
 mod cursor;
+mod explain;
 mod pipeline;
 mod records;
 mod status;
