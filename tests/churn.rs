@@ -52,6 +52,7 @@ async fn unreachable(api: &mut Api, set: &DataSet, live: &Live) -> Vec<String> {
             .map(|(_, number)| v1::Query {
                 name: "text".into(),
                 near: Some(v1::query::Near::Embedding(api::embedding("", set.embedding(**number)))),
+                ..Default::default()
             })
             .collect();
         let reply = api.records.search(request).await.unwrap().into_inner();

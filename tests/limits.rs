@@ -246,7 +246,7 @@ async fn a_bad_search_is_refused_and_says_what_to_change() {
     put(&mut api, "things", with_embedding("text", &unit)).await.unwrap();
     let search = |name: &str, components: &[f32], k| api::nearest("things", name, components, k);
     let by_key = |key: &'static [u8], name: &str| {
-        let query = v1::Query { name: name.into(), near: Some(v1::query::Near::Key(key.into())) };
+        let query = v1::Query { name: name.into(), near: Some(v1::query::Near::Key(key.into())), ..Default::default() };
         v1::SearchRequest { queries: vec![query], ..search("text", &unit, 1) }
     };
     let many = |count| v1::SearchRequest {

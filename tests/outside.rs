@@ -12,7 +12,8 @@ use std::time::Instant;
 use bytes::{Buf, BufMut, Bytes};
 use loci_index::attributes::{self, Attributes, Value};
 use loci_index::command::{
-    Action, Change, Command, Condition, Content, EmbeddingSpec, Entry, Envelope, Expect, Origin, Schema,
+    Action, Change, Command, Condition, Content, EmbeddingSpec, Entry, Envelope, Expect, Language, Origin, Schema,
+    SparseSpec, TextSpec,
 };
 use loci_index::directory::{Directory, RamDirectory};
 use loci_index::store::{Store, StoreOptions};
@@ -55,6 +56,8 @@ fn some_attributes() -> Attributes {
 fn entries() -> Vec<Vec<u8>> {
     let schema = Schema {
         embeddings: vec![EmbeddingSpec::new("text", 4, 1), EmbeddingSpec::new("image", 2, 3)],
+        sparse: vec![SparseSpec { name: "words".into() }],
+        texts: vec![TextSpec { path: vec!["name".into()], language: Language::English }],
         ..Schema::default()
     };
     let content = |number: u64| Content {
@@ -62,6 +65,7 @@ fn entries() -> Vec<Vec<u8>> {
         attributes: attributes::encode(&some_attributes()).unwrap(),
         embeddings: vec![(0, vec![0.5; 4]), (1, vec![1.0, number as f32])],
         deadline: if number.is_multiple_of(7) { 10_000_000 } else { 0 },
+        sparse: vec![(0, vec![(1, 0.5), (number as u32 + 2, 2.0)])],
         ..Content::default()
     };
     let change = |number: u64, action| Change { collection: 1, key: format!("key {number}").into_bytes(), action };
@@ -111,6 +115,7 @@ fn read_all(store: &Store) -> u64 {
                 bytes += record.key().len() + record.value().map_or(0, <[u8]>::len);
                 bytes += attributes::decode(record.attributes()).map_or(0, |attributes| attributes.len());
                 bytes += (0..3).filter_map(|field| record.embedding(field)).map(<[f32]>::len).sum::<usize>();
+                bytes += (0..3).filter_map(|field| record.sparse(field)).map(<[u8]>::len).sum::<usize>();
             }
         }
     }
@@ -276,6 +281,8 @@ fn no_file_of_a_store_makes_opening_or_reading_it_panic() {
 
 /// Searches every embedding of every collection.
 fn search_all(store: &Store) {
+    use loci_index::ask::{Ask, Query, Within};
+    use loci_index::sparse::SparseVector;
     use loci_index::view::{Effort, SearchRequest, SearchScratch};
     let view = store.view();
     let mut scratch = SearchScratch::new();
@@ -293,6 +300,15 @@ fn search_all(store: &Store) {
             };
             // An error is an answer.
             let _ = collection.search(&request, &mut scratch, &mut || true);
+        }
+        let weights = SparseVector::new((0..50).map(|dimension| (dimension, 1.0)).collect()).unwrap();
+        for query in [
+            Query::Sparse { field: 0, vector: weights },
+            Query::Text { text: 0, question: "a text of some words: name x y z".into() },
+        ] {
+            let (within, effort) = (Within::default(), Effort::Exact);
+            let ask = Ask { query, k: 10, effort, filter: None, within, decay: None, mmr: None, group: None, now: 0 };
+            let _ = collection.ask(&ask, &mut scratch, &mut || true);
         }
     }
 }

@@ -70,7 +70,8 @@ pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
     let directory = MmapDirectory::open(folder).expect("a folder of our own");
     let fields = [FieldSpec { name: "embedding".into(), dimension: set.dimension as u32, metric: Metric::Cosine }];
     let graph = GraphOptions { m: args.m, ef_construction: args.ef_construction, threads: args.threads };
-    let spec = Spec { collection: 1, fields: &fields, indexes: &[], graph: Some(graph), hash_seed: 1 };
+    let spec =
+        Spec { collection: 1, sparse: 0, texts: &[], fields: &fields, indexes: &[], graph: Some(graph), hash_seed: 1 };
     let rows = Numbered { set, keys: (0..set.len() as u32).map(u32::to_be_bytes).collect() };
 
     let spinner = progress("loci: building", None);

@@ -59,6 +59,25 @@ pub enum IndexKind {
     Substring,
 }
 
+/// An attribute that can be searched by its words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextSpec {
+    /// Names from the top down, joined by dots.
+    pub path: String,
+    /// How it is taken apart into words.
+    pub language: Language,
+}
+
+/// How a text is taken apart into words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Language {
+    /// Words in lower case.
+    #[default]
+    Plain,
+    /// The same, reduced to their English stems: "searching" and "searches" are "search".
+    English,
+}
+
 /// The rules of a collection.
 ///
 /// ```
@@ -71,6 +90,10 @@ pub enum IndexKind {
 pub struct Schema {
     /// At most 16; none: a plain cache keyspace.
     pub embeddings: Vec<EmbeddingSpec>,
+    /// The names of its sparse embeddings; at most 16.
+    pub sparse: Vec<String>,
+    /// The texts that can be searched by their words; at most 16.
+    pub texts: Vec<TextSpec>,
     /// When a write is answered.
     pub durability: Durability,
     /// How long replaced and deleted versions are kept. Not enforced yet.
@@ -215,6 +238,18 @@ impl Schema {
     /// With an index for filters on this attribute, those for texts that contain something among them.
     pub fn with_substring_index(mut self, path: impl Into<String>) -> Schema {
         self.indexes.push(Index { path: path.into(), kind: IndexKind::Substring });
+        self
+    }
+
+    /// With another sparse embedding.
+    pub fn with_sparse(mut self, name: impl Into<String>) -> Schema {
+        self.sparse.push(name.into());
+        self
+    }
+
+    /// With another attribute that can be searched by its words.
+    pub fn with_text(mut self, path: impl Into<String>, language: Language) -> Schema {
+        self.texts.push(TextSpec { path: path.into(), language });
         self
     }
 }
@@ -432,7 +467,29 @@ impl From<Schema> for v1::Schema {
             retention_millis: millis(schema.retention),
             eviction_bytes: schema.eviction_bytes,
             indexes: schema.indexes.into_iter().map(Index::into).collect(),
+            sparse: schema.sparse.into_iter().map(|name| v1::SparseSpec { name }).collect(),
+            texts: schema.texts.into_iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<TextSpec> for v1::TextSpec {
+    fn from(spec: TextSpec) -> v1::TextSpec {
+        let language = match spec.language {
+            Language::Plain => v1::Language::Plain,
+            Language::English => v1::Language::English,
+        };
+        v1::TextSpec { path: spec.path, language: language.into() }
+    }
+}
+
+impl From<v1::TextSpec> for TextSpec {
+    fn from(spec: v1::TextSpec) -> TextSpec {
+        let language = match spec.language() {
+            v1::Language::English => Language::English,
+            v1::Language::Plain | v1::Language::Unspecified => Language::Plain,
+        };
+        TextSpec { path: spec.path, language }
     }
 }
 
@@ -461,6 +518,8 @@ impl TryFrom<v1::Schema> for Schema {
             retention: Duration::from_millis(schema.retention_millis),
             eviction_bytes: schema.eviction_bytes,
             indexes: schema.indexes.into_iter().map(Index::from).collect(),
+            sparse: schema.sparse.into_iter().map(|sparse| sparse.name).collect(),
+            texts: schema.texts.into_iter().map(Into::into).collect(),
             embeddings: schema.embeddings.into_iter().map(embedding).collect::<Result<_, _>>()?,
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 
-use crate::{Batch, Client, Error, Filter, Parts, Pipeline, Record, Scan, Search};
+use crate::{Batch, Client, Error, Filter, Parts, Pipeline, Query, Record, Scan, Search};
 
 /// A collection of a node. Cheap to make and to clone; what it is set to holds for the calls made through it.
 ///
@@ -324,7 +324,17 @@ impl Collection {
         Search::new(self.clone()).near_key(key)
     }
 
-    /// Several searches in one call: add queries with [`Search::near`] and [`Search::near_key`].
+    /// The records with these words in the text at this path; the path may be empty if the collection declares just one.
+    pub fn search_text(&self, path: impl Into<String>, words: impl Into<String>) -> Search {
+        Search::new(self.clone()).query(Query::text(path, words))
+    }
+
+    /// What a query of any form finds.
+    pub fn find(&self, query: impl Into<Query>) -> Search {
+        Search::new(self.clone()).query(query)
+    }
+
+    /// Several searches in one call: add queries with [`Search::query`], [`Search::near`] and [`Search::near_key`].
     pub fn search_many(&self) -> Search {
         Search::new(self.clone())
     }

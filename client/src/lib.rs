@@ -41,14 +41,15 @@ mod explain;
 mod filter;
 mod ingest;
 mod pipeline;
+mod query;
 mod record;
 mod retry;
 mod scan;
 mod search;
 
 pub use admin::{
-    Alteration, Changed, CollectionStats, Description, Durability, EmbeddingSpec, Index, IndexKind, Metric, NodeStats,
-    Schema, ShardStats,
+    Alteration, Changed, CollectionStats, Description, Durability, EmbeddingSpec, Index, IndexKind, Language, Metric,
+    NodeStats, Schema, ShardStats, TextSpec,
 };
 pub use batch::{Batch, Removals};
 pub use client::{Builder, Client};
@@ -58,6 +59,7 @@ pub use explain::{Cover, Explanation, Step, Way};
 pub use filter::{Attribute, Filter, attribute};
 pub use ingest::{Ingest, IngestLimits, Refused};
 pub use pipeline::Pipeline;
-pub use record::{Deadline, Embedding, Parts, Record, Value};
+pub use query::{Fusion, Query, Recommend};
+pub use record::{Deadline, Embedding, Parts, Record, SparseEmbedding, Value};
 pub use scan::{Page, Scan};
-pub use search::{Found, Hit, Search};
+pub use search::{Decay, Diversity, Found, Hit, Search};

@@ -32,6 +32,8 @@ pub struct Record {
     pub attributes: BTreeMap<String, Value>,
     /// By the names that the collection gives them; the name may be empty if it has just one.
     pub embeddings: Vec<Embedding>,
+    /// Sparse embeddings, by their names in the same way.
+    pub sparse: Vec<SparseEmbedding>,
     /// When it stops existing.
     pub deadline: Option<Deadline>,
     /// Which write made it. Set by the node, ignored on writes.
@@ -45,6 +47,15 @@ pub struct Embedding {
     pub name: String,
     /// Its components.
     pub vector: Vec<f32>,
+}
+
+/// One sparse embedding of a record: dimensions with their weights; any other dimension weighs nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SparseEmbedding {
+    /// Which sparse embedding of the collection; may be empty if it has just one.
+    pub name: String,
+    /// At most 10,000, each dimension once. What is read is ascending.
+    pub weights: Vec<(u32, f32)>,
 }
 
 /// When a record stops existing.
@@ -128,6 +139,12 @@ impl Record {
     /// With this embedding.
     pub fn with_named_embedding(mut self, name: impl Into<String>, vector: impl Into<Vec<f32>>) -> Record {
         self.embeddings.push(Embedding { name: name.into(), vector: vector.into() });
+        self
+    }
+
+    /// With this sparse embedding; its name may be empty if the collection has just one.
+    pub fn with_sparse(mut self, name: impl Into<String>, weights: impl IntoIterator<Item = (u32, f32)>) -> Record {
+        self.sparse.push(SparseEmbedding { name: name.into(), weights: weights.into_iter().collect() });
         self
     }
 
@@ -316,6 +333,19 @@ impl From<v1::Embedding> for Embedding {
     }
 }
 
+/// A sparse embedding as the wire has it.
+pub(crate) fn sparse_to_wire(name: String, weights: impl IntoIterator<Item = (u32, f32)>) -> v1::SparseEmbedding {
+    let (dimensions, weights) = weights.into_iter().unzip();
+    v1::SparseEmbedding { name, dimensions, weights }
+}
+
+impl From<v1::SparseEmbedding> for SparseEmbedding {
+    fn from(sparse: v1::SparseEmbedding) -> SparseEmbedding {
+        let weights = sparse.dimensions.into_iter().zip(sparse.weights).collect();
+        SparseEmbedding { name: sparse.name, weights }
+    }
+}
+
 impl From<Record> for v1::Record {
     fn from(record: Record) -> v1::Record {
         let (deadline_millis, ttl_millis) = match record.deadline {
@@ -332,6 +362,7 @@ impl From<Record> for v1::Record {
             deadline_millis,
             ttl_millis,
             version: 0,
+            sparse: record.sparse.into_iter().map(|sparse| sparse_to_wire(sparse.name, sparse.weights)).collect(),
         }
     }
 }
@@ -357,6 +388,7 @@ impl TryFrom<v1::Record> for Record {
             value: record.value,
             attributes: attributes_from_wire(record.attributes),
             embeddings: record.embeddings.into_iter().map(Into::into).collect(),
+            sparse: record.sparse.into_iter().map(Into::into).collect(),
             deadline,
             version: record.version,
         })
@@ -378,6 +410,7 @@ mod tests {
             .with_attribute("map", BTreeMap::from([("x".to_owned(), Value::Bool(true))]))
             .with_attribute("time", UNIX_EPOCH + Duration::from_micros(5))
             .with_named_embedding("text", [1.5, -2.0])
+            .with_sparse("words", [(3, 0.5), (70_000, -1.0)])
             .expires_at(UNIX_EPOCH + Duration::from_millis(1234));
         let wire = v1::Record::from(record.clone());
         assert_eq!(Record::try_from(wire).as_ref(), Ok(&record));

@@ -1,11 +1,12 @@
-//! The records nearest to a vector, or to a stored record.
+//! A search being put together, and its answer.
+
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 
 use crate::collection::unexpected;
-use crate::record::vector_bytes;
-use crate::{Collection, Error, Explanation, Filter, Parts, Record, Token};
+use crate::{Collection, Error, Explanation, Filter, Parts, Query, Record, Token, Value};
 
 /// A search being put together; see [`Collection::search`].
 ///
@@ -33,14 +34,59 @@ pub struct Search {
 pub struct Hit {
     /// What was found.
     pub record: Record,
-    /// How far it is: smaller is nearer, for every metric.
+    /// How far it is: smaller is nearer, for every metric. Of what was not found by nearness, the negative score.
     pub distance: f32,
+    /// How good it is: larger is better. Only where hits are not in the order of a distance: found by words, fused or
+    /// decayed.
+    pub score: Option<f32>,
+    /// With [`Search::group_by`]: the value that the hits of its group share.
+    pub group: Option<Value>,
+}
+
+/// How hits are chosen that are good and unlike each other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Diversity {
+    /// From 0, only unlike each other, to 1, only good.
+    pub lambda: f32,
+    /// How many of the best hits to choose from, at most 1,000; 0: 100, or four for each hit if that is more.
+    pub candidates: u32,
+    /// By which embedding hits are like each other; may be empty for the query's, or the only one.
+    pub embedding: String,
+}
+
+impl Default for Diversity {
+    /// Half good, half unlike each other.
+    fn default() -> Diversity {
+        Diversity { lambda: 0.5, candidates: 0, embedding: String::new() }
+    }
+}
+
+/// How age takes score away: score * (1 - share + share * 0.5 ^ (age / half life)).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decay {
+    /// The timestamp that says how old a record is.
+    pub path: String,
+    /// After so long half is left; at least a millisecond.
+    pub half_life: Duration,
+    /// Which part of the score age can take away, from 0 to 1.
+    pub share: f32,
+    /// The moment that age is counted to; none: the node's clock.
+    pub now: Option<SystemTime>,
+    /// How many of the best hits to look at, at most 10,000; 0: 100, or four for each hit if that is more.
+    pub candidates: u32,
+}
+
+impl Decay {
+    /// All of the score can go, and age is counted to now.
+    pub fn new(path: impl Into<String>, half_life: Duration) -> Decay {
+        Decay { path: path.into(), half_life, share: 1.0, now: None, candidates: 0 }
+    }
 }
 
 /// The answer to a search of several queries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// The hits of each query in order, nearest first.
+    /// The hits of each query in order, best first.
     pub queries: Vec<Vec<Hit>>,
     /// The state that was searched.
     pub token: Token,
@@ -70,21 +116,21 @@ impl Search {
 
     /// Another query: near this vector.
     pub fn near(self, vector: impl Into<Vec<f32>>) -> Search {
-        let vector = vector_bytes(&vector.into());
-        self.query(v1::query::Near::Embedding(v1::Embedding { vector, ..Default::default() }))
+        self.query(Query::near(vector))
     }
 
     /// Another query: near the record with this key.
     pub fn near_key(self, key: impl Into<Bytes>) -> Search {
-        self.query(v1::query::Near::Key(key.into()))
+        self.query(Query::near_key(key))
     }
 
-    fn query(mut self, near: v1::query::Near) -> Search {
-        self.request.queries.push(v1::Query { name: String::new(), near: Some(near) });
+    /// Another query.
+    pub fn query(mut self, query: impl Into<Query>) -> Search {
+        self.request.queries.push(query.into().0);
         self
     }
 
-    /// How many hits, 1 to 10,000; 10 unless set.
+    /// How many hits, or with [`Search::group_by`] how many groups, 1 to 10,000; 10 unless set.
     pub fn k(mut self, k: u32) -> Search {
         self.request.k = k;
         self
@@ -114,6 +160,43 @@ impl Search {
         self
     }
 
+    /// Only hits at least this far.
+    pub fn min_distance(mut self, distance: f32) -> Search {
+        self.request.min_distance = Some(distance);
+        self
+    }
+
+    /// Only hits of at least this score. Hits without a score are not asked.
+    pub fn min_score(mut self, score: f32) -> Search {
+        self.request.min_score = Some(score);
+        self
+    }
+
+    /// At most so many hits for each value of this attribute; the groups in the order of their best hits.
+    pub fn group_by(mut self, path: impl Into<String>, hits: u32) -> Search {
+        self.request.group_by = Some(v1::GroupBy { path: path.into(), hits });
+        self
+    }
+
+    /// Hits that are good and unlike each other, by maximal marginal relevance.
+    pub fn diverse(mut self, diversity: Diversity) -> Search {
+        let Diversity { lambda, candidates, embedding } = diversity;
+        self.request.mmr = Some(v1::Mmr { lambda: Some(lambda), candidates, name: embedding });
+        self
+    }
+
+    /// Older records lose score.
+    pub fn decay(mut self, decay: Decay) -> Search {
+        let Decay { path, half_life, share, now, candidates } = decay;
+        let now_micros = now.map(|now| match Value::from(now) {
+            Value::Timestamp(micros) => micros,
+            _ => 0,
+        });
+        let half_life_millis = u64::try_from(half_life.as_millis()).unwrap_or(u64::MAX);
+        self.request.decay = Some(v1::Decay { path, half_life_millis, share: Some(share), now_micros, candidates });
+        self
+    }
+
     /// Which parts of the records to return.
     pub fn parts(mut self, parts: Parts) -> Search {
         self.request.parts = Some(parts.into());
@@ -138,7 +221,7 @@ impl Search {
     /// Searches, for the hits of all queries.
     pub async fn found(mut self) -> Result<Found, Error> {
         for query in &mut self.request.queries {
-            query.name.clone_from(&self.name);
+            name(query, &self.name);
         }
         let asked = self.request.queries.len();
         match self.collection.send(Call::Search(self.request)).await? {
@@ -160,9 +243,21 @@ impl Search {
     }
 }
 
+/// Queries that name no embedding are about this one.
+fn name(query: &mut v1::Query, embedding: &str) {
+    match &mut query.near {
+        Some(v1::query::Near::Fuse(fusion)) => fusion.queries.iter_mut().for_each(|query| name(query, embedding)),
+        // These are not about embeddings of that kind.
+        Some(v1::query::Near::Text(_) | v1::query::Near::Sparse(_)) => {}
+        _ if query.name.is_empty() => query.name = embedding.to_owned(),
+        _ => {}
+    }
+}
+
 impl Hit {
     fn from_wire(hit: v1::Hit) -> Result<Hit, Error> {
         let record = hit.record.ok_or_else(|| Error::protocol("a hit without a record"))?;
-        Ok(Hit { record: record.try_into()?, distance: hit.distance })
+        let group = hit.group.map(Value::from);
+        Ok(Hit { record: record.try_into()?, distance: hit.distance, score: hit.score, group })
     }
 }

@@ -18,7 +18,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::command::TextSpec;
 use crate::record::Position;
+use crate::text::Words;
 
 /// The first run of rows; each further run is as long as all before it.
 const FIRST_RUN: usize = 64;
@@ -36,6 +38,8 @@ pub(crate) struct Row {
     pub attributes: Box<[u8]>,
     /// By the field's number in the schema.
     pub embeddings: Box<[Option<Box<[f32]>>]>,
+    /// The same of sparse embeddings, as [`crate::sparse::encode`] writes them.
+    pub sparse: Box<[Option<Box<[u8]>>]>,
     pub begin: Position,
     /// [`Position::NEVER`] until the version has ended.
     end: AtomicU64,
@@ -44,15 +48,17 @@ pub(crate) struct Row {
     pub hash: u128,
     /// The row of the key's version before this one, if that is in this buffer too.
     older: AtomicU32,
+    /// The words of its texts, once somebody has searched for some.
+    words: OnceLock<Box<[Words]>>,
 }
 
 impl Row {
     /// A version that has not ended.
     pub fn new(begin: Position, key: Box<[u8]>, content: OwnedContent, hash: u128) -> Row {
-        let OwnedContent { value, attributes, embeddings, deadline } = content;
+        let OwnedContent { value, attributes, embeddings, sparse, deadline } = content;
         let end = AtomicU64::new(Position::NEVER.get());
-        let older = AtomicU32::new(NONE);
-        Row { key, value, attributes, embeddings, begin, end, deadline, hash, older }
+        let (older, words) = (AtomicU32::new(NONE), OnceLock::new());
+        Row { key, value, attributes, embeddings, sparse, begin, end, deadline, hash, older, words }
     }
 
     pub fn end(&self) -> Position {
@@ -71,6 +77,12 @@ impl Row {
         self.embeddings.get(field)?.as_deref()
     }
 
+    /// The words of each of its texts. They are taken apart once, by whoever asks first.
+    pub fn words(&self, texts: &[TextSpec]) -> &[Words] {
+        let words = |text: &TextSpec| Words::of_attribute(&self.attributes, &text.path, text.language);
+        self.words.get_or_init(|| texts.iter().map(words).collect())
+    }
+
     /// What it takes in memory, near enough.
     fn bytes(&self) -> usize {
         let embeddings = self.embeddings.iter().flatten().map(|e| e.len() * 4).sum::<usize>();
@@ -80,6 +92,7 @@ impl Row {
             + self.attributes.len()
             + self.embeddings.len() * size_of::<Option<Box<[f32]>>>()
             + embeddings
+            + self.sparse.iter().map(|s| size_of_val(s) + s.as_ref().map_or(0, |bytes| bytes.len())).sum::<usize>()
     }
 }
 
@@ -90,6 +103,8 @@ pub(crate) struct OwnedContent {
     pub attributes: Box<[u8]>,
     /// By the field's number in the schema; as long as the schema has fields.
     pub embeddings: Box<[Option<Box<[f32]>>]>,
+    /// By the number in the schema; as long as the schema has sparse embeddings.
+    pub sparse: Box<[Option<Box<[u8]>>]>,
     pub deadline: u64,
 }
 

@@ -167,8 +167,11 @@ pub fn equal(path: &str, value: v1::Value) -> v1::Filter {
 
 /// A search for the `k` nearest to one embedding.
 pub fn nearest(name: &str, embedding_name: &str, components: &[f32], k: u32) -> v1::SearchRequest {
-    let query =
-        v1::Query { name: embedding_name.into(), near: Some(v1::query::Near::Embedding(embedding("", components))) };
+    let query = v1::Query {
+        name: embedding_name.into(),
+        near: Some(v1::query::Near::Embedding(embedding("", components))),
+        ..Default::default()
+    };
     let parts = v1::Parts { value: false, attributes: false, embeddings: false };
     v1::SearchRequest {
         collection: collection(name),

@@ -41,6 +41,9 @@
 //! | 22 | vectors | per field: N embeddings, f32, each padded with zeros to a multiple of 64 bytes |
 //! | 23, 24 | graph | per field that has one: layer 0, and what is above it (see [`crate::graph`]) |
 //! | 30 | attribute index | per declared index, by its number where a field's would be: see [`crate::attribute_index`] |
+//! | 40, 41 | sparse | per sparse embedding: R + 1 offsets (u64) into the bytes of all; the top bit as with values |
+//! | 42 | sparse index | per sparse embedding: rows by dimension (see [`crate::sparse`]) |
+//! | 50 | text | per text: rows by word (see [`crate::text`]) |
 //!
 //! A slot is `u64::MAX` if empty, else the upper 32 bits of the key's xxh3 hash (seeded with
 //! `hash_seed`) in its upper half and the row in its lower. A key's first slot is its hash modulo the
@@ -53,6 +56,7 @@
 //! A section that a reader does not know is ignored, so sections can be added without a new version.
 
 mod indexes;
+mod inverted;
 mod read;
 mod write;
 
@@ -140,6 +144,10 @@ enum Kind {
     Layer0 = 23,
     Upper = 24,
     AttributeIndex = 30,
+    SparseOffsets = 40,
+    SparseBytes = 41,
+    SparseIndex = 42,
+    Text = 50,
 }
 
 /// Where a key's slots begin, and the half of its hash that a slot keeps.

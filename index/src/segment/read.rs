@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytemuck::AnyBitPattern;
 
 use super::indexes::Indexes;
+use super::inverted::Inverted;
 use super::{
     DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC, META_BYTES_MAX, Meta,
     NO_NODE, NO_SLOT, NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
@@ -40,6 +41,7 @@ pub struct Segment {
     attribute_bytes: Range<usize>,
     slots: Range<usize>,
     indexes: Indexes,
+    pub(super) inverted: Inverted,
 }
 
 struct Field {
@@ -321,8 +323,21 @@ impl Segment {
         bytemuck::try_cast_slice(self.part(range)).unwrap_or_default()
     }
 
+    /// Whether offsets divide `bytes` into one part for each row.
+    pub(super) fn check_offsets(
+        &self,
+        opening: &Opening<'_>,
+        offsets: &Range<usize>,
+        bytes: &Range<usize>,
+    ) -> Result<(), SegmentError> {
+        let mut all = self.cast::<u64>(offsets).iter().map(|offset| offset & !NO_VALUE);
+        let whole =
+            all.clone().next() == Some(0) && all.clone().is_sorted() && all.next_back() == Some(bytes.len() as u64);
+        if whole { Ok(()) } else { Err(opening.corrupt(offsets.start as u64, "offsets do not ascend")) }
+    }
+
     /// The part of `bytes` between a row's offset and the next one's.
-    fn item(&self, offsets: &Range<usize>, bytes: &Range<usize>, row: u32) -> Option<&[u8]> {
+    pub(super) fn item(&self, offsets: &Range<usize>, bytes: &Range<usize>, row: u32) -> Option<&[u8]> {
         let offsets = self.cast::<u64>(offsets);
         let start = *offsets.get(row as usize)?;
         let end = *offsets.get(row as usize + 1)? & !NO_VALUE;
@@ -340,7 +355,7 @@ impl std::fmt::Debug for Segment {
 }
 
 /// A segment that is being checked.
-struct Opening<'a> {
+pub(super) struct Opening<'a> {
     directory: &'a dyn Directory,
     name: &'a str,
     file_bytes: u64,
@@ -355,10 +370,16 @@ struct Head {
 }
 
 /// A line of the table. Kinds that are not known stay in it.
-struct Entry {
+pub(super) struct Entry {
     kind: u16,
     field: u16,
     range: Range<usize>,
+}
+
+impl Entry {
+    pub(super) fn is(&self, kind: Kind, field: u16) -> bool {
+        self.kind == kind as u16 && self.field == field
+    }
 }
 
 /// More sections than this no version 1 program writes.
@@ -375,7 +396,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Opening<'_> {
-    fn corrupt(&self, offset: u64, what: &'static str) -> SegmentError {
+    pub(super) fn corrupt(&self, offset: u64, what: &'static str) -> SegmentError {
         SegmentError::Corrupt { file: self.name.to_string(), offset, what }
     }
 
@@ -475,8 +496,8 @@ impl Opening<'_> {
         Ok(meta)
     }
 
-    fn section(&self, table: &[Entry], kind: Kind, field: u16) -> Result<Range<usize>, SegmentError> {
-        let entry = table.iter().find(|entry| entry.kind == kind as u16 && entry.field == field);
+    pub(super) fn section(&self, table: &[Entry], kind: Kind, field: u16) -> Result<Range<usize>, SegmentError> {
+        let entry = table.iter().find(|entry| entry.is(kind, field));
         match entry {
             Some(entry) => Ok(entry.range.clone()),
             None => Err(self.corrupt(HEADER_BYTES as u64, "a section is missing")),
@@ -484,7 +505,7 @@ impl Opening<'_> {
     }
 
     /// A section of exactly `count` items of `size` bytes.
-    fn exactly(
+    pub(super) fn exactly(
         &self,
         table: &[Entry],
         kind: Kind,
@@ -522,6 +543,7 @@ impl Opening<'_> {
             attribute_bytes: bytes(Kind::AttributeBytes)?,
             slots: bytes(Kind::Slots)?,
             indexes: Indexes::default(),
+            inverted: Inverted::default(),
             mapped,
         };
         let indexes = table.iter().filter(|entry| entry.kind == Kind::AttributeIndex as u16);
@@ -536,13 +558,9 @@ impl Opening<'_> {
             (&segment.value_offsets, &segment.value_bytes),
             (&segment.attribute_offsets, &segment.attribute_bytes),
         ] {
-            let mut all = segment.cast::<u64>(offsets).iter().map(|offset| offset & !NO_VALUE);
-            let whole =
-                all.clone().next() == Some(0) && all.clone().is_sorted() && all.next_back() == Some(bytes.len() as u64);
-            if !whole {
-                return Err(self.corrupt(offsets.start as u64, "offsets do not ascend"));
-            }
+            segment.check_offsets(self, offsets, bytes)?;
         }
+        segment.inverted = self.inverted(table, &segment)?;
         for (number, field) in (0..).zip(meta.fields) {
             let Some(metric) = Metric::from_code(field.metric) else {
                 return Err(self.corrupt(HEADER_BYTES as u64, "a metric is not known"));

@@ -53,7 +53,7 @@ fn field(name: &str, dimension: u32, metric: Metric) -> FieldSpec {
 const GRAPH: Option<GraphOptions> = Some(GraphOptions { m: 8, ef_construction: 64, threads: 2 });
 
 fn spec(fields: &[FieldSpec], graph: Option<GraphOptions>) -> Spec<'_> {
-    Spec { collection: 7, fields, indexes: &[], graph, hash_seed: 99 }
+    Spec { collection: 7, fields, indexes: &[], sparse: 0, texts: &[], graph, hash_seed: 99 }
 }
 
 fn seal(directory: &dyn Directory, name: &str, spec: &Spec<'_>, table: &Table) -> Segment {

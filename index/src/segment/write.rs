@@ -3,12 +3,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::inverted;
 use super::{
     DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC, Meta, NO_NODE, NO_SLOT,
     NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
 };
 use crate::attribute_index;
-use crate::command::IndexSpec;
+use crate::command::{IndexSpec, TextSpec};
 use crate::directory::{Directory, NewFile};
 use crate::graph::GraphOptions;
 use crate::graph::build::{BuildError, Mended, build};
@@ -44,6 +45,12 @@ pub trait Rows: Sync {
     /// A row, all but its embeddings.
     fn row(&self, i: usize) -> Row<'_>;
 
+    /// A row's sparse embedding by its number, if it has one, as [`crate::sparse::encode`] writes it.
+    fn sparse(&self, i: usize, field: u16) -> Option<&[u8]> {
+        let _ = (i, field);
+        None
+    }
+
     /// A row's embedding for a field, if it has one, prepared for the field's metric.
     fn embedding(&self, i: usize, field: usize) -> Option<&[f32]>;
 }
@@ -57,6 +64,10 @@ pub struct Spec<'a> {
     pub fields: &'a [FieldSpec],
     /// The attributes to index.
     pub indexes: &'a [IndexSpec],
+    /// How many sparse embeddings rows may have.
+    pub sparse: u16,
+    /// The texts that are searched by their words.
+    pub texts: &'a [TextSpec],
     /// How to build graphs; `None` makes a segment that is searched exactly.
     pub graph: Option<GraphOptions>,
     /// Seeds the hash of keys. Best a number that clients cannot know.
@@ -95,7 +106,8 @@ pub fn write(
     }
     let cancelled = |row: usize| row.is_multiple_of(4096) && cancel.load(Ordering::Relaxed);
     let graph_fields = if spec.graph.is_some() { spec.fields.len() } else { 0 };
-    let count = 11 + spec.indexes.len() + 3 * spec.fields.len() + 2 * graph_fields;
+    let optional = spec.indexes.len() + inverted::sections(spec.sparse, spec.texts);
+    let count = 11 + optional + 3 * spec.fields.len() + 2 * graph_fields;
     let table_end = ((HEADER_BYTES + count * ENTRY_BYTES) as u64).next_multiple_of(PAGE);
 
     let mut out = Sections { file: directory.create(name)?, table: Vec::new(), open: None };
@@ -109,7 +121,7 @@ pub fn write(
 
     let mut keys = 0;
     let mut last: Option<(&[u8], u64)> = None;
-    out.offsets(Kind::KeyOffsets, len, |i| {
+    out.offsets(Kind::KeyOffsets, 0, len, |i| {
         let row = rows.row(i);
         let wrong = match last {
             Some((key, _)) if key > row.key => Some("keys are not in ascending order"),
@@ -132,14 +144,14 @@ pub fn write(
     out.bytes(Kind::Begins, 0, len, |i, out| out.write(&rows.row(i).begin.to_le_bytes()))?;
     out.bytes(Kind::Deadlines, 0, len, |i, out| out.write(&rows.row(i).deadline.to_le_bytes()))?;
     out.bytes(Kind::Hashes, 0, len, |i, out| out.write(&rows.row(i).hash.to_le_bytes()))?;
-    out.offsets(Kind::ValueOffsets, len, |i| Ok(rows.row(i).value.map(<[u8]>::len)))?;
+    out.offsets(Kind::ValueOffsets, 0, len, |i| Ok(rows.row(i).value.map(<[u8]>::len)))?;
     out.bytes(Kind::ValueBytes, 0, len, |i, out| {
         if cancelled(i) {
             return Err(SegmentError::Cancelled(file()));
         }
         out.write(rows.row(i).value.unwrap_or_default())
     })?;
-    out.offsets(Kind::AttributeOffsets, len, |i| Ok(Some(rows.row(i).attributes.len())))?;
+    out.offsets(Kind::AttributeOffsets, 0, len, |i| Ok(Some(rows.row(i).attributes.len())))?;
     out.bytes(Kind::AttributeBytes, 0, len, |i, out| out.write(rows.row(i).attributes))?;
     let slots = slots(spec.hash_seed, rows, keys);
     out.bytes(Kind::Slots, 0, slots.len(), |i, out| out.write(&slots[i].to_le_bytes()))?;
@@ -153,6 +165,7 @@ pub fn write(
         out.end()?;
     }
 
+    inverted::write(&mut out, name, spec.sparse, spec.texts, rows, cancel)?;
     let mut fields = Vec::with_capacity(spec.fields.len());
     for (number, field) in spec.fields.iter().enumerate() {
         let mended = write_field(&mut out, number, field, spec, rows, cancel).map_err(|error| match error {
@@ -292,7 +305,7 @@ fn write_field(
 }
 
 /// Writes sections one after the other and notes them in the table.
-struct Sections {
+pub(super) struct Sections {
     file: Box<dyn NewFile>,
     table: Vec<u8>,
     open: Option<Open>,
@@ -314,12 +327,12 @@ impl Sections {
         Ok(self.file.write_all(bytes)?)
     }
 
-    fn begin(&mut self, kind: Kind, field: u16) {
+    pub(super) fn begin(&mut self, kind: Kind, field: u16) {
         let (crc, gathered) = (crc32fast::Hasher::new(), Vec::with_capacity(GATHER_BYTES));
         self.open = Some(Open { kind, field, offset: self.file.position(), crc, gathered });
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), SegmentError> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), SegmentError> {
         let open = self.open.as_mut().expect("a section was begun");
         if open.gathered.len() + bytes.len() > GATHER_BYTES {
             open.crc.update(&open.gathered);
@@ -335,7 +348,7 @@ impl Sections {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), SegmentError> {
+    pub(super) fn end(&mut self) -> Result<(), SegmentError> {
         let mut open = self.open.take().expect("a section was begun");
         let end = self.file.position() + open.gathered.len() as u64;
         let padding = (end.next_multiple_of(PAGE) - end) as usize;
@@ -352,7 +365,7 @@ impl Sections {
     }
 
     /// A whole section: `each` writes one of `count` items.
-    fn bytes(
+    pub(super) fn bytes(
         &mut self,
         kind: Kind,
         field: u16,
@@ -367,13 +380,14 @@ impl Sections {
     }
 
     /// A section of offsets into bytes whose lengths `length` says; `None` is marked as not there.
-    fn offsets(
+    pub(super) fn offsets(
         &mut self,
         kind: Kind,
+        field: u16,
         rows: usize,
         mut length: impl FnMut(usize) -> Result<Option<usize>, SegmentError>,
     ) -> Result<(), SegmentError> {
-        self.begin(kind, 0);
+        self.begin(kind, field);
         let mut offset = 0u64;
         for i in 0..rows {
             let length = length(i)?;

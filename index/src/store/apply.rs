@@ -14,6 +14,7 @@ use crate::command::{
 };
 use crate::record::{ATTRIBUTES_BYTES_MAX, CollectionId, Position};
 use crate::requests::Answered;
+use crate::sparse;
 
 /// The most expired records that one entry ends. What is left counts as absent all the same, and is ended by the entries
 /// that follow.
@@ -235,6 +236,12 @@ impl Store {
                     .enumerate()
                     .map(|(field, given)| given.or_else(|| under.embeddings.get_mut(field)?.take()))
                     .collect();
+                under.sparse = over
+                    .sparse
+                    .into_iter()
+                    .enumerate()
+                    .map(|(field, given)| given.or_else(|| under.sparse.get_mut(field)?.take()))
+                    .collect();
                 if over.deadline != 0 || *remove_deadline {
                     under.deadline = over.deadline;
                 }
@@ -269,10 +276,6 @@ impl Store {
         content: &ArchivedContent,
     ) -> Result<OwnedContent, Refusal> {
         let fields = &self.collections[place].shared.fields;
-        if let Some(sparse) = content.sparse.first() {
-            let (field, dimension) = (sparse.0.to_native(), sparse.1.len() as u32);
-            return Err(Refusal::WrongEmbedding { change, collection, field, dimension });
-        }
         let mut embeddings: Box<[Option<Box<[f32]>>]> = vec![None; fields.len()].into();
         for embedding in content.embeddings.iter() {
             let (number, components) = (embedding.0.to_native(), &embedding.1);
@@ -284,10 +287,21 @@ impl Store {
             };
             *room = Some(components.iter().map(|component| component.to_native()).collect());
         }
+        let mut sparse: Box<[Option<Box<[u8]>>]> =
+            vec![None; self.collections[place].shared.schema.sparse.len()].into();
+        for (number, weights) in content.sparse.iter().map(|sparse| (sparse.0.to_native(), &sparse.1)) {
+            let weights: Vec<_> = weights.iter().map(|weight| (weight.0.to_native(), weight.1.to_native())).collect();
+            let (Some(room), true) = (sparse.get_mut(usize::from(number)), sparse::is_valid(&weights)) else {
+                let dimension = weights.len() as u32;
+                return Err(Refusal::WrongEmbedding { change, collection, field: number, dimension });
+            };
+            *room = Some(sparse::encode(&weights).flatten().collect());
+        }
         Ok(OwnedContent {
             value: content.value.as_ref().map(|value| Box::from(&value[..])),
             attributes: Box::from(&content.attributes[..]),
             embeddings,
+            sparse,
             deadline: match content.ttl.to_native() {
                 0 => content.deadline.to_native(),
                 ttl => self.clock.saturating_add(ttl),
@@ -300,9 +314,11 @@ impl Store {
         let state = &self.collections[place];
         let Some(record) = state.record(old.location) else { return OwnedContent::default() };
         let fields = 0..state.shared.fields.len() as u16;
+        let sparse = 0..state.shared.schema.sparse.len() as u16;
         OwnedContent {
             value: record.value().map(Box::from),
             attributes: record.attributes().into(),
+            sparse: sparse.map(|field| record.sparse(field).map(Box::from)).collect(),
             embeddings: fields.map(|field| record.embedding(field).map(Box::from)).collect(),
             deadline: record.deadline(),
         }

@@ -13,6 +13,7 @@ use crate::command::{
     ArchivedExpect, ArchivedIndexKind, ArchivedIndexSpec, ArchivedLanguage, ArchivedSchema, ArchivedStorage, Codes,
     Durability, IndexKind, Language, Schema, Storage,
 };
+use crate::record::SPARSE_MAX;
 use crate::view::{RecordRef, Structure};
 
 /// Adds bytes with their length, so that no two lists of parts look alike.
@@ -46,8 +47,13 @@ struct Hashed<'a> {
 }
 
 impl Hashed<'_> {
-    /// The keyed hash, with the embeddings by their numbers, ascending.
-    fn hash<'a>(&self, digest_key: &[u8; 32], embeddings: impl Iterator<Item = (u16, &'a [f32])>) -> u128 {
+    /// The keyed hash, with the embeddings of both kinds by their numbers, ascending.
+    fn hash<'a>(
+        &self,
+        digest_key: &[u8; 32],
+        embeddings: impl Iterator<Item = (u16, &'a [f32])>,
+        sparse: impl Iterator<Item = (u16, &'a [u8])>,
+    ) -> u128 {
         let mut hasher = Hasher::new_keyed(digest_key);
         number(&mut hasher, self.collection);
         part(&mut hasher, self.key);
@@ -61,6 +67,11 @@ impl Hashed<'_> {
             // Segments are cast in place, so this program runs on little-endian machines only.
             part(&mut hasher, bytemuck::cast_slice(embedding));
         }
+        for (field, weights) in sparse {
+            // No number of an embedding is as large.
+            number(&mut hasher, 1 << 32 | u64::from(field));
+            part(&mut hasher, weights);
+        }
         u128::from_le_bytes(first_16(&hasher))
     }
 }
@@ -73,10 +84,11 @@ pub(super) fn of_content(
     version: u64,
     content: &OwnedContent,
 ) -> u128 {
-    let OwnedContent { value, attributes, embeddings, deadline } = content;
+    let OwnedContent { value, attributes, embeddings, sparse, deadline } = content;
     let (value, deadline) = (value.as_deref(), *deadline);
     let embeddings = (0..).zip(embeddings).filter_map(|(field, e)| Some((field, e.as_deref()?)));
-    Hashed { collection, key, version, deadline, value, attributes }.hash(digest_key, embeddings)
+    let sparse = (0..).zip(sparse).filter_map(|(field, weights)| Some((field, weights.as_deref()?)));
+    Hashed { collection, key, version, deadline, value, attributes }.hash(digest_key, embeddings, sparse)
 }
 
 /// The keyed hash of a stored version, computed anew.
@@ -90,7 +102,8 @@ pub(super) fn of_record(digest_key: &[u8; 32], collection: u64, fields: usize, r
         value: record.value(),
         attributes: record.attributes(),
     };
-    hashed.hash(digest_key, embeddings)
+    let sparse = (0..SPARSE_MAX as u16).filter_map(|field| Some((field, record.sparse(field)?)));
+    hashed.hash(digest_key, embeddings, sparse)
 }
 
 /// The hash of namespaces, collections and their rules.

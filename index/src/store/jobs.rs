@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Location, Store, StoreOptions, new_buffer};
 use crate::buffer::Buffer;
-use crate::command::IndexSpec;
+use crate::command::{IndexSpec, Schema};
 use crate::directory::{Directory, DirectoryError};
 use crate::distance::Metric;
 use crate::graph::GraphOptions;
@@ -150,7 +150,7 @@ struct Checkpoint {
 struct Flat {
     id: CollectionId,
     fields: Vec<FieldSpec>,
-    indexes: Vec<IndexSpec>,
+    schema: Arc<Schema>,
     buffers: Vec<Arc<Buffer>>,
     file: u64,
 }
@@ -174,7 +174,7 @@ struct Flattened {
 struct Merge {
     id: CollectionId,
     fields: Vec<FieldSpec>,
-    indexes: Vec<IndexSpec>,
+    schema: Arc<Schema>,
     sources: Vec<Arc<Sealed>>,
     /// What had ended by then is left out.
     position: Position,
@@ -217,6 +217,10 @@ impl Rows for Picked<'_> {
             value: record.value(),
             attributes: record.attributes(),
         }
+    }
+
+    fn sparse(&self, i: usize, field: u16) -> Option<&[u8]> {
+        self.0[i].sparse(field)
     }
 
     fn embedding(&self, i: usize, field: usize) -> Option<&[f32]> {
@@ -304,11 +308,20 @@ impl Checkpoint {
         let Checkpoint { mut manifest, flats, ends, requests, request_changes, garbage_bytes, hash_seed } = self;
         let position = Position::end_of(manifest.applied);
         let mut sealed_flats = Vec::new();
-        for Flat { id, fields, indexes, buffers, file } in flats {
+        for Flat { id, fields, schema, buffers, file } in flats {
             check(cancel)?;
             let visible = buffers.iter().flat_map(|buffer| buffer.visible(position));
             let records = Picked::new(visible.map(|(_, row)| RecordRef::of_row(row)));
-            let spec = Spec { collection: id.0, fields: &fields, indexes: &indexes, graph: None, hash_seed };
+            let sparse = schema.sparse.len() as u16;
+            let spec = Spec {
+                collection: id.0,
+                fields: &fields,
+                indexes: &schema.indexes,
+                sparse,
+                texts: &schema.texts,
+                graph: None,
+                hash_seed,
+            };
             created.push(FileName::Segment(file));
             let sealed = write_segment(directory, file, &spec, &records, cancel)?;
             match &sealed {
@@ -353,14 +366,23 @@ impl Merge {
         cancel: &AtomicBool,
         created: &mut Vec<FileName>,
     ) -> Result<Merged, Stopped> {
-        let Merge { id, fields, indexes, sources, position, file, graph, hash_seed } = self;
+        let Merge { id, fields, schema, sources, position, file, graph, hash_seed } = self;
         check(cancel)?;
         let records = sources.iter().flat_map(|sealed| {
             let live = (0..sealed.len()).filter(|&row| position < sealed.end(row));
             live.map(|row| RecordRef::of_segment(sealed, row))
         });
         let records = Picked::new(records);
-        let spec = Spec { collection: id.0, fields: &fields, indexes: &indexes, graph, hash_seed };
+        let sparse = schema.sparse.len() as u16;
+        let spec = Spec {
+            collection: id.0,
+            fields: &fields,
+            indexes: &schema.indexes,
+            sparse,
+            texts: &schema.texts,
+            graph,
+            hash_seed,
+        };
         created.push(FileName::Segment(file));
         let sealed = write_segment(directory, file, &spec, &records, cancel)?;
         drop(records);
@@ -494,8 +516,8 @@ impl Store {
             let shared = Arc::clone(&self.collections[place].shared);
             if let Some(frozen @ [_, ..]) = shared.buffers.get(1..) {
                 let (id, fields, buffers) = (shared.id, field_specs(&shared), frozen.to_vec());
-                let indexes = shared.schema.indexes.clone();
-                flats.push(Flat { id, fields, indexes, buffers, file: self.next_file() });
+                let schema = Arc::clone(&shared.schema);
+                flats.push(Flat { id, fields, schema, buffers, file: self.next_file() });
             }
             let mut segments = Vec::new();
             for sealed in &shared.segments {
@@ -605,7 +627,7 @@ impl Store {
         Some(Merge {
             id: shared.id,
             fields: field_specs(&shared),
-            indexes: shared.schema.indexes.clone(),
+            schema: Arc::clone(&shared.schema),
             sources,
             position: Position::end_of(self.applied),
             file,

@@ -13,12 +13,16 @@
 //! Reads take `now` in milliseconds since 1970 and hide what has expired by then, or by the view's own clock if that is
 //! later. They hold no lock and await nothing; long ones ask `keep_going` again and again and stop when it says no.
 
+mod ask;
 mod check;
 mod explain;
+mod group;
 mod scan;
 mod search;
 mod select;
+mod sparse;
 mod stats;
+mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +39,7 @@ pub use stats::{CollectionStats, SegmentStats, StoreStats};
 use crate::buffer::{Buffer, Row};
 use crate::command::Schema;
 use crate::distance::{Kernel, Metric};
-use crate::record::{CollectionId, Position};
+use crate::record::{CollectionId, Position, SPARSE_MAX};
 use crate::sealed::Sealed;
 
 /// What changes only when collections are made, changed or dropped, and when buffers and segments are.
@@ -203,6 +207,11 @@ impl<'v> CollectionView<'v> {
         &self.collection.schema
     }
 
+    /// The number of the sparse embedding of that name.
+    pub fn sparse_field(&self, name: &str) -> Option<u16> {
+        u16::try_from(self.schema().sparse.iter().position(|sparse| sparse.name == name)?).ok()
+    }
+
     /// The number of the embedding of that name.
     pub fn field(&self, name: &str) -> Option<u16> {
         let place = self.schema().embeddings.iter().position(|embedding| embedding.name == name)?;
@@ -276,6 +285,14 @@ impl<'v> RecordRef<'v> {
         }
     }
 
+    /// Its sparse embedding by the number in the schema, as [`crate::sparse::decode`] reads it.
+    pub fn sparse(&self, field: u16) -> Option<&'v [u8]> {
+        match self.0 {
+            Place::Buffer(row) => row.sparse.get(usize::from(field))?.as_deref(),
+            Place::Segment(sealed, row) => sealed.segment.sparse(field, row),
+        }
+    }
+
     /// The position of the command that wrote it, as [`Position::get`] gives it.
     pub fn version(&self) -> u64 {
         match self.0 {
@@ -303,8 +320,9 @@ impl<'v> RecordRef<'v> {
     pub(crate) fn bytes(&self, fields: &[Field]) -> u64 {
         let embeddings = (0..).zip(fields).filter(|&(field, _)| self.embedding(field).is_some());
         let embeddings = embeddings.map(|(_, field)| field.dimension * 4).sum::<usize>();
+        let sparse = (0..SPARSE_MAX as u16).filter_map(|field| self.sparse(field)).map(<[u8]>::len).sum::<usize>();
         let value = self.value().map_or(0, <[u8]>::len);
-        (self.key().len() + value + self.attributes().len() + embeddings) as u64
+        (self.key().len() + value + self.attributes().len() + embeddings + sparse) as u64
     }
 }
 

@@ -7,6 +7,7 @@ use super::explain::{Clock, Explaining, Explanation, Step, Way};
 use super::scan::ASK_EVERY;
 use super::select::{Covered, Selection};
 use super::{Cancelled, CollectionView, Field, RecordRef};
+use crate::attributes::ValueRef;
 use crate::filter::Filter;
 use crate::graph::EF_DEFAULT;
 use crate::graph::search::Scratch;
@@ -52,10 +53,21 @@ pub struct SearchRequest<'a> {
 /// One record that was found.
 #[derive(Debug, Clone, Copy)]
 pub struct Hit<'v> {
-    /// How far, as the metric counts it. Smaller is nearer.
+    /// How far, as the metric counts it. Smaller is nearer. Of what was not found by nearness, the negative score.
     pub distance: f32,
+    /// How good, where hits are not in the order of a distance. Larger is better.
+    pub score: Option<f32>,
+    /// What it was grouped by.
+    pub group: Option<ValueRef<'v>>,
     /// Which.
     pub record: RecordRef<'v>,
+}
+
+impl<'v> Hit<'v> {
+    /// One that was found by nearness.
+    pub(super) fn new(distance: f32, record: RecordRef<'v>) -> Hit<'v> {
+        Hit { distance, score: None, group: None, record }
+    }
 }
 
 /// What a search found, and what it cost.
@@ -154,14 +166,28 @@ impl PartialEq for Candidate<'_> {
 impl Eq for Candidate<'_> {}
 
 /// The nearest `k` so far, the farthest on top.
-struct Nearest<'v> {
+pub(super) struct Nearest<'v> {
     k: usize,
     heap: BinaryHeap<Candidate<'v>>,
 }
 
 impl<'v> Nearest<'v> {
-    fn offer(&mut self, distance: f32, record: RecordRef<'v>) {
-        let new = Candidate(Hit { distance, record });
+    pub fn new(k: usize) -> Nearest<'v> {
+        Nearest { k, heap: BinaryHeap::new() }
+    }
+
+    /// Whether it is among the nearest so far.
+    pub fn wants(&self, hit: &Hit<'v>) -> bool {
+        self.heap.len() < self.k || self.heap.peek().is_some_and(|farthest| Candidate(*hit) < *farthest)
+    }
+
+    /// Nearest first.
+    pub fn into_hits(self) -> Vec<Hit<'v>> {
+        self.heap.into_sorted_vec().into_iter().map(|candidate| candidate.0).collect()
+    }
+
+    pub fn offer(&mut self, hit: Hit<'v>) {
+        let new = Candidate(hit);
         if self.heap.len() < self.k {
             self.heap.push(new);
         } else if let Some(mut farthest) = self.heap.peek_mut()
@@ -185,7 +211,7 @@ impl<'v> CollectionView<'v> {
         if request.k == 0 {
             return Ok(result);
         }
-        let mut nearest = Nearest { k: request.k, heap: BinaryHeap::new() };
+        let mut nearest = Nearest::new(request.k);
         let began = scratch.explaining.now();
         let (rows, asked, taken) = self.search_buffers(request, &field, &mut nearest, &mut result, keep_going)?;
         if scratch.explaining.is_on() {
@@ -210,7 +236,7 @@ impl<'v> CollectionView<'v> {
         for sealed in &self.collection.segments {
             self.search_segment(request, sealed, scratch, &mut nearest, &mut result, keep_going)?;
         }
-        result.hits = nearest.heap.into_sorted_vec().into_iter().map(|candidate| candidate.0).collect();
+        result.hits = nearest.into_hits();
         if let Some(max) = request.max_distance {
             // Not `>`: a distance that is no number is not within any.
             result.hits.retain(|hit| hit.distance <= max);
@@ -255,7 +281,7 @@ impl<'v> CollectionView<'v> {
             if self.takes(request.filter, request.now, &record) {
                 taken += 1;
                 result.distances += 1;
-                nearest.offer((field.kernel)(request.query, embedding), record);
+                nearest.offer(Hit::new((field.kernel)(request.query, embedding), record));
             }
         }
         Ok((looked_at, asked, taken))
@@ -388,6 +414,6 @@ impl Cost {
 
 fn offer_all<'v>(sealed: &'v Sealed, scratch: &SearchScratch, nearest: &mut Nearest<'v>) {
     for hit in scratch.graph.hits() {
-        nearest.offer(hit.distance, RecordRef::of_segment(sealed, hit.row));
+        nearest.offer(Hit::new(hit.distance, RecordRef::of_segment(sealed, hit.row)));
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use loci_client::{Alteration, Description, Durability, EmbeddingSpec, Index, IndexKind, Metric, NodeStats, Schema};
+use loci_client::{
+    Alteration, Description, Durability, EmbeddingSpec, Index, IndexKind, Language, Metric, NodeStats, Schema, TextSpec,
+};
 use serde_json::{Value as Json, json};
 
 use super::connect::{Connection, bytes_count, duration};
@@ -61,6 +63,13 @@ pub enum CollectionCommand {
         /// are looked for. May be given up to 64 times.
         #[arg(long = "index", value_name = "PATH", value_parser = index_spec)]
         indexes: Vec<Index>,
+        /// A sparse embedding's name. May be given up to 16 times.
+        #[arg(long, value_name = "NAME")]
+        sparse: Vec<String>,
+        /// An attribute to be searched by its words: PATH, or PATH:english to reduce words to their stems. May be given up
+        /// to 16 times.
+        #[arg(long = "text", value_name = "PATH", value_parser = text_spec)]
+        texts: Vec<TextSpec>,
         #[command(flatten)]
         rules: Rules,
         /// Do not fail if one with the same embeddings is there already.
@@ -210,6 +219,30 @@ fn indexes_shown(schema: &Schema) -> String {
     if specs.is_empty() { "none".into() } else { specs.join(" ") }
 }
 
+/// `body`, `body:english`.
+fn text_spec(text: &str) -> Result<TextSpec, String> {
+    let (path, language) = match text.rsplit_once(':') {
+        Some((path, "plain")) => (path, Language::Plain),
+        Some((path, "english")) => (path, Language::English),
+        Some((_, other)) => return Err(format!("{other:?} is no language; there are plain and english")),
+        None => (text, Language::Plain),
+    };
+    Ok(TextSpec { path: path.into(), language })
+}
+
+fn language_name(language: Language) -> &'static str {
+    match language {
+        Language::Plain => "plain",
+        Language::English => "english",
+    }
+}
+
+fn texts_shown(schema: &Schema) -> String {
+    let specs: Vec<String> =
+        schema.texts.iter().map(|text| format!("{}:{}", text.path, language_name(text.language))).collect();
+    if specs.is_empty() { "none".into() } else { specs.join(" ") }
+}
+
 pub async fn ping(args: PingArgs) -> Result<(), Failure> {
     let connection = args.connection;
     let client = connection.client()?;
@@ -263,9 +296,11 @@ fn done(connection: &Connection, what: &str, name: &str, outcome: &str) -> Resul
 
 pub async fn collection(command: CollectionCommand) -> Result<(), Failure> {
     match command {
-        CollectionCommand::Create { name, embeddings, indexes, rules, if_absent, connection } => {
+        CollectionCommand::Create { name, embeddings, indexes, sparse, texts, rules, if_absent, connection } => {
             let schema = Schema {
                 embeddings,
+                sparse,
+                texts,
                 durability: rules.durability.map_or(Durability::Synced, Durability::from),
                 retention: rules.retention.unwrap_or_default(),
                 eviction_bytes: rules.eviction_budget.unwrap_or(0),
@@ -364,6 +399,8 @@ fn description_shown(found: &Description) -> String {
     let none_or = |text: String, is_none: bool| if is_none { "none".to_owned() } else { text };
     rows.push(["embeddings".to_owned(), embeddings_shown(schema)]);
     rows.push(["indexes".to_owned(), indexes_shown(schema)]);
+    rows.push(["sparse embeddings".to_owned(), none_or(schema.sparse.join(" "), schema.sparse.is_empty())]);
+    rows.push(["texts".to_owned(), texts_shown(schema)]);
     rows.push(["durability", durability_name(schema.durability)]);
     rows.push(["retention".to_owned(), none_or(time_shown(schema.retention), schema.retention.is_zero())]);
     rows.push(["eviction budget".to_owned(), none_or(bytes_size(schema.eviction_bytes), schema.eviction_bytes == 0)]);
@@ -397,11 +434,14 @@ fn description_json(found: &Description) -> Json {
         .iter()
         .map(|index| json!({"path": index.path, "kind": index_kind_name(index.kind)}))
         .collect();
+    let text = |text: &TextSpec| json!({"path": text.path, "language": language_name(text.language)});
     json!({
         "namespace": found.namespace,
         "collection": found.name,
         "embeddings": embeddings,
         "indexes": indexes,
+        "sparse": found.schema.sparse,
+        "texts": found.schema.texts.iter().map(text).collect::<Vec<_>>(),
         "durability": durability_name(found.schema.durability),
         "retention_millis": found.schema.retention.as_millis() as u64,
         "eviction_bytes": found.schema.eviction_bytes,
@@ -522,6 +562,10 @@ mod tests {
         ] {
             assert_eq!(embedding_spec(text), Ok(expected), "{text}");
         }
+        let spec = |path: &str, language| TextSpec { path: path.into(), language };
+        assert_eq!(text_spec("doc.body"), Ok(spec("doc.body", Language::Plain)));
+        assert_eq!(text_spec("body:english"), Ok(spec("body", Language::English)));
+        assert!(text_spec("body:german").is_err());
         for wrong in ["", "text", "text:384:euclid", "a:b:384:dot", "cosine", "text:-1"] {
             assert!(embedding_spec(wrong).is_err(), "{wrong}");
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {"key": "k", "value": "text", "attributes": {...}, "embedding": [...], "embeddings": {"name": [...]},
-//!  "deadline": "2030-01-01T00:00:00Z", "ttl_millis": 1000, "version": 7}
+//!  "sparse": {"name": {"7": 0.5, ..}}, "deadline": "2030-01-01T00:00:00Z", "ttl_millis": 1000, "version": 7}
 //! ```
 //!
 //! Keys and values that are not text stand in `key_base64` and `value_base64`. A timestamp is `{"$timestamp": "2024-..."}`.
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use loci_client::{Deadline, Embedding, Record, Value};
+use loci_client::{Deadline, Embedding, Record, SparseEmbedding, Value};
 use serde_json::{Map, Number, json};
 
 use super::time;
@@ -80,6 +80,17 @@ pub fn record_from_json(json: Json, fields: &Fields) -> Result<Record, String> {
         }
         Some(_) => return Err("\"embeddings\" is not an object".into()),
     }
+    match object.remove("sparse") {
+        None | Some(Json::Null) => {}
+        Some(Json::Object(named)) => {
+            for (name, json) in named {
+                let weights =
+                    sparse_from_json(&json).map_err(|reason| format!("sparse embedding {name:?}: {reason}"))?;
+                record.sparse.push(SparseEmbedding { name, weights });
+            }
+        }
+        Some(_) => return Err("\"sparse\" is not an object of sparse embeddings by name".into()),
+    }
     record.deadline = deadline_from_json(&mut object)?;
     object.remove("version");
     if fields.rest_as_attributes {
@@ -140,6 +151,22 @@ pub fn vector_from_json(json: &Json) -> Result<Vec<f32>, String> {
     components.iter().enumerate().map(component).collect()
 }
 
+/// Weights by dimension: `{"7": 0.5, "1042": 1.25}`.
+pub fn sparse_from_json(json: &Json) -> Result<Vec<(u32, f32)>, String> {
+    let Json::Object(weights) = json else {
+        return Err("not an object of weights by dimension, such as {\"7\": 0.5}".into());
+    };
+    let weight = |(dimension, json): (&String, &Json)| {
+        let number =
+            dimension.parse().map_err(|_| format!("{dimension:?} is not a dimension from 0 to {}", u32::MAX))?;
+        match json.as_f64().map(|weight| weight as f32) {
+            Some(weight) if weight.is_finite() => Ok((number, weight)),
+            _ => Err(format!("the weight of dimension {dimension} is not a number that a 32-bit float can hold")),
+        }
+    };
+    weights.iter().map(weight).collect()
+}
+
 fn values_from_json(object: Map<String, Json>) -> Result<BTreeMap<String, Value>, String> {
     object
         .into_iter()
@@ -194,6 +221,14 @@ pub fn record_to_json(record: &Record) -> Json {
     if !named.is_empty() {
         object.insert("embeddings".into(), Json::Object(named));
     }
+    if !record.sparse.is_empty() {
+        let weight = |&(dimension, weight): &(u32, f32)| (dimension.to_string(), float_to_json(f64::from(weight)));
+        let sparse = record.sparse.iter().map(|sparse| {
+            let weights: Map<String, Json> = sparse.weights.iter().map(weight).collect();
+            (sparse.name.clone(), Json::Object(weights))
+        });
+        object.insert("sparse".into(), Json::Object(sparse.collect()));
+    }
     if let Some(Deadline::At(moment)) = record.deadline {
         object.insert("deadline".into(), json!(moment_to_text(moment)));
     }
@@ -206,7 +241,8 @@ pub fn attributes_to_json(attributes: &BTreeMap<String, Value>) -> Json {
     attributes.iter().map(|(name, value)| (name.clone(), value_to_json(value))).collect()
 }
 
-fn value_to_json(value: &Value) -> Json {
+/// Writes an attribute's value.
+pub fn value_to_json(value: &Value) -> Json {
     match value {
         Value::Null => Json::Null,
         Value::Bool(value) => json!(value),
@@ -296,6 +332,7 @@ mod tests {
             .with_attribute("none", None::<i64>)
             .with_embedding([0.5, -1.0])
             .with_named_embedding("image", [3.0])
+            .with_sparse("words", [(7, 0.5), (70_000, -1.0)])
             .expires_at(UNIX_EPOCH + Duration::from_millis(1234));
         assert_eq!(read(&record_to_json(&record).to_string()), Ok(record));
     }
@@ -326,6 +363,9 @@ mod tests {
             (r#"{"key":"k","embedding":[1,"x"]}"#, "\"embedding\": component 1 is not a number"),
             (r#"{"key":"k","embedding":[1e39]}"#, "component 0 is too large"),
             (r#"{"key":"k","embeddings":{"a":3}}"#, "embedding \"a\": not a list"),
+            (r#"{"key":"k","sparse":{"a":[1]}}"#, "sparse embedding \"a\": not an object"),
+            (r#"{"key":"k","sparse":{"a":{"x":1}}}"#, "\"x\" is not a dimension"),
+            (r#"{"key":"k","sparse":{"a":{"1":1e39}}}"#, "the weight of dimension 1"),
             (r#"{"key":"k","deadline":"soon"}"#, "\"deadline\" is not a moment"),
             (r#"{"key":"k","deadline":"2030-01-01","ttl_millis":1}"#, "both there"),
             (r#"{"key":"k","ttl_millis":-1}"#, "\"ttl_millis\""),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main --> Command --> serve                                     (a node in this process)
-//!               |----> admin, records                            (one call, one answer)
+//!               |----> admin, records, search                         (one call, one answer)
 //!               |----> ingest --> source (jsonl, npy, fvecs, parquet)
 //!               `----> bench, demo
 //! ```
@@ -12,6 +12,7 @@
 mod connect;
 mod admin;
 mod records;
+mod search;
 mod explain;
 mod filter_language;
 mod json;
@@ -61,8 +62,8 @@ enum Command {
     Get(records::GetArgs),
     /// Delete records by key, or all that a filter takes.
     Delete(records::DeleteArgs),
-    /// Find the records nearest to a vector or to another record.
-    Search(records::SearchArgs),
+    /// Find records: near a vector or another record, with words, or by several of these together.
+    Search(Box<search::SearchArgs>),
     /// List records in the order of their keys.
     Scan(records::ScanArgs),
     /// Count records.
@@ -129,7 +130,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Put(args) => records::put(args).await,
         Command::Get(args) => records::get(args).await,
         Command::Delete(args) => records::delete(args).await,
-        Command::Search(args) => records::search(args).await,
+        Command::Search(args) => search::search(*args).await,
         Command::Scan(args) => records::scan(args).await,
         Command::Count(args) => records::count(args).await,
         Command::Ingest(args) => ingest::ingest(args).await,

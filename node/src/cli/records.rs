@@ -1,22 +1,21 @@
-//! `put`, `get`, `delete`, `search`, `scan`, `count`.
+//! `put`, `get`, `delete`, `scan`, `count`.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use loci_client::{Condition, Explanation, Filter, Hit, Parts, PutMode, PutOptions, Record};
+use loci_client::{Condition, Filter, Parts, PutMode, PutOptions, Record};
 use serde_json::{Value as Json, json};
 
 use super::connect::{Connection, duration, filter};
-use super::explain;
 use super::failure::{Failure, Kind};
-use super::json::{Fields, record_from_json, record_to_json, value_from_json, vector_from_json};
+use super::json::{Fields, record_from_json, record_to_json, sparse_from_json, value_from_json, vector_from_json};
 use super::output::{Rows, attributes_shown, bytes_shown, grouped, print, print_json};
 use super::source::npy::NpyReader;
 
 /// What `--help` says about filters.
-const FILTER_HELP: &str = "\
+pub const FILTER_HELP: &str = "\
 Filters:
   kind = \"noun\" and size >= 10 and not tags has \"old\"
   tests:   = != < <= > >=, in (..), not in (..), between A and B, has ELEMENT, contains \"TEXT\",
@@ -44,11 +43,14 @@ pub struct PutArgs {
     /// An embedding: a JSON list, or a .json or .npy file; with several in the collection NAME=....
     #[arg(long = "embedding", short, value_name = "VECTOR")]
     embeddings: Vec<String>,
+    /// A sparse embedding: {"DIMENSION": WEIGHT, ..}; with several in the collection NAME=....
+    #[arg(long = "sparse", value_name = "WEIGHTS")]
+    sparse: Vec<String>,
     /// The record stops existing so long from now: 500ms, 30s, 7d.
     #[arg(long, value_parser = duration)]
     ttl: Option<Duration>,
     /// The whole record as JSON; - reads it from standard input.
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["key", "value", "value_file", "attributes", "embeddings", "ttl"])]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["key", "value", "value_file", "attributes", "embeddings", "sparse", "ttl"])]
     record: Option<String>,
     /// Fail if there is one.
     #[arg(long, conflicts_with_all = ["update", "merge"])]
@@ -94,42 +96,6 @@ pub struct DeleteArgs {
     /// Delete every record that this takes.
     #[arg(long, value_parser = filter)]
     filter: Option<Filter>,
-    #[command(flatten)]
-    connection: Connection,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = FILTER_HELP)]
-pub struct SearchArgs {
-    /// The collection.
-    collection: String,
-    /// Near this vector: a JSON list, or a .json or .npy file whose rows each are a query.
-    #[arg(long, value_name = "VECTOR", required_unless_present = "like", conflicts_with = "like")]
-    vector: Option<String>,
-    /// Near the record with this key.
-    #[arg(long, value_name = "KEY")]
-    like: Option<String>,
-    /// Which embedding, if the collection has several.
-    #[arg(long, default_value = "")]
-    embedding: String,
-    /// How many hits.
-    #[arg(short, default_value_t = 10)]
-    k: u32,
-    /// Only records that this takes.
-    #[arg(long, value_parser = filter)]
-    filter: Option<Filter>,
-    /// How many candidates to keep: more finds more and takes longer. The node chooses unless this does.
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    ef: u32,
-    /// Compare with every record.
-    #[arg(long)]
-    exact: bool,
-    /// Only hits at most this far.
-    #[arg(long, allow_negative_numbers = true)]
-    max_distance: Option<f32>,
-    /// Show how the hits were found: what was chosen for each part of the collection, why, and what it cost.
-    #[arg(long)]
-    explain: bool,
     #[command(flatten)]
     connection: Connection,
 }
@@ -214,14 +180,28 @@ fn record_of(args: &PutArgs) -> Result<Record, Failure> {
             .map_err(|rows| Failure::usage(format!("--embedding: {} rows where one is wanted", rows.len())))?;
         record = record.with_named_embedding(name, vector);
     }
+    for text in &args.sparse {
+        let (name, weights) = match text.split_once('=') {
+            Some((name, weights)) if !text.trim_start().starts_with('{') => (name, weights),
+            _ => ("", text.as_str()),
+        };
+        record = record.with_sparse(name, sparse_weights(weights, "--sparse")?);
+    }
     if let Some(ttl) = args.ttl {
         record = record.expires_in(ttl);
     }
     Ok(record)
 }
 
+/// The weights of a sparse embedding from their JSON.
+pub fn sparse_weights(text: &str, option: &str) -> Result<Vec<(u32, f32)>, Failure> {
+    let wrong = |reason: String| Failure::usage(format!("{option}: {reason}"));
+    let json: Json = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    sparse_from_json(&json).map_err(wrong)
+}
+
 /// A JSON list, a list of such lists, or a file that has one.
-fn vectors(text: &str, option: &str) -> Result<Vec<Vec<f32>>, Failure> {
+pub fn vectors(text: &str, option: &str) -> Result<Vec<Vec<f32>>, Failure> {
     let path = Path::new(text);
     if text.trim_start().starts_with('[') {
         return vectors_of_json(text.as_bytes(), option);
@@ -341,69 +321,6 @@ pub async fn delete(args: DeleteArgs) -> Result<(), Failure> {
         return Err(Failure::new(Kind::NotFound, format!("{}: no such record", args.collection)));
     }
     Ok(())
-}
-
-pub async fn search(args: SearchArgs) -> Result<(), Failure> {
-    let collection = args.connection.collection(&args.collection)?;
-    let mut search = collection.search_many().embedding(&args.embedding).k(args.k).filter(args.filter).ef(args.ef);
-    match (&args.vector, &args.like) {
-        (Some(vector), _) => {
-            for vector in vectors(vector, "--vector")? {
-                search = search.near(vector);
-            }
-        }
-        (None, Some(key)) => search = search.near_key(key.clone()),
-        (None, None) => return Err(Failure::usage("give --vector or --like")),
-    }
-    if args.exact {
-        search = search.exact();
-    }
-    if let Some(distance) = args.max_distance {
-        search = search.max_distance(distance);
-    }
-    if args.explain {
-        search = search.explain();
-    }
-    let found = search.found().await.map_err(|error| Failure::call(&args.collection, error))?;
-    if args.connection.json {
-        let explanations = found.explanations.iter().map(Some).chain(std::iter::repeat(None));
-        let queries = found.queries.iter().zip(explanations);
-        let queries: Vec<Json> = queries.map(|(hits, explanation)| hits_json(hits, explanation)).collect();
-        return print_json(&json!({ "queries": queries }));
-    }
-    for (number, hits) in found.queries.iter().enumerate() {
-        if found.queries.len() > 1 {
-            print(format!("{}query {number}", if number > 0 { "\n" } else { "" }))?;
-        }
-        print(hits_table(hits))?;
-        if let Some(explanation) = found.explanations.get(number) {
-            print(format!("\n{}", explain::shown(explanation)))?;
-        }
-    }
-    Ok(())
-}
-
-fn hits_json(hits: &[Hit], explanation: Option<&Explanation>) -> Json {
-    let hits: Vec<Json> =
-        hits.iter().map(|hit| json!({"distance": hit.distance, "record": record_to_json(&hit.record)})).collect();
-    match explanation {
-        Some(explanation) => json!({ "hits": hits, "explanation": explain::to_json(explanation) }),
-        None => json!({ "hits": hits }),
-    }
-}
-
-/// Hits, nearest first.
-pub fn hits_table(hits: &[Hit]) -> String {
-    let mut rows = Rows::new(&[">distance", "key", "value", "attributes"]);
-    for hit in hits {
-        rows.push([
-            format!("{:.4}", hit.distance),
-            bytes_shown(&hit.record.key, 60),
-            hit.record.value.as_ref().map_or(String::new(), |value| bytes_shown(value, 200)),
-            attributes_shown(&hit.record),
-        ]);
-    }
-    rows.text()
 }
 
 pub async fn scan(args: ScanArgs) -> Result<(), Failure> {

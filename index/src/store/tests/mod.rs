@@ -1,5 +1,6 @@
 //! The store against a plain model, with checkpoints, merges, failures and crashes at random moments.
 
+mod ask;
 mod churn;
 mod faults;
 mod model;

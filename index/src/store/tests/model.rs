@@ -14,6 +14,7 @@ pub struct ModelRecord {
     pub value: Option<Vec<u8>>,
     pub attributes: Attributes,
     pub embeddings: BTreeMap<u16, Vec<f32>>,
+    pub sparse: BTreeMap<u16, Vec<(u32, f32)>>,
     pub deadline: u64,
     pub version: u64,
 }
@@ -147,8 +148,13 @@ impl Model {
                     let spec = collection.schema.embeddings.get(usize::from(*field));
                     spec.is_none_or(|spec| spec.dimension as usize != embedding.len())
                 });
-                wrong.map_or(Ok(()), |(field, embedding)| {
-                    let (field, dimension) = (*field, embedding.len() as u32);
+                let wrong = wrong.map(|(field, embedding)| (*field, embedding.len() as u32));
+                let known = collection.schema.sparse.len();
+                let wrong_sparse = content.sparse.iter().find(|(field, weights)| {
+                    usize::from(*field) >= known || weights.is_empty() || weights.iter().any(|(_, w)| !w.is_finite())
+                });
+                let wrong = wrong.or(wrong_sparse.map(|(field, weights)| (*field, weights.len() as u32)));
+                wrong.map_or(Ok(()), |(field, dimension)| {
                     Err(Refusal::WrongEmbedding { change: number, collection: id, field, dimension })
                 })
             };
@@ -165,6 +171,7 @@ impl Model {
                     record.attributes.extend(over.attributes);
                     record.attributes.retain(|name, _| !remove_attributes.contains(name));
                     record.embeddings.extend(over.embeddings);
+                    record.sparse.extend(over.sparse);
                     if over.deadline != 0 || *remove_deadline {
                         record.deadline = over.deadline;
                     }
@@ -192,6 +199,7 @@ fn own(content: &Content, version: u64, clock: u64) -> ModelRecord {
         value: content.value.clone(),
         attributes: attributes::decode(&content.attributes).unwrap(),
         embeddings: content.embeddings.iter().cloned().collect(),
+        sparse: content.sparse.iter().cloned().collect(),
         deadline: if content.ttl == 0 { content.deadline } else { clock + content.ttl },
         version,
     }

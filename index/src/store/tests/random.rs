@@ -3,7 +3,7 @@
 use super::model::{Model, ModelCollection};
 use super::*;
 use crate::attributes::{self, Attributes, Value};
-use crate::command::{Durability, IndexKind, IndexSpec, SchemaChange};
+use crate::command::{Durability, IndexKind, IndexSpec, Language, SchemaChange, SparseSpec, TextSpec};
 use crate::directory::Fault;
 use crate::filter::{Filter, Limit, Range};
 use crate::record::CollectionId;
@@ -21,7 +21,7 @@ fn embedding(random: &mut Random) -> Vec<f32> {
     (0..4).map(|_| random.below(4) as f32).collect()
 }
 
-fn content(random: &mut Random, clock: u64, fields: usize) -> Content {
+fn content(random: &mut Random, clock: u64, fields: usize, sparse_fields: usize) -> Content {
     let mut attributes = Attributes::new();
     for name in ["n", "m"] {
         if random.chance(70) {
@@ -39,16 +39,19 @@ fn content(random: &mut Random, clock: u64, fields: usize) -> Content {
     if wrong {
         embeddings.push((random.below(3) as u16, vec![1.0; 3]));
     }
+    let mut sparse = Vec::new();
+    for field in 0..sparse_fields as u16 {
+        if random.chance(60) {
+            sparse.push((field, (0..1 + random.below(4) as u32).map(|at| (at * 7, random.float() + 2.0)).collect()));
+        }
+    }
+    if random.chance(1) {
+        let weight = if random.chance(50) { 1.0 } else { f32::INFINITY };
+        sparse.push((random.below(3) as u16, vec![(3, weight)]));
+    }
     let deadline = if random.chance(15) { (clock + random.below(400)).saturating_sub(20) } else { 0 };
     let ttl = if random.chance(10) { random.below(200) } else { 0 };
-    Content {
-        value,
-        attributes: attributes::encode(&attributes).unwrap(),
-        embeddings,
-        deadline,
-        ttl,
-        ..Content::default()
-    }
+    Content { value, attributes: attributes::encode(&attributes).unwrap(), embeddings, deadline, ttl, sparse }
 }
 
 fn command(random: &mut Random, model: &Model) -> Command {
@@ -66,7 +69,9 @@ fn command(random: &mut Random, model: &Model) -> Command {
         2 | 3 => {
             let embeddings = specs(random.below(3) as usize, 4, Metric::SquaredL2);
             let indexes = if random.chance(50) { vec![index(random)] } else { vec![] };
-            let schema = Schema { embeddings, indexes, ..Schema::default() };
+            let sparse = (0..random.below(3)).map(|i| SparseSpec { name: format!("s{i}") }).collect();
+            let text = TextSpec { path: vec!["n".into()], language: Language::Plain };
+            let schema = Schema { embeddings, sparse, texts: vec![text], indexes, ..Schema::default() };
             Command::CreateCollection { namespace: namespace(random), name: format!("c{}", random.below(2)), schema }
         }
         4 if random.chance(30) => Command::DropNamespace { name: namespace(random) },
@@ -101,11 +106,12 @@ fn command(random: &mut Random, model: &Model) -> Command {
             let mut changes = Vec::new();
             for _ in 0..1 + random.below(6) {
                 let (id, key) = (collection(random), key(random));
-                let fields = model.collections.get(&id).map_or(0, |c| c.schema.embeddings.len());
+                let schema = model.collections.get(&id).map(|c| &c.schema);
+                let fields = schema.map_or((0, 0), |schema| (schema.embeddings.len(), schema.sparse.len()));
                 let action = match random.below(10) {
-                    0..=4 => Action::Put(content(random, model.clock, fields)),
+                    0..=4 => Action::Put(content(random, model.clock, fields.0, fields.1)),
                     5 | 6 => Action::Merge {
-                        content: content(random, model.clock, fields),
+                        content: content(random, model.clock, fields.0, fields.1),
                         remove_attributes: if random.chance(30) { vec!["m".into()] } else { vec![] },
                         remove_deadline: random.chance(30),
                     },
@@ -180,6 +186,8 @@ fn compare_collection(random: &mut Random, view: &View, id: u64, model: &ModelCo
             assert_eq!(got.deadline(), expected.deadline);
             for field in 0..3 {
                 assert_eq!(got.embedding(field), expected.embeddings.get(&field).map(|e| &e[..]));
+                let sparse = got.sparse(field).map(|bytes| crate::sparse::decode(bytes).collect::<Vec<_>>());
+                assert_eq!(sparse.as_ref(), expected.sparse.get(&field));
             }
         }
     }
@@ -266,8 +274,9 @@ fn compare(random: &mut Random, shard: &Shard, model: &Model) {
 
 fn record_bytes(key: &[u8], record: &super::model::ModelRecord) -> u64 {
     let embeddings: usize = record.embeddings.values().map(|e| e.len() * 4).sum();
+    let sparse: usize = record.sparse.values().map(|weights| weights.len() * 8).sum();
     let attributes = attributes::encode(&record.attributes).unwrap().len();
-    (key.len() + record.value.as_ref().map_or(0, Vec::len) + attributes + embeddings) as u64
+    (key.len() + record.value.as_ref().map_or(0, Vec::len) + attributes + embeddings + sparse) as u64
 }
 
 /// Returns how often what happened, to see that all of it does.

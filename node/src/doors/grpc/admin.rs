@@ -71,7 +71,7 @@ impl AdminService {
                 _ => {}
             }
         }
-        let wanted = schema.embeddings.clone();
+        let wanted = (schema.embeddings.clone(), schema.sparse.clone(), schema.texts.clone());
         let command = Command::CreateCollection { namespace: namespace.clone(), name: name.clone(), schema };
         match self.calls.log(origin, command, deadline).await {
             Ok((Outcome::Created { .. }, index)) => Ok(self.done(index, false)),
@@ -81,11 +81,15 @@ impl AdminService {
             Err(failure) if failure.code == Code::AlreadyExists && request.if_absent => {
                 let view = self.calls.newest(deadline).await?;
                 let there = find(&view, &(namespace, name))?;
-                if there.schema().embeddings == wanted {
+                let found = there.schema();
+                let fits = (&found.embeddings, &found.sparse, &found.texts) == (&wanted.0, &wanted.1, &wanted.2);
+                if fits {
                     return Ok(self.done(view.index(), true));
                 }
-                let message =
-                    format!("collection {:?} exists with other embeddings; drop it or use another name", there.name());
+                let message = format!(
+                    "collection {:?} exists with other embeddings or texts; drop it or use another name",
+                    there.name()
+                );
                 Err(Failure::new(Code::AlreadyExists, "other_schema", message))
             }
             Err(failure) => Err(failure),

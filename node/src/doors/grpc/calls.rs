@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use loci_index::ask::{HITS_MAX, Within};
 use loci_index::command::{
-    Action, CHANGES_MAX, Change, Command, Condition, Content, Envelope, Expect, Origin, Outcome, Schema,
+    Action, CHANGES_MAX, Change, Command, Condition, Content, Envelope, Expect, Origin, Outcome,
 };
 use loci_index::filter::Filter;
 use loci_index::record::CollectionId;
-use loci_index::view::{self, CollectionView, Effort, View};
+use loci_index::view::{self, CollectionView, Effort, SearchRequest, SearchResult, View};
 use loci_wire::v1;
 use tonic::Code;
 
+use super::ask;
 use super::convert::{self, NAMESPACE_DEFAULT, Parts};
 use super::cursor::Cursor;
 use super::explain;
@@ -24,8 +26,6 @@ use crate::shard::{Level, ShardHandle};
 
 /// The most keys of one get, and of one delete.
 pub const KEYS_MAX: usize = 10_000;
-/// The most hits of one query.
-pub const HITS_MAX: usize = 10_000;
 /// The most queries of one search.
 pub const QUERIES_MAX: usize = 1_000;
 /// The most candidates that a graph search keeps.
@@ -372,45 +372,47 @@ impl Calls {
             0 => Effort::default(),
             ef => Effort::Ef(ef),
         };
-        if let Some(distance) = request.max_distance
-            && distance.is_nan()
-        {
-            return Err(Failure::invalid("invalid_distance", "the greatest distance is not a number"));
+        for (what, bound) in [
+            ("greatest distance", request.max_distance),
+            ("least distance", request.min_distance),
+            ("least score", request.min_score),
+        ] {
+            if bound.is_some_and(f32::is_nan) {
+                return Err(Failure::invalid("invalid_distance", format!("the {what} is not a number")));
+            }
         }
-        let filter = convert::filter(request.filter)?;
+        let within = Within {
+            distance_min: request.min_distance,
+            distance_max: request.max_distance,
+            score_min: request.min_score,
+        };
+        let filter = convert::filter(request.filter)?.map(Arc::new);
         let parts = Parts::from(request.parts);
         let view = self.view(request.consistency, deadline).await?;
         let (token, now) = (self.token(view.index()), self.shard.now(&view));
-        let (queries, max_distance, explained) = (request.queries, request.max_distance, request.explain);
+        let v1::SearchRequest { queries, group_by, mmr, decay, explain: explained, .. } = request;
+        let common = ask::Common { k, effort, filter, within, group_by, mmr, decay, now };
         let recall = Arc::clone(&self.recall);
         let found = self.search.run(deadline, move |scratch, keep_going| {
             let collection = find(&view, &name)?;
             let mut budget = Budget(REPLY_BYTES_MAX);
             let mut results = Vec::with_capacity(queries.len());
             for (number, query) in queries.into_iter().enumerate() {
-                let near = Near::new(query, collection, now).map_err(|failure| failure.number(number))?;
-                let request = view::SearchRequest {
-                    field: near.field,
-                    query: &near.vector,
-                    // A record is not among its own hits, so one more is asked for.
-                    k: k + usize::from(near.except.is_some()),
-                    effort,
-                    filter: filter.as_ref(),
-                    max_distance,
-                    now,
+                let ask = common.ask(query, collection.schema()).map_err(|failure| failure.number(number))?;
+                let mut watch = |request: &SearchRequest<'_>, result: &SearchResult<'_>| {
+                    recall.offer(&view, collection.id(), request, result);
                 };
                 if explained {
                     scratch.explain(explain::nanos);
                 }
-                let found = collection.search(&request, scratch, keep_going);
+                let found = collection.ask_watched(&ask, scratch, keep_going, &mut watch);
                 let explanation = explained.then(|| explain::reply(scratch.explanation()));
-                let found = found?;
-                recall.offer(&view, collection.id(), &request, &found);
-                let hits = found.hits.iter().filter(|hit| Some(hit.record.key()) != near.except.as_deref()).take(k);
-                let hits = hits.map(|hit| {
+                let found = found.map_err(|error| Failure::from(error).number(number))?;
+                let hits = found.hits.iter().map(|hit| {
                     let record = convert::record_reply(hit.record, collection.schema(), parts);
                     budget.take(&record)?;
-                    Ok(v1::Hit { record: Some(record), distance: hit.distance })
+                    let group = hit.group.map(convert::value_reply);
+                    Ok(v1::Hit { record: Some(record), distance: hit.distance, score: hit.score, group })
                 });
                 results.push(v1::Hits { hits: hits.collect::<Result<_, Failure>>()?, explanation });
             }
@@ -535,38 +537,5 @@ impl Scan {
             parts: Parts::from(request.parts),
             cursor: request.cursor,
         })
-    }
-}
-
-/// What a query is near to.
-struct Near {
-    field: u16,
-    vector: Vec<f32>,
-    /// The record that was named, which is not among its own hits.
-    except: Option<Bytes>,
-}
-
-impl Near {
-    fn new(query: v1::Query, collection: CollectionView<'_>, now: u64) -> Result<Near, Failure> {
-        let schema: &Schema = collection.schema();
-        let field = convert::field(schema, &query.name)?;
-        match query.near {
-            Some(v1::query::Near::Embedding(embedding)) => {
-                Ok(Near { field, vector: convert::components(embedding, schema, field)?, except: None })
-            }
-            Some(v1::query::Near::Key(key)) => {
-                let record = collection.get(&key, now).ok_or_else(|| {
-                    let message = format!("there is no record {:?} to search near to", String::from_utf8_lossy(&key));
-                    Failure::new(Code::NotFound, "unknown_record", message)
-                })?;
-                let vector = record.embedding(field).ok_or_else(|| {
-                    let message =
-                        format!("record {:?} has no embedding {:?}", String::from_utf8_lossy(&key), query.name);
-                    Failure::new(Code::FailedPrecondition, "no_embedding", message)
-                })?;
-                Ok(Near { field, vector: vector.to_vec(), except: Some(key) })
-            }
-            None => Err(Failure::invalid("invalid_query", "the query has neither an embedding nor a key")),
-        }
     }
 }

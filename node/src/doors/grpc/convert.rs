@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+pub use loci_index::attributes::path_text;
 use loci_index::attributes::{self, Attributes, MapRef, Value, ValueRef};
 use loci_index::command::{
-    Content, Durability, EmbeddingSpec, Expect, IndexKind, IndexSpec, ORIGIN_BYTES_MAX, Origin, REQUEST_ID_BYTES_MAX,
-    Schema,
+    Content, Durability, EmbeddingSpec, Expect, IndexKind, IndexSpec, Language, ORIGIN_BYTES_MAX, Origin,
+    REQUEST_ID_BYTES_MAX, Schema, SparseSpec, TextSpec,
 };
 use loci_index::distance::Metric;
 use loci_index::filter::{Filter, Limit, Path, Range};
 use loci_index::record::{
     ATTRIBUTES_DEPTH_MAX, DIMENSION_MAX, EMBEDDINGS_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX, VALUE_BYTES_MAX,
 };
+use loci_index::sparse::SparseVector;
 use loci_index::store;
 use loci_index::view::RecordRef;
 use loci_wire::v1;
@@ -115,13 +117,25 @@ pub fn schema(schema: Option<v1::Schema>) -> Result<Schema, Failure> {
         };
         embeddings.push(EmbeddingSpec::new(name, embedding.dimension, metric.code()));
     }
+    let texts = schema.texts.into_iter().map(|text| {
+        let language = match v1::Language::try_from(text.language) {
+            Ok(v1::Language::Unspecified | v1::Language::Plain) => Language::Plain,
+            Ok(v1::Language::English) => Language::English,
+            Err(_) => {
+                let message = format!("text {:?} has a language that is not known: {}", text.path, text.language);
+                return Err(Failure::invalid("invalid_language", message));
+            }
+        };
+        Ok(TextSpec { path: path(&text.path)?, language })
+    });
     let schema = Schema {
         embeddings,
         durability: durability(schema.durability)?.unwrap_or_default(),
         retention_millis: schema.retention_millis,
         eviction_bytes: schema.eviction_bytes,
         indexes: indexes(schema.indexes)?,
-        ..Schema::default()
+        sparse: schema.sparse.into_iter().map(|sparse| SparseSpec { name: sparse.name }).collect(),
+        texts: texts.collect::<Result<_, _>>()?,
     };
     store::check_schema(&schema).map_err(|error| Failure::invalid("invalid_schema", error.to_string()))?;
     Ok(schema)
@@ -166,6 +180,13 @@ pub fn schema_reply(schema: &Schema) -> v1::Schema {
             None => v1::Metric::Unspecified,
         } as i32,
     });
+    let texts = schema.texts.iter().map(|text| v1::TextSpec {
+        path: path_text(&text.path),
+        language: match text.language {
+            Language::Plain => v1::Language::Plain,
+            Language::English => v1::Language::English,
+        } as i32,
+    });
     v1::Schema {
         embeddings: embeddings.collect(),
         durability: match schema.durability {
@@ -175,6 +196,8 @@ pub fn schema_reply(schema: &Schema) -> v1::Schema {
         retention_millis: schema.retention_millis,
         eviction_bytes: schema.eviction_bytes,
         indexes: schema.indexes.iter().map(index_reply).collect(),
+        sparse: schema.sparse.iter().map(|sparse| v1::SparseSpec { name: sparse.name.clone() }).collect(),
+        texts: texts.collect(),
     }
 }
 
@@ -248,13 +271,23 @@ pub fn record(record: v1::Record, schema: &Schema, number: usize, now: u64) -> R
             embeddings.push((field, components(embedding, schema, field)?));
         }
         embeddings.sort_by_key(|&(field, _)| field);
+        let mut sparse: Vec<(u16, Vec<(u32, f32)>)> = Vec::with_capacity(record.sparse.len());
+        for given in record.sparse {
+            let field = sparse_field(schema, &given.name)?;
+            if sparse.iter().any(|&(other, _)| other == field) {
+                let message = format!("sparse embedding {:?} is given twice", given.name);
+                return Err(Failure::invalid("duplicate_embedding", message));
+            }
+            sparse.push((field, sparse_vector(given)?.into_weights()));
+        }
+        sparse.sort_by_key(|&(field, _)| field);
         Ok(Content {
             value: record.value.map(Into::into),
             attributes,
             embeddings,
             deadline: record.deadline_millis,
             ttl: record.ttl_millis,
-            ..Content::default()
+            sparse,
         })
     };
     let content = content().map_err(named)?;
@@ -275,6 +308,34 @@ pub fn field(schema: &Schema, name: &str) -> Result<u16, Failure> {
         };
         Failure::invalid("unknown_embedding", message)
     })
+}
+
+/// The number of the sparse embedding of that name; the empty name stands for the only one.
+pub fn sparse_field(schema: &Schema, name: &str) -> Result<u16, Failure> {
+    let place = match schema.sparse.as_slice() {
+        [_] if name.is_empty() => Some(0),
+        sparse => sparse.iter().position(|sparse| sparse.name == name),
+    };
+    place.and_then(|place| u16::try_from(place).ok()).ok_or_else(|| {
+        let known = schema.sparse.iter().map(|sparse| sparse.name.as_str()).collect::<Vec<_>>().join(", ");
+        let message = match schema.sparse.len() {
+            0 => "the collection has no sparse embeddings".to_owned(),
+            _ => format!("the collection has no sparse embedding {name:?}; it has: {known}"),
+        };
+        Failure::invalid("unknown_embedding", message)
+    })
+}
+
+/// A sparse embedding, checked.
+pub fn sparse_vector(sparse: v1::SparseEmbedding) -> Result<SparseVector, Failure> {
+    let (dimensions, weights) = (sparse.dimensions.len(), sparse.weights.len());
+    if dimensions != weights {
+        let message =
+            format!("a sparse embedding has {dimensions} dimensions but {weights} weights; give one for each");
+        return Err(Failure::invalid("invalid_embedding", message));
+    }
+    SparseVector::new(sparse.dimensions.into_iter().zip(sparse.weights).collect())
+        .map_err(|error| Failure::invalid("invalid_embedding", error.to_string()))
 }
 
 /// The components of an embedding, checked and made ready for the field's metric.
@@ -340,7 +401,8 @@ fn own_value(value: v1::Value, depth: usize) -> Result<Value, Failure> {
     })
 }
 
-fn value_reply(value: ValueRef<'_>) -> v1::Value {
+/// A value for a reply.
+pub fn value_reply(value: ValueRef<'_>) -> v1::Value {
     use v1::value::Kind;
     v1::Value {
         kind: Some(match value {
@@ -387,13 +449,19 @@ pub fn record_reply(record: RecordRef<'_>, schema: &Schema, parts: Parts) -> v1:
         Some(map) if parts.attributes => map_reply(map),
         _ => HashMap::new(),
     };
-    let mut embeddings = Vec::new();
+    let (mut embeddings, mut sparse) = (Vec::new(), Vec::new());
     if parts.embeddings {
         for (field, spec) in (0..).zip(&schema.embeddings) {
             if let Some(components) = record.embedding(field) {
                 let mut vector = Vec::with_capacity(components.len() * 4);
                 components.iter().for_each(|component| vector.extend_from_slice(&component.to_le_bytes()));
                 embeddings.push(v1::Embedding { name: spec.name.clone(), vector: vector.into(), components: vec![] });
+            }
+        }
+        for (field, spec) in (0..).zip(&schema.sparse) {
+            if let Some(bytes) = record.sparse(field) {
+                let (dimensions, weights) = loci_index::sparse::decode(bytes).unzip();
+                sparse.push(v1::SparseEmbedding { name: spec.name.clone(), dimensions, weights });
             }
         }
     }
@@ -405,6 +473,7 @@ pub fn record_reply(record: RecordRef<'_>, schema: &Schema, parts: Parts) -> v1:
         deadline_millis: record.deadline(),
         ttl_millis: 0,
         version: record.version(),
+        sparse,
     }
 }
 

@@ -10,6 +10,7 @@
 //! looked up in the newest view. What can still have changed when the write is applied is checked again there.
 
 mod admin;
+mod ask;
 mod calls;
 mod convert;
 mod cursor;

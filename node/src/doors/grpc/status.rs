@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use loci_index::ask::AskError;
 use loci_index::command::{Found, Refusal};
 use loci_index::view::SearchError;
 use loci_wire::v1::{CallError, ErrorDetail};
@@ -152,6 +153,22 @@ impl From<RunError> for Failure {
             RunError::DeadlineExceeded => Failure::late(false),
             RunError::Stopping => Failure::new(Code::Unavailable, "stopping", message),
             RunError::Panicked => Failure::new(Code::Internal, "panicked", message),
+        }
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Failure {
+        let message = error.to_string();
+        match error {
+            AskError::Search(error) => error.into(),
+            AskError::Limit(_) => Failure::invalid("out_of_bounds", message),
+            AskError::Question(_) => Failure::invalid("invalid_text", message),
+            AskError::UnknownText(_) => Failure::invalid("unknown_text", message),
+            AskError::UnknownSparse(_) => Failure::invalid("unknown_embedding", message),
+            AskError::UnknownRecord(_) => Failure::new(Code::NotFound, "unknown_record", message),
+            AskError::NoEmbedding { .. } => Failure::new(Code::FailedPrecondition, "no_embedding", message),
+            AskError::Examples(_) => Failure::invalid("invalid_embedding", message),
         }
     }
 }

@@ -1,0 +1,305 @@
+//! Answering what was asked: each query finds its hits, and what was asked besides is made of them.
+//!
+//! ```text
+//!   query --find--> candidates --decay--> in order of score --group | mmr | cut--> hits
+//!             ^          |
+//!             '-- fuse --'   each part finds its own
+//! ```
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use super::search::{Nearest, SearchError};
+use super::{Cancelled, CollectionView, Hit, RecordRef, SearchRequest, SearchResult, SearchScratch};
+use crate::ask::{Ask, AskError, Decay, Example, LimitError, Mmr, Part, Query, Within, decay, diversity, recommend};
+use crate::ask::{fusion, similarity};
+use crate::attributes::{self, ValueRef};
+use crate::distance::Metric;
+use crate::filter::Filter;
+
+/// What one question needs while it is answered.
+pub(super) struct Asking<'a, 'v> {
+    pub collection: CollectionView<'v>,
+    pub ask: &'a Ask,
+    pub scratch: &'a mut SearchScratch,
+    pub keep_going: &'a mut dyn FnMut() -> bool,
+    /// Is told of every search by nearness.
+    pub watch: &'a mut dyn FnMut(&SearchRequest<'_>, &SearchResult<'_>),
+    /// What it has cost so far.
+    pub cost: SearchResult<'v>,
+}
+
+impl<'v> CollectionView<'v> {
+    /// Answers a question of any form. Hits come best first; with groups, those of a group stand together, and the groups
+    /// come in the order of their best hits; with `mmr`, in the order of choice.
+    pub fn ask(
+        &self,
+        ask: &Ask,
+        scratch: &mut SearchScratch,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<SearchResult<'v>, AskError> {
+        self.ask_watched(ask, scratch, keep_going, &mut |_, _| {})
+    }
+
+    /// The same, and `watch` is told of every search by nearness that it took.
+    pub fn ask_watched(
+        &self,
+        ask: &Ask,
+        scratch: &mut SearchScratch,
+        keep_going: &mut dyn FnMut() -> bool,
+        watch: &mut dyn FnMut(&SearchRequest<'_>, &SearchResult<'_>),
+    ) -> Result<SearchResult<'v>, AskError> {
+        ask.check()?;
+        let cost = SearchResult { hits: Vec::new(), distances: 0, walked: 0, scanned: 0 };
+        let mut asking = Asking { collection: *self, ask, scratch, keep_going, watch, cost };
+        let hits = asking.answer()?;
+        Ok(SearchResult { hits, ..asking.cost })
+    }
+}
+
+fn slices<'a>(vectors: &'a [Cow<'_, [f32]>]) -> Vec<&'a [f32]> {
+    vectors.iter().map(|vector| &**vector).collect()
+}
+
+/// Both, or the one that there is.
+pub(super) fn both<'f>(a: Option<&'f Filter>, b: Option<&'f Filter>) -> Option<Cow<'f, Filter>> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(Cow::Owned(Filter::And(vec![a.clone(), b.clone()]))),
+        (one, other) => one.or(other).map(Cow::Borrowed),
+    }
+}
+
+impl Within {
+    /// Whether a hit is good enough. What is no number is not.
+    pub(super) fn takes(&self, distance: f32, score: Option<f32>) -> bool {
+        self.distance_min.is_none_or(|min| distance >= min)
+            && self.distance_max.is_none_or(|max| distance <= max)
+            && self.score_min.is_none_or(|min| score.is_none_or(|score| score >= min))
+    }
+}
+
+/// Best first: by score if there are scores, else by distance; what is equally good by key.
+pub(super) fn sort_best_first(hits: &mut [Hit<'_>]) {
+    hits.sort_by(|a, b| {
+        let by_score = b.score.unwrap_or(0.0).total_cmp(&a.score.unwrap_or(0.0));
+        by_score.then(a.distance.total_cmp(&b.distance)).then_with(|| a.record.key().cmp(b.record.key()))
+    });
+}
+
+impl<'v> Asking<'_, 'v> {
+    fn answer(&mut self) -> Result<Vec<Hit<'v>>, AskError> {
+        let ask = self.ask;
+        let filter = ask.filter.as_deref();
+        if let (Some(group), None, false) = (&ask.group, &ask.decay, matches!(ask.query, Query::Fuse { .. })) {
+            return self.grouped(group, filter);
+        }
+        let candidates = ask
+            .k
+            .max(ask.decay.as_ref().map_or(0, |decay| decay.candidates))
+            .max(ask.mmr.as_ref().map_or(0, |mmr| mmr.candidates))
+            .max(if ask.group.is_some() { ask.candidates_fused() } else { 0 });
+        let mut hits = self.find(&ask.query, filter, candidates, ask.within)?;
+        if let Some(decay) = &ask.decay {
+            self.decay(decay, &mut hits);
+            hits.retain(|hit| ask.within.takes(hit.distance, hit.score));
+        }
+        if let Some(group) = &ask.group {
+            return Ok(super::group::of_candidates(group, ask.k, hits));
+        }
+        if let Some(mmr) = &ask.mmr {
+            return self.diversify(mmr, &hits);
+        }
+        hits.truncate(ask.k);
+        Ok(hits)
+    }
+
+    /// The best hits of one query, best first.
+    pub fn find(
+        &mut self,
+        query: &Query,
+        filter: Option<&Filter>,
+        k: usize,
+        within: Within,
+    ) -> Result<Vec<Hit<'v>>, AskError> {
+        match query {
+            Query::Near { field, example } => {
+                let vector = self.vector(*field, example)?;
+                let except = [example.key()];
+                self.near(*field, &vector, &except, filter, k, within)
+            }
+            Query::Recommend { field, positive, negative } => {
+                let (liked, disliked) = (self.vectors(*field, positive)?, self.vectors(*field, negative)?);
+                let target = recommend::target(&slices(&liked), &slices(&disliked));
+                let mut target = target.ok_or(LimitError::NoPositiveExample)?;
+                if let Some(metric) = self.metric(*field) {
+                    metric.prepare(&mut target)?;
+                }
+                let except: Vec<Option<&[u8]>> = positive.iter().chain(negative).map(Example::key).collect();
+                self.near(*field, &target, &except, filter, k, within)
+            }
+            Query::Sparse { field, vector } => self.find_sparse(*field, vector, filter, k, within),
+            Query::Text { text, question } => self.find_text(*text, question, filter, k, within),
+            Query::Fuse { fusion, parts } => self.fuse(*fusion, parts, filter, k, within),
+        }
+    }
+
+    /// The metric of a field.
+    fn metric(&self, field: u16) -> Option<Metric> {
+        self.collection.collection.fields.get(usize::from(field)).map(|field| field.metric)
+    }
+
+    fn vector<'e>(&self, field: u16, example: &'e Example) -> Result<Cow<'e, [f32]>, AskError>
+    where
+        'v: 'e,
+    {
+        match example {
+            Example::Vector(vector) => Ok(Cow::Borrowed(vector)),
+            Example::Key(key) => {
+                let record =
+                    self.collection.get(key, self.ask.now).ok_or_else(|| AskError::UnknownRecord(key.clone()))?;
+                let vector = record.embedding(field).map(Cow::from).ok_or_else(|| {
+                    let name =
+                        self.collection.schema().embeddings.get(usize::from(field)).map(|spec| spec.name.clone());
+                    AskError::NoEmbedding { key: key.clone(), name: name.unwrap_or_default() }
+                })?;
+                Ok(vector)
+            }
+        }
+    }
+
+    fn vectors<'e>(&self, field: u16, examples: &'e [Example]) -> Result<Vec<Cow<'e, [f32]>>, AskError>
+    where
+        'v: 'e,
+    {
+        examples.iter().map(|example| self.vector(field, example)).collect()
+    }
+
+    fn near(
+        &mut self,
+        field: u16,
+        vector: &[f32],
+        except: &[Option<&[u8]>],
+        filter: Option<&Filter>,
+        k: usize,
+        within: Within,
+    ) -> Result<Vec<Hit<'v>>, AskError> {
+        let named = except.iter().flatten().count();
+        // Examples are not among their own hits, so as many more are asked for. How many are too near, nobody knows before.
+        let mut wanted = k + named;
+        loop {
+            let request = SearchRequest {
+                field,
+                query: vector,
+                k: wanted,
+                effort: self.ask.effort,
+                filter,
+                max_distance: within.distance_max,
+                now: self.ask.now,
+            };
+            let found = self.collection.search(&request, self.scratch, self.keep_going)?;
+            (self.watch)(&request, &found);
+            self.cost.distances += found.distances;
+            self.cost.walked += found.walked;
+            self.cost.scanned += found.scanned;
+            let all = found.hits.len() < wanted;
+            let mut hits = found.hits;
+            hits.retain(|hit| within.takes(hit.distance, None) && !except.contains(&Some(hit.record.key())));
+            if all || hits.len() >= k || within.distance_min.is_none() {
+                hits.truncate(k);
+                return Ok(hits);
+            }
+            wanted *= 2;
+        }
+    }
+
+    fn fuse(
+        &mut self,
+        fusion: fusion::Fusion,
+        parts: &[Part],
+        filter: Option<&Filter>,
+        k: usize,
+        within: Within,
+    ) -> Result<Vec<Hit<'v>>, AskError> {
+        let mut records: BTreeMap<&'v [u8], RecordRef<'v>> = BTreeMap::new();
+        let mut lists = Vec::with_capacity(parts.len());
+        for part in parts {
+            let filter = both(filter, part.filter.as_ref());
+            let hits = self.find(&part.query, filter.as_deref(), part.limit, Within::default())?;
+            records.extend(hits.iter().map(|hit| (hit.record.key(), hit.record)));
+            let list = hits.iter().map(|hit| (hit.record.key(), hit.score.unwrap_or(-hit.distance))).collect();
+            lists.push((part.weight, list));
+        }
+        let fused = fusion::fuse(fusion, &lists).into_iter().filter_map(|(key, score)| {
+            let record = *records.get(key)?;
+            Some(Hit { distance: -score, score: Some(score), group: None, record })
+        });
+        Ok(fused.filter(|hit| within.takes(hit.distance, hit.score)).take(k).collect())
+    }
+
+    /// How good a hit of the ask's query is.
+    fn relevance(&self, hit: &Hit<'_>) -> f64 {
+        match (hit.score, self.near_metric()) {
+            (Some(score), _) => f64::from(score),
+            (None, Some(metric)) => similarity(metric, hit.distance),
+            (None, None) => f64::from(-hit.distance),
+        }
+    }
+
+    /// The metric of a query that is near an embedding.
+    fn near_metric(&self) -> Option<Metric> {
+        match self.ask.query {
+            Query::Near { field, .. } | Query::Recommend { field, .. } => self.metric(field),
+            Query::Sparse { .. } | Query::Text { .. } | Query::Fuse { .. } => None,
+        }
+    }
+
+    fn decay(&self, decay: &Decay, hits: &mut [Hit<'v>]) {
+        for hit in hits.iter_mut() {
+            let age = match attributes::lookup(hit.record.attributes(), &decay.path) {
+                Some(ValueRef::Timestamp(then)) => u64::try_from(i128::from(decay.now) - i128::from(then)).unwrap_or(0),
+                _ => 0,
+            };
+            let left = decay::left(age, decay.half_life, decay.share);
+            hit.score = Some(decay::score(self.relevance(hit), left) as f32);
+        }
+        sort_best_first(hits);
+    }
+
+    fn diversify(&mut self, mmr: &Mmr, hits: &[Hit<'v>]) -> Result<Vec<Hit<'v>>, AskError> {
+        let Some(field) = self.collection.collection.fields.get(usize::from(mmr.field)) else {
+            let collection = self.collection.name().to_owned();
+            return Err(SearchError::UnknownField { collection, field: mmr.field }.into());
+        };
+        let mut relevance: Vec<f64> = hits.iter().map(|hit| self.relevance(hit)).collect();
+        if self.near_metric().is_none() {
+            diversity::spread(&mut relevance);
+        }
+        let embeddings: Vec<_> = hits.iter().map(|hit| hit.record.embedding(mmr.field)).collect();
+        let mut compared = 0;
+        let alike = |a: usize, b: usize| {
+            compared += 1;
+            let (a, b) = (embeddings[a].as_ref()?, embeddings[b].as_ref()?);
+            Some(similarity(field.metric, (field.kernel)(&a[..], &b[..])))
+        };
+        let chosen = diversity::choose(&relevance, self.ask.k, mmr.lambda, alike, &mut *self.keep_going);
+        self.cost.distances += compared;
+        Ok(chosen.ok_or(Cancelled)?.into_iter().map(|number| hits[number]).collect())
+    }
+
+    /// Keeps a hit that was found by reading an index or every row, if it is good enough and the filter takes it.
+    pub(super) fn offer(&self, nearest: &mut Nearest<'v>, hit: Hit<'v>, filter: Option<&Filter>, within: &Within) {
+        let Hit { distance, score, record, .. } = hit;
+        // The filter last: it costs the most.
+        let takes = within.takes(distance, score)
+            && nearest.wants(&hit)
+            && !self.collection.expired(record.deadline(), self.ask.now)
+            && filter.is_none_or(|filter| filter.takes(record.attributes()));
+        if takes {
+            nearest.offer(hit);
+        }
+    }
+
+    pub(super) fn check_going(&mut self) -> Result<(), Cancelled> {
+        if (self.keep_going)() { Ok(()) } else { Err(Cancelled) }
+    }
+}
