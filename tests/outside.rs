@@ -12,10 +12,11 @@ use std::time::Instant;
 use bytes::{Buf, BufMut, Bytes};
 use loci_index::attributes::{self, Attributes, Value};
 use loci_index::command::{
-    Action, Change, Command, Condition, Content, EmbeddingSpec, Entry, Envelope, Expect, Language, Origin, Schema,
-    SparseSpec, TextSpec,
+    Action, Change, Command, Condition, Content, EmbeddingSpec, Entry, Envelope, Expect, IndexKind, IndexSpec,
+    Language, Origin, Schema, SparseSpec, TextSpec,
 };
 use loci_index::directory::{Directory, RamDirectory};
+use loci_index::filter::Filter;
 use loci_index::store::{Store, StoreOptions};
 use loci_raft::{
     Append, Change as LogChange, EntryKind, HardState, Log, LogIndex, LogOptions, MemberId, Members, MemoryDisk,
@@ -41,6 +42,10 @@ fn envelope(command: Command, request_id: &[u8]) -> Envelope {
     Envelope { origin, command }
 }
 
+fn index(path: &str, kind: IndexKind) -> IndexSpec {
+    IndexSpec { path: path.split('.').map(String::from).collect(), kind }
+}
+
 fn some_attributes() -> Attributes {
     let inner =
         Attributes::from([("deep".into(), Value::List(vec![Value::Null, Value::Bool(true), Value::Float(0.5)]))]);
@@ -58,6 +63,11 @@ fn entries() -> Vec<Vec<u8>> {
         embeddings: vec![EmbeddingSpec::new("text", 4, 1), EmbeddingSpec::new("image", 2, 3)],
         sparse: vec![SparseSpec { name: "words".into() }],
         texts: vec![TextSpec { path: vec!["name".into()], language: Language::English }],
+        indexes: vec![
+            index("name", IndexKind::Substring),
+            index("number", IndexKind::Value),
+            index("more.deep", IndexKind::Value),
+        ],
         ..Schema::default()
     };
     let content = |number: u64| Content {
@@ -279,27 +289,38 @@ fn no_file_of_a_store_makes_opening_or_reading_it_panic() {
     }
 }
 
-/// Searches every embedding of every collection.
+/// Searches every embedding of every collection, and counts, with filters that indexes answer and one that they do not.
 fn search_all(store: &Store) {
     use loci_index::ask::{Ask, Query, Within};
     use loci_index::sparse::SparseVector;
     use loci_index::view::{Effort, SearchRequest, SearchScratch};
+    let at = |path: &str| path.split('.').map(String::from).collect::<Vec<_>>();
+    let filters = [
+        Filter::HasText(at("name"), "name".into()),
+        Filter::Prefix(at("name"), "a".into()),
+        Filter::Not(Box::new(Filter::Equal(at("number"), Value::Int(-3)))),
+        Filter::HasElement(at("more.deep"), Value::Float(0.5)),
+        Filter::And(vec![Filter::Exists(at("number")), Filter::IsNull(at("when"))]),
+    ];
     let view = store.view();
     let mut scratch = SearchScratch::new();
     for collection in view.collections() {
-        for (field, spec) in (0..).zip(&collection.schema().embeddings) {
-            let query = vec![0.5; (spec.dimension as usize).min(20_000)];
-            let request = SearchRequest {
-                field,
-                query: &query,
-                k: 10,
-                effort: Effort::default(),
-                filter: None,
-                max_distance: None,
-                now: 0,
-            };
-            // An error is an answer.
-            let _ = collection.search(&request, &mut scratch, &mut || true);
+        for filter in filters.iter().map(Some).chain([None]) {
+            for (field, spec) in (0..).zip(&collection.schema().embeddings) {
+                let query = vec![0.5; (spec.dimension as usize).min(20_000)];
+                let request = SearchRequest {
+                    field,
+                    query: &query,
+                    k: 10,
+                    effort: Effort::default(),
+                    filter,
+                    max_distance: None,
+                    now: 0,
+                };
+                // An error is an answer.
+                let _ = collection.search(&request, &mut scratch, &mut || true);
+            }
+            let _ = collection.count(filter, 0, &mut || true);
         }
         let weights = SparseVector::new((0..50).map(|dimension| (dimension, 1.0)).collect()).unwrap();
         for query in [
@@ -526,7 +547,11 @@ fn requests() -> Vec<Call> {
     let embedding = v1::EmbeddingSpec { name: "text".into(), dimension: 4, metric: 1 };
     let create = v1::CreateCollectionRequest {
         name: collection,
-        schema: Some(v1::Schema { embeddings: vec![embedding], ..Default::default() }),
+        schema: Some(v1::Schema {
+            embeddings: vec![embedding],
+            indexes: vec![v1::IndexSpec { path: "a.b".into(), kind: v1::IndexKind::Substring as i32 }],
+            ..Default::default()
+        }),
         if_absent: true,
         ..Default::default()
     };

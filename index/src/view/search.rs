@@ -214,7 +214,7 @@ impl<'v> CollectionView<'v> {
         let mut nearest = Nearest::new(request.k);
         let began = scratch.explaining.now();
         let (rows, asked, taken) = self.search_buffers(request, &field, &mut nearest, &mut result, keep_going)?;
-        if scratch.explaining.is_on() {
+        if scratch.explaining.is_on() && rows > 0 {
             let share = f64::from(taken) / f64::from(asked.max(1));
             scratch.explaining.add(Step {
                 segment: None,

@@ -3,6 +3,7 @@
 mod ask;
 mod churn;
 mod faults;
+mod indexes;
 mod model;
 mod random;
 mod readers;
