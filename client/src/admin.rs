@@ -155,6 +155,23 @@ pub struct CollectionStats {
     pub memory_bytes: u64,
     /// Records in segments with a graph: at `records` everything is indexed.
     pub indexed_records: u64,
+    /// Searches that the node has run again exactly since its start.
+    pub recall_samples: u64,
+    /// How many hits the last of them should have had.
+    pub recall_nearest: u64,
+    /// How many of these they had.
+    pub recall_found: u64,
+    /// Embeddings that the node has searched for by themselves since its start.
+    pub walk_checked: u64,
+    /// How many of these were not found.
+    pub walk_unfound: u64,
+}
+
+impl CollectionStats {
+    /// The share of the nearest records that searches found lately, from 0 to 1; `None` if nothing is known yet.
+    pub fn recall(&self) -> Option<f64> {
+        (self.recall_nearest > 0).then(|| self.recall_found as f64 / self.recall_nearest as f64)
+    }
 }
 
 /// How a node is doing.
@@ -546,6 +563,11 @@ impl TryFrom<v1::DescribeCollectionReply> for Description {
                 disk_bytes: stats.disk_bytes,
                 memory_bytes: stats.memory_bytes,
                 indexed_records: stats.indexed_records,
+                recall_samples: stats.recall_samples,
+                recall_nearest: stats.recall_nearest,
+                recall_found: stats.recall_found,
+                walk_checked: stats.walk_checked,
+                walk_unfound: stats.walk_unfound,
             },
         })
     }

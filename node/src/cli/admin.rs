@@ -417,6 +417,10 @@ fn description_shown(found: &Description) -> String {
     ]);
     rows.push(["unmerged deletes".to_owned(), grouped(stats.unmerged_deletes)]);
     rows.push(["memory".to_owned(), bytes_size(stats.memory_bytes)]);
+    let recall = stats.recall().map(|recall| format!("{recall:.4}, by {} searches", grouped(stats.recall_samples)));
+    rows.push(["recall".to_owned(), recall.unwrap_or_else(|| "not known yet".into())]);
+    let walked = format!("{} not found, of {}", grouped(stats.walk_unfound), grouped(stats.walk_checked));
+    rows.push(["looked for".to_owned(), walked]);
     rows.text()
 }
 
@@ -455,6 +459,10 @@ fn description_json(found: &Description) -> Json {
         "buffer_bytes": stats.buffer_bytes,
         "unmerged_deletes": stats.unmerged_deletes,
         "memory_bytes": stats.memory_bytes,
+        "recall": stats.recall(),
+        "recall_samples": stats.recall_samples,
+        "walk_checked": stats.walk_checked,
+        "walk_unfound": stats.walk_unfound,
     })
 }
 

@@ -17,6 +17,7 @@ use crate::run::Node;
 const RECORDS: u32 = 3_000;
 const DIMENSION: usize = 16;
 /// Kinds of sections, as the front page of segments numbers them.
+const NODE_ROWS: u16 = 20;
 const LAYER0: u16 = 23;
 const UPPER: u16 = 24;
 
@@ -159,7 +160,7 @@ fn section(bytes: &[u8], kind: u16) -> Range<usize> {
     number(bytes, line + 8)..number(bytes, line + 8) + number(bytes, line + 16)
 }
 
-/// Takes away every link to a node that only the lowest layer knows, and puts right checksums over it.
+/// Takes away every link to a node that only the lowest layer knows, and puts right checksums over it. Gives its row.
 fn hide_a_node(bytes: &mut [u8]) -> u32 {
     let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
     let upper: Vec<u32> = bytes[section(bytes, UPPER)].chunks_exact(4).map(word).collect();
@@ -180,7 +181,8 @@ fn hide_a_node(bytes: &mut [u8]) -> u32 {
     bytes[56..60].copy_from_slice(&crc);
     let crc = crc32fast::hash(&bytes[..60]).to_le_bytes();
     bytes[60..64].copy_from_slice(&crc);
-    node
+    let rows = section(bytes, NODE_ROWS);
+    word(&bytes[rows][4 * node as usize..][..4])
 }
 
 #[tokio::test]
@@ -195,7 +197,7 @@ async fn a_record_that_no_link_leads_to_is_noticed_and_found_again() {
     let mut bytes = fs::read(&file).unwrap();
     let hidden = hide_a_node(&mut bytes);
     fs::write(&file, bytes).unwrap();
-    // Rows are in the order of their keys, and every one has an embedding.
+    // Rows are in the order of their keys.
     let key = format!("k{hidden:05}").into_bytes();
 
     let node = start(still).await;

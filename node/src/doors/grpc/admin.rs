@@ -146,8 +146,9 @@ impl AdminService {
     }
 }
 
-fn describe(collection: CollectionView<'_>) -> v1::DescribeCollectionReply {
+fn describe(collection: CollectionView<'_>, status: &NodeStatus) -> v1::DescribeCollectionReply {
     let stats = collection.stats();
+    let (known, walked) = (status.recall().known(stats.id), status.walker().walked(stats.id));
     v1::DescribeCollectionReply {
         name: Some(v1::CollectionName {
             namespace: collection.namespace().into(),
@@ -171,15 +172,20 @@ fn describe(collection: CollectionView<'_>) -> v1::DescribeCollectionReply {
                 .filter(|segment| segment.graph)
                 .map(|segment| segment.rows - segment.ended)
                 .sum(),
+            recall_samples: known.samples,
+            recall_nearest: known.nearest,
+            recall_found: known.found,
+            walk_checked: walked.checked,
+            walk_unfound: walked.unfound,
         }),
     }
 }
 
-fn list(view: &View, namespace: &str) -> Vec<v1::DescribeCollectionReply> {
+fn list(view: &View, namespace: &str, status: &NodeStatus) -> Vec<v1::DescribeCollectionReply> {
     let mut found: Vec<_> =
         view.collections().filter(|found| namespace.is_empty() || found.namespace() == namespace).collect();
     found.sort_by_key(|found| (found.namespace(), found.name()));
-    found.into_iter().map(describe).collect()
+    found.into_iter().map(|found| describe(found, status)).collect()
 }
 
 #[tonic::async_trait]
@@ -225,7 +231,7 @@ impl Admin for AdminService {
         self.unary("describe_collection", false, request, |request, deadline| async move {
             let name = convert::collection_name(request.name, NAMESPACE_DEFAULT)?;
             let view = self.calls.newest(deadline).await?;
-            Ok(describe(find(&view, &name)?))
+            Ok(describe(find(&view, &name)?, &self.status))
         })
         .await
     }
@@ -240,7 +246,7 @@ impl Admin for AdminService {
             if !namespace.is_empty() && !view.has_namespace(&namespace) && namespace != NAMESPACE_DEFAULT {
                 return Err(Refusal::UnknownNamespace(namespace).into());
             }
-            Ok(v1::ListCollectionsReply { collections: list(&view, &namespace) })
+            Ok(v1::ListCollectionsReply { collections: list(&view, &namespace, &self.status) })
         })
         .await
     }
