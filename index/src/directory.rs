@@ -32,6 +32,8 @@ use std::sync::Arc;
 pub const READ_STEP_BYTES: usize = 1 << 20;
 /// A longer name is refused; file systems stop at 255 and we add a suffix.
 pub const NAME_BYTES_MAX: usize = 200;
+/// No machine has smaller pages, and advice about parts of larger ones is refused, which does no harm.
+const PAGE_BYTES: usize = 4096;
 const UNFINISHED: &str = ".tmp";
 
 /// A place for files that are written once. Cheap calls come first; every error names the file.
@@ -178,6 +180,32 @@ impl Mapped {
     /// costs one page and evicts nothing. Advice only; nothing fails.
     pub fn advise_random(&self, range: Range<usize>) {
         self.advise(memmap2::Advice::Random, range);
+    }
+
+    /// Takes back what [`Mapped::advise_random`] said. Advice only; nothing fails.
+    pub fn advise_normal(&self, range: Range<usize>) {
+        self.advise(memmap2::Advice::Normal, range);
+    }
+
+    /// Gives the memory of this part back to the system; what is read again is read from the disk again. Of a range that
+    /// begins or ends inside a page, that page stays. Advice only; nothing fails.
+    pub fn page_out(&self, range: Range<usize>) {
+        let Bytes::Map(map) = &self.bytes else { return };
+        let (start, end) =
+            (range.start.next_multiple_of(PAGE_BYTES), range.end.min(map.len()) / PAGE_BYTES * PAGE_BYTES);
+        if start >= end {
+            return;
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let from = map.as_ptr().wrapping_add(start).cast_mut().cast();
+            // SAFETY: from `start` to `end` is inside the mapping, which lives as long as `map`. This advice changes no byte of
+            // it: the pages are those of a file and clean, and come back from the file when they are read.
+            let taken = unsafe { rustix::mm::madvise(from, end - start, rustix::mm::Advice::LinuxPageOut) };
+            if let Err(error) = taken {
+                tracing::debug!(file = %self.name, %error, "memory advice was not taken");
+            }
+        }
     }
 
     /// Reads this part into memory now, if it fits. Advice only; nothing fails.

@@ -6,7 +6,7 @@
 //! | `--listen` | 127.0.0.1:7700 | gRPC |
 //! | `--metrics` | 127.0.0.1:7701 | Prometheus, `/live`, `/ready`; or `off` |
 //! | `--insecure` | no | allows addresses that other machines reach |
-//! | `--memory-mib` | half of the machine's | the budget for buffers and queues |
+//! | `--memory-mib` | half of the machine's | the budget for buffers, queues, and what is in memory of segments |
 //! | `--recall-one-in` | 100 | one of so many searches is run again, exactly; 0: none |
 //! | `--walk-rate` | 100 | so many records a second are searched for by their own embedding; 0: none |
 //! | `--log-file-mib` | 64 | size of one file of the log |
@@ -45,7 +45,8 @@ pub struct ServeArgs {
     /// Allow addresses that other machines can reach, although nothing is encrypted and nobody is asked who they are.
     #[arg(long)]
     pub insecure: bool,
-    /// Memory for buffers, tables and queues, in MiB. When it is used up, writes other than deletions are refused.
+    /// Memory for buffers, tables and queues, in MiB. When it is used up, writes other than deletions are refused. What they
+    /// leave is for segments: those that do not fit are read from the disk as they are needed.
     /// [default: half of what the machine or container has]
     #[arg(long, value_name = "MIB")]
     pub memory_mib: Option<u64>,

@@ -23,6 +23,7 @@ pub mod idle;
 pub mod clock;
 pub mod identity;
 pub mod memory;
+pub mod residency;
 
 pub mod fatal;
 pub mod metrics;

@@ -1,7 +1,7 @@
 //! The node's memory budget: who uses how much of it, and whether there is room for another write.
 //!
-//! Accounted for: what the stores hold on the heap, and the writes that wait. Segments are mapped files, which the kernel
-//! takes back when it needs to, and do not count.
+//! Accounted for: what the stores hold on the heap, and the writes that wait. What that leaves is for segments, which are
+//! mapped files: [`crate::residency`] keeps as much of them in memory as there is room for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

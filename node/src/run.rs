@@ -41,6 +41,7 @@ use crate::idle::walker::WalkerFigures;
 use crate::log_thread::{LogFigures, LogThread};
 use crate::memory::Budget;
 use crate::metrics::{Endpoint, Metrics};
+use crate::residency::{Residency, ResidencyFigures};
 use crate::search_threads::SearchThreads;
 use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle};
 use crate::status::{NodeStatus, Parts};
@@ -238,6 +239,7 @@ pub struct Node {
     log: LogThread,
     search: SearchThreads,
     idle: Idle,
+    residency: Residency,
     metrics: Arc<Metrics>,
     status: Arc<NodeStatus>,
     data: DataDirectory,
@@ -275,6 +277,8 @@ impl Node {
         let walker = Arc::new(WalkerFigures::default());
         let idle =
             Idle::start(search.clone(), handle.clone(), (recall.clone(), samples), (config.walk_rate, walker.clone()))?;
+        let residency_figures = Arc::new(ResidencyFigures::default());
+        let residency = Residency::start(handle.clone(), data.path(), budget.clone(), residency_figures.clone())?;
         let metrics = Arc::new(Metrics::new());
         let started_millis = clock.now_millis();
         let status = Arc::new(NodeStatus::new(Parts {
@@ -286,6 +290,7 @@ impl Node {
             search: search.clone(),
             recall: recall.clone(),
             walker,
+            residency: residency_figures,
         }));
 
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("loci-io").enable_all().build()?;
@@ -333,6 +338,7 @@ impl Node {
             log,
             search,
             idle,
+            residency,
             metrics,
             status,
             data,
@@ -367,7 +373,18 @@ impl Node {
     /// Stops: calls under way get [`DRAIN_TIME`], the state is made durable, the data directory is free again.
     pub async fn shutdown(self) -> Result<(), RunError> {
         let Node {
-            sockets, stop_server, mut server, endpoint, health, shard, handle, log, search, idle: idling, ..
+            sockets,
+            stop_server,
+            mut server,
+            endpoint,
+            health,
+            shard,
+            handle,
+            log,
+            search,
+            idle: idling,
+            residency,
+            ..
         } = self;
         let Node { metrics, status, data, .. } = self;
         let begun = Instant::now();
@@ -393,6 +410,7 @@ impl Node {
         let closing = tokio::task::spawn_blocking(move || {
             drop(handle);
             idling.stop();
+            residency.stop();
             shard.stop();
             search.stop();
             let closed = log.close();

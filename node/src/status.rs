@@ -12,6 +12,7 @@ use crate::idle::recall::Recall;
 use crate::idle::walker::WalkerFigures;
 use crate::log_thread::LogFigures;
 use crate::memory::Budget;
+use crate::residency::ResidencyFigures;
 use crate::search_threads::SearchThreads;
 use crate::shard::ShardHandle;
 
@@ -26,6 +27,7 @@ pub struct NodeStatus {
     search: SearchThreads,
     recall: Arc<Recall>,
     walker: Arc<WalkerFigures>,
+    residency: Arc<ResidencyFigures>,
     draining: AtomicBool,
 }
 
@@ -39,12 +41,13 @@ pub(crate) struct Parts {
     pub search: SearchThreads,
     pub recall: Arc<Recall>,
     pub walker: Arc<WalkerFigures>,
+    pub residency: Arc<ResidencyFigures>,
 }
 
 impl NodeStatus {
     /// Of a node that has just started.
     pub(crate) fn new(parts: Parts) -> NodeStatus {
-        let Parts { node, started_millis, shards, log, budget, search, recall, walker } = parts;
+        let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency } = parts;
         NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
@@ -55,6 +58,7 @@ impl NodeStatus {
             search,
             recall,
             walker,
+            residency,
             draining: AtomicBool::new(false),
         }
     }
@@ -97,6 +101,11 @@ impl NodeStatus {
     /// What the walker has seen.
     pub fn walker(&self) -> &WalkerFigures {
         &self.walker
+    }
+
+    /// What is in memory of the segments.
+    pub fn residency(&self) -> &ResidencyFigures {
+        &self.residency
     }
 
     /// The node is about to stop: new clients should go elsewhere.

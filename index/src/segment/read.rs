@@ -300,15 +300,55 @@ impl Segment {
         Ok(finish)
     }
 
-    /// Reads what searches touch into memory now, as far as it fits.
+    /// Reads all of it into memory now, as far as it fits.
     pub fn keep_hot(&self) {
+        self.mapped.advise_normal(0..self.mapped.len());
         self.mapped.populate(0..self.mapped.len());
+    }
+
+    /// Reads what searches walk on into memory now. The rest, of which a search reads a few rows, is cold.
+    pub fn keep_walk_hot(&self) {
+        self.keep_cold();
+        for range in self.walked() {
+            self.mapped.advise_normal(range.clone());
+            self.mapped.populate(range);
+        }
     }
 
     /// Says that this segment is larger than the memory there is for it: a miss then reads one page
     /// and evicts nothing else.
     pub fn keep_cold(&self) {
         self.mapped.advise_random(0..self.mapped.len());
+    }
+
+    /// How many bytes of it searches walk on.
+    pub fn walked_bytes(&self) -> u64 {
+        self.walked().map(|range| range.len() as u64).sum()
+    }
+
+    /// Gives the memory of about so many bytes back to the system, from a place in the file on; what searches walk on
+    /// stays if `keep_walk`. Gives the place to go on from, `None` at the end of the file.
+    pub fn shed(&self, from: u64, bytes: u64, keep_walk: bool) -> Option<u64> {
+        let len = self.mapped.len();
+        let start = usize::try_from(from).unwrap_or(len).min(len);
+        let end = start.saturating_add(usize::try_from(bytes).unwrap_or(len)).min(len);
+        let mut kept: Vec<Range<usize>> = if keep_walk { self.walked().collect() } else { Vec::new() };
+        kept.sort_unstable_by_key(|range| range.start);
+        let mut at = start;
+        for range in kept {
+            self.mapped.page_out(at..range.start.clamp(at, end));
+            at = at.max(range.end).min(end);
+        }
+        self.mapped.page_out(at..end);
+        (end < len).then_some(end as u64)
+    }
+
+    /// Where the graphs are and what is compared on the way through them.
+    fn walked(&self) -> impl Iterator<Item = Range<usize>> {
+        self.fields.iter().flat_map(|field| {
+            let graph = field.graph.iter().flat_map(|graph| [graph.layer0.clone(), graph.upper.clone()]);
+            graph.chain([field.node_rows.clone(), field.vectors.clone()])
+        })
     }
 
     pub(super) fn indexes(&self) -> &Indexes {

@@ -41,6 +41,7 @@ use crate::command::Schema;
 use crate::distance::{Kernel, Metric};
 use crate::record::{CollectionId, Position, SPARSE_MAX};
 use crate::sealed::Sealed;
+use crate::segment::Segment;
 
 /// What changes only when collections are made, changed or dropped, and when buffers and segments are.
 pub(crate) struct Structure {
@@ -170,6 +171,12 @@ impl View {
     /// The collection with that id.
     pub fn collection_by_id(&self, id: CollectionId) -> Option<CollectionView<'_>> {
         self.at(self.structure.place(id)?)
+    }
+
+    /// All segments, with their numbers. A segment keeps its number as long as it is there.
+    pub fn segments(&self) -> impl Iterator<Item = (u64, &Segment)> {
+        let collections = self.structure.collections.iter();
+        collections.flat_map(|collection| &collection.segments).map(|sealed| (sealed.file, &sealed.segment))
     }
 
     fn at(&self, place: usize) -> Option<CollectionView<'_>> {

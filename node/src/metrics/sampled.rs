@@ -164,6 +164,11 @@ impl Sampled {
         let budget = self.status.budget();
         page.gauge("loci_memory_bytes", "Heap bytes of stores and queues", budget.used())?;
         page.gauge("loci_memory_budget_bytes", "How many there may be", budget.bytes())?;
+        let residency = self.status.residency();
+        page.gauge("loci_mapped_bytes", "Bytes of all segments", residency.mapped_bytes())?;
+        page.gauge("loci_mapped_resident_bytes", "How many of them are in memory", residency.resident_bytes())?;
+        let kept = residency.state() as u64;
+        page.gauge("loci_mapped_state", "Kept in memory of segments: 0 all, 1 what searches walk on, 2 nothing", kept)?;
         let build = [("version", env!("CARGO_PKG_VERSION")), ("node", self.status.node())];
         page.gauges("loci_build_info", "Always 1: the version and the node's id are in the labels", [(build, 1)])?;
         page.gauge(
