@@ -65,7 +65,7 @@ async fn linked(config: Config) -> (Node, CollectionId) {
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited too long for: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(240), "waited too long for: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
