@@ -499,6 +499,37 @@ impl Decoder for Raw {
 /// A method, a right request to it as bytes, and whether other bytes are one at all.
 type Call = (&'static str, Vec<u8>, fn(&[u8]) -> bool);
 
+/// Everything that a search can ask, in one request.
+fn search_of_every_form(near: &v1::SearchRequest) -> v1::SearchRequest {
+    use v1::query::Near;
+    let query = |near| v1::Query { near: Some(near), limit: 7, weight: Some(0.5), ..Default::default() };
+    let text = query(Near::Text(v1::TextQuery { path: "a".into(), text: "b and c".into() }));
+    let sparse = v1::SparseEmbedding { name: "words".into(), dimensions: vec![1, 900], weights: vec![0.5, 2.0] };
+    let example = |key: &'static str| v1::Example { of: Some(v1::example::Of::Key(key.into())) };
+    let positive =
+        vec![v1::Example { of: Some(v1::example::Of::Embedding(api::embedding("", &[0.0, 1.0, 0.0, 0.0]))) }];
+    let recommend = v1::Recommendation { positive, negative: vec![example("key")] };
+    let inner = v1::Fusion {
+        queries: vec![text.clone(), query(Near::Sparse(sparse))],
+        method: Some(v1::fusion::Method::Weighted(v1::Weighted {})),
+    };
+    let outer = v1::Fusion {
+        queries: vec![
+            query(Near::Fuse(inner)),
+            v1::Query { name: "text".into(), filter: near.filter.clone(), ..query(Near::Recommend(recommend)) },
+        ],
+        method: Some(v1::fusion::Method::ReciprocalRank(v1::ReciprocalRank { k: Some(3.0) })),
+    };
+    v1::SearchRequest {
+        queries: vec![query(Near::Fuse(outer)), text, near.queries[0].clone()],
+        group_by: Some(v1::GroupBy { path: "a".into(), hits: 2 }),
+        decay: Some(v1::Decay { path: "when".into(), half_life_millis: 9, share: Some(0.5), ..Default::default() }),
+        min_distance: Some(-50.0),
+        min_score: Some(0.0),
+        ..near.clone()
+    }
+}
+
 /// A call of every method.
 fn requests() -> Vec<Call> {
     let list = v1::ListValue { values: vec![api::int(1), api::text("b")] };
@@ -509,6 +540,8 @@ fn requests() -> Vec<Call> {
         ("when", v1::Value { kind: Some(v1::value::Kind::TimestampMicros(5)) }),
     ]);
     record.embeddings = vec![api::embedding("text", &[0.5, 0.5, 0.0, 0.0])];
+    record.sparse =
+        vec![v1::SparseEmbedding { name: "words".into(), dimensions: vec![3, 900], weights: vec![0.5, -1.0] }];
     use v1::filter::Expression;
     let range = v1::RangeOf { path: "b".into(), at_least: Some(api::int(1)), ..Default::default() };
     let text = v1::TextOf { path: "a".into(), text: "b".into() };
@@ -543,6 +576,7 @@ fn requests() -> Vec<Call> {
     let count = v1::CountRequest { collection: collection.clone(), filter: filter.clone(), ..Default::default() };
     let mut search = api::nearest("things", "text", &[1.0, 0.0, 0.0, 0.0], 5);
     search.filter = filter;
+    let every_form = search_of_every_form(&search);
     let describe = v1::DescribeCollectionRequest { name: collection.clone() };
     let embedding = v1::EmbeddingSpec { name: "text".into(), dimension: 4, metric: 1 };
     let create = v1::CreateCollectionRequest {
@@ -564,6 +598,7 @@ fn requests() -> Vec<Call> {
         ("/loci.v1.Records/Scan", scan.encode_to_vec(), |bytes| v1::ScanRequest::decode(bytes).is_ok()),
         ("/loci.v1.Records/Count", count.encode_to_vec(), |bytes| v1::CountRequest::decode(bytes).is_ok()),
         ("/loci.v1.Records/Search", search.encode_to_vec(), |bytes| v1::SearchRequest::decode(bytes).is_ok()),
+        ("/loci.v1.Records/Search", every_form.encode_to_vec(), |bytes| v1::SearchRequest::decode(bytes).is_ok()),
         ("/loci.v1.Admin/DescribeCollection", describe.encode_to_vec(), |bytes| {
             v1::DescribeCollectionRequest::decode(bytes).is_ok()
         }),
@@ -578,7 +613,22 @@ async fn no_request_makes_the_node_panic() {
     let data = tempfile::tempdir().unwrap();
     let mut node = Node::start(data.path()).await;
     let mut api = node.api().await;
-    api.create("things", &[("text", 4, v1::Metric::Cosine)]).await;
+    let embedding = v1::EmbeddingSpec { name: "text".into(), dimension: 4, metric: v1::Metric::Cosine as i32 };
+    let schema = v1::Schema {
+        embeddings: vec![embedding],
+        sparse: vec![v1::SparseSpec { name: "words".into() }],
+        texts: vec![v1::TextSpec { path: "a".into(), language: v1::Language::English as i32 }],
+        ..Default::default()
+    };
+    let name = api::collection("things");
+    let create = v1::CreateCollectionRequest { name, schema: Some(schema), ..Default::default() };
+    api.admin.create_collection(create).await.unwrap();
+    let mut key = api::record(b"key", b"");
+    key.embeddings = vec![api::embedding("text", &[0.5, 0.5, 0.0, 0.0])];
+    let put = v1::PutRequest { collection: api::collection("things"), records: vec![key], ..Default::default() };
+    api.records.put(put).await.unwrap();
+    let whole = search_of_every_form(&api::nearest("things", "text", &[1.0, 0.0, 0.0, 0.0], 5));
+    api.records.search(whole).await.expect("it is answered as it stands");
     let seed = seed();
     let seconds = setting("LOCI_FUZZ_SECONDS", 0);
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", node.address)).unwrap();

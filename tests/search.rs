@@ -208,10 +208,47 @@ async fn all_forms(notes: &Collection) -> Vec<Vec<Hit>> {
         ask(words()).decay(decay).min_score(0.1),
         ask(words()).filter(attribute("group").equals(2)),
         ask(near()).min_distance(20.0).max_distance(60.0),
+        ask(near().filter(attribute("group").equals(3))).filter(attribute("seen").exists()),
     ] {
         found.push(search.hits().await.expect("it is answered"));
     }
     found
+}
+
+/// The hits for "word3 word7 word21" have the scores of the formula, over all records there are.
+async fn check_words(notes: &Collection, hits: &[Hit]) {
+    let mut texts: Vec<(Vec<u8>, Vec<String>)> = Vec::new();
+    let mut scan = notes.scan();
+    while let Some(page) = scan.next_page().await.expect("it is read") {
+        for record in page.records {
+            let Some(Value::String(body)) = record.attributes.get("body") else { panic!("every record has a text") };
+            texts.push((record.key.to_vec(), body.split(' ').map(String::from).collect()));
+        }
+    }
+    let n = texts.len() as f64;
+    let average = texts.iter().map(|(_, words)| words.len()).sum::<usize>() as f64 / n;
+    let times = |words: &[String], word: &str| words.iter().filter(|other| *other == word).count() as f64;
+    let score = |words: &[String]| -> f64 {
+        let part = |word: &str| {
+            let with = texts.iter().filter(|(_, words)| times(words, word) > 0.0).count() as f64;
+            let (idf, f) = ((1.0 + (n - with + 0.5) / (with + 0.5)).ln(), times(words, word));
+            idf * f * 2.2 / (f + 1.2 * (0.25 + 0.75 * words.len() as f64 / average))
+        };
+        ["word3", "word7", "word21"].map(part).iter().sum()
+    };
+    let mut expected: Vec<(f64, &[u8])> = texts.iter().map(|(key, words)| (score(words), &key[..])).collect();
+    expected.retain(|(score, _)| *score > 0.0);
+    expected.sort_by(|a, b| (b.0 as f32).total_cmp(&(a.0 as f32)).then(a.1.cmp(b.1)));
+    expected.truncate(20);
+    assert_eq!(hits.len(), expected.len());
+    for (hit, (score, key)) in hits.iter().zip(&expected) {
+        let close = hit.score.is_some_and(|found| (f64::from(found) - score).abs() < 1e-4);
+        assert!(
+            close && hit.record.key == *key,
+            "{hit:?} where {score} {:?} is expected",
+            String::from_utf8_lossy(key)
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,6 +276,9 @@ async fn answers_are_the_same_after_a_crash_and_however_records_lie() {
         collection.put(some_record(&mut chance, 2)).await.expect("it is written");
         let before = all_forms(&collection).await;
         assert!(before.iter().all(|hits| !hits.is_empty()), "round {round}");
+        let in_group = |hit: &Hit| hit.record.attributes.get("group") == Some(&Value::Int(3));
+        assert!(before.last().is_some_and(|hits| hits.iter().all(in_group)), "round {round}");
+        check_words(&collection, &before[1]).await;
         node.kill();
         node = Node::start(data.path()).await;
         collection = notes(&node).await;

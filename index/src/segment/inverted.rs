@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::read::{Entry, Opening, Segment};
-use super::write::{Rows, Sections};
+use super::write::{Rows, Sections, Spec};
 use super::{Kind, SegmentError};
 use crate::command::{Language, TextSpec};
 use crate::record::{SPARSE_MAX, TEXTS_MAX};
@@ -45,12 +45,11 @@ fn check(cancel: &AtomicBool, row: usize, name: &str) -> Result<(), SegmentError
 pub(super) fn write(
     out: &mut Sections,
     name: &str,
-    sparse: u16,
-    texts: &[TextSpec],
+    spec: &Spec<'_>,
     rows: &dyn Rows,
     cancel: &AtomicBool,
 ) -> Result<(), SegmentError> {
-    for field in 0..sparse {
+    for field in 0..spec.sparse {
         out.offsets(Kind::SparseOffsets, field, rows.len(), |i| {
             check(cancel, i, name)?;
             Ok(rows.sparse(i, field).map(<[u8]>::len))
@@ -64,8 +63,8 @@ pub(super) fn write(
         index.write(|part| out.write(part))?;
         out.end()?;
     }
-    for (number, text) in (0..).zip(texts) {
-        let mut index = text::Writer::new(text.language);
+    for (number, text) in (0..).zip(spec.texts) {
+        let mut index = text::Writer::new(text.language, spec.hash_seed);
         for i in 0..rows.len() {
             check(cancel, i, name)?;
             index.push(&Words::of_attribute(rows.row(i).attributes, &text.path, text.language));
@@ -127,7 +126,7 @@ impl Segment {
 #[cfg(test)]
 mod tests {
     use super::super::tests::sign;
-    use super::super::{Row, Spec, VERSION, write};
+    use super::super::{Row, VERSION, write};
     use super::*;
     use crate::attributes::{Attributes, Value, encode};
     use crate::directory::RamDirectory;

@@ -165,7 +165,7 @@ pub fn write(
         out.end()?;
     }
 
-    inverted::write(&mut out, name, spec.sparse, spec.texts, rows, cancel)?;
+    inverted::write(&mut out, name, spec, rows, cancel)?;
     let mut fields = Vec::with_capacity(spec.fields.len());
     for (number, field) in spec.fields.iter().enumerate() {
         let mended = write_field(&mut out, number, field, spec, rows, cancel).map_err(|error| match error {

@@ -25,8 +25,6 @@ mod words;
 pub use postings::{Index, Postings, Writer};
 pub use words::{WORD_BYTES_MAX, words};
 
-use std::collections::BTreeMap;
-
 use crate::attributes::{self, ValueRef};
 use crate::command::Language;
 
@@ -52,22 +50,22 @@ pub struct Words {
 impl Words {
     /// Counts the words that `feed` hands out.
     fn count(feed: impl FnOnce(&mut dyn FnMut(&str))) -> Words {
-        let mut counts: BTreeMap<Box<str>, u32> = BTreeMap::new();
-        let mut length = 0u32;
+        // All words one after the other, then sorted where they lie: one allocation for many.
+        let (mut all, mut places) = (String::new(), Vec::new());
         feed(&mut |word| {
-            length = length.saturating_add(1);
-            match counts.get_mut(word) {
-                Some(count) => *count += 1,
-                None => drop(counts.insert(word.into(), 1)),
-            }
+            let start = all.len() as u32;
+            all.push_str(word);
+            places.push((start, all.len() as u32));
         });
-        let mut text = String::new();
-        let mut words = Vec::with_capacity(counts.len());
-        for (word, count) in counts {
-            text.push_str(&word);
-            words.push((text.len() as u32, count));
+        let word = |&(start, end): &(u32, u32)| &all[start as usize..end as usize];
+        places.sort_unstable_by(|a, b| word(a).cmp(word(b)));
+        let mut text = String::with_capacity(all.len());
+        let mut words: Vec<(u32, u32)> = Vec::with_capacity(places.len());
+        for run in places.chunk_by(|a, b| word(a) == word(b)) {
+            text.push_str(word(&run[0]));
+            words.push((text.len() as u32, run.len() as u32));
         }
-        Words { text: text.into(), words: words.into(), length }
+        Words { text: text.into(), words: words.into(), length: places.len() as u32 }
     }
 
     /// The words of a text.

@@ -14,7 +14,8 @@
 //! Little-endian. `texts` counts the rows with at least one word, `length` all their words. Nothing here believes the
 //! bytes: what does not fit reads as "no such word" or "no more rows".
 
-use std::collections::BTreeMap;
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Words, words};
 use crate::command::Language;
@@ -35,15 +36,32 @@ struct Gathered {
 pub struct Writer {
     language: Language,
     lengths: Vec<u32>,
-    words: BTreeMap<Box<str>, Gathered>,
+    words: Vec<(Box<str>, Gathered)>,
+    /// Where each word stands in `words`.
+    places: HashTable<u32>,
+    seed: u64,
     texts: u64,
     length: u64,
 }
 
 impl Writer {
-    /// Nothing gathered yet.
-    pub fn new(language: Language) -> Writer {
-        Writer { language, lengths: Vec::new(), words: BTreeMap::new(), texts: 0, length: 0 }
+    /// Nothing gathered yet. The seed is that of a hash table; best a number that clients cannot know.
+    pub fn new(language: Language, seed: u64) -> Writer {
+        let (words, places) = (Vec::new(), HashTable::new());
+        Writer { language, lengths: Vec::new(), words, places, seed, texts: 0, length: 0 }
+    }
+
+    fn gathered(&mut self, word: &str) -> &mut Gathered {
+        let Writer { words, places, seed, .. } = self;
+        let hash = |word: &str| xxh3_64_with_seed(word.as_bytes(), *seed);
+        let known = places.find(hash(word), |&place| *words[place as usize].0 == *word).copied();
+        let place = known.unwrap_or_else(|| {
+            let place = words.len() as u32;
+            words.push((word.into(), Gathered::default()));
+            places.insert_unique(hash(word), place, |&place| hash(&words[place as usize].0));
+            place
+        });
+        &mut words[place as usize].1
     }
 
     /// The next row's text.
@@ -53,30 +71,28 @@ impl Writer {
         self.texts += u64::from(words.length() > 0);
         self.length += u64::from(words.length());
         for (word, count) in words.iter() {
-            if !self.words.contains_key(word) {
-                self.words.insert(word.into(), Gathered::default());
-            }
-            if let Some(gathered) = self.words.get_mut(word) {
-                put_varint(row + 1 - gathered.next, &mut gathered.bytes);
-                put_varint(count, &mut gathered.bytes);
-                gathered.next = row + 1;
-                gathered.rows += 1;
-            }
+            let gathered = self.gathered(word);
+            put_varint(row + 1 - gathered.next, &mut gathered.bytes);
+            put_varint(count, &mut gathered.bytes);
+            gathered.next = row + 1;
+            gathered.rows += 1;
         }
     }
 
     /// Hands out the index's bytes, part by part.
     pub fn write<E>(self, mut out: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut words = self.words;
+        words.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut header = vec![words::code(self.language), words::VERSION, 0, 0];
         header.extend((self.lengths.len() as u32).to_le_bytes());
-        header.extend((self.words.len() as u32).to_le_bytes());
+        header.extend((words.len() as u32).to_le_bytes());
         header.extend([0; 4]);
         header.extend(self.texts.to_le_bytes());
         header.extend(self.length.to_le_bytes());
         out(&header)?;
         self.lengths.iter().try_for_each(|length| out(&length.to_le_bytes()))?;
         let (mut word_end, mut rows_end) = (0u64, 0u64);
-        for (word, gathered) in &self.words {
+        for (word, gathered) in &words {
             word_end += word.len() as u64;
             rows_end += gathered.bytes.len() as u64;
             out(&word_end.to_le_bytes())?;
@@ -84,8 +100,8 @@ impl Writer {
             out(&gathered.rows.to_le_bytes())?;
             out(&[0; 4])?;
         }
-        self.words.keys().try_for_each(|word| out(word.as_bytes()))?;
-        self.words.values().try_for_each(|gathered| out(&gathered.bytes))
+        words.iter().try_for_each(|(word, _)| out(word.as_bytes()))?;
+        words.iter().try_for_each(|(_, gathered)| out(&gathered.bytes))
     }
 }
 

@@ -30,7 +30,7 @@ fn texts(seed: u64, count: usize) -> Vec<String> {
 }
 
 fn encoded(texts: &[String]) -> Vec<u8> {
-    let mut writer = Writer::new(Language::Plain);
+    let mut writer = Writer::new(Language::Plain, 7);
     texts.iter().for_each(|text| writer.push(&Words::of_text(text, Language::Plain)));
     let mut bytes = Vec::new();
     let written: Result<(), ()> = writer.write(|part| {

@@ -32,8 +32,16 @@ pub fn words(text: &str, language: Language, mut each: impl FnMut(&str)) {
         Language::Plain => None,
         Language::English => Some(Stemmer::create(Algorithm::English)),
     };
+    let mut lower = String::new();
     for word in text.unicode_words() {
-        let lower = word.to_lowercase();
+        lower.clear();
+        if word.is_ascii() {
+            lower.push_str(word);
+            lower.make_ascii_lowercase();
+        } else {
+            // All of the word at once: what a letter becomes can depend on its place.
+            lower.push_str(&word.to_lowercase());
+        }
         let lower = &lower[..lower.floor_char_boundary(WORD_BYTES_MAX)];
         match &stemmer {
             // What is no English is not for an English stemmer.

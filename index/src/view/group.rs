@@ -18,6 +18,9 @@ use crate::ask::{AskError, Group};
 use crate::attributes::{self, Value, ValueRef};
 use crate::filter::Filter;
 
+/// So many hits for each group are searched for at once, even if fewer are wanted: values are seldom spread evenly.
+const WANTED_PER_GROUP: usize = 4;
+
 /// What makes a group: equal values, as filters compare them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key<'v> {
@@ -124,7 +127,7 @@ impl<'v> Asking<'_, 'v> {
     pub(super) fn grouped(&mut self, group: &Group, filter: Option<&Filter>) -> Result<Vec<Hit<'v>>, AskError> {
         let ask = self.ask;
         let mut groups = Groups::new(group);
-        let mut wanted = ask.k * group.hits;
+        let mut wanted = ask.k * group.hits.max(WANTED_PER_GROUP);
         let path = || group.path.clone();
         loop {
             let full = groups.values(true);
