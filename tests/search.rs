@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use loci_client::{
-    Client, Collection, Decay, Diversity, Error, Fusion, Hit, Language, Metric, Query, Recommend, Record, Schema,
-    Value, attribute,
+    Client, Collection, Cover, Decay, Diversity, Error, Fusion, Hit, Language, Metric, Query, Recommend, Record,
+    Schema, Value, Way, attribute,
 };
 use loci_tests::api::{collection, embedding, record};
 use loci_tests::chance::Chance;
@@ -20,8 +20,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
 }
 
+fn document(name: &str) -> String {
+    std::fs::read_to_string(root().join("docs").join(name)).expect("the document is there")
+}
+
 fn docs() -> String {
-    std::fs::read_to_string(root().join("docs/search.md")).expect("the document is there")
+    document("search.md")
 }
 
 /// The fenced blocks of the document: language and text, in order.
@@ -72,7 +76,29 @@ fn keys(hits: &[Hit]) -> Vec<&str> {
 async fn the_commands_in_the_document_print_what_it_says() {
     let data = tempfile::tempdir().expect("a temporary directory");
     let node = Node::start(data.path()).await;
-    let blocks = blocks(&docs());
+    let compared = check_commands(&docs(), &node).await;
+    assert!(compared >= 10, "only {compared} outputs are compared");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_about_indexes_print_what_the_document_says() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let node = Node::start(data.path()).await;
+    assert_eq!(check_commands(&document("filter.md"), &node).await, 1);
+    let notes = Client::connect(&node.address).await.expect("it answers").collection("default", "places");
+    let schema = notes.describe().await.expect("it is there").schema;
+    let paths: Vec<&str> = schema.indexes.iter().map(|index| index.path.as_str()).collect();
+    assert_eq!(paths, ["source", "body", "year"]);
+    let port = attribute("source").equals("port");
+    let found = notes.search_many().near_key("harbour-1").filter(port).k(2).explain().found().await;
+    let [explanation] = &found.expect("it finds").explanations[..] else { panic!("one query, one explanation") };
+    let [step] = &explanation.steps[..] else { panic!("all notes are in memory: {explanation:?}") };
+    assert_eq!((step.segment, step.rows, step.way, step.cover), (None, 8, Way::Scan, Cover::Nothing));
+}
+
+/// Runs every command of a document, and says how many outputs it shows.
+async fn check_commands(document: &str, node: &Node) -> usize {
+    let blocks = blocks(document);
     let mut compared = 0;
     for (number, (language, lines)) in blocks.iter().enumerate() {
         if language != "sh" {
@@ -91,7 +117,7 @@ async fn the_commands_in_the_document_print_what_it_says() {
             compared += 1;
         }
     }
-    assert!(compared >= 10, "only {compared} outputs are compared");
+    compared
 }
 
 #[tokio::test(flavor = "multi_thread")]

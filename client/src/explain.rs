@@ -55,6 +55,8 @@ pub enum Way {
     Walk,
     /// The graph was walked until that cost more than it was to save, and then the rows were looked at.
     WalkThenScan,
+    /// The lists of rows were read that have a word, or a dimension, of the query.
+    Lists,
     /// In a way that this client does not know.
     Other,
 }
@@ -89,6 +91,7 @@ impl From<v1::SearchStep> for Step {
             v1::SearchWay::Scan => Way::Scan,
             v1::SearchWay::Walk => Way::Walk,
             v1::SearchWay::WalkThenScan => Way::WalkThenScan,
+            v1::SearchWay::Lists => Way::Lists,
             v1::SearchWay::Unspecified => Way::Other,
         };
         let cover = match step.cover() {

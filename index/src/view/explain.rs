@@ -50,6 +50,8 @@ pub enum Way {
     Walk,
     /// The graph was walked until that cost more than it was to save, and then the rows were looked at.
     WalkThenScan,
+    /// The lists of rows were read that have a word, or a dimension, of the query.
+    Lists,
 }
 
 /// What a search writes down while it goes.

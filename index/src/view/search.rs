@@ -87,7 +87,7 @@ pub struct SearchResult<'v> {
 #[derive(Default)]
 pub struct SearchScratch {
     pub(super) graph: Scratch,
-    explaining: Explaining,
+    pub(super) explaining: Explaining,
 }
 
 impl SearchScratch {
@@ -320,7 +320,7 @@ impl<'v> CollectionView<'v> {
         result.distances += cost.codes + cost.vectors;
         match way {
             Way::Walk => result.walked += 1,
-            Way::Scan | Way::WalkThenScan => result.scanned += 1,
+            Way::Scan | Way::WalkThenScan | Way::Lists => result.scanned += 1,
         }
         if scratch.explaining.is_on() {
             let (asked, taken) = selection.asked_and_taken();
@@ -335,7 +335,7 @@ impl<'v> CollectionView<'v> {
                 actual: known.unwrap_or_else(|| match way {
                     // Those that were not asked are not taken.
                     Way::Scan => f64::from(taken) / f64::from(sealed.len().max(1)),
-                    Way::Walk | Way::WalkThenScan => f64::from(taken) / f64::from(asked.max(1)),
+                    Way::Walk | Way::WalkThenScan | Way::Lists => f64::from(taken) / f64::from(asked.max(1)),
                 }),
                 asked: u64::from(asked),
                 codes: cost.codes as u64,

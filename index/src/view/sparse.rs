@@ -3,6 +3,7 @@
 use super::ask::Asking;
 use super::scan::ASK_EVERY;
 use super::search::Nearest;
+use super::select::Selection;
 use super::{Cancelled, Hit, RecordRef};
 use crate::ask::{AskError, Within};
 use crate::filter::Filter;
@@ -40,20 +41,22 @@ impl<'v> Asking<'_, 'v> {
             // Without an index no row has weights for the field: both are written together.
             let Some(index) = sealed.segment.sparse_index(field) else { continue };
             self.cost.scanned += 1;
+            let began = self.scratch.explaining.now();
+            let selection = Selection::new(&self.collection, sealed, filter, self.ask.now);
+            let selected = self.scratch.explaining.now();
             let lists = query.weights().iter().map(|&(dimension, _)| index.find(dimension)).collect();
             let mut looked_at = 0usize;
             let whole = walk(lists, |row, said| {
                 looked_at += 1;
-                if sealed.visible_at(row, position) {
-                    self.cost.distances += 1;
-                    let hit = Hit::new(query.distance_of(said), RecordRef::of_segment(sealed, row));
-                    self.offer(&mut nearest, hit, filter, &within);
-                }
+                self.cost.distances += 1;
+                let hit = Hit::new(query.distance_of(said), RecordRef::of_segment(sealed, row));
+                self.offer_selected(&mut nearest, hit, &selection, row, &within);
                 !looked_at.is_multiple_of(ASK_EVERY) || (self.keep_going)()
             });
             if !whole {
                 return Err(Cancelled.into());
             }
+            self.explain_lists(sealed, &selection, looked_at, [began, selected]);
         }
         Ok(nearest.into_hits())
     }

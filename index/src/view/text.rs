@@ -7,6 +7,7 @@
 use super::ask::Asking;
 use super::scan::ASK_EVERY;
 use super::search::Nearest;
+use super::select::Selection;
 use super::{Hit, RecordRef};
 use crate::ask::{AskError, Within};
 use crate::filter::Filter;
@@ -110,19 +111,22 @@ impl<'v> Asking<'_, 'v> {
         for sealed in &shared.segments {
             let Some(index) = sealed.segment.text_index(text, field.language) else { continue };
             self.cost.scanned += 1;
+            let began = self.scratch.explaining.now();
+            let selection = Selection::new(&self.collection, sealed, filter, self.ask.now);
+            let selected = self.scratch.explaining.now();
             let lists = question.words().map(|word| index.find(word)).collect();
             let mut looked_at = 0usize;
             let whole = walk(lists, |row, said| {
                 looked_at += 1;
-                if sealed.visible_at(row, position) {
-                    let score = scorer.score(said.iter().copied(), index.length(row));
-                    self.offer(&mut nearest, hit(RecordRef::of_segment(sealed, row), score), filter, &within);
-                }
+                let score = scorer.score(said.iter().copied(), index.length(row));
+                let hit = hit(RecordRef::of_segment(sealed, row), score);
+                self.offer_selected(&mut nearest, hit, &selection, row, &within);
                 !looked_at.is_multiple_of(ASK_EVERY) || (self.keep_going)()
             });
             if !whole {
                 return Err(super::Cancelled.into());
             }
+            self.explain_lists(sealed, &selection, looked_at, [began, selected]);
         }
         Ok(nearest.into_hits())
     }

@@ -10,6 +10,7 @@ fn way_name(way: Way) -> &'static str {
         Way::Scan => "scan",
         Way::Walk => "walk",
         Way::WalkThenScan => "walk, then scan",
+        Way::Lists => "lists",
         Way::Other => "other",
     }
 }

@@ -22,6 +22,7 @@ fn step(step: Step) -> v1::SearchStep {
         Way::Scan => v1::SearchWay::Scan,
         Way::Walk => v1::SearchWay::Walk,
         Way::WalkThenScan => v1::SearchWay::WalkThenScan,
+        Way::Lists => v1::SearchWay::Lists,
     };
     let cover = match step.covered {
         Covered::Unfiltered => v1::FilterCover::Unfiltered,
