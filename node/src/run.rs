@@ -273,11 +273,16 @@ impl Node {
         let shard = Shard::start(mailbox, beginning)?;
         let handle = shard.handle();
         let search = SearchThreads::start()?;
+        let residency_figures = Arc::new(ResidencyFigures::default());
         let (recall, samples) = Recall::new(config.recall_one_in);
         let walker = Arc::new(WalkerFigures::default());
-        let idle =
-            Idle::start(search.clone(), handle.clone(), (recall.clone(), samples), (config.walk_rate, walker.clone()))?;
-        let residency_figures = Arc::new(ResidencyFigures::default());
+        let idle = Idle::start(
+            search.clone(),
+            residency_figures.clone(),
+            handle.clone(),
+            (recall.clone(), samples),
+            (config.walk_rate, walker.clone()),
+        )?;
         let residency = Residency::start(handle.clone(), data.path(), budget.clone(), residency_figures.clone())?;
         let metrics = Arc::new(Metrics::new());
         let started_millis = clock.now_millis();

@@ -63,6 +63,8 @@ pub struct Node {
 pub struct Start {
     /// Further options.
     pub options: Vec<String>,
+    /// A control group that it joins before it does anything: the file that takes process ids.
+    pub group: Option<PathBuf>,
 }
 
 /// It ended before it listened.
@@ -87,6 +89,12 @@ impl Start {
         self
     }
 
+    /// In this control group.
+    pub fn within(mut self, group: &Path) -> Start {
+        self.group = Some(group.join("cgroup.procs"));
+        self
+    }
+
     /// Starts a node and kills it so long after, wherever it then is on its way up.
     pub fn killed_after(self, data: &Path, after: Duration) {
         let mut child = self.command(data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
@@ -96,7 +104,14 @@ impl Start {
     }
 
     fn command(self, data: &Path) -> Command {
-        let mut command = Command::new(program());
+        let mut command = match &self.group {
+            None => Command::new(program()),
+            Some(group) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group).arg(program());
+                shell
+            }
+        };
         command.arg("serve").arg("--data").arg(data);
         // What is given comes last and wins over what is usual here.
         let usual = [("--listen", "127.0.0.1:0"), ("--metrics", "off"), ("--log-file-mib", "4")];

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Both share one thread of the lowest priority. It waits while searches wait, rests nine times as long as it worked on an
-//! exact search, and drops what it does not get to: a figure is never worth an answer that comes late.
+//! exact search, and drops what it does not get to: a figure is never worth an answer that comes late. Where segments do
+//! not fit into memory, an exact search would push out what the others need, so none is run; and where not even the graphs
+//! do, the walker rests too.
 
 pub mod recall;
 pub mod walker;
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use loci_index::view::SearchScratch;
 
+use crate::residency::{ResidencyFigures, State};
 use crate::search_threads::SearchThreads;
 use crate::shard::ShardHandle;
 use recall::{Recall, Samples};
@@ -38,6 +41,7 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Whether there is nothing better to do: asked again and again by what runs here.
 pub(crate) struct Pace {
     search: SearchThreads,
+    residency: Arc<ResidencyFigures>,
     stopping: AtomicBool,
 }
 
@@ -69,11 +73,12 @@ impl Idle {
     /// Starts the thread.
     pub fn start(
         search: SearchThreads,
+        residency: Arc<ResidencyFigures>,
         shard: ShardHandle,
         (recall, samples): (Arc<Recall>, Samples),
         (walk_rate, figures): (u32, Arc<WalkerFigures>),
     ) -> std::io::Result<Idle> {
-        let pace = Arc::new(Pace { search, stopping: AtomicBool::new(false) });
+        let pace = Arc::new(Pace { search, residency, stopping: AtomicBool::new(false) });
         let shared = pace.clone();
         let walker = Walker::new(shard.clone(), walk_rate, figures.clone());
         let thread = std::thread::Builder::new().name("loci-idle".into()).spawn(move || {
@@ -111,7 +116,9 @@ fn run(pace: &Pace, recall: &Recall, samples: &Samples, mut walker: Walker, forg
         } else {
             std::thread::sleep(rest.min(TURN));
         }
-        walker.turn(pace, &mut scratch);
+        if pace.residency.state() != State::Cold {
+            walker.turn(pace, &mut scratch);
+        }
         if forgotten.elapsed() >= FORGET_EVERY {
             forgotten = Instant::now();
             forget_dropped();

@@ -18,6 +18,7 @@ use loci_index::record::CollectionId;
 use loci_index::view::{Effort, SearchRequest, SearchResult, SearchScratch, View};
 
 use super::Pace;
+use crate::residency::State;
 
 /// So many samples wait.
 pub const WAITING_MAX: usize = 64;
@@ -29,10 +30,11 @@ pub const WINDOW: usize = 1_000;
 pub const REST_TIMES: u32 = 9;
 
 /// Why samples were dropped, as the metric's label has it.
-pub const REASONS: [&str; 3] = ["queue_full", "too_old", "busy"];
+pub const REASONS: [&str; 4] = ["queue_full", "too_old", "busy", "memory"];
 const QUEUE_FULL: usize = 0;
 const TOO_OLD: usize = 1;
 const BUSY: usize = 2;
+const MEMORY: usize = 3;
 
 /// A search as it was run, and how far its hits are.
 struct Sample {
@@ -147,6 +149,9 @@ impl Recall {
     pub(super) fn judge(&self, Waiting(sample): Waiting, pace: &Pace, scratch: &mut SearchScratch) {
         if sample.at.elapsed() > AGE_MAX {
             return self.drop_one(TOO_OLD);
+        }
+        if pace.residency.state() != State::Hot {
+            return self.drop_one(MEMORY);
         }
         let Some(collection) = sample.view.collection_by_id(sample.collection) else { return };
         let request = SearchRequest {
