@@ -109,7 +109,7 @@ pub(crate) fn build<'r>(
     attributes_of: impl Fn(u32) -> &'r [u8],
     stop: impl Fn() -> bool,
 ) -> Option<Vec<u8>> {
-    build_within(spec, rows, attributes_of, stop, INDEX_VALUES_BYTES_MAX)
+    build_within(spec, rows, attributes_of, stop, INDEX_VALUES_BYTES_MAX, INDEX_GRAMS_MAX)
 }
 
 pub(super) fn build_within<'r>(
@@ -118,6 +118,7 @@ pub(super) fn build_within<'r>(
     attributes_of: impl Fn(u32) -> &'r [u8],
     stop: impl Fn() -> bool,
     bytes_max: usize,
+    grams_max: usize,
 ) -> Option<Vec<u8>> {
     let (mut values, mut elements) = (Gathering::default(), Gathering::default());
     let mut kinds = [const { Vec::new() }; KINDS];
@@ -146,7 +147,7 @@ pub(super) fn build_within<'r>(
     let (places, marks) = marks(&values, rows);
     let elements = elements.sort();
     let (grams, gram_starts, gram_values) = match spec.kind {
-        IndexKind::Substring => gather_grams(&values),
+        IndexKind::Substring => gather_grams(&values, grams_max),
         IndexKind::Value => Default::default(),
     };
 
@@ -237,7 +238,7 @@ fn marks(values: &Sorted, rows: u32) -> (Vec<u32>, Vec<u64>) {
 }
 
 /// Every three-byte piece of the texts among the values, and the values it is in. None of them if there are too many.
-fn gather_grams(values: &Sorted) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
+fn gather_grams(values: &Sorted, grams_max: usize) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
     let mut pairs: Vec<u64> = Vec::new();
     let mut of_one = Vec::new();
     for (number, ends) in (0u64..).zip(values.offsets.windows(2)) {
@@ -246,7 +247,7 @@ fn gather_grams(values: &Sorted) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
         of_one.extend(grams(text).map(|gram| u64::from(gram) << 32 | number));
         of_one.sort_unstable();
         of_one.dedup();
-        if pairs.len() + of_one.len() > INDEX_GRAMS_MAX {
+        if pairs.len() + of_one.len() > grams_max {
             return Default::default();
         }
         pairs.extend_from_slice(&of_one);

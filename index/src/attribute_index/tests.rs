@@ -251,7 +251,8 @@ fn an_index_over_too_many_bytes_is_left_out_and_says_so() {
     let rows = skewed(1_000);
     let build = |path_of: &str, bytes_max| {
         let spec = IndexSpec { path: path(path_of), kind: IndexKind::Value };
-        let section = build::build_within(&spec, 1_000, |row| &rows[row as usize], || false, bytes_max).unwrap();
+        let attributes_of = |row: u32| &rows[row as usize][..];
+        let section = build::build_within(&spec, 1_000, attributes_of, || false, bytes_max, 0).unwrap();
         describe(AlignedSection::new(&section).bytes()).map(|(found, rows, readable)| {
             assert_eq!((found, rows), (spec, 1_000));
             readable
@@ -261,6 +262,105 @@ fn an_index_over_too_many_bytes_is_left_out_and_says_so() {
     assert_eq!(build("w", 250 * 23), Some(true));
     assert_eq!(build("w", 200 * 23), Some(false));
     assert_eq!(build("n", 1_000), Some(false));
+}
+
+#[test]
+fn a_substring_index_of_too_many_pieces_does_without_them() {
+    let rows = skewed(1_000);
+    let spec = IndexSpec { path: path("w"), kind: IndexKind::Substring };
+    let build = |grams_max| {
+        let attributes_of = |row: u32| &rows[row as usize][..];
+        let section = build::build_within(&spec, 1_000, attributes_of, || false, usize::MAX, grams_max).unwrap();
+        vec![(path("w"), AlignedSection::new(&section))]
+    };
+    // At most 250 different texts of 22 bytes.
+    let (with, without) = (build(250 * 20), build(1_000));
+    assert!(without[0].1.len + 1_000 < with[0].1.len);
+    for part in ["word 0012", "list", "nothing"] {
+        let filter = Filter::HasText(path("w"), part.into());
+        assert!(check(&rows, &with, &filter, part) && check(&rows, &without, &filter, part));
+    }
+}
+
+/// Another way to say the same.
+fn rewritten(random: &mut Random, filter: &Filter) -> Filter {
+    let not = |filter: Filter| Filter::Not(Box::new(filter));
+    let said = match filter {
+        Filter::And(parts) if random.chance(70) => {
+            let parts: Vec<Filter> = parts.iter().map(|part| not(rewritten(random, part))).collect();
+            not(Filter::Or(parts))
+        }
+        Filter::Or(parts) => {
+            let mut parts: Vec<Filter> = parts.iter().map(|part| rewritten(random, part)).collect();
+            parts.reverse();
+            Filter::Or(parts)
+        }
+        Filter::In(path, values) if !values.is_empty() => {
+            Filter::Or(values.iter().map(|value| Filter::Equal(path.clone(), value.clone())).collect())
+        }
+        Filter::Equal(path, value) => Filter::In(path.clone(), vec![value.clone(); 2]),
+        Filter::Range(path, Range { low: Some(low), high: Some(high) }) => {
+            let end = |limit: &Limit| Some(Limit { value: limit.value.clone(), inclusive: !limit.inclusive });
+            // Neither below the one nor above the other.
+            let below = Filter::Range(path.clone(), Range { low: None, high: end(low) });
+            let above = Filter::Range(path.clone(), Range { low: end(high), high: None });
+            not(Filter::Or(vec![below, above]))
+        }
+        Filter::Not(part) => not(rewritten(random, part)),
+        Filter::IsTrue(part) => Filter::IsTrue(Box::new(rewritten(random, part))),
+        other => other.clone(),
+    };
+    match random.below(4) {
+        0 => not(not(said)),
+        1 => Filter::And(vec![said]),
+        2 => Filter::Or(vec![said.clone(), said]),
+        _ => said,
+    }
+}
+
+/// Whether saying a range by its two ends apart is the same: one end that has no order with a value, and another that has,
+/// make the whole unknown, but may decide an `or`. Then it is not.
+fn differs_apart(filter: &Filter) -> bool {
+    match filter {
+        Filter::Range(_, Range { low: Some(low), high: Some(high) }) => {
+            std::mem::discriminant(&low.value) != std::mem::discriminant(&high.value)
+        }
+        Filter::And(parts) | Filter::Or(parts) => parts.iter().any(differs_apart),
+        Filter::Not(part) | Filter::IsTrue(part) => differs_apart(part),
+        // Null is equal to nothing, and no part of a list of several.
+        Filter::Equal(_, value) => *value == Value::Null,
+        Filter::In(_, values) => values.contains(&Value::Null),
+        _ => false,
+    }
+}
+
+#[test]
+fn equivalent_filters_take_the_same_rows() {
+    let mut compared = 0;
+    for seed in 0..12 {
+        let mut random = Random(1_000 + seed);
+        let rows: Vec<Vec<u8>> = (0..250).map(|_| attributes(&mut random)).collect();
+        let indexes: Vec<(Path, AlignedSection)> =
+            PATHS.iter().map(|at| (path(at), index(&rows, at, IndexKind::Value))).collect();
+        let index_of = |path: &Path| {
+            let (_, section) = indexes.iter().find(|(of, _)| of == path)?;
+            IndexRef::read(section.bytes())
+        };
+        for number in 0..60 {
+            let filter = filter(&mut random, 0);
+            if differs_apart(&filter) {
+                continue;
+            }
+            let other = rewritten(&mut random, &filter);
+            let rows_of = |filter: &Filter| {
+                let truth = truth(filter, true, rows.len() as u32, &index_of);
+                settle(truth, |row| filter.takes(&rows[row as usize]))
+            };
+            assert_eq!(rows_of(&filter), rows_of(&other), "seed {seed}, filter {number}: {filter:?} and {other:?}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 300, "{compared}");
 }
 
 #[test]

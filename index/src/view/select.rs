@@ -20,6 +20,9 @@ pub(super) struct Selection<'v, 'f> {
     expired: u64,
     /// Whether any record has a deadline at all.
     timed: bool,
+    /// Whether none of the segment's versions has ended. None begins after a view that has the segment, so all are visible,
+    /// and their begins and ends need not be fetched from memory.
+    whole: bool,
     filter: Option<&'f Filter>,
     truth: Option<Truth<'v>>,
     asked: Cell<u32>,
@@ -51,6 +54,7 @@ impl<'v, 'f> Selection<'v, 'f> {
             position: collection.view.position(),
             expired: now.max(collection.view.clock),
             timed: collection.live.timed != 0,
+            whole: sealed.ended() == 0,
             filter,
             truth: filter.and_then(|filter| sealed.segment.truth(filter)),
             asked: Cell::new(0),
@@ -64,7 +68,7 @@ impl<'v, 'f> Selection<'v, 'f> {
             let deadline = self.sealed.segment.deadline(row);
             deadline != 0 && deadline <= self.expired
         };
-        self.sealed.visible_at(row, self.position) && !(self.timed && due())
+        (self.whole || self.sealed.visible_at(row, self.position)) && !(self.timed && due())
     }
 
     /// Whether a row is taken.
@@ -104,8 +108,7 @@ impl<'v, 'f> Selection<'v, 'f> {
 
     /// How many rows are taken, if that is known without looking at any.
     pub fn known_len(&self) -> Option<u32> {
-        // A segment has no versions from after the views that have it.
-        let all_alive = self.sealed.ended() == 0 && !self.timed;
+        let all_alive = self.whole && !self.timed;
         let rows = match (self.filter, &self.truth) {
             (None, _) => self.sealed.len(),
             (_, Some(truth)) if truth.is_exact() => truth.sure.len(),
