@@ -9,16 +9,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::explain::{Step, Way};
-use super::search::{Nearest, SearchError};
-use super::select::Selection;
+use super::search::SearchError;
 use super::{Cancelled, CollectionView, Hit, RecordRef, SearchRequest, SearchResult, SearchScratch};
 use crate::ask::{Ask, AskError, Decay, Example, LimitError, Mmr, Part, Query, Within, decay, diversity, recommend};
 use crate::ask::{fusion, similarity};
 use crate::attributes::{self, ValueRef};
 use crate::distance::Metric;
 use crate::filter::Filter;
-use crate::sealed::Sealed;
 
 /// What one question needs while it is answered.
 pub(super) struct Asking<'a, 'v> {
@@ -287,65 +284,6 @@ impl<'v> Asking<'_, 'v> {
         let chosen = diversity::choose(&relevance, self.ask.k, mmr.lambda, alike, &mut *self.keep_going);
         self.cost.distances += compared;
         Ok(chosen.ok_or(Cancelled)?.into_iter().map(|number| hits[number]).collect())
-    }
-
-    /// Keeps a hit that was found by reading an index or every row, if it is good enough and the filter takes it.
-    pub(super) fn offer(&self, nearest: &mut Nearest<'v>, hit: Hit<'v>, filter: Option<&Filter>, within: &Within) {
-        let Hit { distance, score, record, .. } = hit;
-        // The filter last: it costs the most.
-        let takes = within.takes(distance, score)
-            && nearest.wants(&hit)
-            && !self.collection.expired(record.deadline(), self.ask.now)
-            && filter.is_none_or(|filter| filter.takes(record.attributes()));
-        if takes {
-            nearest.offer(hit);
-        }
-    }
-
-    /// The same for a row of a segment, which `selection` takes or not.
-    pub(super) fn offer_selected(
-        &self,
-        nearest: &mut Nearest<'v>,
-        hit: Hit<'v>,
-        selection: &Selection<'v, '_>,
-        row: u32,
-        within: &Within,
-    ) {
-        if within.takes(hit.distance, hit.score) && nearest.wants(&hit) && selection.takes(row) {
-            nearest.offer(hit);
-        }
-    }
-
-    /// Writes down what reading the lists of one segment has cost, if anybody wants to know.
-    pub(super) fn explain_lists(
-        &mut self,
-        sealed: &Sealed,
-        selection: &Selection<'v, '_>,
-        rows_read: usize,
-        [began, selected]: [u64; 2],
-    ) {
-        let explaining = &mut self.scratch.explaining;
-        if !explaining.is_on() {
-            return;
-        }
-        let (asked, taken) = selection.asked_and_taken();
-        let share = f64::from(taken) / f64::from(asked.max(1));
-        explaining.add(Step {
-            segment: Some(sealed.file),
-            rows: u64::from(sealed.len()),
-            way: Way::Lists,
-            why: format!("{rows_read} rows share a word or a dimension with the query"),
-            covered: selection.covered(),
-            estimated: share,
-            actual: share,
-            asked: u64::from(asked),
-            codes: 0,
-            vectors: 0,
-            hops: 0,
-            filter_nanos: selected - began,
-            plan_nanos: 0,
-            find_nanos: explaining.now() - selected,
-        });
     }
 
     pub(super) fn check_going(&mut self) -> Result<(), Cancelled> {

@@ -17,6 +17,7 @@ mod ask;
 mod check;
 mod explain;
 mod group;
+mod lists;
 mod scan;
 mod search;
 mod select;

@@ -5,13 +5,12 @@
 //! to the last bit.
 
 use super::ask::Asking;
+use super::lists::Gathering;
 use super::scan::ASK_EVERY;
 use super::search::Nearest;
-use super::select::Selection;
-use super::{Hit, RecordRef};
+use super::{Cancelled, Hit, RecordRef};
 use crate::ask::{AskError, Within};
 use crate::filter::Filter;
-use crate::inverted::walk;
 use crate::record::Position;
 use crate::sealed::Sealed;
 use crate::text::{Corpus, Index, Question, Words};
@@ -41,7 +40,14 @@ impl<'v> Counting<'_, 'v> {
         }
     }
 
-    fn add_index(&mut self, sealed: &Sealed, index: &Index<'_>, position: Position) {
+    /// Counts the texts of a segment; `keep_going` is asked before each word.
+    fn add_index(
+        &mut self,
+        sealed: &Sealed,
+        index: &Index<'_>,
+        position: Position,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Cancelled> {
         let corpus = &mut self.corpus;
         corpus.texts += index.texts();
         corpus.length += index.total_length();
@@ -54,12 +60,16 @@ impl<'v> Counting<'_, 'v> {
             }
         }
         for (with, word) in corpus.with_word.iter_mut().zip(self.question.words()) {
+            if !keep_going() {
+                return Err(Cancelled);
+            }
             let rows = index.find(word);
             *with += match whole {
                 true => u64::from(rows.left()),
                 false => rows.filter(|&(row, _)| sealed.visible_at(row, position)).count() as u64,
             };
         }
+        Ok(())
     }
 }
 
@@ -79,55 +89,48 @@ impl<'v> Asking<'_, 'v> {
         let question = Question::new(question, field.language)?;
         let position = self.collection.view.position();
         let mut counting = Counting { question: &question, corpus: Corpus::new(&question), matches: Vec::new() };
-        for (count, (_, row)) in shared.buffers.iter().flat_map(|buffer| buffer.visible(position)).enumerate() {
-            if count % ASK_EVERY == ASK_EVERY - 1 {
+        let (began, mut looked_at) = (self.scratch.explaining.now(), 0usize);
+        for (_, row) in shared.buffers.iter().flat_map(|buffer| buffer.visible(position)) {
+            looked_at += 1;
+            if looked_at.is_multiple_of(ASK_EVERY) {
                 self.check_going()?;
             }
             if let Some(words) = row.words(texts).get(number) {
                 counting.add(RecordRef::of_row(row), words);
             }
         }
+        self.explain_scan(None, looked_at, began, filter.is_some());
         for sealed in &shared.segments {
             self.check_going()?;
             if let Some(index) = sealed.segment.text_index(text, field.language) {
-                counting.add_index(sealed, &index, position);
+                counting.add_index(sealed, &index, position, self.keep_going)?;
                 continue;
             }
+            let (began, mut looked_at) = (self.scratch.explaining.now(), 0usize);
             for row in (0..sealed.len()).filter(|&row| sealed.visible_at(row, position)) {
-                if row as usize % ASK_EVERY == ASK_EVERY - 1 {
+                looked_at += 1;
+                if looked_at.is_multiple_of(ASK_EVERY) {
                     self.check_going()?;
                 }
                 let record = RecordRef::of_segment(sealed, row);
                 counting.add(record, &Words::of_attribute(record.attributes(), &field.path, field.language));
             }
+            self.explain_scan(Some(sealed), looked_at, began, filter.is_some());
         }
         let Counting { corpus, matches, .. } = counting;
         let scorer = corpus.scorer(&question);
-        let mut nearest = Nearest::new(k);
         let hit = |record, score: f32| Hit { distance: -score, score: Some(score), group: None, record };
+        let mut gathering = Gathering { filter, within, nearest: Nearest::new(k) };
         for Match { record, counts, length } in matches {
-            self.offer(&mut nearest, hit(record, scorer.score(counts.into_iter(), length)), filter, &within);
+            self.offer(&mut gathering, hit(record, scorer.score(counts.into_iter(), length)));
         }
         for sealed in &shared.segments {
             let Some(index) = sealed.segment.text_index(text, field.language) else { continue };
-            self.cost.scanned += 1;
-            let began = self.scratch.explaining.now();
-            let selection = Selection::new(&self.collection, sealed, filter, self.ask.now);
-            let selected = self.scratch.explaining.now();
             let lists = question.words().map(|word| index.find(word)).collect();
-            let mut looked_at = 0usize;
-            let whole = walk(lists, |row, said| {
-                looked_at += 1;
-                let score = scorer.score(said.iter().copied(), index.length(row));
-                let hit = hit(RecordRef::of_segment(sealed, row), score);
-                self.offer_selected(&mut nearest, hit, &selection, row, &within);
-                !looked_at.is_multiple_of(ASK_EVERY) || (self.keep_going)()
-            });
-            if !whole {
-                return Err(super::Cancelled.into());
-            }
-            self.explain_lists(sealed, &selection, looked_at, [began, selected]);
+            self.gather(&mut gathering, sealed, lists, |row, record, said| {
+                hit(record, scorer.score(said.iter().copied(), index.length(row)))
+            })?;
         }
-        Ok(nearest.into_hits())
+        Ok(gathering.nearest.into_hits())
     }
 }

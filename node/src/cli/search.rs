@@ -63,7 +63,7 @@ pub struct SearchArgs {
     /// How many of the best hits --mmr and --decay look at. The node chooses unless this does.
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     candidates: u32,
-    /// Show how what is near an embedding was found: what was chosen for each part of the collection, why, and what it cost.
+    /// Show how the hits were found: what was chosen for each part of the collection, why, and what it cost.
     #[arg(long)]
     explain: bool,
     #[command(flatten)]

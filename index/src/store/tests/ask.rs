@@ -6,10 +6,11 @@ use super::*;
 use crate::ask::fusion::Fusion;
 use crate::ask::{Ask, AskError, Decay, Example, Group, LimitError, Mmr, Part, Query, Within};
 use crate::attributes::{self, Attributes, Value, ValueRef};
-use crate::command::{Language, SparseSpec, TextSpec};
+use crate::command::{IndexKind, IndexSpec, Language, SparseSpec, TextSpec};
+use crate::directory::Directory;
 use crate::filter::Filter;
 use crate::sparse::SparseVector;
-use crate::view::{Effort, Hit, SearchScratch};
+use crate::view::{Covered, Effort, Explanation, Hit, SearchScratch, Way};
 
 #[derive(Clone)]
 struct Known {
@@ -41,6 +42,7 @@ impl World {
                 TextSpec { path: vec!["other".into()], language: Language::Plain },
                 TextSpec { path: vec!["doc".into(), "body".into()], language: Language::English },
             ],
+            indexes: vec![IndexSpec { path: vec!["g".into()], kind: IndexKind::Value }],
             ..Schema::default()
         };
         let create = Command::CreateCollection { namespace: "n".into(), name: "c".into(), schema };
@@ -110,6 +112,15 @@ impl World {
         let collection = view.collection("n", "c").unwrap();
         let found = collection.ask(ask, &mut SearchScratch::new(), &mut || true)?;
         Ok(found.hits.iter().map(Found::of).collect())
+    }
+
+    /// The same, and how it was found.
+    fn explain(&self, ask: &Ask) -> (Vec<Found>, Explanation) {
+        let view = self.shard.store.view();
+        let mut scratch = SearchScratch::new();
+        scratch.explain(|| 0);
+        let found = view.collection("n", "c").unwrap().ask(ask, &mut scratch, &mut || true).unwrap();
+        (found.hits.iter().map(Found::of).collect(), scratch.explanation())
     }
 
     /// Everything with a distance, in order.
@@ -492,6 +503,63 @@ fn old_records_lose_score_by_half_lives() {
         }
         Ok(())
     });
+}
+
+#[test]
+fn an_answer_explains_itself_whatever_its_form() {
+    let (mut world, mut random) = World::churn(9, 300);
+    world.shard.checkpoint();
+    (0..10).for_each(|number| world.put(&mut random, format!("new{number}")));
+    let segments = world.shard.store.view().structure.collections[0].segments.len();
+    let all: Vec<(u32, f32)> = (0..30).map(|dimension| (dimension, 1.0)).collect();
+    let sparse = Query::Sparse { field: 1, vector: SparseVector::new(all).unwrap() };
+    for (query, way) in [(text(&["w0"]), Way::Lists), (sparse.clone(), Way::Lists), (near(&[0.0; 4]), Way::Scan)] {
+        for filter in [None, Some(Arc::new(of_group(2)))] {
+            let covered = filter.as_ref().map_or(Covered::Unfiltered, |_| Covered::Whole);
+            let (_, explanation) = world.explain(&Ask { filter, ..ask(query.clone(), 5) });
+            let (memory, steps) = explanation.steps.split_first().unwrap();
+            assert_eq!((memory.segment, memory.rows, memory.way), (None, 10, Way::Scan));
+            assert_eq!(steps.len(), segments);
+            assert!(steps.iter().all(|step| step.segment.is_some() && step.way == way && step.covered == covered));
+        }
+    }
+    let part = |query| Part { query, filter: None, limit: 5, weight: 1.0 };
+    let fusion = Query::Fuse { fusion: Fusion::Weighted, parts: vec![part(text(&["w0"])), part(sparse)] };
+    assert_eq!(world.explain(&ask(fusion, 5)).1.steps.len(), 2 * (1 + segments));
+}
+
+#[test]
+fn an_index_of_words_of_another_version_is_passed_over() {
+    let (mut world, mut random) = World::churn(13, 300);
+    world.shard.checkpoint();
+    let (index, scan) = (Way::Lists, Way::Scan);
+    let ask = ask(text(&["w0", "w1", "w17"]), 1_000);
+    let (before, explanation) = world.explain(&ask);
+    let ways = |explanation: Explanation| explanation.steps.iter().skip(1).map(|step| step.way).collect::<Vec<_>>();
+    assert!(ways(explanation).iter().all(|way| *way == index));
+    for name in world.shard.files().iter().filter(|name| name.starts_with("segment-")) {
+        let mut bytes = world.shard.directory.bytes(name).unwrap();
+        let number = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        for entry in (0..number(&bytes, 12) as usize).map(|entry| 64 + 32 * entry) {
+            if bytes[entry..entry + 2] == [50, 0] {
+                let section = number(&bytes, entry + 8) as usize;
+                bytes[section + 1] += 1;
+            }
+        }
+        crate::segment::tests::sign(&mut bytes);
+        world.shard.directory.remove(name).unwrap();
+        world.shard.directory.put(name, &bytes);
+    }
+    world.shard.restart();
+    let (after, explanation) = world.explain(&ask);
+    assert!(ways(explanation).iter().all(|way| *way == scan));
+    assert_eq!(before, after);
+    // What is written from now on has an index again.
+    (0..300).for_each(|number| world.put(&mut random, format!("k{number}")));
+    world.shard.checkpoint();
+    let (found, explanation) = world.explain(&ask);
+    assert!(ways(explanation).contains(&index));
+    alike(found, world.text(&["w0", "w1", "w17"]), 1_000).unwrap();
 }
 
 #[test]
