@@ -1,19 +1,53 @@
-//! Searching the flat graph, beside hnsw_rs searching its own graph with the same parameters, and the exact scan.
+//! Searching a segment's graph, beside hnsw_rs searching its own graph with the same parameters, and the exact scan.
 //!
 //! Recall is printed once for each effort before the times: a time without its recall says nothing.
 
+use std::borrow::Cow;
 use std::hint::black_box;
 use std::sync::atomic::AtomicBool;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hnsw_rs::prelude::{DistDot, Hnsw};
 use loci_benches::{DIMENSION, Glosses};
+use loci_index::directory::RamDirectory;
 use loci_index::distance::Metric;
-use loci_index::graph::search::{Query, Scratch, search};
-use loci_index::graph::{self, FlatVectors, GraphOptions, GraphRef};
-use loci_index::scan::{Nearest, scan};
+use loci_index::graph::GraphOptions;
+use loci_index::graph::search::Scratch;
+use loci_index::segment::{Effort, FieldSpec, Row, Rows, Search, Segment, Spec, write};
 
 const K: usize = 10;
+
+/// The glosses as a segment wants them: keys are row numbers, so that the order of the file is kept.
+struct Numbered<'a> {
+    glosses: &'a Glosses,
+    keys: Vec<[u8; 4]>,
+}
+
+impl Rows for Numbered<'_> {
+    fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    fn row(&self, i: usize) -> Row<'_> {
+        Row { key: &self.keys[i], begin: 1, deadline: 0, hash: 0, value: None, attributes: &[] }
+    }
+
+    fn embedding(&self, i: usize, _field: usize) -> Option<Cow<'_, [f32]>> {
+        Some(Cow::Borrowed(self.glosses.record(i)))
+    }
+}
+
+fn segment(glosses: &Glosses, graph: GraphOptions) -> Segment {
+    let keys = (0..(glosses.records.len() / DIMENSION) as u32).map(u32::to_be_bytes).collect();
+    let rows = Numbered { glosses, keys };
+    let dimension = DIMENSION as u32;
+    let fields = [FieldSpec { name: String::new(), dimension, metric: Metric::Cosine, half: false, coded: true }];
+    let spec =
+        Spec { collection: 1, sparse: 0, texts: &[], fields: &fields, indexes: &[], graph: Some(graph), hash_seed: 1 };
+    let directory = RamDirectory::new();
+    write(&directory, "glosses", &spec, &rows, &AtomicBool::new(false)).expect("the shipped data make a segment");
+    Segment::open(&directory, "glosses").expect("what was written opens")
+}
 
 fn recall(found: impl Iterator<Item = Vec<usize>>, glosses: &Glosses) -> f64 {
     let hits = found
@@ -26,13 +60,7 @@ fn searching(criterion: &mut Criterion) {
     let glosses = Glosses::load();
     let rows = glosses.records.len() / DIMENSION;
     let options = GraphOptions { threads: 2, ..GraphOptions::default() };
-    let kernel = Metric::Cosine.kernel();
-    let (graph, _) =
-        graph::build::build(Metric::Cosine, rows, &|row| glosses.record(row), &options, &AtomicBool::new(false))
-            .expect("the shipped data build a graph");
-    let shape = graph.shape().expect("what was built has a shape");
-    let flat = GraphRef::new(&shape, &graph.layer0, &graph.upper);
-    let vectors = FlatVectors::new(&glosses.records, DIMENSION, DIMENSION);
+    let segment = segment(&glosses, options);
 
     // The crate's own distance asserts that embeddings are exactly normalised; shrunk a little, they are.
     let shrunk: Vec<Vec<f32>> =
@@ -44,9 +72,9 @@ fn searching(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("search");
     let mut scratch = Scratch::new();
     for ef in [16, 32, 64, 128] {
-        let mut ours = |vector: &[f32]| {
-            let query = Query { vector, kernel, k: K, ef, budget: None };
-            let _ = search(flat, &vectors, &query, |_| true, || true, &mut scratch);
+        let mut ours = |query: &[f32]| {
+            let search = Search { field: 0, query, k: K, effort: Effort::Graph { ef, budget: None } };
+            let _ = segment.nearest(&search, |_| true, || true, &mut scratch).expect("the query fits");
             scratch.hits().iter().map(|hit| hit.row as usize).collect::<Vec<_>>()
         };
         let theirs = |vector: &[f32]| peer.search(vector, K, ef).iter().map(|hit| hit.d_id).collect::<Vec<_>>();
@@ -64,16 +92,17 @@ fn searching(criterion: &mut Criterion) {
             bench.iter(|| black_box(theirs(queries.next().expect("it cycles"))));
         });
     }
-    let mut nearest = Nearest::new();
     let mut queries = glosses.queries.chunks_exact(DIMENSION).cycle();
-    group.bench_function("exact scan", |bench| {
-        bench.iter(|| {
-            let query = queries.next().expect("it cycles");
-            let rows = (0..).zip(glosses.records.chunks_exact(DIMENSION));
-            let _ = scan(kernel, query, K, rows, |_| true, || true, &mut nearest);
-            black_box(nearest.hits().len())
+    for (name, effort) in [("exact scan", Effort::Exact), ("scan of codes", Effort::Codes)] {
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                let query = queries.next().expect("it cycles");
+                let search = Search { field: 0, query, k: K, effort };
+                let _ = segment.nearest(&search, |_| true, || true, &mut scratch).expect("the query fits");
+                black_box(scratch.hits().len())
+            });
         });
-    });
+    }
     group.finish();
 }
 

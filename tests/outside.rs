@@ -124,7 +124,7 @@ fn read_all(store: &Store) -> u64 {
             if let Some(record) = collection.get(format!("key {number}").as_bytes(), 0) {
                 bytes += record.key().len() + record.value().map_or(0, <[u8]>::len);
                 bytes += attributes::decode(record.attributes()).map_or(0, |attributes| attributes.len());
-                bytes += (0..3).filter_map(|field| record.embedding(field)).map(<[f32]>::len).sum::<usize>();
+                bytes += (0..3).filter_map(|field| record.embedding(field)).map(|found| found.len()).sum::<usize>();
                 bytes += (0..3).filter_map(|field| record.sparse(field)).map(<[u8]>::len).sum::<usize>();
             }
         }

@@ -1,5 +1,6 @@
 //! loci as a library: one segment with its graph, written, opened and searched through the public API.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -30,16 +31,17 @@ impl Rows for Numbered<'_> {
         Row { key: &self.keys[i], begin: 1, deadline: 0, hash: 0, value: None, attributes: &[] }
     }
 
-    fn embedding(&self, i: usize, _field: usize) -> Option<&[f32]> {
-        Some(self.set.record(i))
+    fn embedding(&self, i: usize, _field: usize) -> Option<Cow<'_, [f32]>> {
+        Some(Cow::Borrowed(self.set.record(i)))
     }
 }
 
 struct Ours {
     segment: Segment,
     scratch: Scratch,
-    /// Of a vector and of a node's links, in bytes.
+    /// Of a vector, of its code with what is beside it, and of a node's links, in bytes.
     vector_bytes: u64,
+    code_bytes: u64,
     link_bytes: u64,
 }
 
@@ -60,15 +62,23 @@ impl Engine for Ours {
 
     fn cost(&mut self, query: &[f32], ef: usize) -> Option<Cost> {
         self.run(query, ef);
-        let (distances, hops) = (self.scratch.distances() as u64, self.scratch.hops() as u64);
-        Some(Cost { distances, bytes: distances * self.vector_bytes + hops * self.link_bytes })
+        let (codes, vectors) = (self.scratch.codes_read() as u64, self.scratch.vectors_read() as u64);
+        let bytes =
+            codes * self.code_bytes + vectors * self.vector_bytes + self.scratch.hops() as u64 * self.link_bytes;
+        Some(Cost { distances: codes + vectors, bytes })
     }
 }
 
 /// Builds, opens and searches.
 pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
     let directory = MmapDirectory::open(folder).expect("a folder of our own");
-    let fields = [FieldSpec { name: "embedding".into(), dimension: set.dimension as u32, metric: Metric::Cosine }];
+    let fields = [FieldSpec {
+        name: "embedding".into(),
+        dimension: set.dimension as u32,
+        metric: Metric::Cosine,
+        half: false,
+        coded: true,
+    }];
     let graph = GraphOptions { m: args.m, ef_construction: args.ef_construction, threads: args.threads };
     let spec =
         Spec { collection: 1, sparse: 0, texts: &[], fields: &fields, indexes: &[], graph: Some(graph), hash_seed: 1 };
@@ -92,6 +102,7 @@ pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
         index_bytes: segment.file_bytes(),
     };
     let (vector_bytes, link_bytes) = (4 * set.dimension as u64, 8 * args.m as u64);
-    let mut ours = Ours { segment, scratch: Scratch::new(), vector_bytes, link_bytes };
+    let code_bytes = (set.dimension as u64).next_multiple_of(64) + 8;
+    let mut ours = Ours { segment, scratch: Scratch::new(), vector_bytes, code_bytes, link_bytes };
     climb(args, set, args.engine.name(), env!("CARGO_PKG_VERSION"), &built, &mut ours)
 }

@@ -21,6 +21,7 @@ pub mod attribute_index;
 pub mod command;
 pub mod directory;
 pub mod distance;
+mod codes;
 pub mod scan;
 pub mod inverted;
 pub mod sparse;

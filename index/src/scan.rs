@@ -85,20 +85,9 @@ impl Nearest {
         self.hits.clear();
     }
 
-    /// Whether as many were found as are kept.
-    pub(crate) fn is_full(&self) -> bool {
-        self.heap.len() >= self.keep
-    }
-
-    /// Whether something at this distance is worth following: of many equally far, no more than are
-    /// kept, so that a thousand copies of one embedding do not make a search walk a thousand nodes.
+    /// Whether something at this distance would be kept.
     pub(crate) fn wants(&self, distance: f32) -> bool {
-        !self.is_full() || self.heap.peek().is_some_and(|&worst| order(distance, 0) >> 32 < worst >> 32)
-    }
-
-    /// Whether all that are kept are strictly nearer.
-    pub(crate) fn is_past(&self, distance: f32) -> bool {
-        self.is_full() && self.heap.peek().is_none_or(|&worst| order(distance, 0) >> 32 > worst >> 32)
+        self.heap.len() < self.keep || self.heap.peek().is_some_and(|&worst| order(distance, 0) >> 32 <= worst >> 32)
     }
 
     /// Keeps it if it is among the nearest.
@@ -132,6 +121,7 @@ impl Nearest {
             }
             None => false,
         });
+        self.hits.sort_unstable_by_key(|hit| order(hit.distance, hit.row));
     }
 }
 

@@ -11,7 +11,7 @@
 //! instruction set, in `x86` and `arm`; `scalar` is the one that every processor runs and that the
 //! others are tested against. Kernels read as many components as the shorter slice has.
 //!
-//! The kernels are for f32; codes of fewer bits get kernels of their own beside them.
+//! Codes of one byte a component ([`crate::codes`]) have kernels of their own, in `code`.
 
 #![expect(unsafe_code, reason = "vector instructions and prefetching are unsafe by nature")]
 
@@ -35,9 +35,14 @@ macro_rules! set {
 
 #[cfg(target_arch = "aarch64")]
 mod arm;
+mod code;
+mod half;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub use self::half::{HalfKernel, half_kernels};
+pub use code::{CodeKernels, all_code_kernels, code_kernels};
 
 /// The distance of two embeddings of the same dimension.
 pub type Kernel = fn(&[f32], &[f32]) -> f32;
@@ -178,19 +183,20 @@ fn cosine_from_dot(dot: f32) -> f32 {
     if distance < 0.0 { 0.0 } else { distance }
 }
 
-/// Asks the processor to fetch an embedding that will be compared soon.
-#[inline]
-pub(crate) fn prefetch(embedding: &[f32]) {
-    /// After these the processor's own prefetcher has understood. 1 line is 16 components.
+/// Asks the processor to fetch what will be read soon.
+#[inline(always)]
+pub(crate) fn prefetch<T>(slice: &[T]) {
+    /// After these the processor's own prefetcher has understood.
     const LINES: usize = 8;
     #[cfg(target_arch = "x86_64")]
-    for line in embedding.chunks(16).take(LINES) {
+    for line in 0..size_of_val(slice).div_ceil(64).min(LINES) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint that reads nothing and never faults, at an address inside `embedding`.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        let place = slice.as_ptr().cast::<i8>().wrapping_add(64 * line);
+        // SAFETY: a hint that reads nothing and never faults, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place) }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (embedding, LINES);
+    let _ = (slice, LINES);
 }
 
 #[cfg(test)]

@@ -1,25 +1,28 @@
-//! Searching a graph: a beam of the `ef` nearest nodes seen so far.
+//! Searching a graph: down the upper layers to a node that is near, then a beam on layer 0.
 //!
-//! A node that `accept` refuses (not alive at this view, not matching the filter) is walked through
-//! like any other but never found. So the walk goes on until `ef` *accepted* nodes are known that
-//! are all nearer than anything left to look at, or nothing is left: fewer hits than asked means
-//! there are no more. Where few nodes are accepted that is a long walk; `budget` ends it, and the
-//! caller scans the accepted rows instead.
+//! ```text
+//!   by embeddings:  descend ---> walk ---------------------------------> nearest k
+//!   by codes:       descend ---> walk ---> nearest 2k and a few ---look at the embeddings---> nearest k
+//! ```
+//!
+//! Codes are a quarter of the bytes, and a search waits for memory more than for anything else. What they get wrong is the
+//! order of what is about equally near; looking at the embeddings of twice as many puts that right.
+//!
+//! A node that `accept` refuses (not alive at this view, not matching the filter) is walked through like any other but never
+//! found. Where few nodes are accepted that is a long walk; `budget` ends it, and the caller looks at the accepted rows
+//! instead.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
+use super::beam::{Beam, Distances, Links, Space};
 use super::{GraphRef, Vectors};
-use crate::distance::{Kernel, prefetch};
-use crate::scan::{Finish, Hit, Nearest, order, unorder};
+use crate::codes::{CodedQuery, Codes};
+use crate::distance::Metric;
+use crate::scan::{Finish, Hit, Nearest};
 
 /// What to look for, and how hard.
 #[derive(Clone, Copy)]
 pub struct Query<'q> {
     /// The embedding to be near to, prepared for the metric.
     pub vector: &'q [f32],
-    /// The metric's kernel.
-    pub kernel: Kernel,
     /// How many to find.
     pub k: usize,
     /// How many candidates to keep; at least `k` are.
@@ -28,52 +31,33 @@ pub struct Query<'q> {
     pub budget: Option<usize>,
 }
 
-/// `keep_going` is asked once for so many nodes walked through.
-const HOPS_PER_QUESTION: usize = 64;
+/// The codes of a graph's embeddings, with what a query needs to be coded too.
+#[derive(Clone, Copy)]
+pub(crate) struct CodeBook<'a> {
+    pub codes: Codes<'a>,
+    pub metric: Metric,
+    pub mean: &'a [f32],
+}
 
-/// What a search needs besides the graph. Made once and used for many searches of any graphs, it
-/// stops allocating.
+/// How many embeddings are looked at after a walk on codes that is to find `k`.
+pub(crate) fn looked_at_again(k: usize) -> usize {
+    2 * k + 10
+}
+
+/// What a search needs besides the graph. Made once and used for many searches of any graphs, it stops allocating.
 #[derive(Default)]
 pub struct Scratch {
     nearest: Nearest,
-    candidates: BinaryHeap<Reverse<u64>>,
-    fresh: Vec<u32>,
-    visited: Visited,
-    distances: usize,
+    beam: Beam,
+    coded: CodedQuery,
+    found: Vec<u32>,
+    distances: Vec<f32>,
+    sums: Vec<i32>,
+    batch: Vec<u32>,
+    rows: Vec<(u32, u32)>,
+    codes: usize,
+    vectors: usize,
     hops: usize,
-}
-
-/// Which nodes this search has seen: those marked with its number.
-#[derive(Default)]
-struct Visited {
-    marks: Vec<u16>,
-    search: u16,
-}
-
-impl Visited {
-    fn reset(&mut self, nodes: usize) {
-        if self.marks.len() < nodes {
-            self.marks.resize(nodes, 0);
-        }
-        self.search = self.search.wrapping_add(1);
-        if self.search == 0 {
-            // The numbers have been used up; marks of 65,535 searches ago would be taken for ours.
-            self.marks.fill(0);
-            self.search = 1;
-        }
-    }
-
-    /// Marks a node; whether it is one and was not marked before.
-    #[inline]
-    fn insert(&mut self, node: u32) -> bool {
-        match self.marks.get_mut(node as usize) {
-            Some(mark) if *mark != self.search => {
-                *mark = self.search;
-                true
-            }
-            _ => false,
-        }
-    }
 }
 
 impl Scratch {
@@ -87,9 +71,19 @@ impl Scratch {
         self.nearest.hits()
     }
 
-    /// How many distances the last search computed.
+    /// How many distances the last search computed, by codes and by embeddings.
     pub fn distances(&self) -> usize {
-        self.distances
+        self.codes + self.vectors
+    }
+
+    /// How many of them by codes.
+    pub fn codes_read(&self) -> usize {
+        self.codes
+    }
+
+    /// How many of them by embeddings.
+    pub fn vectors_read(&self) -> usize {
+        self.vectors
     }
 
     /// How many nodes the last search walked through.
@@ -100,120 +94,206 @@ impl Scratch {
     pub(crate) fn nearest(&mut self) -> &mut Nearest {
         &mut self.nearest
     }
+}
 
-    /// Says what a search that did not use a graph has cost.
-    pub(crate) fn count(&mut self, distances: usize, hops: usize) {
-        self.distances = distances;
-        self.hops = hops;
+/// The way to the embeddings themselves.
+struct ByVector<'a, 'q> {
+    vectors: Vectors<'a>,
+    query: &'q [f32],
+}
+
+impl Space for ByVector<'_, '_> {
+    fn distances(&self, nodes: &[u32], into: &mut Distances) {
+        self.vectors.distances(self.query, nodes, &mut into.all);
     }
 }
 
-/// Finds the `k` nearest nodes that `accept` agrees to, nearly always; they are then in
-/// `scratch.hits()`.
+/// The way to their codes.
+struct ByCode<'a, 'q> {
+    codes: Codes<'a>,
+    query: &'q CodedQuery,
+}
+
+impl Space for ByCode<'_, '_> {
+    fn distances(&self, nodes: &[u32], into: &mut Distances) {
+        self.codes.distances(self.query, nodes, &mut into.sums, &mut into.all);
+    }
+}
+
+impl Links for GraphRef<'_> {
+    #[inline]
+    fn each(&self, node: u32, see: impl FnMut(u32)) {
+        self.links(node).for_each(see);
+    }
+
+    #[inline]
+    fn prefetch(&self, node: u32) {
+        self.prefetch_links(node);
+    }
+}
+
+/// Finds the `k` nearest nodes that `accept` agrees to, nearly always; they are then in `scratch.hits()`.
 pub fn search(
     graph: GraphRef<'_>,
-    vectors: &impl Vectors,
+    vectors: Vectors<'_>,
     query: &Query<'_>,
     accept: impl Fn(u32) -> bool,
-    mut keep_going: impl FnMut() -> bool,
+    keep_going: impl FnMut() -> bool,
     scratch: &mut Scratch,
 ) -> Finish {
-    let Scratch { nearest, candidates, fresh, visited, distances, hops } = scratch;
-    let ef = query.ef.max(query.k).max(1);
-    let budget = query.budget.unwrap_or(usize::MAX);
-    nearest.reset(ef);
-    candidates.clear();
-    visited.reset(graph.shape.nodes as usize);
-    *distances = 0;
-    *hops = 0;
-
-    let descended = descend(graph, vectors, query, distances);
-    for node in descended.into_iter().chain(graph.entries().iter().copied()) {
-        if visited.insert(node)
-            && let Some(vector) = vectors.vector(node)
-        {
-            *distances += 1;
-            let distance = (query.kernel)(query.vector, vector);
-            candidates.push(Reverse(order(distance, node)));
-            if accept(node) {
-                nearest.offer(distance, node);
-            }
-        }
-    }
-    let mut finish = Finish::Complete;
-    while let Some(Reverse(candidate)) = candidates.pop() {
-        let candidate = unorder(candidate);
-        if nearest.is_past(candidate.distance) {
-            break;
-        }
-        *hops += 1;
-        if hops.is_multiple_of(HOPS_PER_QUESTION) && !keep_going() {
-            finish = Finish::Stopped;
-            break;
-        }
-        if *distances >= budget {
-            finish = Finish::OverBudget;
-            break;
-        }
-        fresh.clear();
-        for link in graph.links(candidate.row) {
-            if visited.insert(link) {
-                fresh.push(link);
-                // The first few cross the memory bus while the links are still being read.
-                if fresh.len() <= AHEAD
-                    && let Some(vector) = vectors.vector(link)
-                {
-                    prefetch(vector);
-                }
-            }
-        }
-        for (i, &node) in fresh.iter().enumerate() {
-            if let Some(&later) = fresh.get(i + AHEAD)
-                && let Some(vector) = vectors.vector(later)
-            {
-                prefetch(vector);
-            }
-            let Some(vector) = vectors.vector(node) else {
-                continue;
-            };
-            let distance = (query.kernel)(query.vector, vector);
-            *distances += 1;
-            if nearest.wants(distance) {
-                candidates.push(Reverse(order(distance, node)));
-                if accept(node) {
-                    nearest.offer(distance, node);
-                }
-            }
-        }
-    }
+    let space = ByVector { vectors, query: query.vector };
+    let Scratch { beam, nearest, codes, vectors, hops, .. } = scratch;
+    let finish = walk(graph, &space, query, &accept, keep_going, beam);
+    nearest.reset(query.k);
+    beam.found().take(query.k).for_each(|hit| nearest.offer(hit.distance, hit.row));
     nearest.settle(query.k);
+    (*codes, *vectors, *hops) = (0, beam.distances, beam.hops);
     finish
 }
 
-/// So many embeddings are on their way while one is compared.
-const AHEAD: usize = 3;
+/// The same by codes, and by the embeddings of what they say is nearest.
+pub(crate) fn search_coded(
+    graph: GraphRef<'_>,
+    book: &CodeBook<'_>,
+    vectors: Vectors<'_>,
+    query: &Query<'_>,
+    accept: impl Fn(u32) -> bool,
+    keep_going: impl FnMut() -> bool,
+    scratch: &mut Scratch,
+) -> Finish {
+    let Scratch { beam, nearest, coded, found, distances, .. } = scratch;
+    coded.set(book.metric, book.mean, query.vector);
+    let space = ByCode { codes: book.codes, query: coded };
+    let again = looked_at_again(query.k);
+    let finish = walk(graph, &space, query, &accept, keep_going, beam);
+    found.clear();
+    found.extend(beam.found().take(again).map(|hit| hit.row));
+    look_again(vectors, query, found, distances, nearest);
+    (scratch.codes, scratch.vectors, scratch.hops) = (beam.distances, found.len(), beam.hops);
+    finish
+}
+
+/// The nearest `k` of some nodes, by their embeddings.
+fn look_again(vectors: Vectors<'_>, query: &Query<'_>, nodes: &[u32], distances: &mut Vec<f32>, nearest: &mut Nearest) {
+    nearest.reset(query.k);
+    vectors.distances(query.vector, nodes, distances);
+    nodes.iter().zip(distances).for_each(|(&node, distance)| nearest.offer(*distance, node));
+    nearest.settle(query.k);
+}
+
+/// A comparison of a query with many embeddings, some at a time; by their codes first, if there are.
+pub(crate) struct CodeScan<'s, 'a> {
+    book: Option<&'s CodeBook<'a>>,
+    vectors: Vectors<'a>,
+    query: &'s [f32],
+    k: usize,
+    scratch: &'s mut Scratch,
+}
+
+impl<'s, 'a> CodeScan<'s, 'a> {
+    pub fn new(
+        book: Option<&'s CodeBook<'a>>,
+        vectors: Vectors<'a>,
+        query: &'s [f32],
+        k: usize,
+        scratch: &'s mut Scratch,
+    ) -> CodeScan<'s, 'a> {
+        (scratch.codes, scratch.vectors, scratch.hops) = (0, 0, 0);
+        if let Some(book) = book {
+            scratch.coded.set(book.metric, book.mean, query);
+        }
+        scratch.nearest.reset(if book.is_some() { looked_at_again(k) } else { k });
+        scratch.rows.clear();
+        CodeScan { book, vectors, query, k, scratch }
+    }
+
+    /// Compares with some nodes, given with their rows.
+    pub fn compare(&mut self, nodes: impl Iterator<Item = (u32, u32)>) {
+        let Scratch { nearest, coded, found, distances, sums, batch, rows, codes, vectors, .. } = &mut *self.scratch;
+        found.clear();
+        batch.clear();
+        for (node, row) in nodes {
+            found.push(node);
+            batch.push(row);
+        }
+        let Some(book) = self.book else {
+            self.vectors.distances(self.query, found, distances);
+            *vectors += found.len();
+            batch.iter().zip(distances).for_each(|(&row, distance)| nearest.offer(*distance, row));
+            return;
+        };
+        book.codes.distances(coded, found, sums, distances);
+        *codes += found.len();
+        for ((&node, &row), &distance) in found.iter().zip(&*batch).zip(&*distances) {
+            if nearest.wants(distance) {
+                // Which node and row it was is looked up at the end: hits know one number only.
+                nearest.offer(distance, rows.len() as u32);
+                rows.push((node, row));
+            }
+        }
+    }
+
+    /// The nearest `k` are then in `scratch.hits()`, by their rows.
+    pub fn finish(self) {
+        let Scratch { nearest, found, distances, batch, rows, vectors, .. } = self.scratch;
+        if self.book.is_some() {
+            nearest.settle(looked_at_again(self.k));
+            let known = nearest.hits().iter().filter_map(|hit| rows.get(hit.row as usize));
+            found.clear();
+            batch.clear();
+            for &(node, row) in known {
+                found.push(node);
+                batch.push(row);
+            }
+            self.vectors.distances(self.query, found, distances);
+            *vectors += found.len();
+            nearest.reset(self.k);
+            batch.iter().zip(distances).for_each(|(&row, distance)| nearest.offer(*distance, row));
+        }
+        nearest.settle(self.k);
+    }
+}
+
+fn walk(
+    graph: GraphRef<'_>,
+    space: &impl Space,
+    query: &Query<'_>,
+    accept: &impl Fn(u32) -> bool,
+    keep_going: impl FnMut() -> bool,
+    beam: &mut Beam,
+) -> Finish {
+    walk_from(graph, space, query.budget.unwrap_or(usize::MAX), query.ef.max(query.k), accept, keep_going, beam)
+}
+
+/// A whole walk: down the upper layers, then over layer 0 from there and from all entries.
+pub(super) fn walk_from(
+    graph: GraphRef<'_>,
+    space: &impl Space,
+    budget: usize,
+    ef: usize,
+    accept: &impl Fn(u32) -> bool,
+    mut keep_going: impl FnMut() -> bool,
+    beam: &mut Beam,
+) -> Finish {
+    beam.reset(graph.nodes(), ef);
+    let descended = descend(graph, space, beam);
+    for node in descended.into_iter().chain(graph.entries().iter().copied()) {
+        beam.start(space, node, accept);
+    }
+    beam.walk(&graph, space, budget, accept, &mut keep_going)
+}
 
 /// Walks greedily down the upper layers to a node of layer 0 that is near.
-fn descend(graph: GraphRef<'_>, vectors: &impl Vectors, query: &Query<'_>, distances: &mut usize) -> Option<u32> {
+fn descend(graph: GraphRef<'_>, space: &impl Space, beam: &mut Beam) -> Option<u32> {
     let mut place = 0;
-    let mut node = *graph.entries().first()?;
-    let mut best = (query.kernel)(query.vector, vectors.vector(node)?);
-    *distances += 1;
-    for layer in graph.shape.layers.iter().rev() {
+    let entry = *graph.entries().first()?;
+    let mut near = beam.measure_one(space, entry);
+    for layer in graph.layers().rev() {
         loop {
             let from = place;
-            for link in graph.upper_links(layer, from) {
-                let Some(next) = graph.node_at(layer, link) else {
-                    continue;
-                };
-                let Some(vector) = vectors.vector(next) else {
-                    continue;
-                };
-                let distance = (query.kernel)(query.vector, vector);
-                *distances += 1;
-                if distance < best {
-                    (best, place, node) = (distance, link, next);
-                }
+            let links = graph.upper_links(layer, from).filter_map(|link| Some((graph.node_at(layer, link)?, link)));
+            if let Some((nearer, link)) = beam.nearest_of(space, links, near.distance) {
+                (near, place) = (nearer, link);
             }
             if place == from {
                 break;
@@ -221,5 +301,5 @@ fn descend(graph: GraphRef<'_>, vectors: &impl Vectors, query: &Query<'_>, dista
         }
         place = graph.below(layer, place)?;
     }
-    Some(node)
+    Some(near.row)
 }

@@ -1,13 +1,15 @@
 //! Graphs against the exact scan.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::build::{BuildError, Mended, build};
-use super::search::{Query, Scratch, search};
+use super::build::{BuildError, Built, Embeddings, Encoded, Mended, build};
+use super::search::{CodeBook, Query, Scratch, search, search_coded};
 use super::*;
+use crate::codes::Codes;
 use crate::distance::Metric;
 use crate::scan::{Finish, Nearest, scan};
 
@@ -16,6 +18,12 @@ struct Set {
     metric: Metric,
     dimension: usize,
     floats: Vec<f32>,
+}
+
+/// A graph, and the codes that go with it.
+struct Linked {
+    graph: FlatGraph,
+    codes: Option<Encoded>,
 }
 
 /// SplitMix64.
@@ -73,13 +81,21 @@ impl Set {
         &self.floats[i * self.dimension..(i + 1) * self.dimension]
     }
 
-    fn vectors(&self) -> FlatVectors<'_> {
-        FlatVectors::new(&self.floats, self.dimension, self.dimension)
+    fn vectors(&self) -> Vectors<'_> {
+        Vectors::new(self.metric, &self.floats, self.dimension, self.dimension)
     }
 
-    fn build(&self, threads: usize) -> (FlatGraph, Mended) {
-        let options = GraphOptions { m: 16, ef_construction: 100, threads };
-        build(self.metric, self.len(), &|i| self.get(i), &options, &AtomicBool::new(false)).expect("builds")
+    fn build_with(&self, options: GraphOptions, coded: bool, seed: Option<&Seed<'_>>) -> (Linked, Mended) {
+        let get = |i| Cow::Borrowed(self.get(i));
+        let embeddings = Embeddings { metric: self.metric, len: self.len(), get: &get, coded };
+        let Built { graph, mended, codes } =
+            build(&embeddings, &options, seed, &AtomicBool::new(false)).expect("builds");
+        assert_eq!(codes.is_some(), coded && self.len() > 0);
+        (Linked { graph: graph.expect("was asked for"), codes }, mended)
+    }
+
+    fn build(&self, threads: usize, coded: bool) -> (Linked, Mended) {
+        self.build_with(GraphOptions { m: 16, ef_construction: 100, threads }, coded, None)
     }
 
     fn exact(&self, query: &[f32], k: usize, accept: impl Fn(u32) -> bool) -> Vec<u32> {
@@ -90,25 +106,42 @@ impl Set {
         nearest.hits().iter().map(|hit| hit.row).collect()
     }
 
+    fn walk(
+        &self,
+        linked: &Linked,
+        query: &Query<'_>,
+        accept: impl Fn(u32) -> bool,
+        keep_going: impl FnMut() -> bool,
+        scratch: &mut Scratch,
+    ) -> Finish {
+        let shape = linked.graph.shape().expect("is a graph");
+        let graph = GraphRef::new(&shape, &linked.graph.layer0, &linked.graph.upper);
+        match &linked.codes {
+            None => search(graph, self.vectors(), query, accept, keep_going, scratch),
+            Some(Encoded { mean, rows, beside }) => {
+                let codes = Codes::new(rows, beside, self.dimension);
+                let book = CodeBook { codes, metric: self.metric, mean };
+                search_coded(graph, &book, self.vectors(), query, accept, keep_going, scratch)
+            }
+        }
+    }
+
     fn search(
         &self,
-        graph: &FlatGraph,
+        linked: &Linked,
         query: &[f32],
         k: usize,
         ef: usize,
         accept: impl Fn(u32) -> bool,
         scratch: &mut Scratch,
     ) -> Vec<u32> {
-        let shape = graph.shape().expect("is a graph");
-        let graph = GraphRef::new(&shape, &graph.layer0, &graph.upper);
-        let query = Query { vector: query, kernel: self.metric.kernel(), k, ef, budget: None };
-        let finish = search(graph, &self.vectors(), &query, accept, || true, scratch);
-        assert_eq!(finish, Finish::Complete);
+        let query = Query { vector: query, k, ef, budget: None };
+        assert_eq!(self.walk(linked, &query, accept, || true, scratch), Finish::Complete);
         assert!(scratch.hits().is_sorted_by_key(|hit| crate::scan::order(hit.distance, hit.row)));
         scratch.hits().iter().map(|hit| hit.row).collect()
     }
 
-    fn recall(&self, graph: &FlatGraph, queries: &Set, ef: usize, accept: impl Fn(u32) -> bool) -> f64 {
+    fn recall(&self, graph: &Linked, queries: &Set, ef: usize, accept: impl Fn(u32) -> bool) -> f64 {
         let mut scratch = Scratch::new();
         let (mut found, mut all) = (0, 0);
         for i in 0..queries.len() {
@@ -139,37 +172,44 @@ fn reachable(graph: &FlatGraph) -> usize {
     seen.len()
 }
 
-fn check_whole(set: &Set, threads: usize) -> FlatGraph {
-    let (graph, mended) = set.build(threads);
-    let shape = graph.shape().expect("is a graph");
+fn check_whole(set: &Set, threads: usize, coded: bool) -> Linked {
+    let (graph, mended) = set.build(threads, coded);
+    check_found(set, &graph, mended);
+    graph
+}
+
+/// Every node is reached, and found by its own embedding.
+fn check_found(set: &Set, graph: &Linked, mended: Mended) {
+    let shape = graph.graph.shape().expect("is a graph");
     assert_eq!(shape.nodes() as usize, set.len());
-    assert_eq!(reachable(&graph), set.len(), "{mended:?}");
+    assert_eq!(reachable(&graph.graph), set.len(), "{mended:?}");
     // Dot does not promise that an embedding is near itself; there the walk above is the promise.
     if set.metric != Metric::Dot {
         let mut scratch = Scratch::new();
         for i in 0..set.len() {
             let own = (set.metric.kernel())(set.get(i), set.get(i));
-            let got = set.search(&graph, set.get(i), 10, EF_DEFAULT, |_| true, &mut scratch);
+            let got = set.search(graph, set.get(i), 10, EF_DEFAULT, |_| true, &mut scratch);
             let tied = scratch.hits().last().is_some_and(|last| last.distance <= own);
             assert!(tied || got.contains(&(i as u32)), "node {i} does not find itself: {mended:?}");
         }
     }
-    graph
 }
 
 fn check_recall(metric: Metric, threads: usize) {
     let (base, queries) = Set::clustered(metric, 4000, 100, 11);
-    let graph = check_whole(&base, threads);
-    let recall = base.recall(&graph, &queries, EF_DEFAULT, |_| true);
-    assert!(recall >= 0.95, "{metric} {threads} threads: recall {recall}");
-    let recall = base.recall(&graph, &queries, 512, |_| true);
-    assert!(recall >= 0.995, "{metric} {threads} threads: recall {recall} at ef 512");
+    for coded in [true, false] {
+        let graph = check_whole(&base, threads, coded);
+        let recall = base.recall(&graph, &queries, EF_DEFAULT, |_| true);
+        assert!(recall >= 0.95, "{metric} {threads} threads coded {coded}: recall {recall}");
+        let recall = base.recall(&graph, &queries, 512, |_| true);
+        assert!(recall >= 0.998, "{metric} {threads} threads coded {coded}: recall {recall} at ef 512");
+    }
 }
 
 #[test]
 fn cosine_graphs_find_what_a_scan_finds() {
     check_recall(Metric::Cosine, 1);
-    check_recall(Metric::Cosine, 2);
+    check_recall(Metric::Cosine, 8);
 }
 
 #[test]
@@ -185,7 +225,7 @@ fn squared_l2_graphs_find_what_a_scan_finds() {
 #[test]
 fn a_filtered_search_finds_what_a_filtered_scan_finds() {
     let (base, queries) = Set::clustered(Metric::Cosine, 4000, 50, 12);
-    let graph = check_whole(&base, 2);
+    let graph = check_whole(&base, 2, true);
     for every in [2, 10, 100] {
         let recall = base.recall(&graph, &queries, EF_DEFAULT, |row| row % every == 1);
         assert!(recall >= 0.98, "one in {every}: recall {recall}");
@@ -198,7 +238,7 @@ fn a_filtered_search_finds_what_a_filtered_scan_finds() {
 #[test]
 fn every_single_node_is_found_when_only_it_is_accepted() {
     let (base, queries) = Set::clustered(Metric::SquaredL2, 600, 1, 13);
-    let graph = check_whole(&base, 2);
+    let graph = check_whole(&base, 2, true);
     let mut scratch = Scratch::new();
     for i in 0..600 {
         let got = base.search(&graph, queries.get(0), 5, 10, |row| row == i, &mut scratch);
@@ -212,7 +252,7 @@ fn small_graphs_are_exact() {
         let (base, queries) = Set::clustered(metric, 40, 10, 14);
         for len in [0, 1, 2, 3, 10, 33, 34, 40] {
             let base = Set::new(metric, base.dimension, base.floats[..len * base.dimension].to_vec());
-            let graph = check_whole(&base, 2);
+            let graph = check_whole(&base, 2, true);
             let recall = |k| {
                 let mut scratch = Scratch::new();
                 for i in 0..queries.len() {
@@ -232,7 +272,7 @@ fn small_graphs_are_exact() {
 fn a_thousand_equal_embeddings_make_a_graph() {
     for metric in [Metric::Cosine, Metric::Dot, Metric::SquaredL2] {
         let set = Set::new(metric, 3, [0.5, -0.25, 1.0].repeat(1000));
-        let graph = check_whole(&set, 2);
+        let graph = check_whole(&set, 2, true);
         let mut scratch = Scratch::new();
         let got = set.search(&graph, set.get(0), 1000, 64, |_| true, &mut scratch);
         assert_eq!(got.len(), 1000, "{metric}");
@@ -250,7 +290,7 @@ fn many_copies_do_not_hide_what_is_beside_them() {
         floats.extend_from_slice(base.get(17));
     }
     let set = Set::new(Metric::Cosine, base.dimension, floats);
-    let graph = check_whole(&set, 2);
+    let graph = check_whole(&set, 2, true);
     let recall = set.recall(&graph, &queries, EF_DEFAULT, |row| row < 1000);
     assert!(recall >= 0.98, "recall {recall}");
 }
@@ -261,40 +301,39 @@ fn zeros_have_a_place_under_dot_and_squared_l2() {
         let (base, _) = Set::clustered(metric, 300, 1, 16);
         let mut floats = base.floats.clone();
         floats.extend([0.0; 24].repeat(100));
-        check_whole(&Set::new(metric, 24, floats), 1);
+        check_whole(&Set::new(metric, 24, floats), 1, true);
     }
 }
 
 #[test]
 fn a_budget_and_a_caller_end_a_search() {
     let (base, queries) = Set::clustered(Metric::Cosine, 3000, 1, 17);
-    let (graph, _) = base.build(2);
-    let shape = graph.shape().expect("is a graph");
-    let lent = GraphRef::new(&shape, &graph.layer0, &graph.upper);
-    let mut scratch = Scratch::new();
-    let kernel = base.metric.kernel();
-    let mut query = Query { vector: queries.get(0), kernel, k: 10, ef: 64, budget: Some(500) };
-    let nobody = |_: u32| false;
-    let finish = search(lent, &base.vectors(), &query, nobody, || true, &mut scratch);
-    assert_eq!(finish, Finish::OverBudget);
-    assert!((500..600).contains(&scratch.distances()), "{}", scratch.distances());
-    query.budget = None;
-    let finish = search(lent, &base.vectors(), &query, nobody, || true, &mut scratch);
-    assert_eq!(finish, Finish::Complete);
-    assert!(scratch.hits().is_empty() && scratch.hops() == 3000, "{}", scratch.hops());
-    let asked = Cell::new(0);
-    let keep_going = || {
-        asked.set(asked.get() + 1);
-        asked.get() < 3
-    };
-    let finish = search(lent, &base.vectors(), &query, nobody, keep_going, &mut scratch);
-    assert_eq!((finish, scratch.hops()), (Finish::Stopped, 3 * 64));
+    for coded in [true, false] {
+        let (graph, _) = base.build(2, coded);
+        let mut scratch = Scratch::new();
+        let mut query = Query { vector: queries.get(0), k: 10, ef: 64, budget: Some(500) };
+        let nobody = |_: u32| false;
+        let finish = base.walk(&graph, &query, nobody, || true, &mut scratch);
+        assert_eq!(finish, Finish::OverBudget);
+        assert!((500..600).contains(&scratch.distances()), "{}", scratch.distances());
+        query.budget = None;
+        let finish = base.walk(&graph, &query, nobody, || true, &mut scratch);
+        assert_eq!(finish, Finish::Complete);
+        assert!(scratch.hits().is_empty() && scratch.hops() == 3000, "{}", scratch.hops());
+        let asked = Cell::new(0);
+        let keep_going = || {
+            asked.set(asked.get() + 1);
+            asked.get() < 3
+        };
+        let finish = base.walk(&graph, &query, nobody, keep_going, &mut scratch);
+        assert_eq!((finish, scratch.hops()), (Finish::Stopped, 3 * 64));
+    }
 }
 
 #[test]
 fn a_search_looks_at_a_small_part_of_a_graph() {
     let (base, queries) = Set::clustered(Metric::Cosine, 4000, 20, 18);
-    let (graph, _) = base.build(2);
+    let (graph, _) = base.build(2, true);
     let mut scratch = Scratch::new();
     for i in 0..queries.len() {
         base.search(&graph, queries.get(i), 10, 64, |_| true, &mut scratch);
@@ -305,7 +344,7 @@ fn a_search_looks_at_a_small_part_of_a_graph() {
 #[test]
 fn marks_of_earlier_searches_are_forgotten() {
     let (base, queries) = Set::clustered(Metric::Cosine, 200, 1, 19);
-    let (graph, _) = base.build(1);
+    let (graph, _) = base.build(1, true);
     let mut scratch = Scratch::new();
     let first = base.search(&graph, queries.get(0), 10, 10, |_| true, &mut scratch);
     for _ in 0..u32::from(u16::MAX) + 10 {
@@ -317,38 +356,46 @@ fn marks_of_earlier_searches_are_forgotten() {
 #[test]
 fn building_stops_when_cancelled_and_refuses_bad_options() {
     let (base, _) = Set::clustered(Metric::Cosine, 100, 1, 20);
+    type Get<'v> = dyn Fn(usize) -> Cow<'v, [f32]> + Sync + 'v;
+    fn run(get: &Get<'_>, options: GraphOptions, coded: bool, cancel: &AtomicBool) -> Result<(), BuildError> {
+        let embeddings = Embeddings { metric: Metric::Cosine, len: 100, get, coded };
+        build(&embeddings, &options, None, cancel).map(|_| ())
+    }
+    let plain = |i: usize| Cow::Borrowed(base.get(i));
     let build = |m, ef_construction, threads, cancelled| {
-        let options = GraphOptions { m, ef_construction, threads };
-        build(base.metric, 100, &|i| base.get(i), &options, &AtomicBool::new(cancelled))
+        run(&plain, GraphOptions { m, ef_construction, threads }, true, &AtomicBool::new(cancelled))
     };
     assert!(matches!(build(16, 100, 1, true), Err(BuildError::Cancelled)));
     assert!(build(16, 100, 1, false).is_ok());
     for (m, ef, threads) in [(1, 100, 1), (129, 200, 1), (16, 15, 1), (16, 10_001, 1), (16, 100, 0)] {
         assert!(matches!(build(m, ef, threads, false), Err(BuildError::Options { .. })));
     }
-    let cancel = AtomicBool::new(false);
-    let raise = |i: usize| {
-        // Raised by the hundredth look at the last embedding or so: somewhere in the middle.
-        if i == 99 {
-            cancel.store(true, Ordering::Relaxed);
-        }
-        base.get(i)
-    };
     let options = GraphOptions { m: 4, ef_construction: 100, threads: 2 };
-    let stopped = super::build::build(base.metric, 100, &raise, &options, &cancel);
-    assert!(matches!(stopped, Err(BuildError::Cancelled)));
-    let uneven = |i: usize| &base.get(i)[i / 99..];
-    let refused = super::build::build(base.metric, 100, &uneven, &options, &AtomicBool::new(false));
-    assert!(matches!(refused, Err(BuildError::Dimension { node: 99, got: 23, expected: 24 })));
+    for coded in [true, false] {
+        let cancel = AtomicBool::new(false);
+        let raise = |i: usize| {
+            // Raised when everything has been read: before the first is linked.
+            if i == 99 {
+                cancel.store(true, Ordering::Relaxed);
+            }
+            plain(i)
+        };
+        assert!(matches!(run(&raise, options, coded, &cancel), Err(BuildError::Cancelled)));
+        let uneven = |i: usize| Cow::Borrowed(&base.get(i)[i / 99..]);
+        let refused = run(&uneven, options, coded, &AtomicBool::new(false));
+        assert!(matches!(refused, Err(BuildError::Dimension { node: 99, got: 23, expected: 24 })));
+    }
 }
 
 #[test]
 fn a_damaged_graph_is_searched_without_a_panic() {
     let (base, queries) = Set::clustered(Metric::Cosine, 500, 1, 21);
-    let (graph, _) = base.build(1);
+    let (mut linked, _) = base.build(1, true);
+    let graph = linked.graph.clone();
     for seed in 0..300 {
         let mut chance = Chance(seed);
-        let mut damaged = graph.clone();
+        linked.graph = graph.clone();
+        let damaged = &mut linked.graph;
         for _ in 0..20 {
             let words = if chance.next().is_multiple_of(2) { &mut damaged.layer0 } else { &mut damaged.upper };
             let at = chance.next() as usize % words.len();
@@ -358,19 +405,54 @@ fn a_damaged_graph_is_searched_without_a_panic() {
                 _ => NO_LINK,
             };
         }
-        // Where the head still makes sense, the search does what it can.
+        // Where the head still makes sense, the search does what it can, and a merge starts from what there is.
         if let Some(shape) = damaged.shape() {
-            let lent = GraphRef::new(&shape, &damaged.layer0, &damaged.upper);
-            let (vector, kernel) = (queries.get(0), base.metric.kernel());
-            let query = Query { vector, kernel, k: 10, ef: 64, budget: None };
+            let query = Query { vector: queries.get(0), k: 10, ef: 64, budget: None };
             let mut scratch = Scratch::new();
-            let finish = search(lent, &base.vectors(), &query, |_| true, || true, &mut scratch);
+            let finish = base.walk(&linked, &query, |_| true, || true, &mut scratch);
             assert_eq!(finish, Finish::Complete, "seed {seed}");
+            let lent = GraphRef::new(&shape, &linked.graph.layer0, &linked.graph.upper);
+            let seed_graph = Seed { graph: lent, new_of: (0..500).collect() };
+            let options = GraphOptions { m: 16, ef_construction: 100, threads: 1 };
+            let (again, mended) = base.build_with(options, true, Some(&seed_graph));
+            check_found(&base, &again, mended);
         }
     }
     for len in 0..graph.upper.len() {
         assert_eq!(GraphShape::read(graph.layer0.len(), &graph.upper[..len]), None, "{len} words");
     }
+}
+
+/// Builds a graph of the first part of a set, takes some of it away, and adds the rest.
+fn check_grafted(metric: Metric, coded: bool, gone: impl Fn(u32) -> bool, seed: u64) {
+    let (all, queries) = Set::clustered(metric, 4000, 100, seed);
+    let first = Set::new(metric, all.dimension, all.floats[..2500 * all.dimension].to_vec());
+    let (old, _) = first.build(2, coded);
+    let kept: Vec<u32> = (0..4000).filter(|&i| i >= 2500 || !gone(i)).collect();
+    let mut new_of = vec![NO_LINK; 2500];
+    (0..).zip(&kept).filter(|&(_, &i)| i < 2500).for_each(|(new, &i)| new_of[i as usize] = new);
+    let floats = kept.iter().flat_map(|&i| all.get(i as usize)).copied().collect();
+    let set = Set::new(metric, all.dimension, floats);
+    let shape = old.graph.shape().expect("is a graph");
+    let graph = GraphRef::new(&shape, &old.graph.layer0, &old.graph.upper);
+    let options = GraphOptions { m: 16, ef_construction: 100, threads: 2 };
+    let (grafted, mended) = set.build_with(options, coded, Some(&Seed { graph, new_of }));
+    check_found(&set, &grafted, mended);
+    let (anew, _) = set.build(2, coded);
+    for ef in [EF_DEFAULT, 128] {
+        let (got, fresh) = (set.recall(&grafted, &queries, ef, |_| true), set.recall(&anew, &queries, ef, |_| true));
+        assert!(got >= fresh - 0.01, "{metric} coded {coded} ef {ef}: recall {got}, built anew {fresh}");
+    }
+}
+
+#[test]
+fn a_graph_that_grew_from_another_is_as_good_as_one_built_anew() {
+    check_grafted(Metric::Cosine, true, |_| false, 31);
+    check_grafted(Metric::Cosine, true, |i| i % 2 == 0, 32);
+    check_grafted(Metric::SquaredL2, false, |i| i % 3 == 0, 33);
+    check_grafted(Metric::Dot, true, |i| i % 3 == 0, 34);
+    // Whole clusters are gone.
+    check_grafted(Metric::Cosine, true, |i| i < 1200, 35);
 }
 
 /// The folder of a real set: in `LOCI_DATA`, or shipped.
@@ -414,9 +496,13 @@ fn real_embeddings_in_file_order_are_found() {
     let base = Set::new(Metric::Cosine, dimension, floats);
     let (_, floats) = npy(place.join("queries.npy"));
     let queries = Set::new(Metric::Cosine, dimension, floats);
-    let graph = check_whole(&base, 2);
-    let recall = base.recall(&graph, &queries, EF_DEFAULT, |_| true);
-    assert!(recall >= 0.98, "recall {recall}");
+    for threads in [1, 2, 8] {
+        let graph = check_whole(&base, threads, true);
+        let recall = base.recall(&graph, &queries, EF_DEFAULT, |_| true);
+        assert!(recall >= 0.98, "{threads} threads: recall {recall}");
+        let recall = base.recall(&graph, &queries, 512, |_| true);
+        assert!(recall >= 0.998, "{threads} threads: recall {recall} at ef 512");
+    }
 }
 
 /// Prints build time, recall and cost on the large set; takes minutes. `LOCI_MEASURE=1 cargo test
@@ -435,11 +521,11 @@ fn measure_the_large_real_set() {
     let queries = Set::new(Metric::Cosine, dimension, floats);
     let options = GraphOptions { threads: 2, ..GraphOptions::default() };
     let start = std::time::Instant::now();
-    let never = AtomicBool::new(false);
-    let (graph, mended) = build(base.metric, base.len(), &|i| base.get(i), &options, &never).expect("builds");
+    let (graph, mended) = base.build_with(options, true, None);
     println!("{} x {dimension}: built in {:.1?}, {mended:?}", base.len(), start.elapsed());
-    assert_eq!(reachable(&graph), base.len());
-    let bytes = 4 * (graph.layer0.len() + graph.upper.len());
+    let flat = &graph.graph;
+    assert_eq!(reachable(flat), base.len());
+    let bytes = 4 * (flat.layer0.len() + flat.upper.len());
     println!("{:.1} bytes a node", bytes as f64 / base.len() as f64);
     let exact: Vec<Vec<u32>> = (0..queries.len()).map(|i| base.exact(queries.get(i), 10, |_| true)).collect();
     let mut scratch = Scratch::new();

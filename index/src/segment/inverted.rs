@@ -149,7 +149,7 @@ mod tests {
             self.0[i].1.as_deref().filter(|_| field == 1)
         }
 
-        fn embedding(&self, _: usize, _: usize) -> Option<&[f32]> {
+        fn embedding(&self, _: usize, _: usize) -> Option<std::borrow::Cow<'_, [f32]>> {
             None
         }
     }

@@ -36,10 +36,11 @@
 //! | 7, 8 | values | R + 1 offsets (u64) into the bytes of all values; the top bit of a row's own offset says that it has no value, which is not the same as an empty one |
 //! | 9, 10 | attributes | R + 1 offsets (u64) into the bytes of all encoded attributes |
 //! | 11 | slots | u64 x a power of two, at least twice the number of keys: where a key's first row is |
-//! | 20 | node rows | per field: u32 x N, the row of each embedding, ascending |
+//! | 20 | node rows | per field: u32 x N, the row of each embedding |
 //! | 21 | row nodes | per field: u32 x R, the embedding of each row, u32::MAX for none |
-//! | 22 | vectors | per field: N embeddings, f32, each padded with zeros to a multiple of 64 bytes |
+//! | 22 | vectors | per field: N embeddings, f32 or f16, each padded with zeros to a multiple of 64 bytes |
 //! | 23, 24 | graph | per field that has one: layer 0, and what is above it (see [`crate::graph`]) |
+//! | 25, 26, 27 | codes | per field that has them: N codes, what they have beside them (2 f32 x N), and the mean (see `crate::codes`) |
 //! | 30 | attribute index | per declared index, by its number where a field's would be: see [`crate::attribute_index`] |
 //! | 40, 41 | sparse | per sparse embedding: R + 1 offsets (u64) into the bytes of all; the top bit as with values |
 //! | 42 | sparse index | per sparse embedding: rows by dimension (see [`crate::sparse`]) |
@@ -53,17 +54,23 @@
 //! that offsets ascend and that rows and nodes point at each other. What a caller gets afterwards
 //! never panics, whatever the file says.
 //!
-//! A section that a reader does not know is ignored, so sections can be added without a new version.
+//! Embeddings that have a graph lie in an order in which those that are linked are often close to each other, which saves
+//! a search some misses; without one they are in the order of rows.
+//!
+//! A section that a reader does not know is ignored, so sections can be added without a new version. Version 1 had no
+//! codes, f32 only, and embeddings always in the order of rows; its meta says nothing of storage.
 
 mod indexes;
 mod inverted;
+mod nearest;
 mod read;
 mod write;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use read::{Effort, Search, Segment};
+pub use nearest::{Effort, Search};
+pub use read::Segment;
 pub use write::{Row, Rows, Spec, Written, write};
 
 use crate::directory::DirectoryError;
@@ -74,7 +81,7 @@ use crate::graph::build::BuildError;
 compile_error!("segments are cast in place, which takes a little-endian machine");
 
 /// The version that is written, and the newest one that can be read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The most embeddings a record can have.
 pub const FIELDS_MAX: usize = 64;
 /// The largest dimension an embedding can have.
@@ -87,6 +94,8 @@ const ENTRY_BYTES: usize = 32;
 const PAGE: u64 = 4096;
 /// Each embedding begins at a multiple of so many f32: a cache line.
 const LINE_FLOATS: usize = 16;
+/// Or, where they are f16, of so many of them.
+const LINE_HALVES: usize = 32;
 /// An empty slot, and no node.
 const NO_SLOT: u64 = u64::MAX;
 const NO_NODE: u32 = u32::MAX;
@@ -104,6 +113,10 @@ pub struct FieldSpec {
     pub dimension: u32,
     /// How two of them are compared.
     pub metric: Metric,
+    /// Whether components are kept as f16. Writers have rounded them so already: nothing is lost here.
+    pub half: bool,
+    /// Whether there are codes for the search to walk on, as far as they serve.
+    pub coded: bool,
 }
 
 /// The meta section.
@@ -121,6 +134,34 @@ struct FieldMeta {
     /// 0 and 0 where there is no graph.
     m: u32,
     ef_construction: u32,
+    half: bool,
+    coded: bool,
+}
+
+/// The meta section of version 1.
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct Meta1 {
+    collection: u64,
+    fields: Vec<FieldMeta1>,
+}
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct FieldMeta1 {
+    name: String,
+    dimension: u32,
+    metric: u8,
+    m: u32,
+    ef_construction: u32,
+}
+
+impl From<Meta1> for Meta {
+    fn from(meta: Meta1) -> Meta {
+        let fields = meta.fields.into_iter().map(|field| {
+            let FieldMeta1 { name, dimension, metric, m, ef_construction } = field;
+            FieldMeta { name, dimension, metric, m, ef_construction, half: false, coded: false }
+        });
+        Meta { collection: meta.collection, fields: fields.collect() }
+    }
 }
 
 /// What a section is, by the numbers of the front page.
@@ -143,6 +184,9 @@ enum Kind {
     Vectors = 22,
     Layer0 = 23,
     Upper = 24,
+    Codes = 25,
+    Beside = 26,
+    Mean = 27,
     AttributeIndex = 30,
     SparseOffsets = 40,
     SparseBytes = 41,
@@ -157,9 +201,9 @@ fn slot_of(key: &[u8], seed: u64, slots: usize) -> (usize, u64) {
     ((hash as usize) & (slots.max(1) - 1), hash & !u64::from(u32::MAX))
 }
 
-/// An embedding's distance from the next, in f32.
-fn stride_of(dimension: u32) -> usize {
-    (dimension as usize).next_multiple_of(LINE_FLOATS)
+/// An embedding's distance from the next, in components.
+fn stride_of(dimension: u32, half: bool) -> usize {
+    (dimension as usize).next_multiple_of(if half { LINE_HALVES } else { LINE_FLOATS })
 }
 
 /// Why a segment could not be written, opened or searched.

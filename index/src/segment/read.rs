@@ -3,7 +3,7 @@
 //! Nothing here is unsafe: a cast that does not fit is an empty slice, an offset that leads out of
 //! its section is an empty item. Neither occurs in a file that opened.
 
-use std::cell::Cell;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use super::indexes::Indexes;
 use super::inverted::Inverted;
 use super::{
     DIMENSION_MAX, ENTRY_BYTES, FIELDS_MAX, FieldMeta, FieldSpec, HEADER_BYTES, Kind, MAGIC, META_BYTES_MAX, Meta,
-    NO_NODE, NO_SLOT, NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
+    Meta1, NO_NODE, NO_SLOT, NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
 };
+use crate::codes::{self, Codes};
 use crate::directory::{Directory, Mapped};
-use crate::distance::{Kernel, Metric};
-use crate::graph::search::{Query, Scratch, search};
-use crate::graph::{FlatVectors, GraphRef, GraphShape};
-use crate::scan::{Finish, scan};
+use crate::distance::Metric;
+use crate::graph::search::CodeBook;
+use crate::graph::{GraphRef, GraphShape, Vectors};
 
 /// An open segment. It stays readable after its file was removed.
 pub struct Segment {
@@ -29,7 +29,7 @@ pub struct Segment {
     hash_seed: u64,
     collection: u64,
     specs: Vec<FieldSpec>,
-    fields: Vec<Field>,
+    pub(super) fields: Vec<Field>,
     key_offsets: Range<usize>,
     key_bytes: Range<usize>,
     begins: Range<usize>,
@@ -44,51 +44,29 @@ pub struct Segment {
     pub(super) inverted: Inverted,
 }
 
-struct Field {
-    dimension: usize,
+pub(super) struct Field {
+    pub dimension: usize,
     stride: usize,
-    kernel: Kernel,
-    nodes: u32,
-    node_rows: Range<usize>,
+    metric: Metric,
+    half: bool,
+    pub nodes: u32,
+    pub node_rows: Range<usize>,
     row_nodes: Range<usize>,
     vectors: Range<usize>,
     graph: Option<Graph>,
+    codes: Option<CodeRanges>,
+}
+
+struct CodeRanges {
+    rows: Range<usize>,
+    beside: Range<usize>,
+    mean: Range<usize>,
 }
 
 struct Graph {
     shape: GraphShape,
     layer0: Range<usize>,
     upper: Range<usize>,
-}
-
-/// `keep_going` is asked once for so many rows.
-const ROWS_PER_QUESTION: u32 = 256;
-
-/// How hard to search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effort {
-    /// Compare with every accepted row.
-    Exact,
-    /// Walk the graph; a segment without one is searched exactly.
-    Graph {
-        /// How many candidates to keep ([`crate::graph::EF_DEFAULT`]); at least k are.
-        ef: usize,
-        /// How many distances may be computed before giving up; `None` is no limit.
-        budget: Option<usize>,
-    },
-}
-
-/// What to look for in a segment.
-#[derive(Debug, Clone, Copy)]
-pub struct Search<'q> {
-    /// Which embedding, by its place in [`Segment::fields`].
-    pub field: usize,
-    /// The embedding to be near to, prepared for the field's metric ([`Metric::prepare`]).
-    pub query: &'q [f32],
-    /// How many rows to find.
-    pub k: usize,
-    /// How hard to search.
-    pub effort: Effort,
 }
 
 impl Segment {
@@ -102,7 +80,7 @@ impl Segment {
         if mapped.len() as u64 != file_bytes {
             return Err(opening.corrupt(16, "the file has changed its length"));
         }
-        let meta = opening.meta(&table)?;
+        let meta = opening.meta(&head, &table)?;
         if meta.collection != head.collection {
             return Err(opening.corrupt(40, "header and meta name different collections"));
         }
@@ -203,12 +181,56 @@ impl Segment {
         low
     }
 
-    /// A row's embedding for a field, if it has one, as the metric prepared it.
-    pub fn embedding(&self, field: usize, row: u32) -> Option<&[f32]> {
+    /// A row's embedding for a field, if it has one, as the metric prepared it. Lent where it lies, unless it is kept as f16.
+    pub fn embedding(&self, field: usize, row: u32) -> Option<Cow<'_, [f32]>> {
+        let node = self.node(field, row)?;
         let field = self.fields.get(field)?;
-        let node = *self.cast::<u32>(&field.row_nodes).get(row as usize)?;
         let start = node as usize * field.stride;
-        self.cast::<f32>(&field.vectors).get(start..start + field.dimension)
+        let range = start..start + field.dimension;
+        if field.half {
+            let halves = self.cast::<u16>(&field.vectors).get(range)?;
+            Some(halves.iter().map(|&bits| half::f16::from_bits(bits).to_f32()).collect())
+        } else {
+            self.cast::<f32>(&field.vectors).get(range).map(Cow::Borrowed)
+        }
+    }
+
+    /// The node of a row's embedding.
+    pub(crate) fn node(&self, field: usize, row: u32) -> Option<u32> {
+        let nodes = self.cast::<u32>(&self.fields.get(field)?.row_nodes);
+        nodes.get(row as usize).copied().filter(|&node| node != NO_NODE)
+    }
+
+    /// A field's graph.
+    pub(crate) fn graph(&self, field: usize) -> Option<GraphRef<'_>> {
+        let graph = self.fields.get(field)?.graph.as_ref()?;
+        Some(GraphRef::new(&graph.shape, self.cast::<u32>(&graph.layer0), self.cast::<u32>(&graph.upper)))
+    }
+
+    /// Whether a field has a graph with room for so many links.
+    pub(crate) fn links_like(&self, field: usize, m: usize) -> bool {
+        self.graph(field).is_some_and(|graph| graph.m() == m)
+    }
+
+    /// Whether a field's embeddings have codes for the search to walk on.
+    pub fn has_codes(&self, field: usize) -> bool {
+        self.fields.get(field).is_some_and(|field| field.codes.is_some())
+    }
+
+    pub(super) fn vectors<'s>(&'s self, field: &Field) -> Vectors<'s> {
+        let (metric, stride, dimension) = (field.metric, field.stride, field.dimension);
+        if field.half {
+            Vectors::halves(metric, self.cast::<u16>(&field.vectors), stride, dimension)
+        } else {
+            Vectors::new(metric, self.cast::<f32>(&field.vectors), stride, dimension)
+        }
+    }
+
+    pub(super) fn code_book<'s>(&'s self, field: &Field) -> Option<CodeBook<'s>> {
+        let ranges = field.codes.as_ref()?;
+        let (rows, beside) = (self.part(&ranges.rows), self.cast(&ranges.beside));
+        let codes = Codes::new(rows, beside, field.dimension);
+        Some(CodeBook { codes, metric: field.metric, mean: self.cast::<f32>(&ranges.mean) })
     }
 
     /// How many rows have an embedding for a field.
@@ -219,85 +241,6 @@ impl Segment {
     /// Whether a field's embeddings are linked in a graph.
     pub fn has_graph(&self, field: usize) -> bool {
         self.fields.get(field).is_some_and(|field| field.graph.is_some())
-    }
-
-    /// Finds the nearest rows that `accept` agrees to. They are then in `scratch.hits()`, nearest
-    /// first; `keep_going` is asked every now and then whether they are still wanted.
-    pub fn nearest(
-        &self,
-        ask: &Search<'_>,
-        accept: impl Fn(u32) -> bool,
-        keep_going: impl FnMut() -> bool,
-        scratch: &mut Scratch,
-    ) -> Result<Finish, SegmentError> {
-        let field =
-            self.fields.get(ask.field).filter(|field| field.dimension == ask.query.len()).ok_or_else(|| {
-                SegmentError::Query { file: self.name.clone(), field: ask.field, got: ask.query.len() }
-            })?;
-        let floats = self.cast::<f32>(&field.vectors);
-        let node_rows = self.cast::<u32>(&field.node_rows);
-        let finish = match (ask.effort, &field.graph) {
-            (Effort::Graph { ef, budget }, Some(graph)) => {
-                let layer0 = self.cast::<u32>(&graph.layer0);
-                let upper = self.cast::<u32>(&graph.upper);
-                let query = Query { vector: ask.query, kernel: field.kernel, k: ask.k, ef, budget };
-                let accept = |node: u32| node_rows.get(node as usize).is_some_and(|&row| accept(row));
-                let vectors = FlatVectors::new(floats, field.stride, field.dimension);
-                let graph = GraphRef::new(&graph.shape, layer0, upper);
-                let finish = search(graph, &vectors, &query, accept, keep_going, scratch);
-                let row_of = |node: u32| node_rows.get(node as usize).copied();
-                scratch.nearest().translate(row_of);
-                finish
-            }
-            (Effort::Exact | Effort::Graph { .. }, _) => {
-                let embeddings = floats.chunks_exact(field.stride).map(|v| &v[..field.dimension]);
-                let rows = node_rows.iter().copied().zip(embeddings);
-                let compared = Cell::new(0);
-                let accept = |row: u32| {
-                    let accepted = accept(row);
-                    compared.set(compared.get() + usize::from(accepted));
-                    accepted
-                };
-                let into = scratch.nearest();
-                let finish = scan(field.kernel, ask.query, ask.k, rows, accept, keep_going, into);
-                scratch.count(compared.get(), 0);
-                finish
-            }
-        };
-        Ok(finish)
-    }
-
-    /// Finds the nearest of those of some rows that `accept` agrees to, without looking at any others.
-    pub fn nearest_of(
-        &self,
-        ask: &Search<'_>,
-        rows: impl Iterator<Item = u32>,
-        accept: impl Fn(u32) -> bool,
-        keep_going: impl FnMut() -> bool,
-        scratch: &mut Scratch,
-    ) -> Result<Finish, SegmentError> {
-        let field =
-            self.fields.get(ask.field).filter(|field| field.dimension == ask.query.len()).ok_or_else(|| {
-                SegmentError::Query { file: self.name.clone(), field: ask.field, got: ask.query.len() }
-            })?;
-        let (mut compared, mut finish, mut keep_going) = (0, Finish::Complete, keep_going);
-        let into = scratch.nearest();
-        into.reset(ask.k);
-        for (looked_at, row) in (1..).zip(rows) {
-            if looked_at % ROWS_PER_QUESTION == 0 && !keep_going() {
-                finish = Finish::Stopped;
-                break;
-            }
-            if accept(row)
-                && let Some(embedding) = self.embedding(ask.field, row)
-            {
-                compared += 1;
-                into.offer((field.kernel)(ask.query, embedding), row);
-            }
-        }
-        into.settle(ask.k);
-        scratch.count(compared, 0);
-        Ok(finish)
     }
 
     /// Reads all of it into memory now, as far as it fits.
@@ -347,7 +290,9 @@ impl Segment {
     fn walked(&self) -> impl Iterator<Item = Range<usize>> {
         self.fields.iter().flat_map(|field| {
             let graph = field.graph.iter().flat_map(|graph| [graph.layer0.clone(), graph.upper.clone()]);
-            graph.chain([field.node_rows.clone(), field.vectors.clone()])
+            let codes = field.codes.iter().flat_map(|codes| [codes.rows.clone(), codes.beside.clone()]);
+            let vectors = field.codes.is_none().then(|| field.vectors.clone());
+            graph.chain(codes).chain(vectors).chain([field.node_rows.clone()])
         })
     }
 
@@ -359,7 +304,7 @@ impl Segment {
         self.mapped.get(range.clone()).unwrap_or_default()
     }
 
-    fn cast<T: AnyBitPattern>(&self, range: &Range<usize>) -> &[T] {
+    pub(super) fn cast<T: AnyBitPattern>(&self, range: &Range<usize>) -> &[T] {
         bytemuck::try_cast_slice(self.part(range)).unwrap_or_default()
     }
 
@@ -402,6 +347,7 @@ pub(super) struct Opening<'a> {
 }
 
 struct Head {
+    version: u32,
     section_count: u32,
     rows: u32,
     hash_seed: u64,
@@ -459,13 +405,14 @@ impl Opening<'_> {
         if version > VERSION {
             return Err(SegmentError::UnknownVersion { file: self.name.to_string(), version });
         }
-        if version != VERSION {
+        if version == 0 {
             return Err(self.corrupt(8, "there never was such a version"));
         }
         if u64_at(&head, 16) != self.file_bytes {
             return Err(self.corrupt(16, "the file has not the length that its header says"));
         }
         Ok(Head {
+            version,
             section_count: u32_at(&head, 12),
             rows: u32_at(&head, 24),
             hash_seed: u64_at(&head, 32),
@@ -519,7 +466,7 @@ impl Opening<'_> {
         Ok(entries)
     }
 
-    fn meta(&self, table: &[Entry]) -> Result<Meta, SegmentError> {
+    fn meta(&self, head: &Head, table: &[Entry]) -> Result<Meta, SegmentError> {
         let range = self.section(table, Kind::Meta, 0)?;
         let (start, end) = (range.start as u64, range.end as u64);
         if end - start > META_BYTES_MAX {
@@ -528,8 +475,11 @@ impl Opening<'_> {
         let bytes = self.bytes(start..end)?;
         let mut aligned = rkyv::util::AlignedVec::<16>::with_capacity(bytes.len());
         aligned.extend_from_slice(&bytes);
-        let meta = rkyv::from_bytes::<Meta, rkyv::rancor::Error>(&aligned)
-            .map_err(|_| self.corrupt(start, "the meta section makes no sense"))?;
+        let meta = match head.version {
+            1 => rkyv::from_bytes::<Meta1, rkyv::rancor::Error>(&aligned).map(Meta::from),
+            _ => rkyv::from_bytes::<Meta, rkyv::rancor::Error>(&aligned),
+        };
+        let meta = meta.map_err(|_| self.corrupt(start, "the meta section makes no sense"))?;
         if meta.fields.len() > FIELDS_MAX {
             return Err(self.corrupt(start, "there are too many fields"));
         }
@@ -605,9 +555,9 @@ impl Opening<'_> {
             let Some(metric) = Metric::from_code(field.metric) else {
                 return Err(self.corrupt(HEADER_BYTES as u64, "a metric is not known"));
             };
-            let open = self.field(&segment, table, number, &field, metric.kernel())?;
-            let FieldMeta { name, dimension, .. } = field;
-            segment.specs.push(FieldSpec { name, dimension, metric });
+            let open = self.field(&segment, table, number, &field, metric)?;
+            let FieldMeta { name, dimension, half, coded, .. } = field;
+            segment.specs.push(FieldSpec { name, dimension, metric, half, coded });
             segment.fields.push(open);
         }
         Ok(segment)
@@ -619,33 +569,37 @@ impl Opening<'_> {
         table: &[Entry],
         number: u16,
         meta: &FieldMeta,
-        kernel: Kernel,
+        metric: Metric,
     ) -> Result<Field, SegmentError> {
         if meta.dimension == 0 || meta.dimension > DIMENSION_MAX {
             return Err(self.corrupt(HEADER_BYTES as u64, "a dimension is out of range"));
         }
-        let stride = stride_of(meta.dimension);
+        let stride = stride_of(meta.dimension, meta.half);
         let rows = segment.rows as usize;
         let node_rows = self.section(table, Kind::NodeRows, number)?;
         let row_nodes = self.exactly(table, Kind::RowNodes, number, rows, 4)?;
         let nodes = node_rows.len() / 4;
-        let vectors = self.exactly(table, Kind::Vectors, number, nodes, 4 * stride)?;
-        // Rows that have a node are counted by it, and it names them.
-        let named = segment.cast::<u32>(&node_rows);
-        let mut next = 0u32;
-        for (row, &node) in (0u32..).zip(segment.cast::<u32>(&row_nodes)) {
-            if node == NO_NODE {
-                continue;
-            }
-            if node != next || named.get(next as usize) != Some(&row) {
-                let what = "rows and embeddings do not name each other";
-                return Err(self.corrupt(row_nodes.start as u64, what));
-            }
-            next += 1;
+        let vectors = self.exactly(table, Kind::Vectors, number, nodes, stride * if meta.half { 2 } else { 4 })?;
+        // Each node's row names it, and nobody else has a node.
+        let named = segment.cast::<u32>(&row_nodes);
+        let rows_of = segment.cast::<u32>(&node_rows);
+        if !(0u32..).zip(rows_of).all(|(node, &row)| named.get(row as usize) == Some(&node)) {
+            let what = "rows and embeddings do not name each other";
+            return Err(self.corrupt(row_nodes.start as u64, what));
         }
-        if next as usize != nodes || named.len() != nodes {
+        if named.iter().filter(|&&node| node != NO_NODE).count() != nodes || rows_of.len() != nodes {
             return Err(self.corrupt(node_rows.start as u64, "some embeddings have no row"));
         }
+        let codes = if table.iter().any(|entry| (entry.kind, entry.field) == (Kind::Codes as u16, number)) {
+            let dimension = meta.dimension as usize;
+            Some(CodeRanges {
+                rows: self.exactly(table, Kind::Codes, number, nodes, codes::stride_of(dimension))?,
+                beside: self.exactly(table, Kind::Beside, number, nodes, size_of::<codes::Beside>())?,
+                mean: self.exactly(table, Kind::Mean, number, dimension, size_of::<f32>())?,
+            })
+        } else {
+            None
+        };
         let graph = if meta.m == 0 {
             None
         } else {
@@ -660,7 +614,9 @@ impl Opening<'_> {
         Ok(Field {
             dimension: meta.dimension as usize,
             stride,
-            kernel,
+            metric,
+            half: meta.half,
+            codes,
             nodes: nodes as u32,
             node_rows,
             row_nodes,

@@ -1,6 +1,7 @@
 //! Writing a segment: one pass over the rows for each section, so that memory is needed for the
 //! graph and the slots only, not for the records.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::inverted;
@@ -11,8 +12,9 @@ use super::{
 use crate::attribute_index;
 use crate::command::{IndexSpec, TextSpec};
 use crate::directory::{Directory, NewFile};
-use crate::graph::GraphOptions;
-use crate::graph::build::{BuildError, Mended, build};
+use crate::graph::build::{self, BuildError, Built, Embeddings, Mended};
+use crate::graph::{GraphOptions, Seed, order};
+use crate::segment::Segment;
 
 /// One row as the writer wants it.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +54,14 @@ pub trait Rows: Sync {
     }
 
     /// A row's embedding for a field, if it has one, prepared for the field's metric.
-    fn embedding(&self, i: usize, field: usize) -> Option<&[f32]>;
+    fn embedding(&self, i: usize, field: usize) -> Option<Cow<'_, [f32]>>;
+
+    /// The row of a segment that this one is the same as, if it comes from one. The graph of the segment that most rows come
+    /// from is built on.
+    fn origin(&self, i: usize) -> Option<(&Segment, u32)> {
+        let _ = i;
+        None
+    }
 }
 
 /// What a segment is to be.
@@ -106,7 +115,8 @@ pub fn write(
     }
     let cancelled = |row: usize| row.is_multiple_of(4096) && cancel.load(Ordering::Relaxed);
     let graph_fields = if spec.graph.is_some() { spec.fields.len() } else { 0 };
-    let optional = spec.indexes.len() + inverted::sections(spec.sparse, spec.texts);
+    let coded_fields = spec.fields.iter().filter(|field| field.coded).count();
+    let optional = spec.indexes.len() + inverted::sections(spec.sparse, spec.texts) + 3 * coded_fields;
     let count = 11 + optional + 3 * spec.fields.len() + 2 * graph_fields;
     let table_end = ((HEADER_BYTES + count * ENTRY_BYTES) as u64).next_multiple_of(PAGE);
 
@@ -178,7 +188,13 @@ pub fn write(
     }
 
     let file_bytes = out.file.position();
-    assert_eq!(out.table.len(), count * ENTRY_BYTES, "the table was given room for its sections");
+    // Sections that were expected and did not come, such as codes that do not serve, leave empty ones behind.
+    assert!(out.table.len() <= count * ENTRY_BYTES, "the table was given room for its sections");
+    while out.table.len() < count * ENTRY_BYTES {
+        out.table.extend([0; 8]);
+        out.table.extend(file_bytes.to_le_bytes());
+        out.table.extend([0; 16]);
+    }
     let mut head = vec![0; table_end as usize];
     head[HEADER_BYTES..HEADER_BYTES + out.table.len()].copy_from_slice(&out.table);
     let table_crc = crc32fast::hash(&head[HEADER_BYTES..]);
@@ -214,6 +230,8 @@ fn meta(spec: &Spec<'_>) -> Meta {
         metric: field.metric.code(),
         m: spec.graph.map_or(0, |graph| graph.m as u32),
         ef_construction: spec.graph.map_or(0, |graph| graph.ef_construction as u32),
+        half: field.half,
+        coded: field.coded,
     });
     Meta { collection: spec.collection, fields: fields.collect() }
 }
@@ -275,33 +293,87 @@ fn write_field(
     }
     let number_u16 = number as u16;
     let nodes = node_rows.len();
-    let embedding = |node: usize| -> &[f32] {
-        rows.embedding(node_rows[node] as usize, number).expect("rows answer the same each time")
+    let embedding = |row: u32| rows.embedding(row as usize, number).expect("rows answer the same each time");
+    let Built { mut graph, mended, mut codes } = {
+        let get = |node: usize| embedding(node_rows[node]);
+        let embeddings = Embeddings { metric: field.metric, len: nodes, get: &get, coded: field.coded };
+        match &spec.graph {
+            Some(options) => {
+                let seed = seed(number, options, rows, &node_rows);
+                build::build(&embeddings, options, seed.as_ref(), cancel)
+            }
+            None => build::without_graph(&embeddings, cancel),
+        }
+        .map_err(FieldError::Graph)?
     };
+    if let Some(graph) = &mut graph {
+        let order = order::of(graph);
+        order::arrange(graph, &order);
+        node_rows = order.iter().map(|&node| node_rows[node as usize]).collect();
+        codes.iter_mut().for_each(|codes| codes.arrange(&order));
+    }
     out.bytes(Kind::NodeRows, number_u16, nodes, |i, out| out.write(&node_rows[i].to_le_bytes()))?;
-    let mut next = 0;
-    out.bytes(Kind::RowNodes, number_u16, rows.len(), |i, out| {
-        let has = node_rows.get(next) == Some(&(i as u32));
-        let node = if has { next as u32 } else { NO_NODE };
-        next += usize::from(has);
-        out.write(&node.to_le_bytes())
-    })?;
-    let padding = vec![0u8; 4 * (stride_of(field.dimension) - field.dimension as usize)];
+    let mut row_nodes = vec![NO_NODE; rows.len()];
+    (0..).zip(&node_rows).for_each(|(node, &row)| row_nodes[row as usize] = node);
+    out.bytes(Kind::RowNodes, number_u16, rows.len(), |i, out| out.write(&row_nodes[i].to_le_bytes()))?;
+    drop(row_nodes);
+    let padding = stride_of(field.dimension, field.half) - field.dimension as usize;
+    let padding = vec![0u8; padding * if field.half { 2 } else { 4 }];
+    let mut halves: Vec<u16> = Vec::new();
     out.bytes(Kind::Vectors, number_u16, nodes, |i, out| {
-        // The machine is little-endian (see mod.rs), so the f32 are in the file's order already.
-        out.write(bytemuck::cast_slice(embedding(i)))?;
+        let embedding = embedding(node_rows[i]);
+        // The machine is little-endian (see mod.rs), so the components are in the file's order already.
+        if field.half {
+            halves.clear();
+            halves.extend(embedding.iter().map(|&x| half::f16::from_f32(x).to_bits()));
+            out.write(bytemuck::cast_slice(&halves))?;
+        } else {
+            out.write(bytemuck::cast_slice(&embedding))?;
+        }
         out.write(&padding)
     })?;
-    let Some(options) = &spec.graph else {
-        return Ok((nodes as u32, Mended::default()));
-    };
-    let (graph, mended) = build(field.metric, nodes, &embedding, options, cancel).map_err(FieldError::Graph)?;
-    for (kind, words) in [(Kind::Layer0, &graph.layer0), (Kind::Upper, &graph.upper)] {
-        out.begin(kind, number_u16);
-        out.write(bytemuck::cast_slice(words))?;
-        out.end()?;
+    if let Some(codes) = &codes {
+        out.whole(Kind::Codes, number_u16, &codes.rows)?;
+        out.whole(Kind::Beside, number_u16, bytemuck::cast_slice(&codes.beside))?;
+        out.whole(Kind::Mean, number_u16, bytemuck::cast_slice(&codes.mean))?;
+    }
+    if let Some(graph) = &graph {
+        out.whole(Kind::Layer0, number_u16, bytemuck::cast_slice(&graph.layer0))?;
+        out.whole(Kind::Upper, number_u16, bytemuck::cast_slice(&graph.upper))?;
     }
     Ok((nodes as u32, mended))
+}
+
+/// A graph is built anew rather than on one that has less than one in so many of its nodes.
+const SEED_SHARE: usize = 4;
+
+/// The graph of the segment that most rows come from, if that is worth building on.
+fn seed<'r>(number: usize, options: &GraphOptions, rows: &'r dyn Rows, node_rows: &[u32]) -> Option<Seed<'r>> {
+    let origin = |node: usize| rows.origin(node_rows[node] as usize);
+    let mut counts: Vec<(&Segment, usize)> = Vec::new();
+    for (segment, _) in (0..node_rows.len()).filter_map(origin) {
+        match counts.iter_mut().find(|(known, _)| std::ptr::eq(*known, segment)) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((segment, 1)),
+        }
+    }
+    let linked = counts.into_iter().filter(|(segment, _)| segment.links_like(number, options.m));
+    let (largest, count) = linked.max_by_key(|&(_, count)| count)?;
+    let old_nodes = largest.embeddings(number) as usize;
+    // Of a graph most of whose nodes are gone, little is left.
+    if count * SEED_SHARE < node_rows.len() || count * 2 < old_nodes {
+        return None;
+    }
+    let mut new_of = vec![u32::MAX; old_nodes];
+    for node in 0..node_rows.len() {
+        if let Some((segment, row)) = origin(node)
+            && std::ptr::eq(segment, largest)
+            && let Some(old) = largest.node(number, row)
+        {
+            new_of[old as usize] = node as u32;
+        }
+    }
+    Some(Seed { graph: largest.graph(number)?, new_of })
 }
 
 /// Writes sections one after the other and notes them in the table.
@@ -362,6 +434,13 @@ impl Sections {
         self.table.extend((end - open.offset).to_le_bytes());
         self.table.extend([0; 8]);
         Ok(())
+    }
+
+    /// A whole section that is at hand.
+    fn whole(&mut self, kind: Kind, field: u16, bytes: &[u8]) -> Result<(), SegmentError> {
+        self.begin(kind, field);
+        self.write(bytes)?;
+        self.end()
     }
 
     /// A whole section: `each` writes one of `count` items.

@@ -319,7 +319,7 @@ impl Store {
             value: record.value().map(Box::from),
             attributes: record.attributes().into(),
             sparse: sparse.map(|field| record.sparse(field).map(Box::from)).collect(),
-            embeddings: fields.map(|field| record.embedding(field).map(Box::from)).collect(),
+            embeddings: fields.map(|field| record.embedding(field).map(|found| found.into())).collect(),
             deadline: record.deadline(),
         }
     }

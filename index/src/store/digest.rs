@@ -93,7 +93,8 @@ pub(super) fn of_content(
 
 /// The keyed hash of a stored version, computed anew.
 pub(super) fn of_record(digest_key: &[u8; 32], collection: u64, fields: usize, record: &RecordRef<'_>) -> u128 {
-    let embeddings = (0..fields as u16).filter_map(|field| Some((field, record.embedding(field)?)));
+    let embeddings: Vec<_> = (0..fields as u16).filter_map(|field| Some((field, record.embedding(field)?))).collect();
+    let embeddings = embeddings.iter().map(|(field, embedding)| (*field, &**embedding));
     let hashed = Hashed {
         collection,
         key: record.key(),

@@ -18,6 +18,7 @@
 //! A job that fails changes nothing: frozen buffers stay frozen and are part of the next attempt. It is offered again
 //! after a second of the log's clock, or when a checkpoint is requested.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -223,8 +224,12 @@ impl Rows for Picked<'_> {
         self.0[i].sparse(field)
     }
 
-    fn embedding(&self, i: usize, field: usize) -> Option<&[f32]> {
+    fn embedding(&self, i: usize, field: usize) -> Option<Cow<'_, [f32]>> {
         self.0[i].embedding(u16::try_from(field).ok()?)
+    }
+
+    fn origin(&self, i: usize) -> Option<(&Segment, u32)> {
+        self.0[i].segment_row()
     }
 }
 
@@ -438,7 +443,7 @@ impl Work {
 fn field_specs(collection: &Collection) -> Vec<FieldSpec> {
     let specs = collection.schema.embeddings.iter().map(|spec| {
         let metric = Metric::from_code(spec.metric)?;
-        Some(FieldSpec { name: spec.name.clone(), dimension: spec.dimension, metric })
+        Some(FieldSpec { name: spec.name.clone(), dimension: spec.dimension, metric, half: false, coded: true })
     });
     // A collection is only made with metrics that there are.
     specs.flatten().collect()

@@ -157,7 +157,7 @@ impl<'v> Asking<'_, 'v> {
             Example::Key(key) => {
                 let record =
                     self.collection.get(key, self.ask.now).ok_or_else(|| AskError::UnknownRecord(key.clone()))?;
-                let vector = record.embedding(field).map(Cow::from).ok_or_else(|| {
+                let vector = record.embedding(field).ok_or_else(|| {
                     let name =
                         self.collection.schema().embeddings.get(usize::from(field)).map(|spec| spec.name.clone());
                     AskError::NoEmbedding { key: key.clone(), name: name.unwrap_or_default() }

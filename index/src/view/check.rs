@@ -87,13 +87,13 @@ impl CollectionView<'_> {
         }
         let Some(query) = sealed.segment.embedding(number, row) else { return Ok(None) };
         let effort = segment::Effort::Graph { ef: EF_DEFAULT, budget: None };
-        let search = Search { field: number, query, k: HITS, effort };
+        let search = Search { field: number, query: &query, k: HITS, effort };
         let position = self.view.position();
         let accept = |row| sealed.visible_at(row, position);
         // Asked between rows: one search is short.
         let _ = sealed.segment.nearest(&search, accept, || true, &mut scratch.graph)?;
         let hits = scratch.graph.hits();
-        let own = (field.kernel)(query, query);
+        let own = (field.kernel)(&query, &query);
         let crowded = hits.len() >= HITS && hits.iter().all(|hit| hit.distance <= own);
         Ok(Some(crowded || hits.iter().any(|hit| hit.row == row)))
     }

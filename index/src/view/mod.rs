@@ -25,6 +25,7 @@ mod sparse;
 mod stats;
 mod text;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -286,9 +287,9 @@ impl<'v> RecordRef<'v> {
     }
 
     /// Its embedding by the field's number, as it is compared (length 1 under cosine).
-    pub fn embedding(&self, field: u16) -> Option<&'v [f32]> {
+    pub fn embedding(&self, field: u16) -> Option<Cow<'v, [f32]>> {
         match self.0 {
-            Place::Buffer(row) => row.embedding(usize::from(field)),
+            Place::Buffer(row) => row.embedding(usize::from(field)).map(Cow::Borrowed),
             Place::Segment(sealed, row) => sealed.segment.embedding(usize::from(field), row),
         }
     }
@@ -298,6 +299,14 @@ impl<'v> RecordRef<'v> {
         match self.0 {
             Place::Buffer(row) => row.sparse.get(usize::from(field))?.as_deref(),
             Place::Segment(sealed, row) => sealed.segment.sparse(field, row),
+        }
+    }
+
+    /// Whether it has an embedding of that number.
+    pub fn has_embedding(&self, field: u16) -> bool {
+        match self.0 {
+            Place::Buffer(row) => row.embedding(usize::from(field)).is_some(),
+            Place::Segment(sealed, row) => sealed.segment.node(usize::from(field), row).is_some(),
         }
     }
 
@@ -317,6 +326,14 @@ impl<'v> RecordRef<'v> {
         }
     }
 
+    /// Where it lies in a segment, if it does.
+    pub(crate) fn segment_row(&self) -> Option<(&'v Segment, u32)> {
+        match self.0 {
+            Place::Buffer(_) => None,
+            Place::Segment(sealed, row) => Some((&sealed.segment, row)),
+        }
+    }
+
     pub(crate) fn hash(&self) -> u128 {
         match self.0 {
             Place::Buffer(row) => row.hash,
@@ -326,7 +343,7 @@ impl<'v> RecordRef<'v> {
 
     /// The bytes of its key, value, attributes and embeddings.
     pub(crate) fn bytes(&self, fields: &[Field]) -> u64 {
-        let embeddings = (0..).zip(fields).filter(|&(field, _)| self.embedding(field).is_some());
+        let embeddings = (0..).zip(fields).filter(|&(field, _)| self.has_embedding(field));
         let embeddings = embeddings.map(|(_, field)| field.dimension * 4).sum::<usize>();
         let sparse = (0..SPARSE_MAX as u16).filter_map(|field| self.sparse(field)).map(<[u8]>::len).sum::<usize>();
         let value = self.value().map_or(0, <[u8]>::len);

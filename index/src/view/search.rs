@@ -380,7 +380,10 @@ impl<'v> CollectionView<'v> {
                 Finish::Complete | Finish::OverBudget => way = Way::WalkThenScan,
             }
         }
-        search.effort = segment::Effort::Exact;
+        search.effort = match request.effort {
+            Effort::Exact => segment::Effort::Exact,
+            Effort::Ef(_) => segment::Effort::Codes,
+        };
         let finish = match request.filter {
             Some(_) => {
                 let rows = selection.rows_from(0);
@@ -407,7 +410,8 @@ struct Cost {
 impl Cost {
     /// With what the last search of this scratch has.
     fn add(&mut self, scratch: &Scratch) {
-        self.vectors += scratch.distances();
+        self.codes += scratch.codes_read();
+        self.vectors += scratch.vectors_read();
         self.hops += scratch.hops();
     }
 }

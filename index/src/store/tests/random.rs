@@ -185,7 +185,7 @@ fn compare_collection(random: &mut Random, view: &View, id: u64, model: &ModelCo
             assert_eq!(attributes::decode(got.attributes()).unwrap(), expected.attributes);
             assert_eq!(got.deadline(), expected.deadline);
             for field in 0..3 {
-                assert_eq!(got.embedding(field), expected.embeddings.get(&field).map(|e| &e[..]));
+                assert_eq!(got.embedding(field).as_deref(), expected.embeddings.get(&field).map(|e| &e[..]));
                 let sparse = got.sparse(field).map(|bytes| crate::sparse::decode(bytes).collect::<Vec<_>>());
                 assert_eq!(sparse.as_ref(), expected.sparse.get(&field));
             }

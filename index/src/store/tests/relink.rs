@@ -60,8 +60,15 @@ fn check_all(view: &View, collection: u64) -> Checked {
 fn finds(view: &View, collection: u64, key: &[u8]) -> bool {
     let collection = view.collection_by_id(CollectionId(collection)).unwrap();
     let query = collection.get(key, 0).unwrap().embedding(0).unwrap();
-    let request =
-        SearchRequest { field: 0, query, k: 1, effort: Effort::default(), filter: None, max_distance: None, now: 0 };
+    let request = SearchRequest {
+        field: 0,
+        query: &query,
+        k: 1,
+        effort: Effort::default(),
+        filter: None,
+        max_distance: None,
+        now: 0,
+    };
     let found = collection.search(&request, &mut SearchScratch::new(), &mut || true).unwrap();
     found.hits[0].record.key() == key
 }
