@@ -77,12 +77,6 @@ impl Row {
         self.embeddings.get(field)?.as_deref()
     }
 
-    /// The words of each of its texts. They are taken apart once, by whoever asks first.
-    pub fn words(&self, texts: &[TextSpec]) -> &[Words] {
-        let words = |text: &TextSpec| Words::of_attribute(&self.attributes, &text.path, text.language);
-        self.words.get_or_init(|| texts.iter().map(words).collect())
-    }
-
     /// What it takes in memory, near enough.
     fn bytes(&self) -> usize {
         let embeddings = self.embeddings.iter().flatten().map(|e| e.len() * 4).sum::<usize>();
@@ -118,6 +112,8 @@ pub(crate) struct Buffer {
     bytes: AtomicUsize,
     /// How many keys the table holds; only the writer looks.
     keys: AtomicU32,
+    /// What the words of rows take that were searched.
+    words_bytes: AtomicUsize,
 }
 
 impl Buffer {
@@ -129,6 +125,7 @@ impl Buffer {
             len: AtomicU32::new(0),
             bytes: AtomicUsize::new(0),
             keys: AtomicU32::new(0),
+            words_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -137,9 +134,24 @@ impl Buffer {
         self.len.load(Ordering::Acquire)
     }
 
-    /// What it takes in memory.
+    /// What was written to it takes in memory.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// What the words take in memory that searches have found in it.
+    pub fn words_bytes(&self) -> usize {
+        self.words_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The words of each text of one of its rows. They are taken apart once, by whoever asks first.
+    pub fn words<'a>(&self, row: &'a Row, texts: &[TextSpec]) -> &'a [Words] {
+        row.words.get_or_init(|| {
+            let words = |text: &TextSpec| Words::of_attribute(&row.attributes, &text.path, text.language);
+            let all: Box<[Words]> = texts.iter().map(words).collect();
+            self.words_bytes.fetch_add(all.iter().map(Words::bytes).sum(), Ordering::Relaxed);
+            all
+        })
     }
 
     pub fn row(&self, row: u32) -> Option<&Row> {
@@ -289,6 +301,23 @@ mod tests {
         }
         let (run, place) = run_of(NONE - 1);
         assert!(run < RUNS && place < run_length(run));
+    }
+
+    #[test]
+    fn the_words_of_a_row_are_taken_apart_and_counted_once() {
+        use crate::attributes::{Attributes, Value, encode};
+        let attributes = encode(&Attributes::from([("t".into(), Value::String("b a b".into()))])).unwrap();
+        let content = OwnedContent { attributes: attributes.into(), ..OwnedContent::default() };
+        let buffer = Buffer::new();
+        buffer.push(Row::new(Position::new(1, 0), b"k"[..].into(), content, 0));
+        let texts = [TextSpec { path: vec!["t".into()], language: crate::command::Language::Plain }];
+        let (row, written) = (buffer.row(0).unwrap(), buffer.bytes());
+        assert_eq!(buffer.words_bytes(), 0);
+        for _ in 0..2 {
+            let [words] = buffer.words(row, &texts) else { panic!("one text") };
+            assert_eq!((words.length(), words.times("b")), (3, 2));
+            assert_eq!((buffer.words_bytes(), buffer.bytes()), (words.bytes(), written));
+        }
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl Words {
         }
     }
 
+    /// What they take in memory.
+    pub fn bytes(&self) -> usize {
+        size_of::<Words>() + self.text.len() + size_of_val(&*self.words)
+    }
+
     /// How many words the text has, repeated ones too.
     pub fn length(&self) -> u32 {
         self.length

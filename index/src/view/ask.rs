@@ -17,6 +17,9 @@ use crate::attributes::{self, ValueRef};
 use crate::distance::Metric;
 use crate::filter::Filter;
 
+/// So many hits are searched for at first where the nearest of them may not count.
+const BEYOND_MIN: usize = 16;
+
 /// What one question needs while it is answered.
 pub(super) struct Asking<'a, 'v> {
     pub collection: CollectionView<'v>,
@@ -185,7 +188,10 @@ impl<'v> Asking<'_, 'v> {
     ) -> Result<Vec<Hit<'v>>, AskError> {
         let named = except.iter().flatten().count();
         // Examples are not among their own hits, so as many more are asked for. How many are too near, nobody knows before.
-        let mut wanted = k + named;
+        let mut wanted = match within.distance_min {
+            Some(_) => k.max(BEYOND_MIN) + named,
+            None => k + named,
+        };
         loop {
             let request = SearchRequest {
                 field,
@@ -208,7 +214,7 @@ impl<'v> Asking<'_, 'v> {
                 hits.truncate(k);
                 return Ok(hits);
             }
-            wanted *= 2;
+            wanted *= 4;
         }
     }
 

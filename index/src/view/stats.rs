@@ -105,6 +105,7 @@ impl CollectionView<'_> {
         for buffer in &self.collection.buffers {
             stats.buffer_rows += u64::from(buffer.len());
             stats.buffer_bytes += buffer.bytes() as u64;
+            stats.memory_bytes += buffer.words_bytes() as u64;
         }
         stats.memory_bytes += stats.buffer_bytes;
         let mut rows = stats.buffer_rows;

@@ -90,13 +90,15 @@ impl<'v> Asking<'_, 'v> {
         let position = self.collection.view.position();
         let mut counting = Counting { question: &question, corpus: Corpus::new(&question), matches: Vec::new() };
         let (began, mut looked_at) = (self.scratch.explaining.now(), 0usize);
-        for (_, row) in shared.buffers.iter().flat_map(|buffer| buffer.visible(position)) {
-            looked_at += 1;
-            if looked_at.is_multiple_of(ASK_EVERY) {
-                self.check_going()?;
-            }
-            if let Some(words) = row.words(texts).get(number) {
-                counting.add(RecordRef::of_row(row), words);
+        for buffer in &shared.buffers {
+            for (_, row) in buffer.visible(position) {
+                looked_at += 1;
+                if looked_at.is_multiple_of(ASK_EVERY) {
+                    self.check_going()?;
+                }
+                if let Some(words) = buffer.words(row, texts).get(number) {
+                    counting.add(RecordRef::of_row(row), words);
+                }
             }
         }
         self.explain_scan(None, looked_at, began, filter.is_some());
