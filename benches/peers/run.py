@@ -97,7 +97,8 @@ def noisy(row):
     return any(rung["qps_cpu"] > 1.1 * rung["qps"] for rung in row["ladder"])
 
 
-def table(rows):
+def table(rows, clock):
+    qps = "qps_cpu" if clock == "cpu" else "qps"
     head = ["engine", "build s", "cpu s", "index MB", "memory MB"]
     head += [f"qps@{recall:.2f}" for recall in RECALLS]
     head += ["p50 us", "p99 us", "dist@.95", "dist@.99", "KB@.95", "max recall"]
@@ -108,7 +109,7 @@ def table(rows):
         line = [row["engine"] + mark, number(row["build_seconds"], "{:.1f}"),
                 number(row.get("build_cpu_seconds"), "{:.1f}"), number(row["index_bytes"] / 1e6),
                 number(row["memory_bytes"] / 1e6)]
-        line += [number(at_recall(ladder, recall, "qps")) for recall in RECALLS]
+        line += [number(at_recall(ladder, recall, qps)) for recall in RECALLS]
         line += [number(at_recall(ladder, 0.95, "p50_us")), number(at_recall(ladder, 0.95, "p99_us"))]
         line += [number(at_recall(ladder, recall, "distances")) for recall in (0.95, 0.99)]
         kilobytes = at_recall(ladder, 0.95, "bytes_read")
@@ -122,7 +123,8 @@ def table(rows):
     for line in lines:
         cells = [line[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])]
         print("  ".join(cells).rstrip())
-    print("\nqps: one thread, best of three passes, interpolated at that recall@10. p50, p99: single calls at 0.95; of "
+    by = "seconds of processor time" if clock == "cpu" else "seconds"
+    print(f"\nqps: by {by}, one thread, best of three passes, interpolated at that recall@10. p50, p99: single calls at 0.95; of "
           "Python's engines with its call.\nmemory: growth of the process by building, vectors included. "
           "KB: read of codes, vectors and links for each query.\n~: the processor was shared meanwhile; its qps are "
           "too low. loads before each engine: "
@@ -139,12 +141,14 @@ def main():
     parser.add_argument("--queries", type=int, default=0, help="only so many of the queries; default: all")
     parser.add_argument("--dir", default=os.path.join(ROOT, "target", "peers"), help="environment and results")
     parser.add_argument("--table", metavar="FILE", help="only print the table of this file")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: queries a second of processor "
+                        "time, on a machine that others use too")
     parser.add_argument("--keep", action="store_true", help="add to earlier results; an engine measured again replaces "
                         "its earlier row")
     a = parser.parse_args()
     if a.table:
         with open(a.table) as file:
-            table([json.loads(line) for line in file])
+            table([json.loads(line) for line in file], a.clock)
         return
     if not a.set:
         parser.error("which set? give its folder")
@@ -171,7 +175,7 @@ def main():
         with open(out, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     if rows:
-        table(rows)
+        table(rows, a.clock)
     print(f"\nrows in {out}")
 
 
