@@ -48,6 +48,12 @@ struct Args {
     /// Threads that build. Searching is always one.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// loci: walk on the full components instead of codes of one byte each.
+    #[arg(long)]
+    no_codes: bool,
+    /// loci: keep the full components as f16.
+    #[arg(long)]
+    half: bool,
     /// Only so many of the queries; 0: all, or 300 with --filtered.
     #[arg(long, default_value_t = 0)]
     queries: usize,

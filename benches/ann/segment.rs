@@ -76,8 +76,8 @@ pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
         name: "embedding".into(),
         dimension: set.dimension as u32,
         metric: Metric::Cosine,
-        half: false,
-        coded: true,
+        half: args.half,
+        coded: !args.no_codes,
     }];
     let graph = GraphOptions { m: args.m, ef_construction: args.ef_construction, threads: args.threads };
     let spec =
@@ -101,8 +101,15 @@ pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
         memory_peak_bytes: peak,
         index_bytes: segment.file_bytes(),
     };
-    let (vector_bytes, link_bytes) = (4 * set.dimension as u64, 8 * args.m as u64);
+    let vector_bytes = if args.half { 2 } else { 4 } * set.dimension as u64;
+    let link_bytes = 8 * args.m as u64;
     let code_bytes = (set.dimension as u64).next_multiple_of(64) + 8;
     let mut ours = Ours { segment, scratch: Scratch::new(), vector_bytes, code_bytes, link_bytes };
-    climb(args, set, args.engine.name(), env!("CARGO_PKG_VERSION"), &built, &mut ours)
+    let name = match (args.no_codes, args.half) {
+        (false, false) => "loci",
+        (true, false) => "loci-no-codes",
+        (false, true) => "loci-f16",
+        (true, true) => "loci-f16-no-codes",
+    };
+    climb(args, set, name, env!("CARGO_PKG_VERSION"), &built, &mut ours)
 }

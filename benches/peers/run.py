@@ -22,7 +22,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 PACKAGES = ["numpy", "hnswlib==0.8.0", "usearch==2.26.*", "faiss-cpu==1.15.*"]
 PYTHON = ["exact", "hnswlib", "usearch", "usearch-i8", "faiss-hnsw", "faiss-sq8", "faiss-sq8-refine"]
-RUST = ["hnsw_rs", "loci"]
+RUST = ["hnsw_rs", "loci", "loci-no-codes", "loci-f16"]
+RUST_OPTIONS = {"loci-no-codes": ["--no-codes"], "loci-f16": ["--half"]}
 RECALLS = [0.90, 0.95, 0.98, 0.99]
 
 
@@ -68,7 +69,8 @@ def measure(a, engine, python):
         command = [python, os.path.join(HERE, "measure.py"), engine, a.set]
     else:
         command = ["cargo", "run", "--release", "--quiet", "--manifest-path", os.path.join(ROOT, "Cargo.toml"),
-                   "-p", "loci-benches", "--bin", "ann", "--", a.set, "--engine", engine]
+                   "-p", "loci-benches", "--bin", "ann", "--", a.set, "--engine", engine.split("-")[0],
+                   *RUST_OPTIONS.get(engine, [])]
     command += ["--m", str(a.m), "--ef-construction", str(a.ef_construction), "--threads", str(a.threads)]
     if a.queries:
         command += ["--queries", str(a.queries)]
@@ -134,7 +136,7 @@ def table(rows, clock):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", nargs="?", help="folder of a data set")
-    parser.add_argument("--engines", default=",".join(PYTHON + RUST), help="default: %(default)s")
+    parser.add_argument("--engines", default=",".join(PYTHON + RUST[:2]), help="default: %(default)s")
     parser.add_argument("--m", type=int, default=16)
     parser.add_argument("--ef-construction", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2, help="threads that build; searching is always one")

@@ -181,6 +181,8 @@ struct Merge {
     position: Position,
     file: u64,
     graph: Option<GraphOptions>,
+    /// Nothing of the sources' links is kept.
+    anew: bool,
     hash_seed: u64,
 }
 
@@ -192,24 +194,28 @@ struct Merged {
 }
 
 /// Records picked from anywhere, as a segment wants them: by key.
-struct Picked<'a>(Vec<RecordRef<'a>>);
+struct Picked<'a> {
+    records: Vec<RecordRef<'a>>,
+    /// Whether links that there are in segments may be taken over.
+    links: bool,
+}
 
 impl<'a> Picked<'a> {
-    fn new(records: impl Iterator<Item = RecordRef<'a>>) -> Picked<'a> {
+    fn new(records: impl Iterator<Item = RecordRef<'a>>, links: bool) -> Picked<'a> {
         let mut records: Vec<_> = records.collect();
         // Stable sorting finds the runs that are sorted already, as those from segments are.
         records.sort_by(|a, b| a.key().cmp(b.key()));
-        Picked(records)
+        Picked { records, links }
     }
 }
 
 impl Rows for Picked<'_> {
     fn len(&self) -> usize {
-        self.0.len()
+        self.records.len()
     }
 
     fn row(&self, i: usize) -> Row<'_> {
-        let record = &self.0[i];
+        let record = &self.records[i];
         Row {
             key: record.key(),
             begin: record.version(),
@@ -221,15 +227,15 @@ impl Rows for Picked<'_> {
     }
 
     fn sparse(&self, i: usize, field: u16) -> Option<&[u8]> {
-        self.0[i].sparse(field)
+        self.records[i].sparse(field)
     }
 
     fn embedding(&self, i: usize, field: usize) -> Option<Cow<'_, [f32]>> {
-        self.0[i].embedding(u16::try_from(field).ok()?)
+        self.records[i].embedding(u16::try_from(field).ok()?)
     }
 
     fn origin(&self, i: usize) -> Option<(&Segment, u32)> {
-        self.0[i].segment_row()
+        self.records[i].segment_row().filter(|_| self.links)
     }
 }
 
@@ -316,7 +322,7 @@ impl Checkpoint {
         for Flat { id, fields, schema, buffers, file } in flats {
             check(cancel)?;
             let visible = buffers.iter().flat_map(|buffer| buffer.visible(position));
-            let records = Picked::new(visible.map(|(_, row)| RecordRef::of_row(row)));
+            let records = Picked::new(visible.map(|(_, row)| RecordRef::of_row(row)), false);
             let sparse = schema.sparse.len() as u16;
             let spec = Spec {
                 collection: id.0,
@@ -371,13 +377,13 @@ impl Merge {
         cancel: &AtomicBool,
         created: &mut Vec<FileName>,
     ) -> Result<Merged, Stopped> {
-        let Merge { id, fields, schema, sources, position, file, graph, hash_seed } = self;
+        let Merge { id, fields, schema, sources, position, file, graph, anew, hash_seed } = self;
         check(cancel)?;
         let records = sources.iter().flat_map(|sealed| {
             let live = (0..sealed.len()).filter(|&row| position < sealed.end(row));
             live.map(|row| RecordRef::of_segment(sealed, row))
         });
-        let records = Picked::new(records);
+        let records = Picked::new(records, !anew);
         let sparse = schema.sparse.len() as u16;
         let spec = Spec {
             collection: id.0,
@@ -617,7 +623,9 @@ impl Store {
             Some((urgency, place, places))
         });
         let chosen = choices.min().map(|(_, place, places)| (place, places));
-        let (place, places) = match self.next_relink() {
+        let relink = self.next_relink();
+        let anew = relink.is_some();
+        let (place, places) = match relink {
             Some(relink) => relink,
             None => chosen.or_else(|| self.next_reindex())?,
         };
@@ -637,6 +645,7 @@ impl Store {
             position: Position::end_of(self.applied),
             file,
             graph,
+            anew,
             hash_seed: self.hash_seed(),
         })
     }
