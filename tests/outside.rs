@@ -508,7 +508,7 @@ fn search_of_every_form(near: &v1::SearchRequest) -> v1::SearchRequest {
     let example = |key: &'static str| v1::Example { of: Some(v1::example::Of::Key(key.into())) };
     let positive =
         vec![v1::Example { of: Some(v1::example::Of::Embedding(api::embedding("", &[0.0, 1.0, 0.0, 0.0]))) }];
-    let recommend = v1::Recommendation { positive, negative: vec![example("key")] };
+    let recommend = v1::Recommendation { positive, negative: vec![example("key")], strategy: 0 };
     let inner = v1::Fusion {
         queries: vec![text.clone(), query(Near::Sparse(sparse))],
         method: Some(v1::fusion::Method::Weighted(v1::Weighted {})),

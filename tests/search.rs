@@ -177,6 +177,10 @@ async fn examples(notes: &Collection, address: &str) -> Result<&'static str, Err
     let recommended = notes.find(like_these).k(2).hits().await?;
     assert_eq!(keys(&recommended), ["harbour-2", "harbour-3"]);
 
+    let like_any = Recommend::new().by_nearest().like_key("harbour-1").like_key("storm-1").unlike_key("market-1");
+    let recommended = notes.find(like_any).k(3).hits().await?;
+    assert_eq!(keys(&recommended), ["harbour-2", "harbour-3", "ferry-1"]);
+
     let groups = notes.search([0.9, 0.1, 0.0, 0.1]).group_by("source", 2).k(2).hits().await?;
     assert_eq!(groups[2].group, Some(Value::String("office".into())));
     assert_eq!(keys(&groups), ["harbour-1", "harbour-2", "harbour-3"]);
@@ -225,7 +229,8 @@ async fn all_forms(notes: &Collection) -> Vec<Vec<Hit>> {
         ask(weights()),
         ask(fusion.into()),
         ask(weighted.into()),
-        ask(liked.into()),
+        ask(liked.clone().into()),
+        ask(liked.by_nearest().into()),
         ask(near()).group_by("group", 3),
         ask(words()).group_by("group", 2).k(4),
         ask(near()).diverse(Diversity::default()),
@@ -362,7 +367,11 @@ fn requests() -> Vec<(v1::SearchRequest, Option<&'static str>)> {
     let recommend = |positive: usize, negative: usize| {
         let example = v1::Example { of: Some(v1::example::Of::Embedding(embedding("", &[1.0, 0.5, 0.0, 0.0]))) };
         let (positive, negative) = (vec![example.clone(); positive], vec![example; negative]);
-        search(query(Near::Recommend(v1::Recommendation { positive, negative })))
+        search(query(Near::Recommend(v1::Recommendation { positive, negative, strategy: 2 })))
+    };
+    let with_strategy = |strategy| {
+        let positive = vec![v1::Example { of: Some(v1::example::Of::Key("k".into())) }];
+        search(query(Near::Recommend(v1::Recommendation { positive, negative: vec![], strategy })))
     };
     let words = |count: usize| (0..count).map(|number| format!("w{number} ")).collect::<String>();
     let weights = |count: u32| {
@@ -404,6 +413,7 @@ fn requests() -> Vec<(v1::SearchRequest, Option<&'static str>)> {
         wrong(recommend(101, 0), "out_of_bounds"),
         wrong(recommend(1, 101), "out_of_bounds"),
         wrong(recommend(0, 1), "out_of_bounds"),
+        wrong(with_strategy(3), "invalid_query"),
         fine(group(100, 100, "source")),
         wrong(group(101, 100, "source"), "out_of_bounds"),
         wrong(group(1, 101, "source"), "out_of_bounds"),
@@ -425,6 +435,7 @@ fn requests() -> Vec<(v1::SearchRequest, Option<&'static str>)> {
             search(query(Near::Recommend(v1::Recommendation {
                 positive: vec![v1::Example { of: None }],
                 negative: vec![],
+                strategy: 0,
             }))),
             "invalid_query",
         ),

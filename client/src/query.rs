@@ -124,6 +124,13 @@ impl Recommend {
         Recommend::default()
     }
 
+    /// A hit is as far as the nearest example to be like, and not nearer to one to be unlike; for examples that have little
+    /// to do with each other. Unless set, one vector stands for all examples.
+    pub fn by_nearest(mut self) -> Recommend {
+        self.0.strategy = v1::RecommendStrategy::Nearest.into();
+        self
+    }
+
     /// Near this vector.
     pub fn like(mut self, vector: impl Into<Vec<f32>>) -> Recommend {
         self.0.positive.push(example(vector));

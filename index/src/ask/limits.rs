@@ -165,6 +165,7 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ask::recommend::Strategy;
     use crate::ask::{Decay, Group, Mmr, Part, Within};
     use crate::view::Effort;
 
@@ -196,7 +197,8 @@ mod tests {
         assert_eq!(ask(fuse(1, || fuse(1, || fuse(1, near)))).check(), Err(LimitError::TooDeep));
         let recommend = |positive: usize, negative: usize| {
             let examples = |count: usize| vec![Example::Key(b"k".to_vec()); count];
-            ask(Query::Recommend { field: 0, positive: examples(positive), negative: examples(negative) })
+            let (positive, negative) = (examples(positive), examples(negative));
+            ask(Query::Recommend { field: 0, positive, negative, strategy: Strategy::Mean })
         };
         assert_eq!(recommend(0, 1).check(), Err(LimitError::NoPositiveExample));
         assert!(!refused(recommend(EXAMPLES_MAX, EXAMPLES_MAX)));

@@ -101,6 +101,8 @@ pub enum Query {
         positive: Vec<Example>,
         /// May be none.
         negative: Vec<Example>,
+        /// How the examples work together.
+        strategy: recommend::Strategy,
     },
     /// What several queries find, put together.
     Fuse {

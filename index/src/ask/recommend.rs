@@ -1,12 +1,26 @@
-//! Near some, and not near others: one vector that stands for the examples.
+//! Near some, and not near others: by one vector that stands for all examples, or by the nearest of them.
 //!
 //! ```text
-//!   with negative examples:  mean(positive) + (mean(positive) - mean(negative))
-//!   without:                 mean(positive)
+//!   by the mean, the hits are those nearest to
+//!     with negative examples:  mean(positive) + (mean(positive) - mean(negative))
+//!     without:                 mean(positive)
 //! ```
 //!
 //! The components are those that are stored: of length 1 under cosine, so that each example counts alike. What comes is
 //! prepared for the metric by the caller.
+//!
+//! By the nearest, a record is as far as the nearest positive example; one that is nearer to a negative example than to every
+//! positive one is no hit. That suits examples that have little to do with each other.
+
+/// How several examples work together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Strategy {
+    /// By one vector that stands for all of them.
+    #[default]
+    Mean,
+    /// By the nearest of them.
+    Nearest,
+}
 
 /// The vector to be near to. `None` without a positive example.
 pub fn target(positive: &[&[f32]], negative: &[&[f32]]) -> Option<Vec<f32>> {

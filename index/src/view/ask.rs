@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use super::search::SearchError;
 use super::{Cancelled, CollectionView, Hit, RecordRef, SearchRequest, SearchResult, SearchScratch};
+use crate::ask::recommend::Strategy;
 use crate::ask::{Ask, AskError, Decay, Example, LimitError, Mmr, Part, Query, Within, decay, diversity, recommend};
 use crate::ask::{fusion, similarity};
 use crate::attributes::{self, ValueRef};
@@ -58,6 +59,16 @@ impl<'v> CollectionView<'v> {
         let hits = asking.answer()?;
         Ok(SearchResult { hits, ..asking.cost })
     }
+}
+
+/// The examples of a recommendation.
+#[derive(Clone, Copy)]
+struct Examples<'a> {
+    field: u16,
+    liked: &'a [Cow<'a, [f32]>],
+    disliked: &'a [Cow<'a, [f32]>],
+    /// The keys of those that are records.
+    except: &'a [Option<&'a [u8]>],
 }
 
 fn slices<'a>(vectors: &'a [Cow<'_, [f32]>]) -> Vec<&'a [f32]> {
@@ -130,14 +141,18 @@ impl<'v> Asking<'_, 'v> {
                 let except = [example.key()];
                 self.near(*field, &vector, &except, filter, k, within)
             }
-            Query::Recommend { field, positive, negative } => {
+            Query::Recommend { field, positive, negative, strategy } => {
                 let (liked, disliked) = (self.vectors(*field, positive)?, self.vectors(*field, negative)?);
+                let except: Vec<Option<&[u8]>> = positive.iter().chain(negative).map(Example::key).collect();
+                if *strategy == Strategy::Nearest {
+                    let examples = Examples { field: *field, liked: &liked, disliked: &disliked, except: &except };
+                    return self.near_any(&examples, filter, k, within);
+                }
                 let target = recommend::target(&slices(&liked), &slices(&disliked));
                 let mut target = target.ok_or(LimitError::NoPositiveExample)?;
                 if let Some(metric) = self.metric(*field) {
                     metric.prepare(&mut target)?;
                 }
-                let except: Vec<Option<&[u8]>> = positive.iter().chain(negative).map(Example::key).collect();
                 self.near(*field, &target, &except, filter, k, within)
             }
             Query::Sparse { field, vector } => self.find_sparse(*field, vector, filter, k, within),
@@ -211,6 +226,51 @@ impl<'v> Asking<'_, 'v> {
             let mut hits = found.hits;
             hits.retain(|hit| within.takes(hit.distance, None) && !except.contains(&Some(hit.record.key())));
             if all || hits.len() >= k || within.distance_min.is_none() {
+                hits.truncate(k);
+                return Ok(hits);
+            }
+            wanted *= 4;
+        }
+    }
+
+    /// What is nearest to any of the positive examples, and not nearer to a negative one.
+    fn near_any(
+        &mut self,
+        examples: &Examples<'_>,
+        filter: Option<&Filter>,
+        k: usize,
+        within: Within,
+    ) -> Result<Vec<Hit<'v>>, AskError> {
+        let Examples { field, liked, disliked, except } = *examples;
+        let kernel = self.collection.collection.fields.get(usize::from(field)).map(|field| field.kernel);
+        let mut wanted = k.max(BEYOND_MIN);
+        // What is too near to one example is no better for being farther from another.
+        let near_enough = Within { distance_min: None, ..within };
+        loop {
+            let mut found: BTreeMap<&'v [u8], Hit<'v>> = BTreeMap::new();
+            // All that is nearer than this to an example has been found.
+            let mut horizon = f32::INFINITY;
+            for vector in liked {
+                let hits = self.near(field, vector, except, filter, wanted, near_enough)?;
+                if let Some(last) = hits.last().filter(|_| hits.len() >= wanted) {
+                    horizon = horizon.min(last.distance);
+                }
+                for hit in hits {
+                    let known = found.entry(hit.record.key()).or_insert(hit);
+                    known.distance = known.distance.min(hit.distance);
+                }
+            }
+            let whole = horizon == f32::INFINITY;
+            let mut hits: Vec<Hit<'v>> = found.into_values().collect();
+            hits.retain(|hit| (whole || hit.distance < horizon) && within.takes(hit.distance, None));
+            let found = hits.len();
+            hits.retain(|hit| match (kernel, hit.record.embedding(field)) {
+                (Some(kernel), Some(own)) => disliked.iter().all(|vector| kernel(vector, &own) >= hit.distance),
+                _ => false,
+            });
+            self.cost.distances += found * disliked.len();
+            if whole || hits.len() >= k {
+                sort_best_first(&mut hits);
                 hits.truncate(k);
                 return Ok(hits);
             }

@@ -93,6 +93,9 @@ pub struct What {
     /// And not near the records with these. May be given again and again.
     #[arg(long, value_name = "KEY", requires = "prefer")]
     avoid: Vec<String>,
+    /// Prefer what is near to any of the keys, and not nearer to one to avoid, rather than what is near their mean.
+    #[arg(long, requires = "prefer")]
+    prefer_any: bool,
     /// Which embedding, if the collection has several.
     #[arg(long, default_value = "", hide_default_value = true)]
     embedding: String,
@@ -179,7 +182,8 @@ impl What {
             queries.push(("sparse", query.embedding(&self.sparse_name)));
         }
         if !self.prefer.is_empty() {
-            let liked = self.prefer.iter().fold(Recommend::new(), |all, key| all.like_key(key.clone()));
+            let new = if self.prefer_any { Recommend::new().by_nearest() } else { Recommend::new() };
+            let liked = self.prefer.iter().fold(new, |all, key| all.like_key(key.clone()));
             queries.push(("prefer", self.avoid.iter().fold(liked, |all, key| all.unlike_key(key.clone())).into()));
         }
         Ok(queries)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::ask::fusion::Fusion;
+use crate::ask::recommend::Strategy;
 use crate::ask::{Ask, AskError, Decay, Example, Group, LimitError, Mmr, Part, Query, Within};
 use crate::attributes::{self, Attributes, Value, ValueRef};
 use crate::command::{IndexKind, IndexSpec, Language, SparseSpec, TextSpec};
@@ -438,9 +439,27 @@ fn recommendations_are_near_the_mean_and_away_from_the_other() {
             expected.retain(|found| !liked.contains(&found.key) && !disliked.contains(&found.key));
             expected.truncate(15);
             let examples = |keys: &[String]| keys.iter().map(|key| Example::Key(key.as_bytes().to_vec())).collect();
-            let (positive, negative) = (examples(&liked), examples(&disliked));
-            let query = Query::Recommend { field: EMBEDDING, positive, negative };
-            same(world.ask(&ask(query, 15)).unwrap(), expected)?;
+            let (positive, negative): (Vec<_>, Vec<_>) = (examples(&liked), examples(&disliked));
+            let query = |strategy| {
+                let (positive, negative) = (Vec::clone(&positive), Vec::clone(&negative));
+                ask(Query::Recommend { field: EMBEDDING, positive, negative, strategy }, 15)
+            };
+            same(world.ask(&query(Strategy::Mean)).unwrap(), expected)?;
+            let nearest = |keys: &[String], own: &[f32]| {
+                let of = |key: &String| squared(own, world.known[key].embedding.as_ref().unwrap());
+                keys.iter().map(of).fold(f32::INFINITY, f32::min)
+            };
+            let mut expected = world.nearest(|known| {
+                let own = known.embedding.as_ref()?;
+                let distance = nearest(&liked, own);
+                (distance <= nearest(&disliked, own)).then_some(distance)
+            });
+            expected.retain(|found| !liked.contains(&found.key) && !disliked.contains(&found.key));
+            same(world.ask(&query(Strategy::Nearest)).unwrap(), expected.iter().take(15).cloned().collect())?;
+            let within = Within { distance_min: Some(3.0), distance_max: Some(12.0), score_min: None };
+            expected.retain(|found| (3.0..=12.0).contains(&found.distance));
+            expected.truncate(15);
+            same(world.ask(&Ask { within, ..query(Strategy::Nearest) }).unwrap(), expected)?;
         }
         Ok(())
     });
@@ -578,7 +597,10 @@ fn what_cannot_be_answered_says_why() {
             Query::Sparse { field: 2, vector: SparseVector::new(vec![(1, 1.0)]).unwrap() },
             "has no sparse embedding number 2",
         ),
-        (Query::Recommend { field: 0, positive: vec![], negative: vec![] }, "at least one positive example"),
+        (
+            Query::Recommend { field: 0, positive: vec![], negative: vec![], strategy: Strategy::Mean },
+            "at least one positive example",
+        ),
     ] {
         let message = why(query);
         assert!(message.contains(expected), "{message}");

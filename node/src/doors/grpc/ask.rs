@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use loci_index::ask::fusion::{Fusion, RECIPROCAL_K};
+use loci_index::ask::recommend::Strategy;
 use loci_index::ask::{
     Ask, DECAY_CANDIDATES_MAX, Decay, Example, FUSED_DEPTH_MAX, Group, HITS_MAX, MMR_CANDIDATES_MAX, Mmr, Part, Query,
     Within,
@@ -86,7 +87,15 @@ impl Common {
                     examples.into_iter().map(|example| own_example(example, schema, field)).collect()
                 };
                 let (positive, negative) = (own(recommendation.positive)?, own(recommendation.negative)?);
-                Ok(Query::Recommend { field, positive, negative })
+                let strategy = match v1::RecommendStrategy::try_from(recommendation.strategy) {
+                    Ok(v1::RecommendStrategy::Unspecified | v1::RecommendStrategy::Mean) => Strategy::Mean,
+                    Ok(v1::RecommendStrategy::Nearest) => Strategy::Nearest,
+                    Err(_) => {
+                        let message = format!("recommend strategy {} is not known", recommendation.strategy);
+                        return Err(Failure::invalid("invalid_query", message));
+                    }
+                };
+                Ok(Query::Recommend { field, positive, negative, strategy })
             }
             Some(Near::Fuse(fusion)) => {
                 // What is deeper is refused by its depth, whatever it says.
