@@ -16,7 +16,7 @@ use crate::sealed::Sealed;
 use crate::text::{Corpus, Index, Question, Words};
 
 /// A text that has some of the words, found without an index.
-struct Match<'v> {
+struct Scanned<'v> {
     record: RecordRef<'v>,
     /// Which words, by their number, and how often.
     counts: Vec<(usize, u32)>,
@@ -27,7 +27,7 @@ struct Match<'v> {
 struct Counting<'a, 'v> {
     question: &'a Question,
     corpus: Corpus,
-    matches: Vec<Match<'v>>,
+    scanned: Vec<Scanned<'v>>,
 }
 
 impl<'v> Counting<'_, 'v> {
@@ -36,7 +36,7 @@ impl<'v> Counting<'_, 'v> {
         let counts = self.question.words().map(|word| words.times(word)).enumerate();
         let counts: Vec<_> = counts.filter(|&(_, times)| times > 0).collect();
         if !counts.is_empty() {
-            self.matches.push(Match { record, counts, length: words.length() });
+            self.scanned.push(Scanned { record, counts, length: words.length() });
         }
     }
 
@@ -88,7 +88,7 @@ impl<'v> Asking<'_, 'v> {
         let field = texts.get(number).ok_or(AskError::UnknownText(text))?;
         let question = Question::new(question, field.language)?;
         let position = self.collection.view.position();
-        let mut counting = Counting { question: &question, corpus: Corpus::new(&question), matches: Vec::new() };
+        let mut counting = Counting { question: &question, corpus: Corpus::new(&question), scanned: Vec::new() };
         let (began, mut looked_at) = (self.scratch.explaining.now(), 0usize);
         for buffer in &shared.buffers {
             for (_, row) in buffer.visible(position) {
@@ -119,11 +119,11 @@ impl<'v> Asking<'_, 'v> {
             }
             self.explain_scan(Some(sealed), looked_at, began, filter.is_some());
         }
-        let Counting { corpus, matches, .. } = counting;
+        let Counting { corpus, scanned, .. } = counting;
         let scorer = corpus.scorer(&question);
         let hit = |record, score: f32| Hit { distance: -score, score: Some(score), group: None, record };
         let mut gathering = Gathering { filter, within, nearest: Nearest::new(k) };
-        for Match { record, counts, length } in matches {
+        for Scanned { record, counts, length } in scanned {
             self.offer(&mut gathering, hit(record, scorer.score(counts.into_iter(), length)));
         }
         for sealed in &shared.segments {
