@@ -57,6 +57,8 @@ pub enum Way {
     WalkThenScan,
     /// The lists of rows were read that have a word, or a dimension, of the query.
     Lists,
+    /// The graph was walked past rows that are not taken, without comparing with those.
+    WalkPast,
     /// In a way that this client does not know.
     Other,
 }
@@ -92,6 +94,7 @@ impl From<v1::SearchStep> for Step {
             v1::SearchWay::Walk => Way::Walk,
             v1::SearchWay::WalkThenScan => Way::WalkThenScan,
             v1::SearchWay::Lists => Way::Lists,
+            v1::SearchWay::WalkPast => Way::WalkPast,
             v1::SearchWay::Unspecified => Way::Other,
         };
         let cover = match step.cover() {

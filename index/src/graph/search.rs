@@ -11,6 +11,11 @@
 //! A node that `accept` refuses (not alive at this view, not matching the filter) is walked through like any other but never
 //! found. Where few nodes are accepted that is a long walk; `budget` ends it, and the caller looks at the accepted rows
 //! instead.
+//!
+//! Where some nodes are accepted and most are not, a walk may go *past* those that are not: a node's links are then the
+//! accepted nodes it is linked to, and those that the others are linked to (as in ACORN, Patel et al. 2024). Nodes between
+//! are looked up but not compared with. Where even so nothing accepted is in sight, the walk takes the links as they are,
+//! until something is.
 
 use super::beam::{Beam, Distances, Links, Space};
 use super::{GraphRef, Vectors};
@@ -29,6 +34,9 @@ pub struct Query<'q> {
     pub ef: usize,
     /// How many distances may be computed; `None` is no limit.
     pub budget: Option<usize>,
+    /// Whether to go past nodes that are not accepted, to accepted ones behind them, without comparing with those between.
+    /// For when some are accepted and most are not, and it is cheap to know which.
+    pub past: bool,
 }
 
 /// The codes of a graph's embeddings, with what a query needs to be coded too.
@@ -55,6 +63,7 @@ pub struct Scratch {
     sums: Vec<i32>,
     batch: Vec<u32>,
     rows: Vec<(u32, u32)>,
+    bits: Vec<u64>,
     codes: usize,
     vectors: usize,
     hops: usize,
@@ -93,6 +102,18 @@ impl Scratch {
 
     pub(crate) fn nearest(&mut self) -> &mut Nearest {
         &mut self.nearest
+    }
+
+    /// A bit for each of so many nodes, none of them set, to be given back after the search.
+    pub(crate) fn borrow_bits(&mut self, nodes: usize) -> Vec<u64> {
+        let mut bits = std::mem::take(&mut self.bits);
+        bits.clear();
+        bits.resize(nodes.div_ceil(64), 0);
+        bits
+    }
+
+    pub(crate) fn give_back_bits(&mut self, bits: Vec<u64>) {
+        self.bits = bits;
     }
 }
 
@@ -262,12 +283,83 @@ fn walk(
     keep_going: impl FnMut() -> bool,
     beam: &mut Beam,
 ) -> Finish {
-    walk_from(graph, space, query.budget.unwrap_or(usize::MAX), query.ef.max(query.k), accept, keep_going, beam)
+    let (budget, ef) = (query.budget.unwrap_or(usize::MAX), query.ef.max(query.k));
+    if query.past {
+        let links = Past { graph, accept };
+        walk_along(graph, &links, space, budget, ef, accept, keep_going, beam)
+    } else {
+        walk_along(graph, &graph, space, budget, ef, accept, keep_going, beam)
+    }
 }
+
+/// Links that lead past nodes that are not accepted.
+struct Past<'a, A> {
+    graph: GraphRef<'a>,
+    accept: &'a A,
+}
+
+impl<A: Fn(u32) -> bool> Links for Past<'_, A> {
+    fn each(&self, node: u32, mut see: impl FnMut(u32)) {
+        let (mut shown, mut others, mut refused) = (0, [0; OTHERS_MAX], 0);
+        for link in self.graph.links(node) {
+            if (self.accept)(link) {
+                shown += 1;
+                see(link);
+            } else if let Some(place) = others.get_mut(refused) {
+                *place = link;
+                refused += 1;
+            }
+        }
+        // The nearest come first, and so many are enough to go on with.
+        let enough = PAST_LINKS * self.graph.m();
+        let others = &others[..refused];
+        others.iter().take(AHEAD).for_each(|&other| self.graph.prefetch_links(other));
+        for (number, &other) in others.iter().enumerate() {
+            if shown >= enough {
+                return;
+            }
+            if let Some(&later) = others.get(number + AHEAD) {
+                self.graph.prefetch_links(later);
+            }
+            for behind in self.graph.links(other).filter(|&behind| (self.accept)(behind)) {
+                shown += 1;
+                see(behind);
+            }
+        }
+        if shown == 0 {
+            self.graph.links(node).for_each(see);
+        }
+    }
+
+    fn prefetch(&self, node: u32) {
+        self.graph.prefetch_links(node);
+    }
+}
+
+/// How many accepted nodes a walk past others is shown from each, in multiples of M.
+const PAST_LINKS: usize = 4;
+/// No node has more links: M is at most 128.
+const OTHERS_MAX: usize = 256;
+/// The links of so many nodes are on their way while those of one are read.
+const AHEAD: usize = 2;
 
 /// A whole walk: down the upper layers, then over layer 0 from there and from all entries.
 pub(super) fn walk_from(
     graph: GraphRef<'_>,
+    space: &impl Space,
+    budget: usize,
+    ef: usize,
+    accept: &impl Fn(u32) -> bool,
+    keep_going: impl FnMut() -> bool,
+    beam: &mut Beam,
+) -> Finish {
+    walk_along(graph, &graph, space, budget, ef, accept, keep_going, beam)
+}
+
+#[expect(clippy::too_many_arguments, reason = "what a walk is over, what it is for, and what it needs")]
+fn walk_along(
+    graph: GraphRef<'_>,
+    links: &impl Links,
     space: &impl Space,
     budget: usize,
     ef: usize,
@@ -280,7 +372,7 @@ pub(super) fn walk_from(
     for node in descended.into_iter().chain(graph.entries().iter().copied()) {
         beam.start(space, node, accept);
     }
-    beam.walk(&graph, space, budget, accept, &mut keep_going)
+    beam.walk(links, space, budget, accept, &mut keep_going)
 }
 
 /// Walks greedily down the upper layers to a node of layer 0 that is near.

@@ -135,7 +135,7 @@ impl Set {
         accept: impl Fn(u32) -> bool,
         scratch: &mut Scratch,
     ) -> Vec<u32> {
-        let query = Query { vector: query, k, ef, budget: None };
+        let query = Query { vector: query, k, ef, budget: None, past: false };
         assert_eq!(self.walk(linked, &query, accept, || true, scratch), Finish::Complete);
         assert!(scratch.hits().is_sorted_by_key(|hit| crate::scan::order(hit.distance, hit.row)));
         scratch.hits().iter().map(|hit| hit.row).collect()
@@ -311,7 +311,7 @@ fn a_budget_and_a_caller_end_a_search() {
     for coded in [true, false] {
         let (graph, _) = base.build(2, coded);
         let mut scratch = Scratch::new();
-        let mut query = Query { vector: queries.get(0), k: 10, ef: 64, budget: Some(500) };
+        let mut query = Query { vector: queries.get(0), k: 10, ef: 64, budget: Some(500), past: false };
         let nobody = |_: u32| false;
         let finish = base.walk(&graph, &query, nobody, || true, &mut scratch);
         assert_eq!(finish, Finish::OverBudget);
@@ -327,6 +327,41 @@ fn a_budget_and_a_caller_end_a_search() {
         };
         let finish = base.walk(&graph, &query, nobody, keep_going, &mut scratch);
         assert_eq!((finish, scratch.hops()), (Finish::Stopped, 3 * 64));
+    }
+}
+
+/// A filter takes one in ten, anywhere or all in one place: walks past the others find what is nearest among those, and
+/// compare with fewer than walks through the others do.
+#[test]
+fn a_walk_past_refused_nodes_finds_the_nearest_of_the_others_sooner() {
+    let (base, queries) = Set::clustered(Metric::Cosine, 6000, 40, 23);
+    let anywhere = |row: u32| row % 10 == 3;
+    let in_one_place = |row: u32| row / 600 == 4;
+    for coded in [true, false] {
+        let (graph, _) = base.build(2, coded);
+        let mut scratch = Scratch::new();
+        for (what, accept) in [("anywhere", &anywhere as &dyn Fn(u32) -> bool), ("in one place", &in_one_place)] {
+            let (mut found, mut through, mut past) = (0, 0, 0);
+            for i in 0..queries.len() {
+                let vector = queries.get(i);
+                let exact = base.exact(vector, 10, accept);
+                base.search(&graph, vector, 10, 64, accept, &mut scratch);
+                through += scratch.distances();
+                let query = Query { vector, k: 10, ef: 64, budget: None, past: true };
+                assert_eq!(base.walk(&graph, &query, accept, || true, &mut scratch), Finish::Complete);
+                past += scratch.distances();
+                assert!(scratch.hits().iter().all(|hit| accept(hit.row)));
+                found += scratch.hits().iter().filter(|hit| exact.contains(&hit.row)).count();
+            }
+            let recall = found as f64 / (10 * queries.len()) as f64;
+            assert!(recall >= 0.95, "{what}, codes {coded}: {recall}");
+            assert!(past * 2 < through, "{what}, codes {coded}: {past} distances past, {through} through");
+        }
+        // Nobody is accepted: everything is walked through, and nothing found.
+        let query = Query { vector: queries.get(0), k: 10, ef: 64, budget: None, past: true };
+        assert_eq!(base.walk(&graph, &query, |_| false, || true, &mut scratch), Finish::Complete);
+        assert!(scratch.hits().is_empty());
+        assert_eq!(scratch.hops(), base.len());
     }
 }
 
@@ -407,7 +442,7 @@ fn a_damaged_graph_is_searched_without_a_panic() {
         }
         // Where the head still makes sense, the search does what it can, and a merge starts from what there is.
         if let Some(shape) = damaged.shape() {
-            let query = Query { vector: queries.get(0), k: 10, ef: 64, budget: None };
+            let query = Query { vector: queries.get(0), k: 10, ef: 64, budget: None, past: false };
             let mut scratch = Scratch::new();
             let finish = base.walk(&linked, &query, |_| true, || true, &mut scratch);
             assert_eq!(finish, Finish::Complete, "seed {seed}");

@@ -58,7 +58,7 @@ impl Segment {
         {
             let row_of = |node: u32| node_rows.get(node as usize).copied();
             let accept = |node: u32| row_of(node).is_some_and(&accept);
-            let query = Query { vector: ask.query, k: ask.k, ef, budget };
+            let query = Query { vector: ask.query, k: ask.k, ef, budget, past: false };
             let vectors = self.vectors(field);
             let finish = match self.code_book(field) {
                 Some(book) => search_coded(graph, &book, vectors, &query, accept, keep_going, scratch),
@@ -69,6 +69,36 @@ impl Segment {
         }
         let nodes = (0..).zip(node_rows).filter(|&(_, &row)| accept(row)).map(|(node, &row)| (node, row));
         Ok(self.compare(field, ask, nodes, keep_going, scratch))
+    }
+
+    /// Finds the nearest of some rows by walking the graph past all others ([`Query::past`]). `None`: there is no graph.
+    pub fn nearest_past(
+        &self,
+        ask: &Search<'_>,
+        rows: impl Iterator<Item = u32>,
+        keep_going: impl FnMut() -> bool,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Finish>, SegmentError> {
+        let field = self.asked_field(ask)?;
+        let (Effort::Graph { ef, budget }, Some(graph)) = (ask.effort, self.graph(ask.field)) else { return Ok(None) };
+        // Each node is asked about several times: by one bit that is quick.
+        let mut taken = scratch.borrow_bits(graph.nodes());
+        for node in rows.filter_map(|row| self.node(ask.field, row)) {
+            if let Some(word) = taken.get_mut(node as usize / 64) {
+                *word |= 1 << (node % 64);
+            }
+        }
+        let accept = |node: u32| taken.get(node as usize / 64).is_some_and(|word| word >> (node % 64) & 1 == 1);
+        let query = Query { vector: ask.query, k: ask.k, ef, budget, past: true };
+        let vectors = self.vectors(field);
+        let finish = match self.code_book(field) {
+            Some(book) => search_coded(graph, &book, vectors, &query, accept, keep_going, scratch),
+            None => search(graph, vectors, &query, accept, keep_going, scratch),
+        };
+        scratch.give_back_bits(taken);
+        let node_rows = self.cast::<u32>(&field.node_rows);
+        scratch.nearest().translate(|node| node_rows.get(node as usize).copied());
+        Ok(Some(finish))
     }
 
     /// Finds the nearest of those of some rows that `accept` agrees to, without looking at any others.

@@ -48,6 +48,8 @@ pub enum Way {
     Scan,
     /// The graph was walked.
     Walk,
+    /// The graph was walked past rows that are not taken, without comparing with those.
+    WalkPast,
     /// The graph was walked until that cost more than it was to save, and then the rows were looked at.
     WalkThenScan,
     /// The lists of rows were read that have a word, or a dimension, of the query.

@@ -319,7 +319,7 @@ impl<'v> CollectionView<'v> {
         offer_all(sealed, scratch, nearest);
         result.distances += cost.codes + cost.vectors;
         match way {
-            Way::Walk => result.walked += 1,
+            Way::Walk | Way::WalkPast => result.walked += 1,
             Way::Scan | Way::WalkThenScan | Way::Lists => result.scanned += 1,
         }
         if scratch.explaining.is_on() {
@@ -335,7 +335,9 @@ impl<'v> CollectionView<'v> {
                 actual: known.unwrap_or_else(|| match way {
                     // Those that were not asked are not taken.
                     Way::Scan => f64::from(taken) / f64::from(sealed.len().max(1)),
-                    Way::Walk | Way::WalkThenScan | Way::Lists => f64::from(taken) / f64::from(asked.max(1)),
+                    Way::Walk | Way::WalkPast | Way::WalkThenScan | Way::Lists => {
+                        f64::from(taken) / f64::from(asked.max(1))
+                    }
                 }),
                 asked: u64::from(asked),
                 codes: cost.codes as u64,
@@ -366,9 +368,20 @@ impl<'v> CollectionView<'v> {
         let takes = |row: u32| selection.takes(row);
         let mut search = Search { field, query: request.query, k: request.k, effort: segment::Effort::Exact };
         let mut way = Way::Scan;
-        if let (Plan::Walk { budget }, Effort::Ef(ef)) = (plan, request.effort) {
+        let walk = match plan {
+            Plan::Scan => None,
+            Plan::Walk { budget } => Some((budget, false)),
+            Plan::Past { budget } => Some((budget, true)),
+        };
+        if let (Some((budget, past)), Effort::Ef(ef)) = (walk, request.effort) {
             search.effort = segment::Effort::Graph { ef, budget: Some(budget) };
-            let finish = sealed.segment.nearest(&search, takes, &mut *keep_going, &mut scratch.graph)?;
+            let finish = if past {
+                let rows = selection.taken_rows();
+                let finish = sealed.segment.nearest_past(&search, rows, &mut *keep_going, &mut scratch.graph)?;
+                finish.unwrap_or(Finish::OverBudget)
+            } else {
+                sealed.segment.nearest(&search, takes, &mut *keep_going, &mut scratch.graph)?
+            };
             cost.add(&scratch.graph);
             let found = scratch.graph.hits().len();
             // A walk that comes up short has been everywhere. Where it has not, something kept it from getting there.
@@ -376,13 +389,13 @@ impl<'v> CollectionView<'v> {
                 found >= request.k || scratch.graph.distances() >= sealed.segment.embeddings(field) as usize;
             match finish {
                 Finish::Stopped => return Err(Cancelled.into()),
-                Finish::Complete if everywhere => return Ok(Way::Walk),
+                Finish::Complete if everywhere => return Ok(if past { Way::WalkPast } else { Way::Walk }),
                 Finish::Complete | Finish::OverBudget => way = Way::WalkThenScan,
             }
         }
         search.effort = match request.effort {
-            Effort::Exact => segment::Effort::Exact,
-            Effort::Ef(_) => segment::Effort::Codes,
+            Effort::Ef(_) if selection.may_len() > FEW_ROWS => segment::Effort::Codes,
+            _ => segment::Effort::Exact,
         };
         let finish = match request.filter {
             Some(_) => {
@@ -398,6 +411,9 @@ impl<'v> CollectionView<'v> {
         }
     }
 }
+
+/// So few rows are compared in full at once: coding the query, and looking again at the nearest, costs more than it saves.
+const FEW_ROWS: u32 = 128;
 
 /// What searching one segment has cost.
 #[derive(Default)]

@@ -97,6 +97,17 @@ impl<'v, 'f> Selection<'v, 'f> {
         all.chain(self.truth.iter().flat_map(move |truth| truth.may().iter_from(from)))
     }
 
+    /// The rows that are taken.
+    pub fn taken_rows(&self) -> impl Iterator<Item = u32> + use<'_, 'v, 'f> {
+        let known = self.known_len().is_some();
+        self.rows_from(0).filter(move |&row| known || self.takes(row))
+    }
+
+    /// How many rows may be taken.
+    pub fn may_len(&self) -> u32 {
+        self.truth.as_ref().map_or(self.sealed.len(), |truth| truth.may().len())
+    }
+
     pub fn covered(&self) -> Covered {
         match (self.filter, &self.truth) {
             (None, _) => Covered::Unfiltered,

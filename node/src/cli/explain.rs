@@ -11,6 +11,7 @@ fn way_name(way: Way) -> &'static str {
         Way::Walk => "walk",
         Way::WalkThenScan => "walk, then scan",
         Way::Lists => "lists",
+        Way::WalkPast => "walk past",
         Way::Other => "other",
     }
 }

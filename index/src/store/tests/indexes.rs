@@ -139,7 +139,7 @@ fn a_search_says_what_it_chose_and_what_that_cost() {
         "only what is taken is looked at"
     );
     assert_eq!((step.estimated, step.actual), (0.01, 0.01));
-    assert!(step.why.starts_with("looking at the rows costs 33, walking the graph "), "{}", step.why);
+    assert!(step.why.starts_with("looking at the rows costs 45, walking the graph "), "{}", step.why);
     assert!(step.filter_nanos > 0 && step.plan_nanos > 0 && step.find_nanos > 0);
     assert!(explanation.total_nanos >= step.filter_nanos + step.plan_nanos + step.find_nanos);
     assert_eq!(keys, search(&view, c, Effort::Exact, &few).0);

@@ -23,6 +23,7 @@ fn step(step: Step) -> v1::SearchStep {
         Way::Walk => v1::SearchWay::Walk,
         Way::WalkThenScan => v1::SearchWay::WalkThenScan,
         Way::Lists => v1::SearchWay::Lists,
+        Way::WalkPast => v1::SearchWay::WalkPast,
     };
     let cover = match step.covered {
         Covered::Unfiltered => v1::FilterCover::Unfiltered,
