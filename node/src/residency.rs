@@ -8,7 +8,7 @@
 //!
 //! Room is what the memory budget leaves beside buffers and queues. The system decides what to drop when the machine or its
 //! container runs out; a process whose budget is lower than that gets no such help, so what it has mapped in memory is
-//! counted four times a second, and a hand goes round the segments and gives back what is too much.
+//! counted four times a second while they do not fit, and a hand goes round the segments and gives back what is too much.
 //!
 //! Always: this changes how fast a search is, never what it finds.
 
@@ -25,6 +25,8 @@ use crate::shard::ShardHandle;
 
 /// How often what is in memory is counted.
 const EVERY: Duration = Duration::from_millis(250);
+/// So many turns pass between two counts while everything fits: counting reads a line for every page there is.
+const TURNS_WHILE_HOT: u32 = 40;
 /// Of the room, what searches walk on may take so much to be kept while the rest is not, in percent.
 const WALK_PERCENT: u64 = 75;
 /// Giving back goes on down to so much of the room, in percent, so that it is not needed again at once.
@@ -109,6 +111,7 @@ impl Residency {
             budget,
             figures,
             advised: Vec::new(),
+            uncounted: 0,
             hand: (0, 0),
         };
         let stop = stopping.clone();
@@ -137,6 +140,8 @@ struct Keeper {
     figures: Arc<ResidencyFigures>,
     /// The segments that were advised, ascending, and the state for which.
     advised: Vec<(u64, State)>,
+    /// Turns since the last count.
+    uncounted: u32,
     /// Where giving back goes on: a segment, and a place in its file.
     hand: (u64, u64),
 }
@@ -156,7 +161,12 @@ impl Keeper {
             let (mapped_mib, room_mib) = (mapped >> 20, room >> 20);
             tracing::info!(?state, mapped_mib, room_mib, "what is kept in memory of the segments has changed");
         }
-        self.advise(&view, state);
+        let changed = self.advise(&view, state);
+        self.uncounted += 1;
+        if state == State::Hot && !changed && self.uncounted < TURNS_WHILE_HOT {
+            return;
+        }
+        self.uncounted = 0;
         let mut resident = resident_bytes(&self.folder);
         if state != State::Hot {
             for _ in 0..STEPS_MAX {
@@ -173,8 +183,8 @@ impl Keeper {
         self.figures.resident.store(resident, Ordering::Relaxed);
     }
 
-    /// Tells the system once for each segment and state.
-    fn advise(&mut self, view: &View, state: State) {
+    /// Tells the system once for each segment and state. Whether there was anything to tell.
+    fn advise(&mut self, view: &View, state: State) -> bool {
         let mut advised: Vec<(u64, State)> = Vec::with_capacity(self.advised.len());
         for (file, segment) in view.segments() {
             if self.advised.binary_search(&(file, state)).is_err() {
@@ -187,7 +197,9 @@ impl Keeper {
             advised.push((file, state));
         }
         advised.sort_unstable();
+        let changed = self.advised != advised;
         self.advised = advised;
+        changed
     }
 
     /// Moves the hand on by so many bytes, round all segments, and gives back what it passes.
