@@ -409,7 +409,12 @@ async fn a_cursor_works_only_where_it_came_from() {
 async fn a_bad_schema_is_refused() {
     let data = tempfile::tempdir().unwrap();
     let (mut node, mut api) = node(&data).await;
-    let spec = |name: &str, dimension, metric| v1::EmbeddingSpec { name: name.into(), dimension, metric };
+    let spec = |name: &str, dimension, metric| v1::EmbeddingSpec {
+        name: name.into(),
+        dimension,
+        metric,
+        ..Default::default()
+    };
     let cosine = v1::Metric::Cosine as i32;
     let many = |count: usize| (0..count).map(|number| spec(&format!("e{number}"), 1, cosine)).collect::<Vec<_>>();
     let long = "n".repeat(128);

@@ -578,7 +578,7 @@ fn requests() -> Vec<Call> {
     search.filter = filter;
     let every_form = search_of_every_form(&search);
     let describe = v1::DescribeCollectionRequest { name: collection.clone() };
-    let embedding = v1::EmbeddingSpec { name: "text".into(), dimension: 4, metric: 1 };
+    let embedding = v1::EmbeddingSpec { name: "text".into(), dimension: 4, metric: 1, ..Default::default() };
     let create = v1::CreateCollectionRequest {
         name: collection,
         schema: Some(v1::Schema {
@@ -613,7 +613,12 @@ async fn no_request_makes_the_node_panic() {
     let data = tempfile::tempdir().unwrap();
     let mut node = Node::start(data.path()).await;
     let mut api = node.api().await;
-    let embedding = v1::EmbeddingSpec { name: "text".into(), dimension: 4, metric: v1::Metric::Cosine as i32 };
+    let embedding = v1::EmbeddingSpec {
+        name: "text".into(),
+        dimension: 4,
+        metric: v1::Metric::Cosine as i32,
+        ..Default::default()
+    };
     let schema = v1::Schema {
         embeddings: vec![embedding],
         sparse: vec![v1::SparseSpec { name: "words".into() }],

@@ -42,8 +42,12 @@ fn ranks(set: &DataSet) -> Vec<i64> {
 /// Puts every record, with its number modulo 1,000 and its rank to filter by.
 async fn ingest(api: &mut Api, set: &DataSet, ranks: &[i64]) {
     let index = |path: &str| v1::IndexSpec { path: path.into(), ..Default::default() };
-    let embedding =
-        v1::EmbeddingSpec { name: "text".into(), dimension: set.dimension as u32, metric: v1::Metric::Cosine as i32 };
+    let embedding = v1::EmbeddingSpec {
+        name: "text".into(),
+        dimension: set.dimension as u32,
+        metric: v1::Metric::Cosine as i32,
+        ..Default::default()
+    };
     let schema =
         v1::Schema { embeddings: vec![embedding], indexes: vec![index("slice"), index("rank")], ..Default::default() };
     let name = api::collection(COLLECTION);

@@ -38,6 +38,48 @@ pub struct EmbeddingSpec {
     pub dimension: u32,
     /// How far apart two of them are.
     pub metric: Metric,
+    /// How their components are kept.
+    pub storage: Storage,
+    /// What a search compares on its way to what is near.
+    pub codes: Codes,
+}
+
+/// How the components of an embedding are kept on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// As they were given.
+    #[default]
+    F32,
+    /// Rounded to half precision, in half the bytes.
+    F16,
+}
+
+/// What a search compares on its way to what is near; what it returns is measured on the kept components.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Codes {
+    /// One byte a component.
+    #[default]
+    Int8,
+    /// The kept components.
+    None,
+}
+
+impl EmbeddingSpec {
+    /// One that is kept and searched in the usual way.
+    pub fn new(name: impl Into<String>, dimension: u32, metric: Metric) -> EmbeddingSpec {
+        let (storage, codes) = (Storage::default(), Codes::default());
+        EmbeddingSpec { name: name.into(), dimension, metric, storage, codes }
+    }
+
+    /// With its components kept in another way.
+    pub fn stored_as(self, storage: Storage) -> EmbeddingSpec {
+        EmbeddingSpec { storage, ..self }
+    }
+
+    /// With other codes for the search, or none.
+    pub fn with_codes(self, codes: Codes) -> EmbeddingSpec {
+        EmbeddingSpec { codes, ..self }
+    }
 }
 
 /// An attribute whose filters are answered from an index.
@@ -242,7 +284,13 @@ pub struct Changed {
 impl Schema {
     /// With another embedding.
     pub fn with_embedding(mut self, name: impl Into<String>, dimension: u32, metric: Metric) -> Schema {
-        self.embeddings.push(EmbeddingSpec { name: name.into(), dimension, metric });
+        self.embeddings.push(EmbeddingSpec::new(name, dimension, metric));
+        self
+    }
+
+    /// With another embedding, kept or searched in a way of its own.
+    pub fn with_embedding_spec(mut self, spec: EmbeddingSpec) -> Schema {
+        self.embeddings.push(spec);
         self
     }
 
@@ -478,6 +526,16 @@ impl From<Schema> for v1::Schema {
                     name: spec.name,
                     dimension: spec.dimension,
                     metric: v1::Metric::from(spec.metric).into(),
+                    storage: match spec.storage {
+                        Storage::F32 => v1::Storage::F32,
+                        Storage::F16 => v1::Storage::F16,
+                    }
+                    .into(),
+                    codes: match spec.codes {
+                        Codes::Int8 => v1::Codes::Int8,
+                        Codes::None => v1::Codes::None,
+                    }
+                    .into(),
                 })
                 .collect(),
             durability: v1::Durability::from(schema.durability).into(),
@@ -528,7 +586,15 @@ impl TryFrom<v1::Schema> for Schema {
                     return Err(Error::protocol(message));
                 }
             };
-            Ok(EmbeddingSpec { name: spec.name, dimension: spec.dimension, metric })
+            let storage = match spec.storage() {
+                v1::Storage::F16 => Storage::F16,
+                v1::Storage::F32 | v1::Storage::Unspecified => Storage::F32,
+            };
+            let codes = match spec.codes() {
+                v1::Codes::None => Codes::None,
+                v1::Codes::Int8 | v1::Codes::Unspecified => Codes::Int8,
+            };
+            Ok(EmbeddingSpec { name: spec.name, dimension: spec.dimension, metric, storage, codes })
         };
         Ok(Schema {
             durability,

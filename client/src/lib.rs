@@ -48,8 +48,8 @@ mod scan;
 mod search;
 
 pub use admin::{
-    Alteration, Changed, CollectionStats, Description, Durability, EmbeddingSpec, Index, IndexKind, Language, Metric,
-    NodeStats, Schema, ShardStats, TextSpec,
+    Alteration, Changed, Codes, CollectionStats, Description, Durability, EmbeddingSpec, Index, IndexKind, Language,
+    Metric, NodeStats, Schema, ShardStats, Storage, TextSpec,
 };
 pub use batch::{Batch, Removals};
 pub use client::{Builder, Client};

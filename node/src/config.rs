@@ -9,6 +9,7 @@
 //! | `--memory-mib` | half of the machine's | the budget for buffers, queues, and what is in memory of segments |
 //! | `--recall-one-in` | 100 | one of so many searches is run again, exactly; 0: none |
 //! | `--walk-rate` | 100 | so many records a second are searched for by their own embedding; 0: none |
+//! | `--graph-threads` | as many as processors | so many threads link graphs, at low priority |
 //! | `--log-file-mib` | 64 | size of one file of the log |
 //! | `--log-format`, `--log-level` | text, info | the lines on stderr |
 
@@ -57,6 +58,9 @@ pub struct ServeArgs {
     /// So many records a second are searched for by their own embedding, and linked anew if they are not found. 0: none.
     #[arg(long, value_name = "RECORDS", default_value_t = WALK_RATE_DEFAULT)]
     pub walk_rate: u32,
+    /// So many threads link graphs in the background, at low priority. [default: as many as there are processors]
+    #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub graph_threads: Option<u32>,
     /// Size of one file of the log, in MiB. Smaller ones suit small disks.
     #[arg(long, value_name = "MIB", default_value_t = LOG_FILE_MIB_DEFAULT)]
     pub log_file_mib: u64,
@@ -93,6 +97,8 @@ pub struct Config {
     pub recall_one_in: u32,
     /// So many records a second are searched for by their own embedding; zero: none.
     pub walk_rate: u32,
+    /// So many threads link graphs.
+    pub graph_threads: usize,
     /// The size of one file of the log.
     pub log_file_bytes: u64,
     /// The form of the lines on standard error.
@@ -180,6 +186,7 @@ impl Config {
             memory_bytes,
             recall_one_in: args.recall_one_in,
             walk_rate: args.walk_rate,
+            graph_threads: args.graph_threads.map_or_else(processors, |threads| threads as usize),
             log_file_bytes,
             log_format: args.log_format,
             log_level: args.log_level,
@@ -195,6 +202,7 @@ impl Config {
             memory_bytes: machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2,
             recall_one_in: RECALL_ONE_IN_DEFAULT,
             walk_rate: WALK_RATE_DEFAULT,
+            graph_threads: processors(),
             log_file_bytes: 4 << 20,
             log_format: LogFormat::Text,
             log_level: "info".into(),
@@ -215,6 +223,10 @@ fn address(option: &'static str, value: &str, insecure: bool) -> Result<SocketAd
 
 fn in_range(option: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
     if (min..=max).contains(&value) { Ok(value) } else { Err(ConfigError::OutOfRange { option, value, min, max }) }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The memory of the machine, or what the container may use of it if that is less.
@@ -241,6 +253,7 @@ mod tests {
             memory_mib: Some(512),
             recall_one_in: RECALL_ONE_IN_DEFAULT,
             walk_rate: WALK_RATE_DEFAULT,
+            graph_threads: None,
             log_file_mib: LOG_FILE_MIB_DEFAULT,
             log_format: LogFormat::Text,
             log_level: "info".into(),

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loci_index::directory::{Directory, DirectoryError, MmapDirectory};
+use loci_index::graph::GraphOptions;
 use loci_index::store::{Store, StoreError, StoreOptions};
 use loci_raft::{
     FOUNDING_INDEX, FileDisk, Log, LogError, LogIndex, LogOptions, MemberId, Members, Replica, ReplicaOptions,
@@ -520,7 +521,8 @@ fn open(config: &Config) -> Result<Opened, RunError> {
         MmapDirectory::open(&store_path).map_err(|error| RunError::Directory { path: store_path.clone(), error })?;
     let directory: Arc<dyn Directory> = Arc::new(directory);
     let buffers_bytes_max = StoreOptions::default().buffers_bytes_max.min((config.memory_bytes / 8) as usize);
-    let store_options = StoreOptions { buffers_bytes_max, ..StoreOptions::default() };
+    let graph = GraphOptions { threads: config.graph_threads, ..GraphOptions::default() };
+    let store_options = StoreOptions { buffers_bytes_max, graph, ..StoreOptions::default() };
     let store_failed = |error| RunError::Store { path: store_path.clone(), error };
     let (identity, store) = match data.identity() {
         Some(identity) => (identity, Store::open(directory.clone(), store_options).map_err(store_failed)?),

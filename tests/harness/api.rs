@@ -58,6 +58,7 @@ impl Api {
             name: name.into(),
             dimension,
             metric: metric as i32,
+            ..Default::default()
         });
         let schema = v1::Schema { embeddings: embeddings.collect(), ..Default::default() };
         let request = v1::CreateCollectionRequest {

@@ -24,9 +24,11 @@ use super::beam::{self, Distances};
 use super::graft::{Seed, graft, levels_of};
 use super::link::{Growing, Pairs};
 use super::mend::Draft;
+use super::search::looked_at_again;
 use super::{FlatGraph, GraphOptions, NO_LINK, Vectors};
-use crate::codes::{self, Beside};
+use crate::codes::{self, Beside, CodedQuery, Codes};
 use crate::distance::{CodeKernels, Kernel, Metric, code_kernels};
+use crate::scan::Nearest;
 
 pub use super::mend::Mended;
 
@@ -215,11 +217,42 @@ impl Encoded {
         self.beside = order.iter().map(|&from| self.beside[from as usize]).collect();
     }
 
-    /// Whether the codes find what is near: tried out on a few of the embeddings.
-    fn serves(&self, _embeddings: &Embeddings<'_, '_>) -> bool {
-        true
+    /// Whether the codes find what is near: for a few of the embeddings, the nearest among some thousand are found by codes,
+    /// as a search does it, and in full.
+    fn serves(&self, embeddings: &Embeddings<'_, '_>) -> bool {
+        let dimension = self.mean.len();
+        let take = |count: usize| (0..embeddings.len).step_by((embeddings.len / count).max(1)).take(count);
+        let rows: Vec<u32> = take(TRIED_ROWS).map(|row| row as u32).collect();
+        let full: Vec<Cow<'_, [f32]>> = rows.iter().map(|&row| (embeddings.get)(row as usize)).collect();
+        let (kernel, codes) = (embeddings.metric.kernel(), Codes::new(&self.rows, &self.beside, dimension));
+        let (mut query, mut sums, mut distances) = (CodedQuery::default(), Vec::new(), Vec::new());
+        let (mut near, mut found, mut all) = (Nearest::new(), 0, 0);
+        let again = looked_at_again(TRIED_K);
+        for place in (0..rows.len()).step_by((rows.len() / TRIED_QUERIES).max(1)) {
+            near.reset(TRIED_K);
+            (0..).zip(&full).for_each(|(i, embedding)| near.offer(kernel(&full[place], embedding), i));
+            near.settle(TRIED_K);
+            let exact: Vec<u32> = near.hits().iter().map(|hit| hit.row).collect();
+            query.set(embeddings.metric, &self.mean, &full[place]);
+            codes.distances(&query, &rows, &mut sums, &mut distances);
+            near.reset(again);
+            (0..).zip(&distances).for_each(|(i, &distance)| near.offer(distance, i));
+            near.settle(again);
+            // What is farther by codes than so many others is lost, unless it is a copy of one that is not.
+            let farthest = near.hits().last().map_or(f32::INFINITY, |hit| hit.distance);
+            found += exact.iter().filter(|&&row| distances[row as usize] <= farthest).count();
+            all += exact.len();
+        }
+        found as f64 >= all as f64 * SERVING_RECALL
     }
 }
+
+/// So many embeddings are tried out, spread over all, with so many of them as queries for so many hits each.
+const TRIED_ROWS: usize = 2_048;
+const TRIED_QUERIES: usize = 32;
+const TRIED_K: usize = 10;
+/// Codes that find less than this of the nearest do not serve.
+const SERVING_RECALL: f64 = 0.98;
 
 /// Embeddings by their codes, as far from each other as squared L2 has it, with the component that dot needs besides.
 struct CodedPairs<'a> {

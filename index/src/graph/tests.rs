@@ -578,3 +578,58 @@ fn measure_the_large_real_set() {
         println!("ef {ef:3}: recall {recall:.4}, {micros:.1} us, {distances} distances a query");
     }
 }
+
+/// One component is so much larger than all others that a byte cannot tell these apart.
+#[test]
+fn embeddings_that_codes_do_not_serve_are_searched_without_them() {
+    let (base, queries) = Set::clustered(Metric::SquaredL2, 3000, 30, 41);
+    let stretched = |set: &Set| {
+        let mut floats = set.floats.clone();
+        let mut chance = Chance(42);
+        floats
+            .chunks_exact_mut(set.dimension)
+            .for_each(|x| x[0] = if chance.next().is_multiple_of(2) { 1e4 } else { -1e4 });
+        Set::new(set.metric, set.dimension, floats)
+    };
+    let (base, queries) = (stretched(&base), stretched(&queries));
+    let get = |i| Cow::Borrowed(base.get(i));
+    let embeddings = Embeddings { metric: base.metric, len: base.len(), get: &get, coded: true };
+    let options = GraphOptions { m: 16, ef_construction: 100, threads: 2 };
+    let Built { graph, codes, mended } = build(&embeddings, &options, None, &AtomicBool::new(false)).expect("builds");
+    assert!(codes.is_none(), "codes serve after all");
+    let linked = Linked { graph: graph.expect("was asked for"), codes };
+    check_found(&base, &linked, mended);
+    let recall = base.recall(&linked, &queries, EF_DEFAULT, |_| true);
+    assert!(recall >= 0.95, "recall {recall}");
+}
+
+/// hnsw_rs as the oracle: at the same parameters our graph finds as much, by codes and without.
+#[test]
+fn our_graph_finds_as_much_as_that_of_hnsw_rs() {
+    use hnsw_rs::prelude::{DistDot, Hnsw};
+    let Some(place) = real("wordnet-5k") else {
+        println!("skipped: no wordnet-5k; set LOCI_DATA to the folder that holds it");
+        return;
+    };
+    let (dimension, floats) = npy(place.join("embeddings.npy"));
+    let base = Set::new(Metric::Cosine, dimension, floats[..2_500 * dimension].to_vec());
+    let (_, floats) = npy(place.join("queries.npy"));
+    let queries = Set::new(Metric::Cosine, dimension, floats);
+    let oracle = Hnsw::<f32, DistDot>::new(16, base.len(), 16, 100, DistDot {});
+    // Its distance asserts that embeddings are exactly normalised; shrunk a little, they are.
+    let shrunk = |x: &[f32]| x.iter().map(|x| x * 0.999_99).collect::<Vec<f32>>();
+    (0..base.len()).for_each(|i| oracle.insert((&shrunk(base.get(i)), i)));
+    let (mut found, mut all) = (0, 0);
+    for i in 0..queries.len() {
+        let exact = base.exact(queries.get(i), 10, |_| true);
+        let hits = oracle.search(&shrunk(queries.get(i)), 10, EF_DEFAULT);
+        found += hits.iter().filter(|hit| exact.contains(&(hit.d_id as u32))).count();
+        all += exact.len();
+    }
+    let theirs = found as f64 / all as f64;
+    for coded in [true, false] {
+        let (graph, _) = base.build(2, coded);
+        let ours = base.recall(&graph, &queries, EF_DEFAULT, |_| true);
+        assert!(ours >= theirs - 0.01, "coded {coded}: recall {ours}, hnsw_rs {theirs}");
+    }
+}

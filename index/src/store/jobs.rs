@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Location, Store, StoreOptions, new_buffer};
 use crate::buffer::Buffer;
-use crate::command::{IndexSpec, Schema};
+use crate::command::{Codes, IndexSpec, Schema, Storage};
 use crate::directory::{Directory, DirectoryError};
 use crate::distance::Metric;
 use crate::graph::GraphOptions;
@@ -449,7 +449,8 @@ impl Work {
 fn field_specs(collection: &Collection) -> Vec<FieldSpec> {
     let specs = collection.schema.embeddings.iter().map(|spec| {
         let metric = Metric::from_code(spec.metric)?;
-        Some(FieldSpec { name: spec.name.clone(), dimension: spec.dimension, metric, half: false, coded: true })
+        let (half, coded) = (spec.storage == Storage::F16, spec.codes == Codes::Int8);
+        Some(FieldSpec { name: spec.name.clone(), dimension: spec.dimension, metric, half, coded })
     });
     // A collection is only made with metrics that there are.
     specs.flatten().collect()

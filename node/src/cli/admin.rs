@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use loci_client::{
-    Alteration, Description, Durability, EmbeddingSpec, Index, IndexKind, Language, Metric, NodeStats, Schema, TextSpec,
+    Alteration, Codes, Description, Durability, EmbeddingSpec, Index, IndexKind, Language, Metric, NodeStats, Schema,
+    Storage, TextSpec,
 };
 use serde_json::{Value as Json, json};
 
@@ -57,6 +58,7 @@ pub enum CollectionCommand {
         /// Its name.
         name: String,
         /// An embedding: DIMENSION[:METRIC] or NAME:DIMENSION[:METRIC], with cosine, dot or l2. May be given up to 16 times.
+        /// With :f16 after it components are kept in half the bytes; with :uncoded it is searched by them alone.
         #[arg(long = "embedding", value_name = "SPEC", value_parser = embedding_spec)]
         embeddings: Vec<EmbeddingSpec>,
         /// Answer filters on this attribute from an index: PATH, or PATH:substring where texts that contain something
@@ -171,9 +173,18 @@ fn metric_name(metric: Metric) -> &'static str {
     }
 }
 
-/// `384`, `384:cosine`, `text:384`, `text:384:cosine`.
+/// `384`, `384:cosine`, `text:384`, `text:384:cosine`, and any of them with `:f16` or `:uncoded` after it.
 fn embedding_spec(text: &str) -> Result<EmbeddingSpec, String> {
     let mut parts: Vec<&str> = text.split(':').collect();
+    let (mut storage, mut codes) = (Storage::F32, Codes::Int8);
+    while parts.len() > 1 {
+        match parts.last() {
+            Some(&"f16") => storage = Storage::F16,
+            Some(&"uncoded") => codes = Codes::None,
+            _ => break,
+        }
+        parts.pop();
+    }
     let metric = match parts.last().map(|name| MetricName::from_str(name, true)) {
         Some(Ok(name)) if parts.len() > 1 => {
             parts.pop();
@@ -187,7 +198,7 @@ fn embedding_spec(text: &str) -> Result<EmbeddingSpec, String> {
         _ => return Err("write DIMENSION[:METRIC] or NAME:DIMENSION[:METRIC], such as text:384:cosine".into()),
     };
     match dimension.parse() {
-        Ok(dimension) => Ok(EmbeddingSpec { name: name.into(), dimension, metric }),
+        Ok(dimension) => Ok(EmbeddingSpec::new(name, dimension, metric).stored_as(storage).with_codes(codes)),
         Err(_) => Err(format!("{dimension:?} is neither a dimension nor one of the metrics cosine, dot and l2")),
     }
 }
@@ -379,7 +390,9 @@ fn embeddings_shown(schema: &Schema) -> String {
         .embeddings
         .iter()
         .map(|spec| {
-            let rest = format!("{}:{}", spec.dimension, metric_name(spec.metric));
+            let storage = if spec.storage == Storage::F16 { ":f16" } else { "" };
+            let codes = if spec.codes == Codes::None { ":uncoded" } else { "" };
+            let rest = format!("{}:{}{storage}{codes}", spec.dimension, metric_name(spec.metric));
             if spec.name.is_empty() { rest } else { format!("{}:{rest}", spec.name) }
         })
         .collect();
@@ -430,7 +443,15 @@ fn description_json(found: &Description) -> Json {
         .schema
         .embeddings
         .iter()
-        .map(|spec| json!({"name": spec.name, "dimension": spec.dimension, "metric": metric_name(spec.metric)}))
+        .map(|spec| {
+            json!({
+                "name": spec.name,
+                "dimension": spec.dimension,
+                "metric": metric_name(spec.metric),
+                "storage": if spec.storage == Storage::F16 { "f16" } else { "f32" },
+                "codes": if spec.codes == Codes::None { "none" } else { "int8" },
+            })
+        })
         .collect();
     let indexes: Vec<Json> = found
         .schema
@@ -561,12 +582,15 @@ mod tests {
 
     #[test]
     fn embeddings_are_written_short_or_long() {
-        let spec = |name: &str, dimension, metric| EmbeddingSpec { name: name.into(), dimension, metric };
+        let spec = |name: &str, dimension, metric| EmbeddingSpec::new(name, dimension, metric);
         for (text, expected) in [
             ("384", spec("", 384, Metric::Cosine)),
             ("384:dot", spec("", 384, Metric::Dot)),
             ("text:384", spec("text", 384, Metric::Cosine)),
             ("text:384:L2", spec("text", 384, Metric::SquaredL2)),
+            ("384:f16", spec("", 384, Metric::Cosine).stored_as(Storage::F16)),
+            ("384:dot:uncoded", spec("", 384, Metric::Dot).with_codes(Codes::None)),
+            ("t:384:l2:f16:uncoded", spec("t", 384, Metric::SquaredL2).stored_as(Storage::F16).with_codes(Codes::None)),
         ] {
             assert_eq!(embedding_spec(text), Ok(expected), "{text}");
         }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 pub use loci_index::attributes::path_text;
 use loci_index::attributes::{self, Attributes, MapRef, Value, ValueRef};
 use loci_index::command::{
-    Content, Durability, EmbeddingSpec, Expect, IndexKind, IndexSpec, Language, ORIGIN_BYTES_MAX, Origin,
-    REQUEST_ID_BYTES_MAX, Schema, SparseSpec, TextSpec,
+    Codes, Content, Durability, EmbeddingSpec, Expect, IndexKind, IndexSpec, Language, ORIGIN_BYTES_MAX, Origin,
+    REQUEST_ID_BYTES_MAX, Schema, SparseSpec, Storage, TextSpec,
 };
 use loci_index::distance::Metric;
 use loci_index::filter::{Filter, Limit, Path, Range};
@@ -115,7 +115,27 @@ pub fn schema(schema: Option<v1::Schema>) -> Result<Schema, Failure> {
                 ));
             }
         };
-        embeddings.push(EmbeddingSpec::new(name, embedding.dimension, metric.code()));
+        let storage = match v1::Storage::try_from(embedding.storage) {
+            Ok(v1::Storage::Unspecified | v1::Storage::F32) => Storage::F32,
+            Ok(v1::Storage::F16) => Storage::F16,
+            Err(_) => {
+                let message = format!("embedding {name:?} has a storage that is not known; choose f32 or f16");
+                return Err(Failure::invalid("invalid_storage", message));
+            }
+        };
+        let codes = match v1::Codes::try_from(embedding.codes) {
+            Ok(v1::Codes::Unspecified | v1::Codes::Int8) => Codes::Int8,
+            Ok(v1::Codes::None) => Codes::None,
+            Err(_) => {
+                let message = format!("embedding {name:?} has codes that are not known; choose int8 or none");
+                return Err(Failure::invalid("invalid_codes", message));
+            }
+        };
+        embeddings.push(EmbeddingSpec {
+            storage,
+            codes,
+            ..EmbeddingSpec::new(name, embedding.dimension, metric.code())
+        });
     }
     let texts = schema.texts.into_iter().map(|text| {
         let language = match v1::Language::try_from(text.language) {
@@ -178,6 +198,14 @@ pub fn schema_reply(schema: &Schema) -> v1::Schema {
             Some(Metric::Dot) => v1::Metric::Dot,
             Some(Metric::SquaredL2) => v1::Metric::SquaredL2,
             None => v1::Metric::Unspecified,
+        } as i32,
+        storage: match embedding.storage {
+            Storage::F32 => v1::Storage::F32,
+            Storage::F16 => v1::Storage::F16,
+        } as i32,
+        codes: match embedding.codes {
+            Codes::Int8 => v1::Codes::Int8,
+            Codes::None => v1::Codes::None,
         } as i32,
     });
     let texts = schema.texts.iter().map(|text| v1::TextSpec {
@@ -268,7 +296,9 @@ pub fn record(record: v1::Record, schema: &Schema, number: usize, now: u64) -> R
                 let message = format!("embedding {:?} is given twice", embedding.name);
                 return Err(Failure::invalid("duplicate_embedding", message));
             }
-            embeddings.push((field, components(embedding, schema, field)?));
+            let mut components = components(embedding, schema, field)?;
+            round(&mut components, schema, field)?;
+            embeddings.push((field, components));
         }
         embeddings.sort_by_key(|&(field, _)| field);
         let mut sparse: Vec<(u16, Vec<(u32, f32)>)> = Vec::with_capacity(record.sparse.len());
@@ -369,6 +399,23 @@ pub fn components(embedding: v1::Embedding, schema: &Schema, field: u16) -> Resu
     }
     metric.prepare(&mut components).map_err(|error| Failure::invalid("invalid_embedding", error.to_string()))?;
     Ok(components)
+}
+
+/// Rounds the components of a record's embedding to what the collection keeps of them.
+fn round(components: &mut [f32], schema: &Schema, field: u16) -> Result<(), Failure> {
+    let halved = schema.embeddings.get(usize::from(field)).is_some_and(|spec| spec.storage == Storage::F16);
+    if !halved {
+        return Ok(());
+    }
+    for (place, component) in components.iter_mut().enumerate() {
+        let rounded = half::f16::from_f32(*component);
+        if rounded.is_infinite() {
+            let message = format!("component {place} is {component}, which f16 cannot keep: its greatest is 65504");
+            return Err(Failure::invalid("invalid_embedding", message));
+        }
+        *component = rounded.to_f32();
+    }
+    Ok(())
 }
 
 fn own_attributes(map: HashMap<String, v1::Value>) -> Result<Attributes, Failure> {
