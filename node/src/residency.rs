@@ -4,11 +4,12 @@
 //! |---|---|---|
 //! | no more than there is room | hot | all of it is read into memory before a search needs it |
 //! | more, but what searches walk on fits | walk | graphs and codes are in memory; values and full embeddings come from the disk, page by page |
-//! | more than that | cold | everything comes from the disk as it is needed |
+//! | more than that | cold | everything comes from the disk as it is needed; what searches walk on is given back last |
 //!
 //! Room is what the memory budget leaves beside buffers and queues. The system decides what to drop when the machine or its
 //! container runs out; a process whose budget is lower than that gets no such help, so what it has mapped in memory is
-//! counted four times a second while they do not fit, and a hand goes round the segments and gives back what is too much.
+//! counted four times a second while they do not fit, and a hand goes round the segments and gives back what is too much: first
+//! what searches do not walk on.
 //!
 //! Always: this changes how fast a search is, never what it finds.
 
@@ -169,14 +170,22 @@ impl Keeper {
         self.uncounted = 0;
         let mut resident = resident_bytes(&self.folder);
         if state != State::Hot {
+            if resident > room {
+                // Once round, whatever the hand: of what searches do not walk on, each reads a few pages, hardly ever the same.
+                let hand = std::mem::take(&mut self.hand);
+                self.shed(&view, mapped, true);
+                self.hand = hand;
+                resident = resident_bytes(&self.folder);
+            }
             for _ in 0..STEPS_MAX {
-                if resident <= room {
+                if resident <= room || state == State::Walk {
                     break;
                 }
                 let excess = resident - room / 100 * DOWN_TO_PERCENT;
                 // Only so much of what the hand passes is in memory.
                 let pass = u128::from(excess) * u128::from(mapped) / u128::from(resident.max(1));
-                self.shed(&view, u64::try_from(pass).unwrap_or(mapped).clamp(STEP_BYTES_MIN, mapped), state);
+                let pass = u64::try_from(pass).unwrap_or(mapped);
+                self.shed(&view, pass.clamp(STEP_BYTES_MIN.min(mapped), mapped), false);
                 resident = resident_bytes(&self.folder);
             }
         }
@@ -203,14 +212,14 @@ impl Keeper {
     }
 
     /// Moves the hand on by so many bytes, round all segments, and gives back what it passes.
-    fn shed(&mut self, view: &View, mut bytes: u64, state: State) {
+    fn shed(&mut self, view: &View, mut bytes: u64, keep_walk: bool) {
         let mut segments: Vec<_> = view.segments().collect();
         segments.sort_unstable_by_key(|(file, _)| *file);
         let first = segments.partition_point(|(file, _)| *file < self.hand.0);
         let (before, from_hand) = segments.split_at(first);
         for (file, segment) in from_hand.iter().chain(before) {
             let from = if *file == self.hand.0 { self.hand.1 } else { 0 };
-            let next = segment.shed(from, bytes, state == State::Walk);
+            let next = segment.shed(from, bytes, keep_walk);
             bytes = bytes.saturating_sub(next.unwrap_or(segment.file_bytes()).saturating_sub(from));
             self.hand = next.map_or((file + 1, 0), |next| (*file, next));
             if bytes == 0 {
