@@ -3,7 +3,7 @@
 //! printed. The kernel kills a node that takes more.
 //!
 //! `LOCI_CGROUP` names a memory control group that can have children, and turns it on; `LOCI_RECORDS` says how many records
-//! of 768 components.
+//! of 768 components, `LOCI_TIMES` how many times as large as memory the index is (4).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -164,7 +164,7 @@ async fn an_index_four_times_as_large_as_memory_answers_alike() {
     let (expected, hot, hot_99) = ask(&mut api, &queries).await;
     node.terminate();
 
-    let budget = index_bytes / 4;
+    let budget = index_bytes / setting("LOCI_TIMES", 4).max(1);
     let group = match Group::new(Path::new(&parent), budget) {
         Ok(group) => group,
         Err(why) => return skip("an index larger than memory", &why),
