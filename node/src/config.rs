@@ -7,7 +7,7 @@
 //! | `--metrics` | 127.0.0.1:7701 | Prometheus, `/live`, `/ready`; or `off` |
 //! | `--insecure` | no | allows addresses that other machines reach |
 //! | `--memory-mib` | half of the machine's | the budget for buffers, queues, and what is in memory of segments |
-//! | `--recall-one-in` | 100 | one of so many searches is run again, exactly; 0: none |
+//! | `--recall-one-in` | 1000 | one of so many searches is run again, exactly; 0: none |
 //! | `--walk-rate` | 100 | so many records a second are searched for by their own embedding; 0: none |
 //! | `--graph-threads` | as many as processors | so many threads link graphs, at low priority |
 //! | `--log-file-mib` | 64 | size of one file of the log |
@@ -23,7 +23,7 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
 /// Where metrics are read unless told otherwise.
 pub const METRICS_DEFAULT: &str = "127.0.0.1:7701";
 const METRICS_OFF: &str = "off";
-const RECALL_ONE_IN_DEFAULT: u32 = 100;
+const RECALL_ONE_IN_DEFAULT: u32 = 1_000;
 const WALK_RATE_DEFAULT: u32 = 100;
 const LOG_FILE_MIB_DEFAULT: u64 = 64;
 const LOG_FILE_MIB_MAX: u64 = 1024;
