@@ -143,7 +143,7 @@ fn build_on<P: Pairs>(
     let level = |node: u32| given.as_ref().and_then(|levels| *levels.get(node as usize)?);
     let growing = Growing::new(len, options, level);
     if let Some(seed) = seed {
-        graft(&growing, seed, pairs, options.threads);
+        graft(&growing, seed, pairs, options.threads, cancel);
     }
     check(cancel)?;
     if !growing.link_all(pairs, |node| level(node).is_some(), options.threads, cancel) {
@@ -212,8 +212,11 @@ impl Encoded {
     /// Puts the codes into another order: `order` says which comes first, second, and so on.
     pub fn arrange(&mut self, order: &[u32]) {
         let stride = codes::stride_of(self.mean.len());
-        let row = |&from: &u32| &self.rows[from as usize * stride..(from as usize + 1) * stride];
-        self.rows = order.iter().flat_map(row).copied().collect();
+        let mut rows = Vec::with_capacity(self.rows.len());
+        for &from in order {
+            rows.extend_from_slice(&self.rows[from as usize * stride..(from as usize + 1) * stride]);
+        }
+        self.rows = rows;
         self.beside = order.iter().map(|&from| self.beside[from as usize]).collect();
     }
 

@@ -9,7 +9,7 @@
 //! A node that is gone is really gone: nothing leads to it or through it any more, and each of its neighbours chooses its
 //! links anew from its own and those of the gone one (as FreshDiskANN does, Singh and others, 2021).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::link::{Growing, Pairs, choose};
 use super::{GraphRef, NO_LINK};
@@ -47,7 +47,9 @@ pub(super) fn levels_of(seed: &Seed<'_>, nodes: usize) -> Vec<Option<u8>> {
 const BATCH: usize = 256;
 
 /// Gives the nodes that come from the seed their links.
-pub(super) fn graft<P: Pairs>(growing: &Growing, seed: &Seed<'_>, pairs: &P, threads: usize) {
+///
+/// Raising `cancel` ends it early; the graph is then of no use.
+pub(super) fn graft<P: Pairs>(growing: &Growing, seed: &Seed<'_>, pairs: &P, threads: usize, cancel: &AtomicBool) {
     let graph = seed.graph;
     let mut entry: Option<u32> = None;
     for new in seed.new_of.iter().copied().filter(|&new| new != NO_LINK) {
@@ -58,7 +60,7 @@ pub(super) fn graft<P: Pairs>(growing: &Growing, seed: &Seed<'_>, pairs: &P, thr
     let next = AtomicUsize::new(0);
     let work = || {
         let mut hand = Hand::<P>::default();
-        loop {
+        while !cancel.load(Ordering::Relaxed) {
             let start = next.fetch_add(BATCH, Ordering::Relaxed);
             if start >= graph.nodes() {
                 break;

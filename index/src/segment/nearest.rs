@@ -8,7 +8,7 @@ use super::{SegmentError, read};
 use crate::graph::search::{CodeScan, Query, Scratch, search, search_coded};
 use crate::scan::Finish;
 
-/// Rows are compared so many at a time, and `keep_going` is asked in between.
+/// Rows are looked at so many at a time, and `keep_going` is asked in between.
 const ROWS_PER_QUESTION: usize = 256;
 
 /// How hard to search.
@@ -67,8 +67,8 @@ impl Segment {
             scratch.nearest().translate(row_of);
             return Ok(finish);
         }
-        let nodes = (0..).zip(node_rows).filter(|&(_, &row)| accept(row)).map(|(node, &row)| (node, row));
-        Ok(self.compare(field, ask, nodes, keep_going, scratch))
+        let nodes = (0..).zip(node_rows.iter().copied());
+        Ok(self.compare(field, ask, nodes, accept, keep_going, scratch))
     }
 
     /// Finds the nearest of some rows by walking the graph past all others ([`Query::past`]). `None`: there is no graph.
@@ -111,8 +111,8 @@ impl Segment {
         scratch: &mut Scratch,
     ) -> Result<Finish, SegmentError> {
         let field = self.asked_field(ask)?;
-        let nodes = rows.filter(|&row| accept(row)).filter_map(|row| Some((self.node(ask.field, row)?, row)));
-        Ok(self.compare(field, ask, nodes, keep_going, scratch))
+        let nodes = rows.filter_map(|row| Some((self.node(ask.field, row)?, row)));
+        Ok(self.compare(field, ask, nodes, accept, keep_going, scratch))
     }
 
     fn asked_field(&self, ask: &Search<'_>) -> Result<&read::Field, SegmentError> {
@@ -124,12 +124,14 @@ impl Segment {
         })
     }
 
-    /// Compares with each of some nodes, given with their rows: of equally near ones the first rows are found.
+    /// Compares with each of some nodes, given with their rows, that `accept` agrees to: of equally near ones the first rows are
+    /// found.
     fn compare(
         &self,
         field: &read::Field,
         ask: &Search<'_>,
         nodes: impl Iterator<Item = (u32, u32)>,
+        accept: impl Fn(u32) -> bool,
         mut keep_going: impl FnMut() -> bool,
         scratch: &mut Scratch,
     ) -> Finish {
@@ -137,7 +139,8 @@ impl Segment {
         let mut scan = CodeScan::new(book.as_ref(), self.vectors(field), ask.query, ask.k, scratch);
         let mut nodes = nodes.peekable();
         while nodes.peek().is_some() {
-            scan.compare((&mut nodes).take(ROWS_PER_QUESTION));
+            // So many are looked at between two questions, however few of them are accepted.
+            scan.compare((&mut nodes).take(ROWS_PER_QUESTION).filter(|&(_, row)| accept(row)));
             if nodes.peek().is_some() && !keep_going() {
                 scan.finish();
                 return Finish::Stopped;

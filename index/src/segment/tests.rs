@@ -449,3 +449,19 @@ fn what_is_not_a_segment_is_not_written() {
     assert!(matches!(failed, Err(SegmentError::Graph { .. })));
     assert!(directory.is_empty().expect("lists"));
 }
+
+#[test]
+fn a_search_that_finds_nothing_to_accept_can_still_be_stopped() {
+    let (fields, table) = mixed(1000);
+    let segment = seal(&RamDirectory::new(), "a", &spec(&fields, None), &table);
+    let query = [1.0; 5];
+    for effort in [Effort::Exact, Effort::Codes] {
+        let ask = Search { field: 0, query: &query, k: 3, effort };
+        let mut scratch = Scratch::new();
+        let stopped = segment.nearest(&ask, |_| false, || false, &mut scratch).expect("fits the field");
+        assert_eq!(stopped, Finish::Stopped);
+        let all = 0..segment.len();
+        let stopped = segment.nearest_of(&ask, all, |_| false, || false, &mut scratch).expect("fits the field");
+        assert_eq!(stopped, Finish::Stopped);
+    }
+}

@@ -385,8 +385,7 @@ impl<'v> CollectionView<'v> {
             cost.add(&scratch.graph);
             let found = scratch.graph.hits().len();
             // A walk that comes up short has been everywhere. Where it has not, something kept it from getting there.
-            let everywhere =
-                found >= request.k || scratch.graph.distances() >= sealed.segment.embeddings(field) as usize;
+            let everywhere = found >= request.k || scratch.graph.hops() >= sealed.segment.embeddings(field) as usize;
             match finish {
                 Finish::Stopped => return Err(Cancelled.into()),
                 Finish::Complete if everywhere => return Ok(if past { Way::WalkPast } else { Way::Walk }),

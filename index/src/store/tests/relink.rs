@@ -3,16 +3,20 @@
 use std::ops::Range;
 
 use super::*;
+use crate::attributes::{self, Attributes, Value};
+use crate::filter::Filter;
 use crate::record::CollectionId;
 use crate::segment::tests::sign;
 use crate::store::JobKind;
-use crate::view::{Checked, Effort, SearchRequest, SearchScratch, View};
+use crate::view::{Checked, Effort, SearchRequest, SearchScratch, View, Way};
 
 const NODE_ROWS: u16 = 20;
 const LAYER0: u16 = 23;
 const UPPER: u16 = 24;
 /// Enough for the graph to be walked rather than every row looked at.
 const RECORDS: usize = 2_000;
+/// One of so many rows is looked at to guess how many a filter takes.
+const SAMPLED: usize = RECORDS / crate::plan::SAMPLES as usize;
 
 /// Where a kind's first section is in a segment's bytes, by its front page.
 fn section(bytes: &[u8], kind: u16) -> Range<usize> {
@@ -24,20 +28,21 @@ fn section(bytes: &[u8], kind: u16) -> Range<usize> {
     number(entry + 8)..number(entry + 8) + number(entry + 16)
 }
 
-/// Takes away every link to a node that only layer 0 knows: its number is nobody's link any more. Checksums are right. Gives
-/// the node's row.
-fn hide_a_node(bytes: &mut [u8]) -> u32 {
+/// Takes away every link to a node that only layer 0 knows and whose row is `wanted`: its number is nobody's link any more.
+/// Checksums are right. Gives the node's row.
+fn hide_a_node(bytes: &mut [u8], wanted: impl Fn(u32) -> bool) -> u32 {
     let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
     let upper: Vec<u32> = bytes[section(bytes, UPPER)].chunks_exact(4).map(word).collect();
-    let node = (RECORDS as u32 / 2..).find(|node| !upper.contains(node)).unwrap();
+    let rows: Vec<u32> = bytes[section(bytes, NODE_ROWS)].chunks_exact(4).map(word).collect();
+    let hidden = |node: &u32| !upper.contains(node) && wanted(rows[*node as usize]);
+    let node = (RECORDS as u32 / 2..RECORDS as u32).find(hidden).unwrap();
     let layer0 = section(bytes, LAYER0);
     for link in bytes[layer0].chunks_exact_mut(4).filter(|link| word(link) == node) {
         // To be led to another node instead does no harm.
         link.copy_from_slice(&(node - 1).to_le_bytes());
     }
     sign(bytes);
-    let rows = section(bytes, NODE_ROWS);
-    word(&bytes[rows][4 * node as usize..][..4])
+    rows[node as usize]
 }
 
 fn check_all(view: &View, collection: u64) -> Checked {
@@ -80,7 +85,9 @@ fn linked(seed: u64) -> (Shard, u64) {
     let collection = shard.collection("c", 1);
     let puts = (0..RECORDS).map(|i| {
         let embedding = (0..4).map(|_| random.float()).collect();
-        let content = Content { embeddings: vec![(0, embedding)], ..Content::default() };
+        let attributes = Attributes::from([("n".into(), Value::Bool(i % SAMPLED == 0))]);
+        let attributes = attributes::encode(&attributes).unwrap();
+        let content = Content { embeddings: vec![(0, embedding)], attributes, ..Content::default() };
         change(collection, &format!("k{i:04}"), Action::Put(content))
     });
     let puts = puts.collect();
@@ -97,7 +104,7 @@ fn a_record_that_its_graph_does_not_lead_to_is_noticed_and_linked_anew() {
 
     let name = shard.store.view().collection("n", "c").unwrap().stats().segments[0].file.clone();
     let mut bytes = shard.directory.bytes(&name).unwrap();
-    let row = hide_a_node(&mut bytes);
+    let row = hide_a_node(&mut bytes, |_| true);
     shard.directory.put(&name, &bytes);
     shard.restart();
     // Rows are in the order of their keys.
@@ -120,6 +127,36 @@ fn a_record_that_its_graph_does_not_lead_to_is_noticed_and_linked_anew() {
     assert!(shard.checkpoint().iter().all(|installed| installed.error.is_none()));
     shard.restart();
     assert!(finds(&shard.store.view(), collection, &key));
+}
+
+/// A filter that takes just the rows that are looked at to guess how many it takes: they seem to be all, so the graph is walked,
+/// and the walk finds fewer than are asked for. One of them no link leads to.
+#[test]
+fn a_walk_that_comes_up_short_without_having_been_everywhere_is_not_the_answer() {
+    let (mut shard, collection) = linked(14);
+    let name = shard.store.view().collection("n", "c").unwrap().stats().segments[0].file.clone();
+    let mut bytes = shard.directory.bytes(&name).unwrap();
+    hide_a_node(&mut bytes, |row| (row as usize).is_multiple_of(SAMPLED));
+    shard.directory.put(&name, &bytes);
+    shard.restart();
+    let view = shard.store.view();
+    let collection = view.collection_by_id(CollectionId(collection)).unwrap();
+    let filter = Filter::Equal(vec!["n".into()], Value::Bool(true));
+    let taken = RECORDS.div_ceil(SAMPLED);
+    let request = SearchRequest {
+        field: 0,
+        query: &[0.0; 4],
+        k: taken + 6,
+        effort: Effort::default(),
+        filter: Some(&filter),
+        max_distance: None,
+        now: 0,
+    };
+    let mut scratch = SearchScratch::new();
+    scratch.explain(|| 0);
+    let found = collection.search(&request, &mut scratch, &mut || true).unwrap();
+    let way = scratch.explanation().steps[0].way;
+    assert_eq!((found.hits.len(), way), (taken, Way::WalkThenScan));
 }
 
 #[test]
