@@ -93,6 +93,11 @@ impl<'a, 'v> Groups<'a, 'v> {
         self.hits.len()
     }
 
+    /// How many hits there are in all of them.
+    fn hits_len(&self) -> usize {
+        self.hits.iter().map(Vec::len).sum()
+    }
+
     /// The values of the groups that are full, or of those that are not.
     fn values(&self, full: bool) -> Vec<Value> {
         let chosen = self.places.iter().filter(|(_, place)| (self.hits[**place].len() >= self.group.hits) == full);
@@ -157,12 +162,14 @@ impl<'v> Asking<'_, 'v> {
             let theirs = Filter::In(path(), open);
             let narrowed = both(filter, Some(&theirs));
             let hits = self.find(&ask.query, narrowed.as_deref(), wanted, ask.within)?;
-            let all = hits.len() < wanted;
+            let (all, before) = (hits.len() < wanted, groups.hits_len());
             groups.add(hits);
-            if all {
+            // More hits than there are in those groups are always some new ones, unless an index says of a record what it is not.
+            if all || groups.hits_len() == before {
                 break;
             }
         }
+        groups.truncate(ask.k);
         Ok(groups.into_hits())
     }
 }

@@ -211,3 +211,57 @@ fn damage_to_an_index_is_noticed_and_one_of_a_later_version_counts_as_not_there(
     shard.rest();
     assert_eq!(covered(&shard.store.view(), c, &below("n", 100)), Covered::Whole);
 }
+
+/// The file is whole and its checksums are right, and yet two indexes stand in for each other. Answers are then wrong; what
+/// matters is that there are some.
+#[test]
+fn an_index_that_says_what_records_are_not_does_not_keep_a_grouped_search_for_ever() {
+    use crate::ask::{Ask, Example, Group, Query, Within};
+    let mut shard = Shard::new(StoreOptions { buffer_rows_max: 1 << 20, ..StoreOptions::default() });
+    shard.command(Command::CreateNamespace { name: "n".into() });
+    let indexes = vec![index("aa"), index("bb")];
+    let schema = Schema { embeddings: specs(1, 4, Metric::SquaredL2), indexes, ..Schema::default() };
+    shard.command(Command::CreateCollection { namespace: "n".into(), name: "c".into(), schema });
+    let mut random = Random::new(21);
+    let puts = (0..RECORDS).map(|number| {
+        let attributes =
+            Attributes::from([("aa".into(), Value::Int(number % 10)), ("bb".into(), Value::Int(number / 300))]);
+        let attributes = attributes::encode(&attributes).unwrap();
+        let embeddings = vec![(0, (0..4).map(|_| random.float()).collect())];
+        change(1, &key(number), Action::Put(Content { attributes, embeddings, ..Content::default() }))
+    });
+    let puts = puts.collect();
+    shard.command(write(puts));
+    shard.checkpoint();
+    let name = shard.files().into_iter().find(|file| file.starts_with("segment-")).unwrap();
+    let mut bytes = shard.directory.bytes(&name).unwrap();
+    for section in sections(&bytes, 30) {
+        let path = bytes[section.clone()].windows(2).position(|two| two == b"aa" || two == b"bb").unwrap();
+        let path = section.start + path..section.start + path + 2;
+        let other = if bytes[path.start] == b'a' { *b"bb" } else { *b"aa" };
+        bytes[path].copy_from_slice(&other);
+    }
+    sign(&mut bytes);
+    shard.directory.put(&name, &bytes);
+    shard.restart();
+    let view = shard.store.view();
+    let ask = Ask {
+        query: Query::Near { field: 0, example: Example::Vector(vec![0.1; 4]) },
+        k: 1,
+        effort: Effort::Exact,
+        filter: None,
+        within: Within::default(),
+        decay: None,
+        mmr: None,
+        group: Some(Group { path: vec!["bb".into()], hits: 50 }),
+        now: 0,
+    };
+    let mut asked = 0;
+    let answer = view.collection("n", "c").unwrap().ask(&ask, &mut SearchScratch::new(), &mut || {
+        asked += 1;
+        asked < 100_000
+    });
+    let hits = answer.expect("it comes to an end").hits;
+    let groups: std::collections::BTreeSet<String> = hits.iter().map(|hit| format!("{:?}", hit.group)).collect();
+    assert_eq!(groups.len(), 1, "one group was asked for");
+}
