@@ -23,9 +23,9 @@ use loci_raft::{
     Message, ShardId, Term,
 };
 use loci_tests::chance::Chance;
-use loci_tests::fuzz::{self, Target};
+use loci_tests::fuzz::{self, Mutate, Target};
 use loci_tests::process::Node;
-use loci_tests::{api, say, seed, setting};
+use loci_tests::{api, say, seed, segment_file, setting};
 use loci_wire::v1;
 use prost::Message as _;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -142,7 +142,7 @@ fn no_entry_makes_the_store_panic() {
         name: "entry",
         seeds,
         inputs: 3_000,
-        in_place: false,
+        mutate: Mutate::Anyhow,
         mend: &|_| {},
         decode: &mut |input| {
             let index = store.applied() + 1;
@@ -168,7 +168,7 @@ fn no_attributes_make_their_readers_panic() {
         name: "attributes",
         seeds: vec![encoded, vec![]],
         inputs: 50_000,
-        in_place: false,
+        mutate: Mutate::Anyhow,
         mend: &|_| {},
         decode: &mut |input| {
             let looked = attributes::lookup(input, &["more".into(), "deep".into()]).is_some();
@@ -195,34 +195,6 @@ fn mend_framed(bytes: &mut [u8]) {
     header[24..28].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
     let crc = crc32fast::hash(&header[..28]);
     header[28..].copy_from_slice(&crc.to_le_bytes());
-}
-
-/// Mends the checksums of a segment: of each section that the table names, of the table, and of the header.
-fn mend_segment(bytes: &mut [u8]) {
-    let number = |bytes: &[u8], at: usize| {
-        bytes.get(at..at + 8).and_then(|b| b.first_chunk::<8>()).map_or(0, |b| u64::from_le_bytes(*b)) as usize
-    };
-    if bytes.len() < 4096 {
-        return;
-    }
-    let count = (number(bytes, 12) & 0xffff_ffff).min(120);
-    let mut first = bytes.len();
-    for row in 0..count {
-        let at = 64 + row * 32;
-        let (begin, length) = (number(bytes, at + 8), number(bytes, at + 16));
-        let end = begin.saturating_add(length).saturating_add(4095) & !4095;
-        if let Some(section) = bytes.get(begin..end) {
-            first = first.min(begin);
-            let crc = crc32fast::hash(section).to_le_bytes();
-            bytes[at + 4..at + 8].copy_from_slice(&crc);
-        }
-    }
-    if first >= 64 {
-        let crc = crc32fast::hash(&bytes[64..first]).to_le_bytes();
-        bytes[56..60].copy_from_slice(&crc);
-    }
-    let crc = crc32fast::hash(&bytes[..60]).to_le_bytes();
-    bytes[60..64].copy_from_slice(&crc);
 }
 
 /// The files of a store with a segment that has a graph, ended versions, and answered requests.
@@ -259,14 +231,14 @@ fn no_file_of_a_store_makes_opening_or_reading_it_panic() {
     for (name, whole) in &files {
         let kind = name.split('-').next().unwrap();
         let mend: &dyn Fn(&mut Vec<u8>) = match kind {
-            "segment" => &|bytes| mend_segment(bytes),
+            "segment" => &|bytes| segment_file::sign(bytes),
             _ => &|bytes| mend_framed(bytes),
         };
         fuzz::run(Target {
             name: &format!("store-{}", kind.to_lowercase()),
             seeds: vec![whole.clone()],
             inputs: 2_000,
-            in_place: kind == "segment",
+            mutate: if kind == "segment" { Mutate::InPlace } else { Mutate::Anyhow },
             mend,
             decode: &mut |input| {
                 let directory = RamDirectory::new();
@@ -388,7 +360,7 @@ fn no_file_of_the_log_makes_opening_it_panic() {
         name: "log",
         seeds: vec![whole[..used].to_vec()],
         inputs: 300,
-        in_place: true,
+        mutate: Mutate::InPlace,
         mend: &|file| mend_log(file),
         decode: &mut |input| {
             let damaged = disk.copy();
@@ -441,7 +413,7 @@ fn no_message_of_another_member_makes_its_decoder_panic() {
         name: "message",
         seeds,
         inputs: 50_000,
-        in_place: false,
+        mutate: Mutate::Anyhow,
         mend: &|bytes| {
             if let Some((checked, crc)) = bytes.split_last_chunk_mut::<4>() {
                 *crc = crc32fast::hash(checked).to_le_bytes();
@@ -702,7 +674,7 @@ fn the_fuzzer_itself_notices_a_panic() {
             name: "planted",
             seeds: vec![b"x...".to_vec()],
             inputs: 100_000,
-            in_place: false,
+            mutate: Mutate::Anyhow,
             mend: &|_| {},
             decode: &mut decode,
         });

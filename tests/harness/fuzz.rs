@@ -29,12 +29,23 @@ pub struct Target<'t> {
     pub seeds: Vec<Vec<u8>>,
     /// How many inputs a normal run tries.
     pub inputs: u64,
-    /// Whether inputs of another length say nothing new, because places in the file are fixed.
-    pub in_place: bool,
+    /// How new inputs are made.
+    pub mutate: Mutate<'t>,
     /// Mends what guards the input, such as a checksum, so that what lies behind the guard is reached.
     pub mend: &'t dyn Fn(&mut Vec<u8>),
     /// Decodes, and uses what it got. Says how it went.
     pub decode: &'t mut dyn FnMut(&[u8]) -> String,
+}
+
+/// How an input is made of another.
+#[derive(Clone, Copy)]
+pub enum Mutate<'t> {
+    /// In any way: it can be longer or shorter.
+    Anyhow,
+    /// Mostly without another length, because places in the file are fixed.
+    InPlace,
+    /// Mostly so.
+    By(&'t dyn Fn(&mut Chance, &mut Vec<u8>)),
 }
 
 /// Where the seeds of a target are kept.
@@ -131,12 +142,13 @@ pub fn mutate(chance: &mut Chance, input: &mut Vec<u8>, other: &[u8]) {
 
 /// Runs a target. Panics with the kept input if the decoder did.
 pub fn run(target: Target<'_>) {
-    let Target { name, seeds, inputs, in_place, mend, decode } = target;
+    let Target { name, seeds, inputs, mutate: way, mend, decode } = target;
     let seconds = setting("LOCI_FUZZ_SECONDS", 0);
     let long = seconds > 0;
     let mut chance = Chance::new(seed());
     let before = kept(name);
     let mut kept_count = before.len();
+    let right = seeds.len();
     let mut corpus: Vec<Vec<u8>> = seeds.into_iter().chain(before).collect();
     assert!(!corpus.is_empty(), "{name} has no seeds");
     let mut shapes = BTreeSet::new();
@@ -154,12 +166,14 @@ pub fn run(target: Target<'_>) {
     let begin = Instant::now();
     let mut tried = 0u64;
     while if long { begin.elapsed().as_secs() < seconds } else { tried < inputs } {
-        let mut input = corpus[chance.index(corpus.len())].clone();
+        // What is wrong in one place already is mostly refused for that, whatever else is done to it.
+        let begin_right = matches!(way, Mutate::By(_)) && chance.percent(60);
+        let mut input = corpus[chance.index(if begin_right { right } else { corpus.len() })].clone();
         let other = corpus[chance.index(corpus.len())].clone();
-        if in_place && chance.percent(90) {
-            mutate_in_place(&mut chance, &mut input);
-        } else {
-            mutate(&mut chance, &mut input, &other);
+        match way {
+            Mutate::InPlace if chance.percent(90) => mutate_in_place(&mut chance, &mut input),
+            Mutate::By(by) if chance.percent(95) => by(&mut chance, &mut input),
+            _ => mutate(&mut chance, &mut input, &other),
         }
         if chance.percent(80) {
             mend(&mut input);

@@ -19,6 +19,7 @@ pub mod fuzz;
 pub mod load;
 pub mod model;
 pub mod process;
+pub mod segment_file;
 
 /// Says something past the test runner, which shows what a test prints only if it fails.
 pub fn say(text: &str) {
