@@ -38,3 +38,6 @@ mod requests;
 mod framed;
 mod manifest;
 mod merge;
+
+#[cfg(test)]
+mod real_set;

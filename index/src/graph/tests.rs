@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::build::{BuildError, Built, Embeddings, Encoded, Mended, build};
@@ -11,6 +10,7 @@ use super::search::{CodeBook, Query, Scratch, search, search_coded};
 use super::*;
 use crate::codes::Codes;
 use crate::distance::Metric;
+use crate::real_set::RealSet;
 use crate::scan::{Finish, Nearest, scan};
 
 /// Embeddings in one array, for one metric.
@@ -490,53 +490,28 @@ fn a_graph_that_grew_from_another_is_as_good_as_one_built_anew() {
     check_grafted(Metric::Cosine, true, |i| i < 1200, 35);
 }
 
-/// The folder of a real set: in `LOCI_DATA`, or shipped.
-fn real(name: &str) -> Option<PathBuf> {
-    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../data");
-    let places = [std::env::var("LOCI_DATA").unwrap_or_default().into(), shipped.into()];
-    places.into_iter().map(|place: PathBuf| place.join(name)).find(|f| f.join("embeddings.npy").exists())
+/// A real set's embeddings, and its queries.
+fn sets(real: &RealSet) -> (Set, Set) {
+    let set = |floats: &[f32]| Set::new(Metric::Cosine, real.dimension, floats.to_vec());
+    (set(&real.base), set(&real.queries))
 }
 
-/// The rows of a version 1 .npy file of f32 or f16.
-fn npy(path: PathBuf) -> (usize, Vec<f32>) {
-    let bytes = std::fs::read(&path).expect("reads");
-    let head_len = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    let head = std::str::from_utf8(&bytes[10..10 + head_len]).expect("is text");
-    let shape = head.split_once("'shape': (").and_then(|(_, rest)| rest.split_once(')'));
-    let columns = shape.and_then(|(shape, _)| shape.split(", ").nth(1)).expect("has two dimensions");
-    let body = &bytes[10 + head_len..];
-    let floats = if head.contains("<f2") {
-        body.as_chunks::<2>().0.iter().map(|b| half(u16::from_le_bytes(*b))).collect()
-    } else {
-        assert!(head.contains("<f4"), "{}: {head}", path.display());
-        body.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-    };
-    (columns.trim_end_matches(',').parse().expect("is a number"), floats)
-}
-
-/// An f16 as f32; ours are all finite.
-fn half(bits: u16) -> f32 {
-    let magnitude = u32::from(bits & 0x7fff);
-    let scaled = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23);
-    if bits & 0x8000 == 0 { scaled } else { -scaled }
-}
-
+/// Whatever the number of threads, and in the order of the file, in which neighbours often follow each other and threads are
+/// in each other's way. `LOCI_DATA` names a folder with a larger set to be tried too.
 #[test]
 fn real_embeddings_in_file_order_are_found() {
-    let Some(place) = real("wordnet-5k") else {
-        println!("skipped: no wordnet-5k; set LOCI_DATA to the folder that holds it");
-        return;
-    };
-    let (dimension, floats) = npy(place.join("embeddings.npy"));
-    let base = Set::new(Metric::Cosine, dimension, floats);
-    let (_, floats) = npy(place.join("queries.npy"));
-    let queries = Set::new(Metric::Cosine, dimension, floats);
-    for threads in [1, 2, 8] {
-        let graph = check_whole(&base, threads, true);
-        let recall = base.recall(&graph, &queries, EF_DEFAULT, |_| true);
-        assert!(recall >= 0.98, "{threads} threads: recall {recall}");
-        let recall = base.recall(&graph, &queries, 512, |_| true);
-        assert!(recall >= 0.998, "{threads} threads: recall {recall} at ef 512");
+    for real in [RealSet::shipped(), RealSet::larger()].into_iter().flatten() {
+        let (base, queries) = sets(&real);
+        for threads in [1, 2, 8] {
+            let (graph, mended) = base.build(threads, true);
+            check_found(&base, &graph, mended);
+            let [usual, high] = [EF_DEFAULT, 512].map(|ef| base.recall(&graph, &queries, ef, |_| true));
+            println!(
+                "{}, {threads} threads: 0 unreachable, recall@10 {usual:.4} at ef {EF_DEFAULT}, {high:.4} at ef 512; {mended:?}",
+                real.name
+            );
+            assert!(usual >= 0.97 && high >= 0.998, "{}, {threads} threads: {usual}, {high} at ef 512", real.name);
+        }
     }
 }
 
@@ -549,11 +524,8 @@ fn measure_the_large_real_set() {
         println!("skipped: set LOCI_MEASURE=1 and LOCI_DATA to the folder that holds minilm-60k");
         return;
     }
-    let place = real("minilm-60k").expect("minilm-60k is in LOCI_DATA");
-    let (dimension, floats) = npy(place.join("embeddings.npy"));
-    let base = Set::new(Metric::Cosine, dimension, floats);
-    let (_, floats) = npy(place.join("queries.npy"));
-    let queries = Set::new(Metric::Cosine, dimension, floats);
+    let real = RealSet::larger().expect("it is in LOCI_DATA");
+    let ((base, queries), dimension) = (sets(&real), real.dimension);
     let options = GraphOptions { threads: 2, ..GraphOptions::default() };
     let start = std::time::Instant::now();
     let (graph, mended) = base.build_with(options, true, None);
@@ -607,14 +579,9 @@ fn embeddings_that_codes_do_not_serve_are_searched_without_them() {
 #[test]
 fn our_graph_finds_as_much_as_that_of_hnsw_rs() {
     use hnsw_rs::prelude::{DistDot, Hnsw};
-    let Some(place) = real("wordnet-5k") else {
-        println!("skipped: no wordnet-5k; set LOCI_DATA to the folder that holds it");
-        return;
-    };
-    let (dimension, floats) = npy(place.join("embeddings.npy"));
-    let base = Set::new(Metric::Cosine, dimension, floats[..2_500 * dimension].to_vec());
-    let (_, floats) = npy(place.join("queries.npy"));
-    let queries = Set::new(Metric::Cosine, dimension, floats);
+    let Some(real) = RealSet::shipped() else { return };
+    let (_, queries) = sets(&real);
+    let base = Set::new(Metric::Cosine, real.dimension, real.base[..2_500 * real.dimension].to_vec());
     let oracle = Hnsw::<f32, DistDot>::new(16, base.len(), 16, 100, DistDot {});
     // Its distance asserts that embeddings are exactly normalised; shrunk a little, they are.
     let shrunk = |x: &[f32]| x.iter().map(|x| x * 0.999_99).collect::<Vec<f32>>();

@@ -10,6 +10,7 @@ mod readers;
 mod recall;
 mod relink;
 mod tables;
+mod turnover;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -1,72 +1,34 @@
 //! How much of what is nearest is found in real data, with and without filters.
 
-use std::fs;
-use std::path::PathBuf;
-
 use super::*;
 use crate::attributes::{self, Attributes, Value};
 use crate::command::{IndexKind, IndexSpec};
 use crate::filter::{Filter, Limit, Range};
+use crate::real_set::RealSet;
 use crate::view::{Effort, SearchRequest, SearchResult, SearchScratch, View};
 
 /// Embeddings with what to filter them by.
 struct Set {
-    dimension: usize,
-    base: Vec<Vec<f32>>,
+    real: RealSet,
     categories: Vec<String>,
-    queries: Vec<Vec<f32>>,
 }
 
-/// The shipped set, or another of the same layout in the folder that `LOCI_DATA` names.
-fn real(name: &str) -> Option<Set> {
-    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../data").into();
-    let places: [PathBuf; 2] = [std::env::var("LOCI_DATA").unwrap_or_default().into(), shipped];
-    let place = places.into_iter().map(|place| place.join(name)).find(|place| place.join("embeddings.npy").exists())?;
-    let (dimension, base) = npy(place.join("embeddings.npy"));
-    let (_, queries) = npy(place.join("queries.npy"));
-    let records = fs::read_to_string(place.join("records.jsonl")).ok()?;
-    let category = |line: &str| {
-        let (_, rest) = line.split_once("\"category\": \"").unwrap_or_default();
-        rest.split('"').next().unwrap_or_default().to_owned()
-    };
-    Some(Set { dimension, base, categories: records.lines().map(category).collect(), queries })
-}
-
-/// A table of f32 or f16, with length 1 in each row.
-fn npy(path: PathBuf) -> (usize, Vec<Vec<f32>>) {
-    let bytes = fs::read(path).unwrap();
-    let header_end = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    let header = String::from_utf8_lossy(&bytes[10..header_end]);
-    let (_, shape) = header.split_once(", ").and_then(|_| header.split_once("'shape': (")).unwrap();
-    let dimension: usize = shape.split([',', ')']).nth(1).unwrap().trim().parse().unwrap();
-    let body = &bytes[header_end..];
-    let floats: Vec<f32> = if header.contains("<f4") {
-        body.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-    } else {
-        body.chunks_exact(2).map(|b| half(u16::from_le_bytes([b[0], b[1]]))).collect()
-    };
-    let mut rows: Vec<Vec<f32>> = floats.chunks_exact(dimension).map(<[f32]>::to_vec).collect();
-    rows.iter_mut().for_each(|row| Metric::Cosine.prepare(row).unwrap());
-    (dimension, rows)
-}
-
-/// An f16 as f32; ours are all finite.
-fn half(bits: u16) -> f32 {
-    let magnitude = u32::from(bits & 0x7fff);
-    let scaled = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23);
-    if bits & 0x8000 == 0 { scaled } else { -scaled }
+impl Set {
+    fn new(real: RealSet) -> Set {
+        Set { categories: real.categories(), real }
+    }
 }
 
 /// All records of the set, ingested with jobs as they come, and merged to rest.
 fn ingest(set: &Set, options: StoreOptions, indexes: Vec<IndexSpec>) -> Shard {
     let mut shard = Shard::new(options);
     shard.command(Command::CreateNamespace { name: "n".into() });
-    let embeddings = specs(1, set.dimension as u32, Metric::Cosine);
+    let embeddings = specs(1, set.real.dimension as u32, Metric::Cosine);
     let schema = Schema { embeddings, indexes, ..Schema::default() };
     let ranks = ranks(set);
     let create = Command::CreateCollection { namespace: "n".into(), name: "c".into(), schema };
     let Outcome::Created { collection } = shard.command(create) else { panic!() };
-    let rows: Vec<usize> = (0..set.base.len()).collect();
+    let rows: Vec<usize> = (0..set.real.len()).collect();
     for rows in rows.chunks(256) {
         let changes = rows.iter().map(|&row| {
             let attributes = Attributes::from([
@@ -76,7 +38,7 @@ fn ingest(set: &Set, options: StoreOptions, indexes: Vec<IndexSpec>) -> Shard {
             ]);
             let content = Content {
                 attributes: attributes::encode(&attributes).unwrap(),
-                embeddings: vec![(0, set.base[row].clone())],
+                embeddings: vec![(0, set.real.get(row).to_vec())],
                 ..Content::default()
             };
             change(collection, &format!("k{row:06}"), Action::Put(content))
@@ -96,8 +58,8 @@ fn ingest(set: &Set, options: StoreOptions, indexes: Vec<IndexSpec>) -> Shard {
 /// For each record its place in the order of distance from the first one: to filter by what the query is about, or is not.
 fn ranks(set: &Set) -> Vec<i64> {
     let kernel = Metric::Cosine.kernel();
-    let mut order: Vec<usize> = (0..set.base.len()).collect();
-    let distance = |row: usize| kernel(&set.base[0], &set.base[row]);
+    let mut order: Vec<usize> = (0..set.real.len()).collect();
+    let distance = |row: usize| kernel(set.real.get(0), set.real.get(row));
     order.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)));
     let mut ranks = vec![0; order.len()];
     (0..).zip(order).for_each(|(rank, row)| ranks[row] = rank);
@@ -110,7 +72,7 @@ fn filters(set: &Set, category: &str) -> Vec<(String, Option<Filter>)> {
         Some(Filter::In(vec!["mod".into()], values))
     };
     let near = |share: f64| {
-        let value = Value::Int((set.base.len() as f64 * share) as i64);
+        let value = Value::Int((set.real.len() as f64 * share) as i64);
         let high = Some(Limit { value, inclusive: false });
         Filter::Range(vec!["rank".into()], Range { low: None, high })
     };
@@ -149,7 +111,7 @@ fn search<'v>(
 }
 
 /// The share of what is found of the ten nearest, at the default effort.
-fn recall(view: &View, queries: &[Vec<f32>], filter: Option<&Filter>) -> f64 {
+pub(super) fn recall<'q>(view: &View, queries: impl Iterator<Item = &'q [f32]>, filter: Option<&Filter>) -> f64 {
     let mut scratch = SearchScratch::new();
     let (mut found, mut all) = (0, 0);
     for query in queries {
@@ -165,10 +127,7 @@ fn recall(view: &View, queries: &[Vec<f32>], filter: Option<&Filter>) -> f64 {
 
 #[test]
 fn nearly_all_that_is_nearest_is_found_in_real_data_whatever_the_filter() {
-    let Some(set) = real("wordnet-5k") else {
-        println!("skipped: no wordnet-5k in the folder that LOCI_DATA names");
-        return;
-    };
+    let Some(set) = RealSet::shipped().map(Set::new) else { return };
     for indexes in [vec![], indexes()] {
         let options = StoreOptions { buffer_rows_max: 1_500, ..StoreOptions::default() };
         let mut shard = ingest(&set, options, indexes.clone());
@@ -177,7 +136,7 @@ fn nearly_all_that_is_nearest_is_found_in_real_data_whatever_the_filter() {
         let stats = view.collection("n", "c").unwrap().stats();
         assert!(stats.segments.iter().any(|segment| segment.graph), "{stats:?}");
         for (name, filter) in filters(&set, "noun.plant") {
-            let recall = recall(&view, &set.queries, filter.as_ref());
+            let recall = recall(&view, set.real.queries(), filter.as_ref());
             assert!(recall >= 0.95, "{name}: {recall}, indexes {indexes:?}");
         }
     }
@@ -189,24 +148,24 @@ fn nearly_all_that_is_nearest_is_found_in_real_data_whatever_the_filter() {
 #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock; nothing is decided by it")]
 fn measure_searches_of_the_large_real_set() {
     if std::env::var_os("LOCI_MEASURE").is_none() {
-        println!("skipped: set LOCI_MEASURE=1 and LOCI_DATA to the folder that holds minilm-60k");
+        println!("skipped: set LOCI_MEASURE=1 and LOCI_DATA to a folder of sets");
         return;
     }
-    let set = real("minilm-60k").expect("minilm-60k is in LOCI_DATA");
+    let set = Set::new(RealSet::larger().expect("it is in LOCI_DATA"));
     let start = std::time::Instant::now();
     let graph = GraphOptions { threads: 2, ..GraphOptions::default() };
     let shard = ingest(&set, StoreOptions { graph, ..StoreOptions::default() }, indexes());
     let seconds = start.elapsed().as_secs_f64();
-    println!("{} records applied and indexed in {seconds:.1} s, {} bytes", set.base.len(), shard.disk_bytes());
+    println!("{} records applied and indexed in {seconds:.1} s, {} bytes", set.real.len(), shard.disk_bytes());
     let view = shard.store.view();
     println!("{:#?}", view.collection("n", "c").unwrap().stats());
     let mut scratch = SearchScratch::new();
     for (name, filter) in filters(&set, "noun.artifact") {
         let filter = filter.as_ref();
-        let recall = recall(&view, &set.queries[..200], filter);
+        let recall = recall(&view, set.real.queries().take(200), filter);
         let mut times = Vec::new();
         let (mut distances, mut walked, mut scanned) = (0, 0, 0);
-        for query in &set.queries {
+        for query in set.real.queries() {
             let start = std::time::Instant::now();
             let result = search(&view, query, Effort::default(), filter, &mut scratch);
             times.push(start.elapsed().as_secs_f64() * 1e6);
