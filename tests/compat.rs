@@ -1,9 +1,14 @@
 //! Data directories that earlier versions made: this program opens each and finds everything in it.
 //!
-//! `tests/fixtures/data-v1.tar.gz` was made by version 1 of the data directory, killed while it ran: segments with a graph,
-//! ended versions, answered requests, and a log that goes on after them. It is never made again. A new version of the
-//! directory gets a file of its own: `LOCI_MAKE_FIXTURE=data-v2.tar.gz cargo test -p loci-tests --test compat`.
+//! | file in `tests/fixtures` | what is in it |
+//! |---|---|
+//! | `data-v1.tar.gz` | entries, manifest and segments of version 1: a graph, ended versions, answered requests, and a log that goes on after them |
+//! | `data-v2.tar.gz` | the same of version 2: codes, f16, embeddings without codes, sparse ones, a text, attribute indexes |
+//!
+//! Each was made by its version of the program, killed while it ran, and is never made again. A new version of the directory
+//! gets a file of its own, and `make` goes on to that: `LOCI_MAKE_FIXTURE=data-v3.tar.gz cargo test -p loci-tests --test compat`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,10 +17,12 @@ use loci_tests::chance::Chance;
 use loci_tests::process::{PATIENCE, Start};
 use loci_tests::say;
 use loci_wire::v1;
+use loci_wire::v1::filter::Expression;
+use loci_wire::v1::query::Near;
 
-const FIXTURE: &str = "data-v1.tar.gz";
-const SEGMENT_RECORDS: usize = 1_200;
-const RECORDS: usize = 1_300;
+/// So many records of the present version are in a segment, just enough for a graph, and so many there are in all.
+const SEGMENT_RECORDS: usize = 1_040;
+const RECORDS: usize = 1_090;
 /// The year 2100: no deadline of the fixture passes.
 const DEADLINE: u64 = 4_102_444_800_000;
 
@@ -23,8 +30,8 @@ fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// Record number `number` of the fixture. Never changes.
-fn record(number: usize) -> v1::Record {
+/// Record number `number` of version 1. Never changes.
+fn record_1(number: usize) -> v1::Record {
     let mut chance = Chance::new(number as u64);
     let components: Vec<f32> = (0..8).map(|_| chance.component()).collect();
     let list = v1::ListValue { values: vec![api::int(number as i64), api::text("tag")] };
@@ -39,12 +46,70 @@ fn record(number: usize) -> v1::Record {
     record
 }
 
+/// Record number `number` of version 2: what it was, and more. Components are coarse, so that the file stays small. Never
+/// changes.
+fn record_2(number: usize) -> v1::Record {
+    let mut record = record_1(number);
+    let mut chance = Chance::new(1_000_000 + number as u64);
+    let mut embedding = |name, dimension| {
+        let components: Vec<f32> = (0..dimension).map(|_| chance.below(256) as f32 / 128.0 - 1.0).collect();
+        api::embedding(name, &components)
+    };
+    record.embeddings = vec![embedding("place", 5), embedding("half", 4), embedding("plain", 4)];
+    let (dimensions, weights) = (vec![number as u32 % 20, 100 + number as u32], vec![0.5, 2.0]);
+    record.sparse = vec![v1::SparseEmbedding { name: "words".into(), dimensions, weights }];
+    record.attributes.insert("title".into(), api::text(&format!("The singing birds of island{}", number % 50)));
+    record
+}
+
+/// A data directory of some version.
+struct Version {
+    file: &'static str,
+    record: fn(usize) -> v1::Record,
+    records: usize,
+    /// The embeddings by which each record is the nearest to itself.
+    nearest_to_itself: &'static [&'static str],
+}
+
+const VERSIONS: [Version; 2] = [
+    Version { file: "data-v1.tar.gz", record: record_1, records: 1_300, nearest_to_itself: &["place"] },
+    Version {
+        file: "data-v2.tar.gz",
+        record: record_2,
+        records: RECORDS,
+        nearest_to_itself: &["place", "half", "plain"],
+    },
+];
+
+/// The rules of the collection, as the present version makes it.
+fn schema() -> v1::Schema {
+    let embedding = |name: &str, dimension, storage: v1::Storage, codes: v1::Codes| v1::EmbeddingSpec {
+        name: name.into(),
+        dimension,
+        metric: v1::Metric::SquaredL2 as i32,
+        storage: storage as i32,
+        codes: codes as i32,
+    };
+    let index = |path: &str, kind: v1::IndexKind| v1::IndexSpec { path: path.into(), kind: kind as i32 };
+    v1::Schema {
+        embeddings: vec![
+            embedding("place", 5, v1::Storage::F32, v1::Codes::Int8),
+            embedding("half", 4, v1::Storage::F16, v1::Codes::Int8),
+            embedding("plain", 4, v1::Storage::F32, v1::Codes::None),
+        ],
+        sparse: vec![v1::SparseSpec { name: "words".into() }],
+        texts: vec![v1::TextSpec { path: "title".into(), language: v1::Language::English as i32 }],
+        indexes: vec![index("number", v1::IndexKind::Value), index("title", v1::IndexKind::Substring)],
+        ..Default::default()
+    }
+}
+
 /// Every seventh record is deleted again.
 fn is_deleted(number: usize) -> bool {
     number.is_multiple_of(7)
 }
 
-async fn put(api: &mut Api, numbers: std::ops::Range<usize>) -> u64 {
+async fn put(api: &mut Api, record: fn(usize) -> v1::Record, numbers: std::ops::Range<usize>) -> u64 {
     let request = v1::PutRequest {
         origin: api::origin(format!("put {}", numbers.start).as_bytes()),
         collection: api::collection("things"),
@@ -57,7 +122,7 @@ async fn put(api: &mut Api, numbers: std::ops::Range<usize>) -> u64 {
 async fn delete(api: &mut Api, numbers: std::ops::Range<usize>) {
     let request = v1::DeleteRequest {
         collection: api::collection("things"),
-        keys: numbers.filter(|number| is_deleted(*number)).map(|number| record(number).key).collect(),
+        keys: numbers.filter(|number| is_deleted(*number)).map(|number| record_1(number).key).collect(),
         ..Default::default()
     };
     api.records.delete(request).await.unwrap();
@@ -82,9 +147,11 @@ async fn make(file: &Path) {
     let data = folder.path().join("data");
     let node = start().ready(&data).await;
     let mut api = node.api().await;
-    api.create("things", &[("place", 8, v1::Metric::SquaredL2)]).await;
+    let name = api::collection("things");
+    let create = v1::CreateCollectionRequest { name, schema: Some(schema()), ..Default::default() };
+    api.admin.create_collection(create).await.unwrap();
     api.create("cache", &[]).await;
-    put(&mut api, 0..SEGMENT_RECORDS).await;
+    put(&mut api, record_2, 0..SEGMENT_RECORDS).await;
     // A stop writes a segment, and the next run links it.
     assert!(node.terminate().success());
     let node = start().ready(&data).await;
@@ -94,7 +161,7 @@ async fn make(file: &Path) {
     assert!(node.terminate().success());
     let node = start().ready(&data).await;
     let mut api = node.api().await;
-    put(&mut api, SEGMENT_RECORDS..RECORDS).await;
+    put(&mut api, record_2, SEGMENT_RECORDS..RECORDS).await;
     delete(&mut api, SEGMENT_RECORDS / 2..RECORDS).await;
     let request = v1::PutRequest {
         collection: api::collection("cache"),
@@ -107,44 +174,101 @@ async fn make(file: &Path) {
     tar(&["-C", text(folder.path()), "--sort=name", "--owner=0", "--group=0", "-czf", text(file), "data"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_of_version_1_opens_with_everything_in_it() {
-    if let Some(name) = std::env::var_os("LOCI_MAKE_FIXTURE") {
-        make(&fixtures().join(name)).await;
-    }
+/// The keys that a search finds, best first.
+async fn found(api: &mut Api, request: v1::SearchRequest) -> Vec<Vec<u8>> {
+    let reply = api.records.search(request).await.unwrap().into_inner();
+    reply.results[0].hits.iter().map(|hit| hit.record.clone().unwrap().key.to_vec()).collect()
+}
+
+async fn check(version: &Version) {
+    let Version { file, record, records, nearest_to_itself } = *version;
     let folder = tempfile::tempdir().unwrap();
-    tar(&["-C", text(folder.path()), "-xzf", text(&fixtures().join(FIXTURE))]);
+    tar(&["-C", text(folder.path()), "-xzf", text(&fixtures().join(file))]);
     let data = folder.path().join("data");
     let node = start().ready(&data).await;
     let mut api = node.api().await;
     let all = api.all("things").await;
-    let expected: Vec<usize> = (0..RECORDS).filter(|number| !is_deleted(*number)).collect();
+    let expected: Vec<usize> = (0..records).filter(|number| !is_deleted(*number)).collect();
     assert_eq!(all.len(), expected.len());
     for number in &expected {
         let expected = record(*number);
         let found = all.iter().find(|found| found.key == expected.key);
         let mut found = found.unwrap_or_else(|| panic!("{:?} is not there", expected.key)).clone();
         found.version = 0;
-        assert_eq!(found, expected);
+        assert_eq!(found, expected, "{file}");
     }
     let stats = api.stats("things").await;
-    assert!(stats.graph_segments > 0, "the graph of version 1 is read, not built again: {stats:?}");
+    assert!(stats.graph_segments > 0, "the graphs of {file} are read, not built again: {stats:?}");
     for number in expected.iter().step_by(11) {
         let record = record(*number);
-        let request = api::nearest("things", "place", &api::components(&record.embeddings[0]), 1);
-        let reply = api.records.search(request).await.unwrap().into_inner();
-        let hit = reply.results[0].hits[0].record.clone().unwrap();
-        assert_eq!(hit.key, record.key, "record {number} is the nearest to itself");
+        for embedding in record.embeddings.iter().filter(|embedding| nearest_to_itself.contains(&&*embedding.name)) {
+            let request = api::nearest("things", &embedding.name, &api::components(embedding), 1);
+            assert_eq!(found(&mut api, request).await, [&*record.key], "{file}: {}", embedding.name);
+        }
     }
     let cached = api.all("cache").await;
     assert_eq!(cached.len(), 1);
     assert_eq!(cached[0].value.as_deref(), Some(&b"42"[..]));
+    if file != VERSIONS[0].file {
+        check_indexes(&mut api, &expected).await;
+    }
     // It goes on from there: the next write is newer than all that was, and survives.
     let newest = all.iter().map(|record| record.version).max().unwrap();
-    let version = put(&mut api, RECORDS + 1..RECORDS + 2).await;
+    let version = put(&mut api, record, records + 1..records + 2).await;
     assert!(version > newest, "{version} after {newest}");
     node.kill();
     let node = start().ready(&data).await;
     assert_eq!(node.api().await.all("things").await.len(), expected.len() + 1);
-    say("compat: a data directory of version 1 opened with everything in it");
+    say(&format!("compat: {file} opened with everything in it"));
+}
+
+/// What version 2 has besides: words, sparse embeddings, and indexes that answer filters.
+async fn check_indexes(api: &mut Api, expected: &[usize]) {
+    let query = |near| v1::SearchRequest {
+        queries: vec![v1::Query { near: Some(near), ..Default::default() }],
+        ..api::nearest("things", "", &[], 100)
+    };
+    let keys = |of: &dyn Fn(usize) -> bool| -> BTreeSet<Vec<u8>> {
+        expected.iter().filter(|number| of(**number)).map(|number| record_1(*number).key.to_vec()).collect()
+    };
+    let words = v1::TextQuery { path: "title".into(), text: "sings island17".into() };
+    let hits = found(api, query(Near::Text(words))).await;
+    let of_17 = keys(&|number| number % 50 == 17);
+    assert_eq!(hits[..of_17.len()].iter().cloned().collect::<BTreeSet<_>>(), of_17, "the best have both words");
+    for number in expected.iter().step_by(97) {
+        let weights =
+            v1::SparseEmbedding { name: "words".into(), dimensions: vec![100 + *number as u32], weights: vec![1.0] };
+        assert_eq!(found(api, query(Near::Sparse(weights))).await, [&*record_1(*number).key]);
+    }
+    let range = v1::RangeOf { path: "number".into(), below: Some(api::int(500)), ..Default::default() };
+    let part = v1::TextOf { path: "title".into(), text: "island3".into() };
+    type Takes = fn(usize) -> bool;
+    let cases: [(Expression, Takes); 2] = [
+        (Expression::Range(range), |number| number < 500),
+        (Expression::HasText(part), |number| number % 50 == 3 || (30..40).contains(&(number % 50))),
+    ];
+    for (expression, takes) in cases {
+        let filter = Some(api::filter(expression));
+        let count =
+            v1::CountRequest { collection: api::collection("things"), filter: filter.clone(), ..Default::default() };
+        let counted = api.records.count(count).await.unwrap().into_inner().count;
+        assert_eq!(counted as usize, keys(&takes).len(), "{filter:?}");
+        let near = api::nearest("things", "plain", &[0.0; 4], 10);
+        let request = v1::SearchRequest { filter, explain: true, ..near };
+        let reply = api.records.search(request).await.unwrap().into_inner();
+        let steps = reply.results[0].explanation.clone().unwrap().steps;
+        let mut sealed = steps.iter().filter(|step| step.segment.is_some()).peekable();
+        assert!(sealed.peek().is_some(), "{steps:?}");
+        assert!(sealed.all(|step| step.cover() == v1::FilterCover::Whole), "the indexes are read: {steps:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_of_every_version_opens_with_everything_in_it() {
+    if let Some(name) = std::env::var_os("LOCI_MAKE_FIXTURE") {
+        make(&fixtures().join(name)).await;
+    }
+    for version in &VERSIONS {
+        check(version).await;
+    }
 }
