@@ -302,6 +302,11 @@ fn run(seed: u64, steps: u64) -> [u64; 5] {
         if random.chance(5) {
             shard.store.request_checkpoint();
         }
+        if random.chance(3) {
+            // As if it did not lead to every record.
+            let linked = shard.store.view().collections().flat_map(|c| c.graph_segments()).next();
+            linked.into_iter().for_each(|file| shard.store.request_relink(file));
+        }
         if random.chance(50) {
             jobs.extend(shard.store.next_job());
         }
