@@ -15,7 +15,7 @@ use super::beam::Beam;
 use super::build::BuildError;
 use super::link::{From, Pairs, UpperLists};
 use super::search::{looked_at_again, walk_from};
-use super::{EF_DEFAULT, FlatGraph, GraphRef, NO_LINK};
+use super::{EF_DEFAULT, FlatGraph, GraphRef, GraphShape, NO_LINK};
 use crate::scan::{Finish, Hit};
 
 /// What had to be mended. Large numbers for their graph's size say that something is odd with the embeddings (many equal
@@ -57,6 +57,8 @@ pub(super) struct Draft {
     nodes: u32,
     m: usize,
     flat: FlatGraph,
+    /// Of `flat`, which has a new one with each entry.
+    shape: GraphShape,
     entries: Vec<u32>,
     /// From whom the walk from the entries first came to a node: itself for an entry, nobody yet if `NO_LINK`. A link to a
     /// node from its parent is never taken away.
@@ -105,21 +107,21 @@ impl Draft {
                 words.resize(start + m, NO_LINK);
             }
         }
-        let flat = FlatGraph { layer0, upper: Vec::new() };
-        let mut draft = Draft { nodes: len as u32, m, flat, entries: vec![entry], parent: vec![NO_LINK; len] };
-        draft.flat.upper = draft.head(top);
-        draft.flat.upper.extend(words);
-        draft
+        let entries = vec![entry];
+        let mut head = vec![len as u32, m as u32, top as u32, entries.len() as u32];
+        head.extend(&entries);
+        head.extend(words);
+        let flat = FlatGraph { layer0, upper: head };
+        let shape = flat.shape().expect("a draft is a whole graph");
+        Draft { nodes: len as u32, m, flat, shape, entries, parent: vec![NO_LINK; len] }
+    }
+
+    fn graph(&self) -> GraphRef<'_> {
+        GraphRef::new(&self.shape, &self.flat.layer0, &self.flat.upper)
     }
 
     pub fn finish(self) -> FlatGraph {
         self.flat
-    }
-
-    fn head(&self, layers: usize) -> Vec<u32> {
-        let mut head = vec![self.nodes, self.m as u32, layers as u32, self.entries.len() as u32];
-        head.extend(&self.entries);
-        head
     }
 
     /// Puts another entry into the head.
@@ -128,6 +130,7 @@ impl Draft {
         self.entries.push(node);
         self.flat.upper.insert(at, node);
         self.flat.upper[3] = self.entries.len() as u32;
+        self.shape = self.flat.shape().expect("a draft is a whole graph");
         self.parent[node as usize] = node;
     }
 
@@ -143,8 +146,7 @@ impl Draft {
 
     /// The nearest nodes of a node, itself among them if it is found; in `hand.hits`.
     fn search<P: Pairs>(&self, pairs: &P, node: u32, ef: usize, hand: &mut Hand<P>) {
-        let shape = self.flat.shape().expect("a draft is a whole graph");
-        self.search_with(GraphRef::new(&shape, &self.flat.layer0, &self.flat.upper), pairs, node, ef, hand);
+        self.search_with(self.graph(), pairs, node, ef, hand);
     }
 
     fn search_with<P: Pairs>(&self, graph: GraphRef<'_>, pairs: &P, node: u32, ef: usize, hand: &mut Hand<P>) {
@@ -295,8 +297,7 @@ impl Draft {
         nodes: &[u32],
         cancel: &AtomicBool,
     ) -> Result<Vec<u32>, BuildError> {
-        let shape = self.flat.shape().expect("a draft is a whole graph");
-        let graph = GraphRef::new(&shape, &self.flat.layer0, &self.flat.upper);
+        let graph = self.graph();
         let next = AtomicUsize::new(0);
         let work = || {
             let (mut hand, mut lost) = (Hand::default(), Vec::new());

@@ -76,14 +76,20 @@ impl Segment {
         &self,
         ask: &Search<'_>,
         rows: impl Iterator<Item = u32>,
-        keep_going: impl FnMut() -> bool,
+        mut keep_going: impl FnMut() -> bool,
         scratch: &mut Scratch,
     ) -> Result<Option<Finish>, SegmentError> {
         let field = self.asked_field(ask)?;
         let (Effort::Graph { ef, budget }, Some(graph)) = (ask.effort, self.graph(ask.field)) else { return Ok(None) };
         // Each node is asked about several times: by one bit that is quick.
         let mut taken = scratch.borrow_bits(graph.nodes());
-        for node in rows.filter_map(|row| self.node(ask.field, row)) {
+        for (number, row) in (1..).zip(rows) {
+            if usize::is_multiple_of(number, ROWS_PER_QUESTION) && !keep_going() {
+                scratch.give_back_bits(taken);
+                scratch.nearest().reset(ask.k);
+                return Ok(Some(Finish::Stopped));
+            }
+            let Some(node) = self.node(ask.field, row) else { continue };
             if let Some(word) = taken.get_mut(node as usize / 64) {
                 *word |= 1 << (node % 64);
             }

@@ -465,3 +465,18 @@ fn a_search_that_finds_nothing_to_accept_can_still_be_stopped() {
         assert_eq!(stopped, Finish::Stopped);
     }
 }
+
+#[test]
+fn a_walk_past_rows_can_be_stopped_before_all_rows_are_counted() {
+    let (fields, table) = mixed(1000);
+    let segment = seal(&RamDirectory::new(), "a", &spec(&fields, GRAPH), &table);
+    let ask = Search { field: 0, query: &[1.0; 5], k: 3, effort: Effort::Graph { ef: 64, budget: None } };
+    let mut scratch = Scratch::new();
+    let mut counted = 0;
+    let rows = (0..segment.len()).inspect(|_| counted += 1);
+    let stopped = segment.nearest_past(&ask, rows, || false, &mut scratch).expect("fits the field");
+    assert_eq!((stopped, scratch.hits().len()), (Some(Finish::Stopped), 0));
+    assert!(counted < segment.len() / 2, "{counted} of {}", segment.len());
+    let whole = segment.nearest_past(&ask, 0..segment.len(), || true, &mut scratch).expect("fits the field");
+    assert_eq!((whole, scratch.hits().len()), (Some(Finish::Complete), 3));
+}
