@@ -13,8 +13,11 @@
 //! people compare with, and says where the sets come from.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
+
+use loci_index::segment::{Row, Rows};
 
 /// The shipped embeddings: 5,000 records and 200 queries of 384 components each, and the queries' nearest rows.
 pub struct Glosses {
@@ -52,6 +55,35 @@ impl Glosses {
     pub fn questions(&self) -> impl Iterator<Item = (&[f32], &[i32])> {
         let truth = self.truth.chunks_exact(TRUTH).map(|rows| &rows[..10]);
         self.queries.chunks_exact(DIMENSION).zip(truth)
+    }
+}
+
+/// Embeddings as a segment wants them: keys are row numbers, so that the order of the file is kept.
+pub struct Numbered<'a> {
+    dimension: usize,
+    floats: &'a [f32],
+    keys: Vec<[u8; 4]>,
+}
+
+impl<'a> Numbered<'a> {
+    /// Of so many components each, row after row.
+    pub fn new(dimension: usize, floats: &'a [f32]) -> Numbered<'a> {
+        let rows = (floats.len() / dimension) as u32;
+        Numbered { dimension, floats, keys: (0..rows).map(u32::to_be_bytes).collect() }
+    }
+}
+
+impl Rows for Numbered<'_> {
+    fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    fn row(&self, i: usize) -> Row<'_> {
+        Row { key: &self.keys[i], begin: 1, deadline: 0, hash: 0, value: None, attributes: &[] }
+    }
+
+    fn embedding(&self, i: usize, _field: usize) -> Option<Cow<'_, [f32]>> {
+        Some(Cow::Borrowed(&self.floats[i * self.dimension..][..self.dimension]))
     }
 }
 

@@ -2,44 +2,22 @@
 //!
 //! Recall is printed once for each effort before the times: a time without its recall says nothing.
 
-use std::borrow::Cow;
 use std::hint::black_box;
 use std::sync::atomic::AtomicBool;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hnsw_rs::prelude::{DistDot, Hnsw};
-use loci_benches::{DIMENSION, Glosses};
+use loci_benches::{DIMENSION, Glosses, Numbered};
 use loci_index::directory::RamDirectory;
 use loci_index::distance::Metric;
 use loci_index::graph::GraphOptions;
 use loci_index::graph::search::Scratch;
-use loci_index::segment::{Effort, FieldSpec, Row, Rows, Search, Segment, Spec, write};
+use loci_index::segment::{Effort, FieldSpec, Search, Segment, Spec, write};
 
 const K: usize = 10;
 
-/// The glosses as a segment wants them: keys are row numbers, so that the order of the file is kept.
-struct Numbered<'a> {
-    glosses: &'a Glosses,
-    keys: Vec<[u8; 4]>,
-}
-
-impl Rows for Numbered<'_> {
-    fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    fn row(&self, i: usize) -> Row<'_> {
-        Row { key: &self.keys[i], begin: 1, deadline: 0, hash: 0, value: None, attributes: &[] }
-    }
-
-    fn embedding(&self, i: usize, _field: usize) -> Option<Cow<'_, [f32]>> {
-        Some(Cow::Borrowed(self.glosses.record(i)))
-    }
-}
-
 fn segment(glosses: &Glosses, graph: GraphOptions) -> Segment {
-    let keys = (0..(glosses.records.len() / DIMENSION) as u32).map(u32::to_be_bytes).collect();
-    let rows = Numbered { glosses, keys };
+    let rows = Numbered::new(DIMENSION, &glosses.records);
     let dimension = DIMENSION as u32;
     let fields = [FieldSpec { name: String::new(), dimension, metric: Metric::Cosine, half: false, coded: true }];
     let spec =

@@ -1,40 +1,20 @@
 //! loci as a library: one segment with its graph, written, opened and searched through the public API.
 
-use std::borrow::Cow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use loci_benches::Numbered;
 use loci_index::directory::MmapDirectory;
 use loci_index::distance::Metric;
 use loci_index::graph::GraphOptions;
 use loci_index::graph::search::Scratch;
-use loci_index::segment::{Effort, FieldSpec, Row, Rows, Search, Segment, Spec, write};
+use loci_index::segment::{Effort, FieldSpec, Search, Segment, Spec, write};
 use serde_json::Value;
 
 use crate::ladder::{Built, Cost, Engine, climb};
 use crate::set::{K, Set};
 use crate::{Args, machine, progress};
-
-/// The set as a segment wants it: keys are row numbers, so that the order of the file is kept.
-struct Numbered<'a> {
-    set: &'a Set,
-    keys: Vec<[u8; 4]>,
-}
-
-impl Rows for Numbered<'_> {
-    fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    fn row(&self, i: usize) -> Row<'_> {
-        Row { key: &self.keys[i], begin: 1, deadline: 0, hash: 0, value: None, attributes: &[] }
-    }
-
-    fn embedding(&self, i: usize, _field: usize) -> Option<Cow<'_, [f32]>> {
-        Some(Cow::Borrowed(self.set.record(i)))
-    }
-}
 
 struct Ours {
     segment: Segment,
@@ -82,7 +62,7 @@ pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
     let graph = GraphOptions { m: args.m, ef_construction: args.ef_construction, threads: args.threads };
     let spec =
         Spec { collection: 1, sparse: 0, texts: &[], fields: &fields, indexes: &[], graph: Some(graph), hash_seed: 1 };
-    let rows = Numbered { set, keys: (0..set.len() as u32).map(u32::to_be_bytes).collect() };
+    let rows = Numbered::new(set.dimension, &set.base);
 
     let spinner = progress("loci: building", None);
     machine::reset_peak();

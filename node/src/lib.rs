@@ -30,3 +30,6 @@ pub mod metrics;
 pub mod status;
 
 pub mod cli;
+
+#[cfg(test)]
+mod trial;

@@ -3,16 +3,15 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use loci_client::{Client, Collection};
-use loci_index::command::{Action, Change, Command, Content, EmbeddingSpec, Envelope, Origin, Outcome, Schema};
-use loci_index::distance::Metric;
+use loci_index::command::{Action, Change, Command, Content};
 use loci_index::record::CollectionId;
 use loci_index::view::{Effort, SearchRequest, SearchScratch, View};
 
 use crate::config::Config;
 use crate::run::Node;
+use crate::trial::{self, start, until, write};
 
 const RECORDS: u32 = 3_000;
 const DIMENSION: usize = 16;
@@ -21,53 +20,21 @@ const NODE_ROWS: u16 = 20;
 const LAYER0: u16 = 23;
 const UPPER: u16 = 24;
 
-/// The same numbers every time: from -1 to 1.
 fn embedding(number: u32) -> Vec<f32> {
-    let mut state = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..DIMENSION).map(|_| next()).collect()
-}
-
-async fn start(config: Config) -> Node {
-    let node = Node::start(config).await.unwrap_or_else(|error| panic!("{error}"));
-    node.ready().await;
-    node
-}
-
-async fn write(node: &Node, command: Command) -> Outcome {
-    let envelope = Envelope { origin: Origin::default(), command };
-    node.shard().write(envelope, None).await.unwrap().outcome
+    trial::embedding(number, DIMENSION)
 }
 
 /// A node with one collection whose records are all in one segment with a graph.
 async fn linked(config: Config) -> (Node, CollectionId) {
     let node = start(config).await;
-    write(&node, Command::CreateNamespace { name: "n".into() }).await;
-    let embeddings = vec![EmbeddingSpec::new("e", DIMENSION as u32, Metric::SquaredL2.code())];
-    let schema = Schema { embeddings, ..Schema::default() };
-    let created = write(&node, Command::CreateCollection { namespace: "n".into(), name: "c".into(), schema }).await;
-    let Outcome::Created { collection } = created else { panic!("{created:?}") };
+    let id = trial::create(&node, DIMENSION).await;
     let changes = (0..RECORDS).map(|number| {
         let content = Content { embeddings: vec![(0, embedding(number))], ..Content::default() };
-        Change { collection, key: format!("k{number:05}").into_bytes(), action: Action::Put(content) }
+        Change { collection: id.0, key: format!("k{number:05}").into_bytes(), action: Action::Put(content) }
     });
     write(&node, Command::Write { conditions: vec![], changes: changes.collect() }).await;
     // A node that stops writes its buffers to a segment, and the next one links it.
-    (node, CollectionId(collection))
-}
-
-/// Waits until it is so; a node that never gets there fails the test.
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(240), "waited too long for: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    (node, id)
 }
 
 fn graphs(view: &View, id: CollectionId) -> Vec<u64> {

@@ -1,14 +1,13 @@
 //! What is kept, and a node whose index is four times its budget.
 
-use std::time::Instant;
-
-use loci_index::command::{Action, Change, Command, Content, EmbeddingSpec, Envelope, Origin, Outcome, Schema};
-use loci_index::distance::Metric;
+use loci_index::command::{Action, Change, Command, Content};
+use loci_index::record::CollectionId;
 use loci_index::view::{Effort, SearchRequest, SearchScratch};
 
 use super::*;
 use crate::config::Config;
 use crate::run::Node;
+use crate::trial::{self, start, until, write};
 
 const RECORDS: u32 = 6_000;
 const DIMENSION: usize = 64;
@@ -38,33 +37,11 @@ fn only_files_below_the_folder_are_counted() {
 }
 
 fn embedding(number: u32) -> Vec<f32> {
-    let mut state = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..DIMENSION).map(|_| next()).collect()
-}
-
-async fn start(config: Config) -> Node {
-    let node = Node::start(config).await.unwrap_or_else(|error| panic!("{error}"));
-    node.ready().await;
-    node
-}
-
-async fn write(node: &Node, command: Command) -> Outcome {
-    let envelope = Envelope { origin: Origin::default(), command };
-    node.shard().write(envelope, None).await.unwrap().outcome
+    trial::embedding(number, DIMENSION)
 }
 
 async fn ingest(node: &Node) {
-    write(node, Command::CreateNamespace { name: "n".into() }).await;
-    let embeddings = vec![EmbeddingSpec::new("e", DIMENSION as u32, Metric::SquaredL2.code())];
-    let schema = Schema { embeddings, ..Schema::default() };
-    let created = write(node, Command::CreateCollection { namespace: "n".into(), name: "c".into(), schema }).await;
-    let Outcome::Created { collection } = created else { panic!("{created:?}") };
+    let CollectionId(collection) = trial::create(node, DIMENSION).await;
     let numbers: Vec<u32> = (0..RECORDS).collect();
     for numbers in numbers.chunks(1_000) {
         let changes = numbers.iter().map(|number| {
@@ -88,14 +65,6 @@ fn found(view: &View, query: &[f32], effort: Effort) -> Vec<(Vec<u8>, f32, u8)> 
 fn answers(view: &View) -> Vec<Vec<(Vec<u8>, f32, u8)>> {
     let queries = (0..100).map(|number| embedding(1_000_000 + number));
     queries.flat_map(|query| [found(view, &query, Effort::default()), found(view, &query, Effort::Exact)]).collect()
-}
-
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(240), "waited too long for: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[tokio::test]
