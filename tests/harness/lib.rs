@@ -16,6 +16,7 @@ pub mod chance;
 pub mod data;
 pub mod disks;
 pub mod fuzz;
+pub mod linearizable;
 pub mod load;
 pub mod model;
 pub mod process;
