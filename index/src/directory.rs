@@ -18,6 +18,7 @@
 
 #![expect(unsafe_code, reason = "mapping a file into memory is unsafe by nature; this is the only module that does it")]
 
+pub(crate) mod huge;
 mod ram;
 
 pub use ram::{Fault, RamDirectory};
@@ -34,6 +35,8 @@ pub const READ_STEP_BYTES: usize = 1 << 20;
 pub const NAME_BYTES_MAX: usize = 200;
 /// No machine has smaller pages, and advice about parts of larger ones is refused, which does no harm.
 const PAGE_BYTES: usize = 4096;
+/// The size of a large page, where there are any.
+const HUGE_BYTES: usize = 2 << 20;
 const UNFINISHED: &str = ".tmp";
 
 /// A place for files that are written once. Cheap calls come first; every error names the file.
@@ -247,6 +250,28 @@ impl Deref for Mapped {
 impl std::fmt::Debug for Mapped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Mapped({}, {} bytes)", self.name, self.len())
+    }
+}
+
+/// Asks for large pages for memory that was not written to yet, if there is enough of it. Advice only; nothing fails.
+fn prefer_huge_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
+    let bytes = size_of_val(memory);
+    // The advice is about whole pages, and only those that lie inside.
+    let start = memory.as_mut_ptr().cast::<u8>();
+    let skipped = start.align_offset(PAGE_BYTES).min(bytes);
+    let inside = (bytes - skipped) / PAGE_BYTES * PAGE_BYTES;
+    if inside < 2 * HUGE_BYTES {
+        return;
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let from = start.wrapping_add(skipped).cast();
+        // SAFETY: the range is inside `memory`, which is lent to us alone. The advice says how the system keeps these pages
+        // and changes no byte of them.
+        let taken = unsafe { rustix::mm::madvise(from, inside, rustix::mm::Advice::LinuxHugepage) };
+        if let Err(error) = taken {
+            tracing::debug!(%error, "memory advice was not taken");
+        }
     }
 }
 

@@ -60,12 +60,15 @@ pub(super) struct Beam {
     limit: f32,
     /// None before this one is left to walk through.
     next: usize,
+    /// A walk ends when it has walked through this node and nothing else is as near. So it goes for all walks to come.
+    pub sought: Option<u32>,
+    /// The nodes that were walked through, in order.
+    pub walked: Vec<u32>,
     fresh: Vec<u32>,
     numbers: Vec<u32>,
     measured: Distances,
     visited: Visited,
     pub distances: usize,
-    pub hops: usize,
 }
 
 /// Which nodes this walk has seen.
@@ -115,9 +118,10 @@ impl Beam {
     /// Forgets the walk before, for a graph of so many nodes.
     pub fn reset(&mut self, nodes: usize, ef: usize) {
         self.pool.clear();
+        self.walked.clear();
         self.visited.reset(nodes);
         self.ef = ef.max(1);
-        (self.accepted, self.next, self.distances, self.hops) = (0, 0, 0, 0);
+        (self.accepted, self.next, self.distances) = (0, 0, 0);
     }
 
     /// Begins at a node as well; one that was seen already does not count twice.
@@ -193,6 +197,13 @@ impl Beam {
         first
     }
 
+    /// Whether a node is nearer than all others that are known.
+    fn is_alone_in_front(&self, node: u32) -> bool {
+        let mut first = self.pool.iter().map(|&entry| hit_of(entry));
+        let front = first.next().filter(|front| front.row == node);
+        front.is_some_and(|front| first.next().is_none_or(|second| front.distance < second.distance))
+    }
+
     /// Ends the pool at the `ef`-th accepted one.
     fn shorten(&mut self) {
         while let Some(last) = self.pool.pop_if(|last| *last & ACCEPTED == 0 || self.accepted > self.ef) {
@@ -222,8 +233,8 @@ impl Beam {
             if let Some(&entry) = self.pool.get(self.next + 1) {
                 links.prefetch(hit_of(entry).row);
             }
-            self.hops += 1;
-            if self.hops.is_multiple_of(HOPS_PER_QUESTION) && !keep_going() {
+            self.walked.push(node);
+            if self.walked.len().is_multiple_of(HOPS_PER_QUESTION) && !keep_going() {
                 return Finish::Stopped;
             }
             if self.distances >= budget {
@@ -246,6 +257,9 @@ impl Beam {
                 }
             }
             (self.measured, self.fresh) = (measured, fresh);
+            if self.sought == Some(node) && self.is_alone_in_front(node) {
+                return Finish::Complete;
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ use super::mend::Draft;
 use super::search::looked_at_again;
 use super::{FlatGraph, GraphOptions, NO_LINK, Vectors};
 use crate::codes::{self, Beside, CodedQuery, Codes};
+use crate::directory::huge;
 use crate::distance::{CodeKernels, Kernel, Metric, code_kernels};
 use crate::scan::Nearest;
 
@@ -199,7 +200,8 @@ pub(crate) fn encode(embeddings: &Embeddings<'_, '_>, cancel: &AtomicBool) -> Re
     each(embeddings, cancel, |_, embedding| mean.add(embedding))?;
     let mean = mean.finish();
     let stride = codes::stride_of(mean.len());
-    let mut rows = vec![0u8; embeddings.len * stride];
+    let mut rows = huge::room_for(embeddings.len * stride);
+    rows.resize(embeddings.len * stride, 0u8);
     let mut beside = Vec::with_capacity(embeddings.len);
     each(embeddings, cancel, |i, embedding| {
         beside.push(codes::encode(embeddings.metric, &mean, embedding, &mut rows[i * stride..(i + 1) * stride]));
@@ -277,7 +279,7 @@ impl<'a> CodedPairs<'a> {
     fn new(embeddings: &Embeddings<'_, '_>, encoded: &'a Encoded) -> CodedPairs<'a> {
         let stride = codes::stride_of(encoded.mean.len());
         let metric = embeddings.metric;
-        let mut beside: Vec<[f32; 3]> = Vec::with_capacity(embeddings.len);
+        let mut beside: Vec<[f32; 3]> = huge::room_for(embeddings.len);
         if metric == Metric::Dot {
             let lifted = Lift::new(embeddings);
             for (i, [_, scale]) in encoded.beside.iter().enumerate() {

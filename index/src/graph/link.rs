@@ -23,6 +23,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use super::beam::{Beam, Distances, Links, Space};
 use super::{GraphOptions, NO_LINK};
+use crate::directory::huge;
 use crate::distance::prefetch;
 use crate::scan::{Hit, order};
 
@@ -171,7 +172,11 @@ impl Growing {
     /// A graph of so many nodes, none of which is linked yet. `given` says the layer of those that come from another graph.
     pub fn new(nodes: usize, options: &GraphOptions, given: impl Fn(u32) -> Option<u8>) -> Growing {
         let m = options.m;
-        let atomics = |len: usize| -> Vec<AtomicU32> { (0..len).map(|_| AtomicU32::new(NO_LINK)).collect() };
+        let atomics = |len: usize| {
+            let mut links = huge::room_for(len);
+            links.extend((0..len).map(|_| AtomicU32::new(NO_LINK)));
+            links
+        };
         let levels: Vec<u8> = (0..nodes as u32).map(|node| given(node).unwrap_or_else(|| level_of(node, m))).collect();
         let mut next = 0u32;
         let upper_at = levels.iter().map(|&level| {

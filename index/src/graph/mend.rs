@@ -6,10 +6,13 @@
 //!
 //! Then every node is searched for by its own embedding. The search begins with the least effort: a larger beam walks
 //! through everything that a smaller one does (unless some nodes are equally far), so what that finds is found by every
-//! search. What is not found even with the usual effort gets links from what the search did find, and in the last resort becomes an entry.
+//! search. It ends where it has come to the node itself, seen whom that is linked with, and nobody is as near: what is
+//! still to be seen cannot push it out. What is not found even with the usual effort gets links from what the search did
+//! find, and in the last resort becomes an entry. Such links stay, or those who are lost in the same place would take them
+//! from each other.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::beam::Beam;
 use super::build::BuildError;
@@ -33,7 +36,7 @@ pub struct Mended {
 /// How many links a node that was not found is given at a time.
 const LINKS_MORE: usize = 3;
 /// Linking and checking again this often, before a node is made an entry.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 12;
 /// In how many nearest a node has to find itself.
 const FOUND_IN: usize = 10;
 /// A thread checks so many nodes at a time.
@@ -52,6 +55,39 @@ impl<P: Pairs> Default for Hand<P> {
     }
 }
 
+/// A way longer than this is not noted: whoever has it is looked at again whatever has changed.
+const WAY_MAX: usize = 24;
+
+/// Through which nodes each node was found. A search goes the same way again as long as none of them has other links.
+struct Ways {
+    /// [`WAY_MAX`] for each node, filled up with `NO_LINK`; nothing but `NO_LINK` if it is longer.
+    steps: Vec<AtomicU32>,
+}
+
+impl Ways {
+    fn new(nodes: u32) -> Ways {
+        Ways { steps: (0..nodes as usize * WAY_MAX).map(|_| AtomicU32::new(NO_LINK)).collect() }
+    }
+
+    fn note(&self, node: u32, walked: &[u32]) {
+        let walked = if walked.len() > WAY_MAX { &[] } else { walked };
+        let steps = walked.iter().copied().chain(std::iter::repeat(NO_LINK));
+        let places = &self.steps[node as usize * WAY_MAX..][..WAY_MAX];
+        places.iter().zip(steps).for_each(|(place, step)| place.store(step, Ordering::Relaxed));
+    }
+
+    /// The nodes whose way leads through one of these, or is not known.
+    fn through(&self, changed: &BTreeSet<u32>) -> Vec<u32> {
+        let (ways, _) = self.steps.as_chunks::<WAY_MAX>();
+        let leads = |way: &[AtomicU32; WAY_MAX]| {
+            let mut steps = way.iter().map(|step| step.load(Ordering::Relaxed)).take_while(|&step| step != NO_LINK);
+            let first = steps.next();
+            first.is_none_or(|first| changed.contains(&first) || steps.any(|step| changed.contains(&step)))
+        };
+        (0..).zip(ways).filter(|(_, way)| leads(way)).map(|(node, _)| node).collect()
+    }
+}
+
 /// A graph whose layer 0 is being mended.
 pub(super) struct Draft {
     nodes: u32,
@@ -63,6 +99,8 @@ pub(super) struct Draft {
     /// From whom the walk from the entries first came to a node: itself for an entry, nobody yet if `NO_LINK`. A link to a
     /// node from its parent is never taken away.
     parent: Vec<u32>,
+    /// Links, from and to whom, that were given to nodes that were not found. They are never taken away either.
+    given: BTreeSet<(u32, u32)>,
 }
 
 /// What became of a link that was to be added.
@@ -71,9 +109,9 @@ enum Added {
     Already,
     /// There was room.
     Free,
-    /// Another link gave way.
-    Instead,
-    /// The tree needs all of this node's links.
+    /// The link to this node gave way.
+    Instead(u32),
+    /// All of this node's links are needed.
     Full,
 }
 
@@ -113,7 +151,7 @@ impl Draft {
         head.extend(words);
         let flat = FlatGraph { layer0, upper: head };
         let shape = flat.shape().expect("a draft is a whole graph");
-        Draft { nodes: len as u32, m, flat, shape, entries, parent: vec![NO_LINK; len] }
+        Draft { nodes: len as u32, m, flat, shape, entries, parent: vec![NO_LINK; len], given: BTreeSet::new() }
     }
 
     fn graph(&self) -> GraphRef<'_> {
@@ -176,7 +214,7 @@ impl Draft {
         }
     }
 
-    /// Links `target` from `source`, where there is room, or in place of the farthest link that is not the tree's.
+    /// Links `target` from `source`, where there is room, or in place of the farthest link that is not needed.
     fn add_link<P: Pairs>(&mut self, pairs: &P, source: u32, target: u32) -> Added {
         let links = self.links(source);
         if links.contains(&target) {
@@ -188,11 +226,11 @@ impl Draft {
         }
         let mut prepared = P::Prepared::default();
         pairs.prepare(source, &mut prepared);
-        let spare = (0..links.len()).filter(|&i| self.parent[links[i] as usize] != source);
+        let needed = |link: u32| self.parent[link as usize] == source || self.given.contains(&(source, link));
+        let spare = (0..links.len()).filter(|&i| !needed(links[i]));
         let distance = |i: &usize| pairs.distance(&prepared, links[*i]);
         let Some(farthest) = spare.max_by(|a, b| distance(a).total_cmp(&distance(b))) else { return Added::Full };
-        self.links_mut(source)[farthest] = target;
-        Added::Instead
+        Added::Instead(std::mem::replace(&mut self.links_mut(source)[farthest], target))
     }
 
     /// Makes every node reachable. Says how many were not.
@@ -247,35 +285,30 @@ impl Draft {
         cancel: &AtomicBool,
     ) -> Result<(), BuildError> {
         let all: Vec<u32> = (0..self.nodes).collect();
-        let mut lost = self.unfound(pairs, threads, &all, cancel)?;
+        let ways = Ways::new(self.nodes);
+        let mut lost = self.unfound(pairs, threads, &all, &ways, cancel)?;
         mended.unfound = lost.len();
-        let mut hand = Hand::default();
-        for _ in 0..ROUNDS {
+        // Nodes with other links than when somebody's way was last looked at.
+        let mut changed = BTreeSet::new();
+        let mut rounds = 0;
+        while rounds < ROUNDS && !(lost.is_empty() && changed.is_empty()) {
             if lost.is_empty() {
-                return Ok(());
+                let suspects = ways.through(&changed);
+                changed.clear();
+                lost = self.unfound(pairs, threads, &suspects, &ways, cancel)?;
+                continue;
             }
-            let mut instead = false;
-            for &node in &lost {
-                super::build::check(cancel)?;
-                self.search(pairs, node, EF_DEFAULT, &mut hand);
-                let mut more = LINKS_MORE;
-                for hit in &hand.hits {
-                    match self.add_link(pairs, hit.row, node) {
-                        Added::Free => more -= 1,
-                        Added::Instead => {
-                            more -= 1;
-                            instead = true;
-                        }
-                        Added::Already | Added::Full => {}
-                    }
-                    if more == 0 {
-                        break;
-                    }
-                }
-            }
-            // A link that gave way may have been how somebody else was found.
-            let again = if instead { &all } else { &lost };
-            lost = self.unfound(pairs, threads, again, cancel)?;
+            let mut suspects = self.give_links(pairs, &lost, &mut changed, cancel)?;
+            suspects.extend(lost);
+            suspects.sort_unstable();
+            suspects.dedup();
+            lost = self.unfound(pairs, threads, &suspects, &ways, cancel)?;
+            rounds += 1;
+        }
+        if !changed.is_empty() {
+            lost.extend(self.unfound(pairs, threads, &ways.through(&changed), &ways, cancel)?);
+            lost.sort_unstable();
+            lost.dedup();
         }
         // Where many are equally far, another beginning can lead another way, so look again; in the end all are entries.
         while !lost.is_empty() {
@@ -283,18 +316,49 @@ impl Draft {
                 self.add_entry(node);
                 mended.entries += 1;
             }
-            lost = self.unfound(pairs, threads, &all, cancel)?;
+            lost = self.unfound(pairs, threads, &all, &ways, cancel)?;
             lost.retain(|node| !self.entries.contains(node));
         }
         Ok(())
     }
 
-    /// Which of these nodes a search for their own embedding does not find.
+    /// Gives nodes links from what searches for them find; from whom, is noted in `changed`. Says whose links gave way.
+    fn give_links<P: Pairs>(
+        &mut self,
+        pairs: &P,
+        lost: &[u32],
+        changed: &mut BTreeSet<u32>,
+        cancel: &AtomicBool,
+    ) -> Result<Vec<u32>, BuildError> {
+        let (mut hand, mut gave_way) = (Hand::default(), Vec::new());
+        for &node in lost {
+            super::build::check(cancel)?;
+            self.search(pairs, node, EF_DEFAULT, &mut hand);
+            let mut more = LINKS_MORE;
+            for hit in hand.hits.iter().filter(|hit| hit.row != node) {
+                match self.add_link(pairs, hit.row, node) {
+                    Added::Already | Added::Full => continue,
+                    Added::Free => {}
+                    Added::Instead(other) => gave_way.push(other),
+                }
+                self.given.insert((hit.row, node));
+                changed.insert(hit.row);
+                more -= 1;
+                if more == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(gave_way)
+    }
+
+    /// Which of these nodes a search for their own embedding does not find. The ways to the others are noted.
     fn unfound<P: Pairs>(
         &self,
         pairs: &P,
         threads: usize,
         nodes: &[u32],
+        ways: &Ways,
         cancel: &AtomicBool,
     ) -> Result<Vec<u32>, BuildError> {
         let graph = self.graph();
@@ -308,6 +372,7 @@ impl Draft {
                     break;
                 }
                 for &node in part {
+                    hand.beam.sought = Some(node);
                     let found = [FOUND_IN, EF_DEFAULT].into_iter().any(|ef| {
                         self.search_with(graph, pairs, node, ef, &mut hand);
                         let seen = &hand.hits[..hand.hits.len().min(looked_at_again(FOUND_IN))];
@@ -322,6 +387,7 @@ impl Draft {
                     if !found {
                         lost.push(node);
                     }
+                    ways.note(node, &hand.beam.walked);
                 }
             }
             lost
@@ -339,5 +405,24 @@ impl Draft {
         super::build::check(cancel)?;
         lost.sort_unstable();
         Ok(lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_found_through_a_changed_node_is_looked_at_again() {
+        let long: Vec<u32> = (0..=WAY_MAX as u32).collect();
+        let walked: [&[u32]; 5] = [&[1, 2], &[2, 3, 4], &long[..WAY_MAX], &long, &[]];
+        let ways = Ways::new(5);
+        (0..).zip(walked).for_each(|(node, walked)| ways.note(node, walked));
+        // 3 went too long a way, and 4 none: what they would meet is not known.
+        for (changed, again) in [(99, vec![3, 4]), (1, vec![0, 2, 3, 4]), (4, vec![1, 2, 3, 4]), (23, vec![2, 3, 4])] {
+            assert_eq!(ways.through(&BTreeSet::from([changed])), again, "{changed}");
+        }
+        ways.note(0, &[7]);
+        assert_eq!(ways.through(&BTreeSet::from([1])), [2, 3, 4]);
     }
 }

@@ -168,7 +168,7 @@ pub fn search(
     nearest.reset(query.k);
     beam.found().take(query.k).for_each(|hit| nearest.offer(hit.distance, hit.row));
     nearest.settle(query.k);
-    (*codes, *vectors, *hops) = (0, beam.distances, beam.hops);
+    (*codes, *vectors, *hops) = (0, beam.distances, beam.walked.len());
     finish
 }
 
@@ -190,7 +190,7 @@ pub(crate) fn search_coded(
     found.clear();
     found.extend(beam.found().take(again).map(|hit| hit.row));
     look_again(vectors, query, found, distances, nearest);
-    (scratch.codes, scratch.vectors, scratch.hops) = (beam.distances, found.len(), beam.hops);
+    (scratch.codes, scratch.vectors, scratch.hops) = (beam.distances, found.len(), beam.walked.len());
     finish
 }
 

@@ -365,6 +365,22 @@ fn a_walk_past_refused_nodes_finds_the_nearest_of_the_others_sooner() {
     }
 }
 
+/// In many dimensions a few nodes are near to everybody, and their few links are what all others want to be found by.
+#[test]
+fn nodes_that_crowd_each_other_out_are_linked_and_not_made_entries() {
+    const DIMENSION: usize = 60;
+    let mut chance = Chance(17);
+    let floats = (0..3000 * DIMENSION).map(|_| chance.normal()).collect();
+    let set = Set::new(Metric::Cosine, DIMENSION, floats);
+    let options = GraphOptions { m: 5, ef_construction: 5, threads: 2 };
+    for coded in [true, false] {
+        let (graph, mended) = set.build_with(options, coded, None);
+        check_found(&set, &graph, mended);
+        assert!(mended.unfound > 300, "{mended:?}");
+        assert_eq!(mended.entries, 0, "{mended:?}");
+    }
+}
+
 #[test]
 fn a_search_looks_at_a_small_part_of_a_graph() {
     let (base, queries) = Set::clustered(Metric::Cosine, 4000, 20, 18);
