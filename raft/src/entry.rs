@@ -50,26 +50,23 @@ impl LogIndex {
 pub enum EntryKind {
     /// Data for the state machine; empty when a new leader only marks its term.
     Normal,
-    /// A change of members, old form. Nothing writes it yet; the formats have room for it.
-    ConfChange,
-    /// A change of members in one or two steps. Nothing writes it yet.
-    ConfChangeV2,
+    /// One step of a change of members: its data are the members from here on.
+    Members,
 }
 
 impl EntryKind {
     pub(crate) fn code(self) -> u8 {
         match self {
             EntryKind::Normal => 0,
-            EntryKind::ConfChange => 1,
-            EntryKind::ConfChangeV2 => 2,
+            // 1 was never written.
+            EntryKind::Members => 2,
         }
     }
 
     pub(crate) fn from_code(code: u8) -> Option<EntryKind> {
         Some(match code {
             0 => EntryKind::Normal,
-            1 => EntryKind::ConfChange,
-            2 => EntryKind::ConfChangeV2,
+            2 => EntryKind::Members,
             _ => return None,
         })
     }
@@ -126,13 +123,22 @@ pub enum Change {
     Entry(Entry),
     /// A newer hard state.
     HardState(HardState),
-    /// Other members from now on.
+    /// Other members as of where the log starts.
     Members(Arc<Members>),
-    /// Entries up to and including this one are not needed any more.
+    /// Entries up to and including this one are not needed any more; none of them changed members.
     Forget {
         /// The last entry that is not needed.
         up_to: LogIndex,
         /// Its term.
         term: Term,
+    },
+    /// The same, where members changed among the entries that are not needed.
+    Rebase {
+        /// The last entry that is not needed.
+        up_to: LogIndex,
+        /// Its term.
+        term: Term,
+        /// The members as of it.
+        members: Arc<Members>,
     },
 }

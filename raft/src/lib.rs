@@ -15,7 +15,11 @@
 //! [`Disk`] is where a machine can fail. There is no clock, no thread, no socket and no chance in here,
 //! except numbers that the caller's seed determines: a run of a whole cluster repeats with its seeds.
 //!
-//! What a change is, this crate does not know. It carries bytes.
+//! What a change is, this crate does not know. It carries bytes. The exception is who takes part:
+//! [`Replica::change_members`] adds learners, promotes, demotes and removes, any number at once, by joint
+//! consensus. A new member starts from [`joining`] with nothing, or from [`beginning`] with a copy of
+//! another's store, once a leader has added it as a learner. A removed one runs on until its
+//! [`Standing::part`] is [`Part::Removed`].
 //!
 //! # One shard with one member
 //!
@@ -105,10 +109,10 @@ mod chance;
 pub use disk::{Disk, DiskFile, FileDisk, MemoryDisk};
 pub use entry::{Append, Change, ENTRY_BYTES_MAX, Entry, EntryKind, HardState, LogIndex, MemberId, ShardId, Term};
 pub use log::{Cut, Log, LogError, LogOptions, LogReader, LogStats, ReadError, Recovered, ShardState};
-pub use members::{MEMBERS_MAX, Members, MembersError};
+pub use members::{MEMBERS_MAX, MemberChange, Members, MembersError, Part};
 pub use message::{MESSAGE_BYTES_MAX, Message, MessageError, MessageKind};
 pub use replica::{
-    Committed, ELECTION_TICKS, Effects, FOUNDING_INDEX, FOUNDING_TERM, HEARTBEAT_TICKS, ProposeError, Proposed,
-    ReadReady, ReadRefused, Replica, ReplicaError, ReplicaOptions, RestoreError, Role, SnapshotReceived, Standing,
-    SyncMark, TransferError, beginning, founding,
+    ChangeError, Committed, ELECTION_TICKS, Effects, FOUNDING_INDEX, FOUNDING_TERM, HEARTBEAT_TICKS, JOINING_INDEX,
+    MembersChanged, Progress, ProposeError, Proposed, ReadReady, ReadRefused, Replica, ReplicaError, ReplicaOptions,
+    RestoreError, Role, SnapshotReceived, Standing, SyncMark, TransferError, beginning, founding, joining,
 };

@@ -1,9 +1,25 @@
-//! Who takes part in a shard.
+//! Who takes part in a shard, and how one set of members becomes another.
 //!
-//! Learners and the two-step change of members (joint consensus) are in the type and in the formats;
-//! so far a shard keeps the voters it was founded with.
+//! ```text
+//!                enter                                  leave
+//!   voters 1 2 3 -----> voters 1 2 4, outgoing 1 2 3   -----> voters 1 2 4
+//!   learner 4           both majorities must agree
+//! ```
+//!
+//! Every change takes these two steps (joint consensus), also one that would be safe in a single step:
+//! one way to do it is one way to get wrong. Each step is an entry that carries the members that result
+//! from it whole, not what is different, so that whoever reads it knows where it led.
+//!
+//! Bytes, little-endian, in entries, messages and the log alike:
+//!
+//! ```text
+//! 0        1          2          3              4      8
+//! | voters | learners | outgoing | learners next| 0000 | numbers u64, one list after the other, ascending |
+//! ```
 
 use std::collections::BTreeSet;
+
+use bytes::Bytes;
 
 use crate::entry::MemberId;
 
@@ -17,7 +33,44 @@ pub struct Members {
     learners: Vec<MemberId>,
     voters_outgoing: Vec<MemberId>,
     learners_next: Vec<MemberId>,
-    auto_leave: bool,
+}
+
+/// One part of a change of members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// A new member follows, without a vote.
+    AddLearner(MemberId),
+    /// A learner gets a vote.
+    Promote(MemberId),
+    /// A voter becomes a learner.
+    Demote(MemberId),
+    /// A member of any kind takes part no more. Its number never comes back.
+    Remove(MemberId),
+}
+
+impl MemberChange {
+    /// Whom it is about.
+    pub fn member(self) -> MemberId {
+        let (MemberChange::AddLearner(member)
+        | MemberChange::Promote(member)
+        | MemberChange::Demote(member)
+        | MemberChange::Remove(member)) = self;
+        member
+    }
+}
+
+/// What a member is entitled to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Its agreement counts.
+    Voter,
+    /// It follows.
+    Learner,
+    /// It takes no part any more, but the others may not all know, and may still need its word: it must
+    /// be kept running until it is [`Part::Removed`].
+    Leaving,
+    /// It takes no part.
+    Removed,
 }
 
 /// Why a set of members cannot be.
@@ -35,6 +88,24 @@ pub enum MembersError {
     /// More than a shard can have.
     #[error("{0} members are more than {MEMBERS_MAX}")]
     TooMany(usize),
+    /// A change of nothing.
+    #[error("a change of members must change something")]
+    Nothing,
+    /// Added, but a member already.
+    #[error("member {0} takes part already")]
+    Already(MemberId),
+    /// To be changed, but no member.
+    #[error("member {0} takes no part in the shard")]
+    Unknown(MemberId),
+    /// Promoted, but not a learner.
+    #[error("member {0} is not a learner; add it as one and let it catch up first")]
+    NotALearner(MemberId),
+    /// Demoted, but not a voter.
+    #[error("member {0} is not a voter")]
+    NotAVoter(MemberId),
+    /// The last change has not ended.
+    #[error("another change of members is under way")]
+    UnderWay,
     /// Bytes that do not describe members.
     #[error("the description of the members is damaged")]
     Damaged,
@@ -43,7 +114,15 @@ pub enum MembersError {
 impl Members {
     /// The members of a new shard, all of them voters.
     pub fn voting(voters: impl IntoIterator<Item = MemberId>) -> Result<Members, MembersError> {
-        Members::new(voters.into_iter().collect(), vec![], vec![], vec![], false)
+        Members::new(voters.into_iter().collect(), vec![], vec![], vec![])
+    }
+
+    /// Voters, and learners beside them.
+    pub fn with_learners(
+        voters: impl IntoIterator<Item = MemberId>,
+        learners: impl IntoIterator<Item = MemberId>,
+    ) -> Result<Members, MembersError> {
+        Members::new(voters.into_iter().collect(), learners.into_iter().collect(), vec![], vec![])
     }
 
     pub(crate) fn new(
@@ -51,7 +130,6 @@ impl Members {
         mut learners: Vec<MemberId>,
         mut voters_outgoing: Vec<MemberId>,
         mut learners_next: Vec<MemberId>,
-        auto_leave: bool,
     ) -> Result<Members, MembersError> {
         let count = voters.len() + learners.len() + voters_outgoing.len() + learners_next.len();
         if count > MEMBERS_MAX {
@@ -87,13 +165,11 @@ impl Members {
                 return Err(MembersError::Twice(pair[0]));
             }
         }
-        if learners_next.iter().any(|member| !outgoing.contains(member)) {
+        // Who becomes a learner was a voter of the old set and is none of the new.
+        if learners_next.iter().any(|member| !outgoing.contains(member) || incoming.contains(member)) {
             return Err(MembersError::Damaged);
         }
-        if auto_leave && voters_outgoing.is_empty() {
-            return Err(MembersError::Damaged);
-        }
-        Ok(Members { voters, learners, voters_outgoing, learners_next, auto_leave })
+        Ok(Members { voters, learners, voters_outgoing, learners_next })
     }
 
     /// Those whose agreement counts, in ascending order.
@@ -115,8 +191,83 @@ impl Members {
         &self.learners_next
     }
 
-    pub(crate) fn auto_leave(&self) -> bool {
-        self.auto_leave
+    /// Whether a change is half done, so that both the old and the new voters must agree.
+    pub fn joint(&self) -> bool {
+        !self.voters_outgoing.is_empty()
+    }
+
+    /// What a member is entitled to.
+    pub fn part(&self, member: MemberId) -> Part {
+        if self.voters.contains(&member) || self.voters_outgoing.contains(&member) {
+            Part::Voter
+        } else if self.learners.contains(&member) {
+            Part::Learner
+        } else {
+            Part::Removed
+        }
+    }
+
+    /// Whether this member's agreement is all that it takes.
+    pub fn only_voter(&self, member: MemberId) -> bool {
+        self.voters == [member] && (self.voters_outgoing.is_empty() || self.voters_outgoing == [member])
+    }
+
+    /// The first step of a change: these members, while the old voters still have their say.
+    pub fn enter(&self, changes: &[MemberChange]) -> Result<Members, MembersError> {
+        if self.joint() {
+            return Err(MembersError::UnderWay);
+        }
+        if changes.is_empty() {
+            return Err(MembersError::Nothing);
+        }
+        let mut voters: BTreeSet<MemberId> = self.voters.iter().copied().collect();
+        let mut learners: BTreeSet<MemberId> = self.learners.iter().copied().collect();
+        let mut learners_next = Vec::new();
+        let mut named = BTreeSet::new();
+        for change in changes {
+            let member = change.member();
+            if member.0 == 0 {
+                return Err(MembersError::Zero);
+            }
+            if !named.insert(member) {
+                return Err(MembersError::Twice(member));
+            }
+            let part = self.part(member);
+            match change {
+                MemberChange::AddLearner(_) if part != Part::Removed => return Err(MembersError::Already(member)),
+                MemberChange::AddLearner(_) => drop(learners.insert(member)),
+                _ if part == Part::Removed => return Err(MembersError::Unknown(member)),
+                MemberChange::Promote(_) if part != Part::Learner => return Err(MembersError::NotALearner(member)),
+                MemberChange::Promote(_) => {
+                    learners.remove(&member);
+                    voters.insert(member);
+                }
+                MemberChange::Demote(_) if part != Part::Voter => return Err(MembersError::NotAVoter(member)),
+                MemberChange::Demote(_) => {
+                    voters.remove(&member);
+                    learners_next.push(member);
+                }
+                MemberChange::Remove(_) => {
+                    voters.remove(&member);
+                    learners.remove(&member);
+                }
+            }
+        }
+        let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
+        Members::new(voters, learners, self.voters.clone(), learners_next)
+    }
+
+    /// The second step: the new voters alone. The same members, if no change is half done.
+    pub fn leave(&self) -> Members {
+        let mut learners = self.learners.clone();
+        learners.extend(&self.learners_next);
+        learners.sort_unstable();
+        Members { voters: self.voters.clone(), learners, voters_outgoing: vec![], learners_next: vec![] }
+    }
+
+    /// Whether an entry may lead from these members to those.
+    pub(crate) fn precedes(&self, next: &Members) -> bool {
+        if self.joint() { *next == self.leave() } else { next.voters_outgoing == self.voters }
     }
 
     /// Whether a member takes part in any role.
@@ -131,16 +282,24 @@ impl Members {
         all.into_iter()
     }
 
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the bytes that stand for these members.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let lists = [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next];
         for list in lists {
             // At most MEMBERS_MAX, so a byte holds each count.
             out.push(list.len() as u8);
         }
-        out.extend([u8::from(self.auto_leave), 0, 0, 0]);
+        out.extend([0; 4]);
         for member in lists.into_iter().flatten() {
             out.extend(member.0.to_le_bytes());
         }
+    }
+
+    /// The bytes that stand for these members.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(self.encoded_bytes());
+        self.encode(&mut bytes);
+        Bytes::from(bytes)
     }
 
     pub(crate) fn encoded_bytes(&self) -> usize {
@@ -148,21 +307,22 @@ impl Members {
         8 + 8 * lists.into_iter().map(Vec::len).sum::<usize>()
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Members, MembersError> {
+    /// The members that some bytes stand for.
+    pub fn decode(bytes: &[u8]) -> Result<Members, MembersError> {
         let Some((head, numbers)) = bytes.split_first_chunk::<8>() else {
             return Err(MembersError::Damaged);
         };
-        let [voters, learners, outgoing, next, auto_leave, 0, 0, 0] = *head else {
+        let [voters, learners, outgoing, next, 0, 0, 0, 0] = *head else {
             return Err(MembersError::Damaged);
         };
         let (numbers, rest) = numbers.as_chunks::<8>();
         let counts = [voters, learners, outgoing, next].map(usize::from);
-        if !rest.is_empty() || numbers.len() != counts.iter().sum::<usize>() || auto_leave > 1 {
+        if !rest.is_empty() || numbers.len() != counts.iter().sum::<usize>() {
             return Err(MembersError::Damaged);
         }
         let mut numbers = numbers.iter().map(|number| MemberId(u64::from_le_bytes(*number)));
         let [voters, learners, outgoing, next] = counts.map(|count| numbers.by_ref().take(count).collect::<Vec<_>>());
-        Members::new(voters, learners, outgoing, next, auto_leave == 1)
+        Members::new(voters, learners, outgoing, next)
     }
 }
 
@@ -184,7 +344,7 @@ mod tests {
 
     #[test]
     fn members_come_back_from_their_bytes() {
-        let joint = Members::new(members(&[3, 1]), members(&[9]), members(&[1, 2]), members(&[2]), true).unwrap();
+        let joint = Members::new(members(&[3, 1]), members(&[9]), members(&[1, 2]), members(&[2])).unwrap();
         let mut bytes = vec![];
         joint.encode(&mut bytes);
         assert_eq!(bytes.len(), joint.encoded_bytes());
@@ -192,5 +352,66 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(Members::decode(&bytes[..end]).is_err(), "cut at {end}");
         }
+    }
+
+    #[test]
+    fn a_change_passes_through_both_sets_of_voters() {
+        use MemberChange::{AddLearner, Demote, Promote, Remove};
+        let id = MemberId;
+        let before = Members::with_learners(members(&[1, 2, 3]), members(&[4])).unwrap();
+        let joint = before.enter(&[Promote(id(4)), Remove(id(3)), Demote(id(2)), AddLearner(id(5))]).unwrap();
+        assert_eq!(joint, Members::new(members(&[1, 4]), members(&[5]), members(&[1, 2, 3]), members(&[2])).unwrap());
+        assert!(joint.joint() && before.precedes(&joint) && joint.precedes(&joint.leave()));
+        assert_eq!(joint.leave(), Members::with_learners(members(&[1, 4]), members(&[2, 5])).unwrap());
+        assert_eq!(joint.part(id(3)), Part::Voter, "until the change has ended");
+        assert_eq!(joint.leave().part(id(3)), Part::Removed);
+        assert!(!before.precedes(&joint.leave()) && !joint.precedes(&before));
+        assert_eq!(joint.enter(&[Remove(id(1))]), Err(MembersError::UnderWay));
+    }
+
+    #[test]
+    fn impossible_changes_are_refused() {
+        use MemberChange::{AddLearner, Demote, Promote, Remove};
+        let id = MemberId;
+        let now = Members::with_learners(members(&[1]), members(&[2])).unwrap();
+        for (changes, error) in [
+            (vec![], MembersError::Nothing),
+            (vec![Remove(id(1))], MembersError::NoVoters),
+            (vec![Demote(id(1))], MembersError::NoVoters),
+            (vec![Remove(id(7))], MembersError::Unknown(id(7))),
+            (vec![Promote(id(7))], MembersError::Unknown(id(7))),
+            (vec![Promote(id(1))], MembersError::NotALearner(id(1))),
+            (vec![Demote(id(2))], MembersError::NotAVoter(id(2))),
+            (vec![AddLearner(id(2))], MembersError::Already(id(2))),
+            (vec![AddLearner(id(0))], MembersError::Zero),
+            (vec![AddLearner(id(3)), Promote(id(3))], MembersError::Twice(id(3))),
+            ((3..70).map(|number| AddLearner(id(number))).collect(), MembersError::TooMany(70)),
+        ] {
+            assert_eq!(now.enter(&changes), Err(error), "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_the_core_would_stop_at_are_refused() {
+        let of = |lists: [&[u64]; 4]| {
+            let mut bytes: Vec<u8> = lists.iter().map(|list| list.len() as u8).collect();
+            bytes.extend([0; 4]);
+            bytes.extend(lists.into_iter().flatten().flat_map(|number| number.to_le_bytes()));
+            Members::decode(&bytes)
+        };
+        assert!(of([&[1], &[2], &[1, 3], &[3]]).is_ok());
+        for wrong in [
+            [&[1_u64][..], &[], &[1], &[1]],
+            [&[1], &[3], &[1, 3], &[3]],
+            [&[1], &[], &[1], &[4]],
+            [&[1], &[], &[], &[1]],
+            [&[], &[], &[1], &[]],
+            [&[1], &[1], &[], &[]],
+        ] {
+            assert!(of(wrong).is_err(), "{wrong:?}");
+        }
+        let mut bytes = Members::voting(members(&[1])).unwrap().to_bytes().to_vec();
+        bytes[4] = 1;
+        assert_eq!(Members::decode(&bytes), Err(MembersError::Damaged));
     }
 }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Little-endian. The entries of an append follow `index` one by one, so they do not say where they
-//! stand. Flag 1 is "rejected". Our own layout, because the parser that the crate `raft` would bring
+//! stand. Flag 1 is "rejected". Entry kinds are those of the log; the data of one that changes members, and
+//! the context of a snapshot, are members as [`Members`] lays them out. Our own layout, because the parser that the crate `raft` would bring
 //! has a known way to exhaust the stack; and because entries here share the bytes they arrived in.
 //!
 //! Some messages that can be written down must never reach the raft core, which stops the process on
@@ -80,6 +81,10 @@ pub enum MessageKind {
     RequestPreVote,
     /// You would, or not.
     RequestPreVoteResponse,
+    /// As of this committed index, you take no part any more.
+    Farewell,
+    /// I am here and hear nobody. Only answered with a farewell.
+    Present,
 }
 
 /// Why a message is not believed. The sender is broken or hostile, except where noted.
@@ -149,6 +154,9 @@ impl MessageKind {
             MessageKind::ReadIndexResponse => 16,
             MessageKind::RequestPreVote => 17,
             MessageKind::RequestPreVoteResponse => 18,
+            // Ours; the core knows nothing of them.
+            MessageKind::Farewell => 64,
+            MessageKind::Present => 65,
         }
     }
 
@@ -167,6 +175,8 @@ impl MessageKind {
             16 => MessageKind::ReadIndexResponse,
             17 => MessageKind::RequestPreVote,
             18 => MessageKind::RequestPreVoteResponse,
+            64 => MessageKind::Farewell,
+            65 => MessageKind::Present,
             _ => return None,
         })
     }
@@ -339,9 +349,10 @@ impl Message {
         }
         match self.kind {
             MessageKind::Append => self.wrong_entries(),
-            MessageKind::ReadIndex | MessageKind::ReadIndexResponse => {
-                (self.entries.len() != 1).then_some("a read without its one context")
-            }
+            MessageKind::ReadIndex | MessageKind::ReadIndexResponse => match &self.entries[..] {
+                [entry] if entry.kind == EntryKind::Normal => None,
+                _ => Some("a read without its one context"),
+            },
             _ if !self.entries.is_empty() => Some("entries where none belong"),
             MessageKind::Snapshot if self.index.0 == 0 || self.log_term.0 == 0 => Some("a snapshot of nothing"),
             MessageKind::Snapshot if self.log_term > self.term => {
@@ -363,8 +374,9 @@ impl Message {
             if entry.term < term {
                 return Some("an entry of an older term than the one before it");
             }
-            if entry.kind != EntryKind::Normal {
-                return Some("a change of members, which this version does not know");
+            if entry.kind == EntryKind::Members && (!entry.context.is_empty() || Members::decode(&entry.data).is_err())
+            {
+                return Some("a change of members that cannot be");
             }
             if entry.data.len() + entry.context.len() > ENTRY_BYTES_MAX {
                 return Some("an entry larger than the largest");
@@ -468,6 +480,19 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_members_travels_as_the_members_it_leads_to() {
+        let mut message = append();
+        let members = Members::voting([MemberId(1), MemberId(7)]).unwrap();
+        message.entries[1].kind = EntryKind::Members;
+        message.entries[1].data = members.to_bytes();
+        assert_eq!(decode(&message), Ok(message.clone()));
+        let tail = "0900000000000000 02 000000 00000000 18000000 00000000 \
+                    02000000 00000000 0100000000000000 0700000000000000";
+        let bytes = hex(&message.encode());
+        assert!(bytes[..bytes.len() - 8].ends_with(&tail.replace(' ', "")), "{bytes}");
+    }
+
+    #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
         let bytes = append().encode();
         for bit in 0..bytes.len() * 8 {
@@ -488,7 +513,7 @@ mod tests {
         let read = Message { term: Term(0), ..of_kind(MessageKind::ReadIndex) };
         let conf_change = {
             let mut message = append();
-            message.entries[0].kind = EntryKind::ConfChangeV2;
+            message.entries[0].kind = EntryKind::Members;
             message
         };
         for (wrong, what) in [
@@ -506,7 +531,7 @@ mod tests {
             (read, "without its one context"),
             (of_kind(MessageKind::ReadIndexResponse), "without its one context"),
             (of_kind(MessageKind::Snapshot), "without members"),
-            (conf_change, "change of members"),
+            (conf_change, "change of members that cannot be"),
         ] {
             match decode(&wrong) {
                 Err(MessageError::Invalid { from, what: said }) => {
@@ -528,7 +553,7 @@ mod tests {
     fn kinds_that_must_not_travel_and_newer_versions_are_refused() {
         let mut bytes = Message { entries: vec![], ..append() }.encode();
         bytes.truncate(bytes.len() - 4);
-        let known = [3, 4, 5, 6, 7, 8, 9, 14, 15, 16, 17, 18];
+        let known = [3, 4, 5, 6, 7, 8, 9, 14, 15, 16, 17, 18, 64, 65];
         for kind in (0..=255).filter(|kind| !known.contains(kind)) {
             bytes[1] = kind;
             let what = "an unknown kind";

@@ -45,8 +45,10 @@ pub struct ShardState {
     pub last: LogIndex,
     /// The newest hard state.
     pub hard_state: HardState,
-    /// The members as of the last change written.
+    /// The members as of `start`.
     pub members: Arc<Members>,
+    /// The entries after `start` that change them, committed or not, in ascending order.
+    pub changes: Vec<LogIndex>,
     /// Each term of the entries after `start`, with the first index that has it.
     pub terms: Vec<(LogIndex, Term)>,
 }

@@ -18,15 +18,22 @@
 //! |------|------------|---------|
 //! | 1    | entry      | index u64, term u64, entry kind u8, 0 0 0, context length u32, context, data |
 //! | 2    | hard state | term u64, vote u64 (0: nobody), commit u64 |
-//! | 3    | members    | four counts u8, auto leave u8, 0 0 0, numbers u64 each |
+//! | 3    | members    | four counts u8, 0 0 0 0, numbers u64 each |
 //! | 4    | start      | index u64, term u64, members |
 //! | 5    | forget     | last forgotten index u64, its term u64 |
 //! | 6    | mark       | durable end u64: this file was synced up to there before this batch was written |
 //! | 7    | end        | sequence of the next file u64; the last frame of every file but the newest |
 //! | 8    | close      | durable end u64; the log was closed here, everything before it is synced |
 //! | 9    | state      | start index u64, start term u64, last index u64, last term u64, hard state, members |
-//!
 //! | 10   | pad        | zeros, up to where a sector begins |
+//! | 11   | rebase     | last forgotten index u64, its term u64, the members as of it |
+//!
+//! The members in frames 3, 4, 9 and 11 are those as of where the log starts; what came later stands in
+//! entries of kind 2, whose data are members. Frame 3 is read and written by nobody so far.
+//!
+//! Version 1 has neither entries of kind 2 nor frames of kind 11: a program that knows only that version
+//! would go on with the wrong members. So a file becomes version 2 when the first of them is written, and
+//! so do all that follow it; a log whose members never changed stays version 1.
 //!
 //! Kinds 6 to 8 and 10 carry shard 0. A close frame stands behind a pad, at the beginning of a sector, so
 //! that no single sector holds both the last frames and the proof that they were there.
@@ -36,7 +43,10 @@ use bytes::Bytes;
 use crate::entry::{ENTRY_BYTES_MAX, Entry, EntryKind, HardState, LogIndex, MemberId, ShardId, Term};
 
 pub(super) const MAGIC: [u8; 8] = *b"locilog\0";
-pub(super) const VERSION: u32 = 1;
+/// The newest that is known.
+pub(super) const VERSION: u32 = 2;
+/// What a log begins with.
+pub(super) const VERSION_FIRST: u32 = 1;
 pub(super) const HEADER_BYTES: u64 = 512;
 /// What a disk writes or loses as a whole.
 pub(super) const SECTOR_BYTES: u64 = 512;
@@ -61,6 +71,7 @@ pub(super) enum Kind {
     Close = 8,
     State = 9,
     Pad = 10,
+    Rebase = 11,
 }
 
 impl Kind {
@@ -76,6 +87,7 @@ impl Kind {
             8 => Kind::Close,
             9 => Kind::State,
             10 => Kind::Pad,
+            11 => Kind::Rebase,
             _ => return None,
         })
     }
@@ -84,6 +96,7 @@ impl Kind {
 /// The first sector of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    pub version: u32,
     pub sequence: u64,
     pub secret: u32,
     pub bytes: u64,
@@ -106,7 +119,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES as usize] {
         let mut out = [0; HEADER_BYTES as usize];
         out[..8].copy_from_slice(&MAGIC);
-        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..12].copy_from_slice(&self.version.to_le_bytes());
         out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         out[24..28].copy_from_slice(&self.secret.to_le_bytes());
         out[32..40].copy_from_slice(&self.bytes.to_le_bytes());
@@ -132,6 +145,7 @@ impl Header {
             return Err(HeaderError::NewerVersion(version));
         }
         let header = Header {
+            version,
             sequence: u64_at(head, 16),
             secret: u32_at(head, 24),
             bytes: u64_at(head, 32),
@@ -238,18 +252,17 @@ pub(super) fn entry_payload_bytes(entry: &Entry) -> usize {
     ENTRY_HEAD_BYTES + entry.context.len() + entry.data.len()
 }
 
-/// Index and term of an entry, without its data.
-pub(super) fn entry_head(payload: &[u8]) -> Option<(LogIndex, Term)> {
+/// Index, term and kind of an entry, without its data.
+pub(super) fn entry_head(payload: &[u8]) -> Option<(LogIndex, Term, EntryKind)> {
     let head = payload.first_chunk::<ENTRY_HEAD_BYTES>()?;
-    EntryKind::from_code(head[16])?;
+    let kind = EntryKind::from_code(head[16])?;
     let context = u32_at(head, 20) as usize;
-    (context <= payload.len() - ENTRY_HEAD_BYTES).then(|| (LogIndex(u64_at(head, 0)), Term(u64_at(head, 8))))
+    (context <= payload.len() - ENTRY_HEAD_BYTES).then(|| (LogIndex(u64_at(head, 0)), Term(u64_at(head, 8)), kind))
 }
 
 /// An entry whose context and data share the frame's bytes.
 pub(super) fn entry(frame: &Bytes, payload: &[u8]) -> Option<Entry> {
-    let (index, term) = entry_head(payload)?;
-    let kind = EntryKind::from_code(payload[16])?;
+    let (index, term, kind) = entry_head(payload)?;
     let data_at = ENTRY_HEAD_BYTES + u32_at(payload, 20) as usize;
     Some(Entry {
         index,

@@ -44,7 +44,7 @@ use reader::{OpenFiles, Place, ShardIndex};
 use summary::{Step, Summary};
 
 use crate::disk::{Disk, DiskFile};
-use crate::entry::{Append, Change, ENTRY_BYTES_MAX, LogIndex, ShardId};
+use crate::entry::{Append, Change, ENTRY_BYTES_MAX, EntryKind, LogIndex, ShardId};
 use crate::members::Members;
 
 /// Every file keeps room for its last frame, and for those that a graceful close writes.
@@ -184,7 +184,8 @@ impl<D: Disk> Log<D> {
     }
 
     /// Notes that a shard needs no entry up to and including this one. Files that no shard needs
-    /// are freed by the next [`Log::sync`].
+    /// are freed by the next [`Log::sync`]. Where members changed among those entries, only the shard's
+    /// replica can do it, which knows whether they are committed.
     pub fn forget(&mut self, shard: ShardId, up_to: LogIndex) -> Result<(), LogError> {
         self.write()?;
         let Some(known) = self.shards.get(&shard) else {
@@ -197,6 +198,9 @@ impl<D: Disk> Log<D> {
         let Some(place) = index.get(up_to) else {
             return Err(LogError::Misuse { shard, what: "forgetting more than there is" });
         };
+        if index.changes.first().is_some_and(|change| *change <= up_to) {
+            return Err(LogError::Misuse { shard, what: "forgetting a change of members without its replica" });
+        }
         drop(index);
         self.append(&[Append { shard, change: Change::Forget { up_to, term: place.term } }])
     }
@@ -248,6 +252,7 @@ impl<D: Disk> Log<D> {
             last: summary.last,
             hard_state: summary.hard_state,
             members: Arc::clone(&summary.members),
+            changes: index.changes.clone(),
             terms: index.terms(),
         })
     }
@@ -344,13 +349,15 @@ impl<D: Disk> Log<D> {
     ) -> Result<(), LogError> {
         let mut needs = Vec::new();
         let mut room = self.room_in_file();
+        let mut version = self.active().header.version;
         let mut overhead = None;
         for append in batch {
             let frame = change_bytes(&append.change);
-            if frame <= room {
+            if frame <= room && version >= version_of(&append.change) {
                 room -= frame;
                 continue;
             }
+            version = version.max(version_of(&append.change));
             let overhead = *overhead.get_or_insert_with(|| self.overhead_at_most(batch, drafts));
             let bytes = self.new_file_bytes(overhead + frame);
             needs.push(bytes);
@@ -378,7 +385,9 @@ impl<D: Disk> Log<D> {
             grow(&summary.members);
         }
         for append in batch {
-            if let Change::Start { members, .. } | Change::Members(members) = &append.change {
+            if let Change::Start { members, .. } | Change::Members(members) | Change::Rebase { members, .. } =
+                &append.change
+            {
                 grow(members);
             }
         }
@@ -398,8 +407,9 @@ impl<D: Disk> Log<D> {
     fn put(&mut self, append: &Append) -> Result<(), LogError> {
         let Append { shard, change } = append;
         let bytes = change_bytes(change);
-        if bytes > self.room_in_file() {
-            self.begin_file(bytes)?;
+        let version = version_of(change);
+        if bytes > self.room_in_file() || version > self.active().header.version {
+            self.begin_file(bytes, version)?;
         }
         let LiveFile { header, .. } = self.active();
         let (sequence, salt) = (header.sequence, header.salt());
@@ -480,13 +490,14 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Finishes the file in use and begins the next, with room for a frame of this size.
-    fn begin_file(&mut self, frame: u64) -> Result<(), LogError> {
+    /// Finishes the file in use and begins the next, with room for a frame of this size and of at least
+    /// this version.
+    fn begin_file(&mut self, frame: u64, version: u32) -> Result<(), LogError> {
         self.write_buffer()?;
         self.sync_file()?;
         let old = self.active();
         let (old_file, old_header, old_end) = (Arc::clone(&old.file), old.header, self.end);
-        self.start_file(old_header.sequence + 1, old_end, frame)?;
+        self.start_file(old_header.sequence + 1, old_end, frame, version.max(old_header.version))?;
 
         let name = file_name(old_header.sequence);
         let mut end = Vec::new();
@@ -499,7 +510,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Turns a spare into the file with this number: whole and durable before it has the name.
-    fn start_file(&mut self, sequence: u64, previous_end: u64, frame: u64) -> Result<(), LogError> {
+    fn start_file(&mut self, sequence: u64, previous_end: u64, frame: u64, version: u32) -> Result<(), LogError> {
         let opening_end = self.opening_bytes();
         let needed = self.new_file_bytes(opening_end + NUMBER_FRAME_BYTES + frame + TAIL_BYTES);
         let fit = best_fit(self.spares.iter().map(|spare| spare.bytes), needed);
@@ -511,7 +522,7 @@ impl<D: Disk> Log<D> {
             }
         };
         let secret = self.options.secret;
-        let header = Header { sequence, secret, bytes: spare.bytes, opening_end, previous_end };
+        let header = Header { version, sequence, secret, bytes: spare.bytes, opening_end, previous_end };
         let mut opening = header.encode().to_vec();
         for (shard, known) in &self.shards {
             if let Some(summary) = &known.summary {
@@ -605,7 +616,17 @@ fn change_bytes(change: &Change) -> u64 {
         Change::HardState(_) => frame::HARD_STATE_BYTES,
         Change::Members(members) => members.encoded_bytes(),
         Change::Forget { .. } => 16,
+        Change::Rebase { members, .. } => 16 + members.encoded_bytes(),
     })
+}
+
+/// The oldest version of a file that can hold a change.
+fn version_of(change: &Change) -> u32 {
+    match change {
+        Change::Entry(entry) if entry.kind != EntryKind::Normal => 2,
+        Change::Rebase { .. } => 2,
+        _ => frame::VERSION_FIRST,
+    }
 }
 
 fn encode_change(out: &mut Vec<u8>, salt: u32, shard: ShardId, change: &Change) {
@@ -630,6 +651,12 @@ fn encode_change(out: &mut Vec<u8>, salt: u32, shard: ShardId, change: &Change) 
         Change::Forget { up_to, term } => {
             frame::encode(out, salt, shard, Kind::Forget, |out| {
                 frame::encode_position(out, *up_to, *term);
+            });
+        }
+        Change::Rebase { up_to, term, members } => {
+            frame::encode(out, salt, shard, Kind::Rebase, |out| {
+                frame::encode_position(out, *up_to, *term);
+                members.encode(out);
             });
         }
     }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::frame::{self, Kind};
 use super::summary::Step;
 use crate::disk::DiskFile;
-use crate::entry::{Entry, LogIndex, ShardId, Term};
+use crate::entry::{Entry, EntryKind, LogIndex, ShardId, Term};
 
 /// Reads entries of one shard. Cheap to clone; any number may read while the log is written.
 #[derive(Clone)]
@@ -91,12 +91,14 @@ pub(super) struct ShardIndex {
     pub start: LogIndex,
     pub base: LogIndex,
     pub places: VecDeque<Place>,
+    /// The entries among them that change members, in ascending order.
+    pub changes: Vec<LogIndex>,
 }
 
 impl ShardIndex {
     /// A log that begins after `start`, of whose entries up to `last` nothing has been seen.
     pub(super) fn new(start: LogIndex, last: LogIndex) -> ShardIndex {
-        ShardIndex { start, base: last.next(), places: VecDeque::new() }
+        ShardIndex { start, base: last.next(), places: VecDeque::new(), changes: Vec::new() }
     }
 
     pub(super) fn last(&self) -> LogIndex {
@@ -114,17 +116,23 @@ impl ShardIndex {
             Step::Start(index, ..) => {
                 self.places.drain(..).for_each(|place| gone(place.file));
                 (self.start, self.base) = (*index, index.next());
+                self.changes.clear();
             }
-            Step::Entry(index, _) => {
+            Step::Entry(index, _, kind) => {
                 let keep = index.0.saturating_sub(self.base.0).min(self.places.len() as u64);
                 self.places.drain(keep as usize..).for_each(|place| gone(place.file));
                 if self.places.is_empty() {
                     self.base = *index;
                 }
                 self.places.extend(place);
+                self.changes.truncate(self.changes.partition_point(|change| change < index));
+                if *kind == EntryKind::Members {
+                    self.changes.push(*index);
+                }
             }
-            Step::Forget(up_to, _) => {
+            Step::Forget(up_to, _) | Step::Rebase(up_to, ..) => {
                 self.start = *up_to;
+                self.changes.drain(..self.changes.partition_point(|change| change <= up_to));
                 let passed = (up_to.0 + 1).saturating_sub(self.base.0);
                 let passed = passed.min(self.places.len() as u64);
                 self.places.drain(..passed as usize).for_each(|place| gone(place.file));

@@ -56,7 +56,7 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
     }
     let mut recovered = Recovered { shards: BTreeMap::new(), clean: true, cut: None, files: sequences.len(), bytes: 0 };
     if sequences.is_empty() {
-        log.start_file(1, 0, 0)?;
+        log.start_file(1, 0, 0, frame::VERSION_FIRST)?;
         log.end = log.active().header.opening_end;
         log.durable_end = log.end;
         return Ok((log, recovered));
@@ -423,7 +423,7 @@ impl Replay {
         });
         summary::follow(&mut part.summary, &step)?;
         let place = match step {
-            Step::Entry(_, term) => {
+            Step::Entry(_, term, _) => {
                 *self.live.entry(sequence).or_default() += 1;
                 Some(Place { term, file: sequence, offset: offset as u32, bytes: bytes as u32 })
             }
@@ -443,8 +443,8 @@ fn step(frame: &Frame<'_>) -> Option<Step> {
     let payload = frame.payload;
     Some(match frame.kind {
         Kind::Entry => {
-            let (index, term) = frame::entry_head(payload)?;
-            Step::Entry(index, term)
+            let (index, term, kind) = frame::entry_head(payload)?;
+            Step::Entry(index, term, kind)
         }
         Kind::HardState => Step::HardState(frame::hard_state(payload)?),
         Kind::Members => Step::Members(Arc::new(Members::decode(payload).ok()?)),
@@ -455,6 +455,10 @@ fn step(frame: &Frame<'_>) -> Option<Step> {
         Kind::Forget => {
             let (up_to, term, rest) = frame::position(payload)?;
             rest.is_empty().then_some(Step::Forget(up_to, term))?
+        }
+        Kind::Rebase => {
+            let (up_to, term, members) = frame::position(payload)?;
+            Step::Rebase(up_to, term, Arc::new(Members::decode(members).ok()?))
         }
         Kind::Mark | Kind::End | Kind::Close | Kind::State | Kind::Pad => return None,
     })

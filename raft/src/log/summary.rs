@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::frame;
-use crate::entry::{Change, HardState, LogIndex, Term};
+use crate::entry::{Change, EntryKind, HardState, LogIndex, Term};
 use crate::members::Members;
 
 /// The state of a shard's log up to some change.
@@ -19,6 +19,7 @@ pub(super) struct Summary {
     pub last: LogIndex,
     pub last_term: Term,
     pub hard_state: HardState,
+    /// As of `start`.
     pub members: Arc<Members>,
 }
 
@@ -26,20 +27,22 @@ pub(super) struct Summary {
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Start(LogIndex, Term, Arc<Members>),
-    Entry(LogIndex, Term),
+    Entry(LogIndex, Term, EntryKind),
     HardState(HardState),
     Members(Arc<Members>),
     Forget(LogIndex, Term),
+    Rebase(LogIndex, Term, Arc<Members>),
 }
 
 impl Step {
     pub(super) fn of(change: &Change) -> Step {
         match change {
             Change::Start { index, term, members } => Step::Start(*index, *term, Arc::clone(members)),
-            Change::Entry(entry) => Step::Entry(entry.index, entry.term),
+            Change::Entry(entry) => Step::Entry(entry.index, entry.term, entry.kind),
             Change::HardState(state) => Step::HardState(*state),
             Change::Members(members) => Step::Members(Arc::clone(members)),
             Change::Forget { up_to, term } => Step::Forget(*up_to, *term),
+            Change::Rebase { up_to, term, members } => Step::Rebase(*up_to, *term, Arc::clone(members)),
         }
     }
 }
@@ -66,7 +69,7 @@ pub(super) fn follow(summary: &mut Option<Summary>, step: &Step) -> Result<(), &
     };
     match step {
         Step::Start(..) => {}
-        Step::Entry(index, term) => {
+        Step::Entry(index, term, _) => {
             if *index <= summary.start {
                 return Err("an entry at or before the start of the log");
             }
@@ -86,7 +89,7 @@ pub(super) fn follow(summary: &mut Option<Summary>, step: &Step) -> Result<(), &
             summary.hard_state = *state;
         }
         Step::Members(members) => summary.members = Arc::clone(members),
-        Step::Forget(up_to, term) => {
+        Step::Forget(up_to, term) | Step::Rebase(up_to, term, _) => {
             if *up_to > summary.last {
                 return Err("forgetting more than there is");
             }
@@ -95,6 +98,9 @@ pub(super) fn follow(summary: &mut Option<Summary>, step: &Step) -> Result<(), &
             }
             summary.start = *up_to;
             summary.start_term = *term;
+            if let Step::Rebase(.., members) = step {
+                summary.members = Arc::clone(members);
+            }
         }
     }
     Ok(())

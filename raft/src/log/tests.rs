@@ -36,6 +36,18 @@ pub(super) fn entry(shard: ShardId, index: u64, term: u64, data: &[u8]) -> Appen
     Append { shard, change: Change::Entry(entry) }
 }
 
+/// An entry that leads to other members.
+pub(super) fn change(shard: ShardId, index: u64, term: u64, voters: &[u64]) -> Append {
+    let Append { change, .. } = entry(shard, index, term, &members(voters).to_bytes());
+    let Change::Entry(entry) = change else { unreachable!("an entry was asked for") };
+    Append { shard, change: Change::Entry(Entry { kind: EntryKind::Members, ..entry }) }
+}
+
+pub(super) fn rebase(shard: ShardId, up_to: u64, term: u64, voters: &[u64]) -> Append {
+    let (up_to, term) = (LogIndex(up_to), Term(term));
+    Append { shard, change: Change::Rebase { up_to, term, members: members(voters) } }
+}
+
 pub(super) fn hard_state(shard: ShardId, term: u64, vote: u64, commit: u64) -> Append {
     let state = HardState { term: Term(term), vote: Some(MemberId(vote)), commit: LogIndex(commit) };
     Append { shard, change: Change::HardState(state) }
@@ -77,9 +89,12 @@ pub(super) fn follow(model: &mut Model, append: &Append) {
         }
         Change::HardState(state) => shard.hard_state = *state,
         Change::Members(members) => shard.members = Arc::clone(members),
-        Change::Forget { up_to, term } => {
+        Change::Forget { up_to, term } | Change::Rebase { up_to, term, .. } => {
             shard.start = (*up_to, *term);
             shard.entries = shard.entries.split_off(&up_to.next());
+            if let Change::Rebase { members, .. } = &append.change {
+                shard.members = Arc::clone(members);
+            }
         }
     }
 }
@@ -108,6 +123,8 @@ pub(super) fn contents<D: Disk>(log: &Log<D>) -> Model {
             }
         }
         assert_eq!(terms, state.terms);
+        let changes = entries.values().filter(|entry| entry.kind == EntryKind::Members);
+        assert_eq!(changes.map(|entry| entry.index).collect::<Vec<_>>(), state.changes);
         let shard_model = ModelShard {
             start: (state.start, state.start_term),
             hard_state: state.hard_state,
@@ -205,6 +222,30 @@ fn version_1_never_changes() {
         "08000000 2110329e 00000000 06 000000 5802000000000000",
     ];
     check_golden(&bytes, 508, &frames);
+}
+
+#[test]
+fn version_2_begins_with_the_first_change_of_members_and_never_changes() {
+    let (disk, mut log) = log_with(&[start(TWO, 5, 5), entry(TWO, 6, 5, b"a")]);
+    let version = |name: &str| disk.bytes(name).unwrap()[8];
+    assert_eq!(version("0000000000000001.log"), 1);
+    log.append(&[entry(TWO, 7, 5, b"b"), change(TWO, 8, 5, &[9]), entry(TWO, 9, 5, b"c"), rebase(TWO, 8, 5, &[9])])
+        .unwrap();
+    log.write().unwrap();
+    assert_eq!(version("0000000000000001.log"), 1);
+    log.sync().unwrap();
+    assert_eq!(version("0000000000000002.log"), 2);
+    assert!(disk.bytes("0000000000000001.log").is_none(), "everything in it is forgotten");
+    let bytes = disk.bytes("0000000000000002.log").unwrap();
+    let frames = [
+        "28000000 1ce6779c 02000000 01 000000 0800000000000000 0500000000000000 02 000000 00000000 \
+         01000000 00000000 0900000000000000",
+        "19000000 8eadfe76 02000000 01 000000 0900000000000000 0500000000000000 00000000 00000000 \
+         63 00000000000000",
+        "20000000 d4f50fc3 02000000 0b 000000 0800000000000000 0500000000000000 01000000 00000000 \
+         0900000000000000",
+    ];
+    check_golden(&bytes, 640, &frames);
 }
 
 #[test]

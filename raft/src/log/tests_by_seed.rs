@@ -1,6 +1,6 @@
 //! The log beside its model through crashes, failed syncs, full disks and restarts, by seed.
 
-use super::tests::{Model, OPTIONS, contents, entry, follow, forget, hard_state, members, open, start};
+use super::tests::{Model, OPTIONS, change, contents, entry, follow, forget, hard_state, members, open, rebase, start};
 use super::*;
 use crate::chance::Chance;
 use crate::disk::MemoryDisk;
@@ -25,9 +25,17 @@ fn random_change(model: &Model, chance: &mut Chance) -> Append {
             let index = known.start.0.0 + 1 + chance.below(count);
             entry(shard, index, term.0 + 1, &[chance.next() as u8; 30])
         }
-        70..=84 if last > known.start.0 => {
+        70..=74 => change(shard, last.0 + 1, term.0, &[1 + chance.below(9), 20]),
+        75..=84 if last > known.start.0 => {
             let up_to = LogIndex(last.0 - chance.below((last.0 - known.start.0.0).min(20)));
-            forget(shard, up_to.0, known.entries[&up_to].term.0)
+            let term = known.entries[&up_to].term.0;
+            let changed = known.entries.range(..=up_to).rev().find(|(_, entry)| entry.kind == EntryKind::Members);
+            match changed.map(|(_, entry)| Members::decode(&entry.data).unwrap()) {
+                Some(members) => {
+                    rebase(shard, up_to.0, term, &members.voters().iter().map(|m| m.0).collect::<Vec<_>>())
+                }
+                None => forget(shard, up_to.0, term),
+            }
         }
         85 => start(shard, last.0 + chance.below(5), term.0.max(1)),
         86..=88 => {

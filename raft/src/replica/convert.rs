@@ -1,8 +1,8 @@
 //! Between our types and those of the crate `raft`, which nobody outside of this folder sees.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use raft::eraftpb;
 use raft::eraftpb::MessageType;
 
@@ -14,8 +14,9 @@ pub(super) fn entry_to_raft(entry: Entry) -> eraftpb::Entry {
     eraftpb::Entry {
         entry_type: match entry.kind {
             EntryKind::Normal => eraftpb::EntryType::EntryNormal,
-            EntryKind::ConfChange => eraftpb::EntryType::EntryConfChange,
-            EntryKind::ConfChangeV2 => eraftpb::EntryType::EntryConfChangeV2,
+            // The core only counts these. It would parse the data of one that it is asked to propose, which
+            // is why they are appended behind its back.
+            EntryKind::Members => eraftpb::EntryType::EntryConfChangeV2,
         },
         index: entry.index.0,
         term: entry.term.0,
@@ -31,8 +32,7 @@ pub(super) fn entry_from_raft(entry: eraftpb::Entry) -> Entry {
         term: Term(entry.term),
         kind: match entry.entry_type {
             eraftpb::EntryType::EntryNormal => EntryKind::Normal,
-            eraftpb::EntryType::EntryConfChange => EntryKind::ConfChange,
-            eraftpb::EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
+            eraftpb::EntryType::EntryConfChange | eraftpb::EntryType::EntryConfChangeV2 => EntryKind::Members,
         },
         context: entry.context,
         data: entry.data,
@@ -66,20 +66,45 @@ pub(super) fn members_to_raft(members: &Members) -> eraftpb::ConfState {
         learners: numbers(members.learners()),
         voters_outgoing: numbers(members.voters_outgoing()),
         learners_next: numbers(members.learners_next()),
-        auto_leave: members.auto_leave(),
         ..eraftpb::ConfState::default()
     }
 }
 
-fn members_from_raft(state: &eraftpb::ConfState) -> Result<Members, MembersError> {
+pub(super) fn members_from_raft(state: &eraftpb::ConfState) -> Result<Members, MembersError> {
     let members = |numbers: &[u64]| numbers.iter().map(|number| MemberId(*number)).collect();
     Members::new(
         members(&state.voters),
         members(&state.learners),
         members(&state.voters_outgoing),
         members(&state.learners_next),
-        state.auto_leave,
     )
+}
+
+/// What the core is told so that it gets from these members to those, which they precede.
+pub(super) fn change_to_raft(before: &Members, after: &Members) -> eraftpb::ConfChangeV2 {
+    use eraftpb::ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
+    let mut change = eraftpb::ConfChangeV2::default();
+    if before.joint() {
+        // Nothing is what it takes for "leave".
+        return change;
+    }
+    // Left by whoever leads, see `membership`; the core's own way forgets it when leadership moves.
+    change.set_transition(eraftpb::ConfChangeTransition::Explicit);
+    let everyone: BTreeSet<MemberId> = before.all().chain(after.all()).collect();
+    for member in everyone {
+        let learns = after.learners().contains(&member) || after.learners_next().contains(&member);
+        let kind = if after.voters().contains(&member) {
+            AddNode
+        } else if learns {
+            AddLearnerNode
+        } else {
+            RemoveNode
+        };
+        let mut single = eraftpb::ConfChangeSingle { node_id: member.0, ..eraftpb::ConfChangeSingle::default() };
+        single.set_change_type(kind);
+        change.changes.push(single);
+    }
+    change
 }
 
 pub(super) fn snapshot_to_raft(index: LogIndex, term: Term, members: &Members) -> eraftpb::Snapshot {
@@ -98,8 +123,10 @@ pub(super) fn snapshot_from_raft(snapshot: &eraftpb::Snapshot) -> Result<(LogInd
     Ok((LogIndex(metadata.index), Term(metadata.term), Arc::new(members)))
 }
 
-pub(super) fn message_to_raft(message: Message) -> eraftpb::Message {
+/// A message for the core; none for the kinds that are not its business.
+pub(super) fn message_to_raft(message: Message) -> Option<eraftpb::Message> {
     let msg_type = match message.kind {
+        MessageKind::Farewell | MessageKind::Present => return None,
         MessageKind::Append => MessageType::MsgAppend,
         MessageKind::AppendResponse => MessageType::MsgAppendResponse,
         MessageKind::RequestVote => MessageType::MsgRequestVote,
@@ -128,13 +155,13 @@ pub(super) fn message_to_raft(message: Message) -> eraftpb::Message {
         if let Some(members) = message.snapshot_members() {
             out.set_snapshot(snapshot_to_raft(message.index, message.log_term, &members));
         }
-        return out;
+        return Some(out);
     }
     out.log_term = message.log_term.0;
     out.index = message.index.0;
     out.context = message.context;
     out.set_entries(message.entries.into_iter().map(entry_to_raft).collect::<Vec<_>>().into());
-    out
+    Some(out)
 }
 
 /// A message of the core, unless it is one that never leaves a replica.
@@ -164,9 +191,7 @@ pub(super) fn message_from_raft(shard: ShardId, mut message: eraftpb::Message) -
     let mut context = std::mem::take(&mut message.context);
     if kind == MessageKind::Snapshot {
         let (at, term, members) = snapshot_from_raft(message.get_snapshot()).ok()?;
-        let mut bytes = Vec::with_capacity(members.encoded_bytes());
-        members.encode(&mut bytes);
-        (index, log_term, context) = (at, term, Bytes::from(bytes));
+        (index, log_term, context) = (at, term, members.to_bytes());
     }
     Some(Message {
         shard,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::entry::{Append, ENTRY_BYTES_MAX, LogIndex, MemberId, ShardId, Term};
 use crate::log::ReadError;
-use crate::members::Members;
+use crate::members::{Members, MembersError, Part};
 use crate::message::Message;
 
 /// What a member is for the others at the moment.
@@ -29,6 +29,38 @@ pub struct Standing {
     pub term: Term,
     /// Whom to ask for writes; none while nobody leads.
     pub leader: Option<MemberId>,
+    /// What it is entitled to. [`Part::Removed`] is final: it takes no part in the shard any more, and
+    /// what it holds of it can go.
+    pub part: Part,
+    /// It leads and has committed in its term, so it knows everything that its predecessors committed. Only
+    /// then it answers reads and takes changes of members.
+    pub settled: bool,
+}
+
+/// Other members are in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembersChanged {
+    /// From this entry, or this snapshot, on.
+    pub index: LogIndex,
+    /// Who they are; half way through a change they are joint.
+    pub members: Arc<Members>,
+}
+
+/// Where a member stands, as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The member.
+    pub member: MemberId,
+    /// What it is entitled to.
+    pub part: Part,
+    /// It is a voter only until the change of members that is under way has ended.
+    pub leaving: bool,
+    /// Its log agrees with the leader's up to here.
+    pub matched: LogIndex,
+    /// It is being sent the snapshot that reaches this far, and gets no entries meanwhile.
+    pub snapshot: Option<LogIndex>,
+    /// Ticks since it was last heard; at most as long as this leader leads.
+    pub silent_ticks: u32,
 }
 
 /// A batch on its way to the disk. Return it with [`Replica::synced`](crate::Replica::synced).
@@ -86,11 +118,14 @@ pub struct Effects {
     pub send: Vec<Message>,
     /// For the store, in this order.
     pub committed: Vec<Committed>,
+    /// Other members are in force, from an entry in `committed` or from the snapshot received on. In the
+    /// order of their indexes.
+    pub members: Vec<MembersChanged>,
     /// Reads that know how new they must be.
     pub reads: Vec<ReadReady>,
     /// Reads to ask again: leadership moved, and nobody will answer them.
     pub reads_lost: Vec<u64>,
-    /// Role, term or leader changed.
+    /// Something about it changed.
     pub standing: Option<Standing>,
     /// A member is so far behind that it needs a snapshot of the store: make one durable, call
     /// [`Replica::offer_snapshot`](crate::Replica::offer_snapshot), and send its data along with the message that follows.
@@ -152,6 +187,14 @@ pub enum RestoreError {
         /// Where the log ends.
         last: LogIndex,
     },
+    /// An entry that changes members cannot be read.
+    #[error("shard {shard} cannot find out who its members are")]
+    Log {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        source: ReadError,
+    },
     /// The raft core refuses.
     #[error("shard {shard} cannot start: {what}")]
     Core {
@@ -194,6 +237,47 @@ pub enum ProposeError {
     /// Empty entries mark the terms of leaders.
     #[error("a proposal cannot be empty")]
     Empty,
+}
+
+/// Why a change of members was not proposed. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Somebody else leads, or nobody.
+    #[error("this member does not lead the shard")]
+    NotLeader {
+        /// Whom to ask.
+        leader: Option<MemberId>,
+    },
+    /// Leadership is being handed over. Ask the next leader.
+    #[error("leadership is being handed over; ask the next leader")]
+    Transferring,
+    /// The leader has not committed in its term. Try again in a moment.
+    #[error("the leader is too new to change members; try again")]
+    TooNew,
+    /// One change at a time. Try again when it has ended.
+    #[error("another change of members is under way; try again when it has ended")]
+    UnderWay,
+    /// There are no such members.
+    #[error(transparent)]
+    Impossible(#[from] MembersError),
+    /// A learner without what the others have would hold them up.
+    #[error("member {member} has entries up to {matched} of {last}; let it catch up first")]
+    NotCaughtUp {
+        /// The learner.
+        member: MemberId,
+        /// What it is known to have.
+        matched: LogIndex,
+        /// What there is.
+        last: LogIndex,
+    },
+    /// The shard would stop, maybe for good: too few of the voters that it would have were heard lately.
+    #[error("only {alive} of the voters after this change are alive, and it takes {needed}")]
+    NoQuorum {
+        /// Heard lately.
+        alive: usize,
+        /// A majority.
+        needed: usize,
+    },
 }
 
 /// Why a read was not taken. Ask again a little later.

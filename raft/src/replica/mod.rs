@@ -22,9 +22,13 @@
 
 mod convert;
 mod effects;
+mod membership;
+mod reads;
 mod shelf;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_members;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -36,12 +40,13 @@ use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use crate::chance::Chance;
 use crate::entry::{Append, Change, ENTRY_BYTES_MAX, Entry, EntryKind, LogIndex, MemberId, ShardId, Term};
 use crate::log::{LogReader, ShardState};
-use crate::members::Members;
+use crate::members::{Members, Part};
 use crate::message::{Message, MessageError, MessageKind};
 pub use effects::{
-    Committed, Effects, ProposeError, Proposed, ReadReady, ReadRefused, ReplicaError, RestoreError, Role,
-    SnapshotReceived, Standing, SyncMark, TransferError,
+    ChangeError, Committed, Effects, MembersChanged, Progress, ProposeError, Proposed, ReadReady, ReadRefused,
+    ReplicaError, RestoreError, Role, SnapshotReceived, Standing, SyncMark, TransferError,
 };
+use reads::PendingRead;
 use shelf::Shelf;
 
 /// A follower that hears nothing for this many ticks, up to twice as many, wants to lead.
@@ -53,6 +58,10 @@ pub const HEARTBEAT_TICKS: u32 = 2;
 pub const FOUNDING_INDEX: LogIndex = LogIndex(5);
 /// The term of that index.
 pub const FOUNDING_TERM: Term = Term(5);
+/// Where the log of a member begins that joins with nothing: before the founding, so that no leader has
+/// the entry after it, and all of them begin with a snapshot.
+pub const JOINING_INDEX: LogIndex = LogIndex(1);
+const _: () = assert!(JOINING_INDEX.0 < FOUNDING_INDEX.0);
 /// Entries are sent in messages of about this size; a larger entry goes alone.
 const SEND_BYTES: usize = 1 << 20;
 /// Messages on their way to one member.
@@ -94,12 +103,28 @@ pub struct Replica {
     /// Messages until everything up to a ready is on the disk.
     waiting: VecDeque<(u64, Vec<Message>)>,
     outbox: Vec<Message>,
-    forgotten: Option<Append>,
+    forgotten: Vec<Append>,
+    /// The last committed entry handed out. The members in force are those as of it.
+    handed: LogIndex,
+    /// Others said that this member is removed as of this entry.
+    told_removed: Option<LogIndex>,
+    /// For a leader: who is to hear that it is removed, and where the log ended when members last changed.
+    parting: Vec<MemberId>,
+    members_since: LogIndex,
+    ticks: u64,
+    /// For a leader: since when it leads, and when it last heard whom.
+    leading_since: u64,
+    heard: BTreeMap<MemberId, u64>,
+    /// Since the leader was last heard.
+    unheard_ticks: u32,
+    /// The only voter leads as soon as it can after a start.
+    lone_start: bool,
     applied_wanted: LogIndex,
     standing: Standing,
     reads: BTreeMap<u64, PendingRead>,
     reads_asked: u64,
     reads_lost: Vec<u64>,
+    early_reads: Vec<Message>,
     /// Tells this start's reads from an earlier start's.
     start_id: u64,
     chance: Chance,
@@ -109,11 +134,6 @@ pub struct Replica {
     /// No votes for so many ticks.
     silent_ticks: u32,
     dead: bool,
-}
-
-struct PendingRead {
-    context: u64,
-    waited: u32,
 }
 
 impl std::fmt::Debug for Replica {
@@ -137,8 +157,16 @@ pub fn founding(shard: ShardId, members: &Arc<Members>) -> Vec<Append> {
     beginning(shard, FOUNDING_INDEX, FOUNDING_TERM, members)
 }
 
+/// What a member appends that joins a shard as a learner, with an empty store: `members` are those that it
+/// may hear from, and itself as a learner. Its store has applied [`JOINING_INDEX`]; the rest comes from the
+/// leader, once that has added the learner, beginning with a snapshot.
+pub fn joining(shard: ShardId, members: &Arc<Members>) -> Vec<Append> {
+    beginning(shard, JOINING_INDEX, Term(1), members)
+}
+
 /// What a member appends whose store holds a snapshot that its log does not: the power failed while
-/// the snapshot was received, or the store came from a backup.
+/// the snapshot was received, or the store came from a backup or from another member. `members` are those
+/// as of the snapshot.
 pub fn beginning(shard: ShardId, index: LogIndex, term: Term, members: &Arc<Members>) -> Vec<Append> {
     vec![Append { shard, change: Change::Start { index, term, members: Arc::clone(members) } }]
 }
@@ -151,9 +179,6 @@ impl Replica {
     pub fn restore(options: ReplicaOptions, state: &ShardState, reader: LogReader) -> Result<Replica, RestoreError> {
         let ReplicaOptions { shard, me, applied, seed } = options;
         let ShardState { start, last, .. } = *state;
-        if !state.members.contains(me) {
-            return Err(RestoreError::NotAMember { shard, me });
-        }
         if applied < start {
             return Err(RestoreError::StoreBehind { shard, applied, start });
         }
@@ -171,8 +196,19 @@ impl Replica {
             hard_state.term = newest_term;
             hard_state.vote = None;
         }
+        // Proposed only after the one before it was committed, see `membership`.
+        if let [.., committed, _] = state.changes[..] {
+            hard_state.commit = hard_state.commit.max(committed);
+        }
         let fresh = last == start && hard_state.vote.is_none();
-        let shelf = Shelf::new(state, hard_state, reader);
+        let mut shelf = Shelf::new(state, hard_state, reader);
+        shelf.replay_changes(applied).map_err(|source| RestoreError::Log { shard, source })?;
+        let part = match shelf.members().part(me) {
+            Part::Removed if shelf.ever_had(me) => Part::Leaving,
+            Part::Removed => return Err(RestoreError::NotAMember { shard, me }),
+            part => part,
+        };
+        let lone = shelf.members().only_voter(me);
         let config = raft::Config {
             id: me.0,
             election_tick: ELECTION_TICKS as usize,
@@ -203,12 +239,22 @@ impl Replica {
             newest_ready: 0,
             waiting: VecDeque::new(),
             outbox: Vec::new(),
-            forgotten: None,
+            forgotten: Vec::new(),
+            handed: applied,
+            told_removed: None,
+            parting: Vec::new(),
+            members_since: LogIndex(0),
+            ticks: 0,
+            leading_since: 0,
+            heard: BTreeMap::new(),
+            unheard_ticks: 0,
+            lone_start: lone,
             applied_wanted: applied,
-            standing: Standing { role: Role::Follower, term: hard_state.term, leader: None },
+            standing: Standing { role: Role::Follower, term: hard_state.term, leader: None, part, settled: false },
             reads: BTreeMap::new(),
             reads_asked: 0,
             reads_lost: Vec::new(),
+            early_reads: Vec::new(),
             start_id,
             chance,
             election_timeout: 0,
@@ -217,7 +263,7 @@ impl Replica {
             dead: false,
         };
         replica.draw_timeout();
-        if *state.members.voters() == [me] && state.members.voters_outgoing().is_empty() {
+        if lone {
             replica.node.campaign().map_err(core)?;
         }
         Ok(replica)
@@ -226,9 +272,14 @@ impl Replica {
     /// Time passes: one tick, commonly 100 ms.
     pub fn tick(&mut self) {
         self.flush();
+        self.ticks += 1;
         self.silent_ticks = self.silent_ticks.saturating_sub(1);
-        if self.role() != Role::Leader && !self.may_campaign() {
-            return;
+        if self.role() != Role::Leader {
+            self.wait_for_leader();
+            self.retry_reads();
+            if self.part() == Part::Removed || !self.may_campaign() {
+                return;
+            }
         }
         let now = (self.role(), self.term());
         if now != self.timeout_for {
@@ -241,7 +292,9 @@ impl Replica {
         if self.node.tick() && elections {
             self.draw_timeout();
         }
-        self.retry_reads();
+        if self.role() == Role::Leader {
+            self.retry_reads();
+        }
     }
 
     /// Proposes an entry. It is appended with everything else proposed before the next effects.
@@ -275,34 +328,24 @@ impl Replica {
         if message.shard != self.shard || message.to != self.me {
             return Err(MessageError::Misdirected { shard: message.shard, to: message.to });
         }
-        if !self.takes_part(message.from) {
-            return Err(MessageError::Stranger { shard: self.shard, from: message.from });
+        let from = message.from;
+        if self.node.raft.prs().get(from.0).is_some() {
+            self.heard.insert(from, self.ticks);
+        } else {
+            self.check_stranger(&message)?;
         }
-        if !self.is_of_use(&message)? {
+        match message.kind {
+            MessageKind::Farewell => self.hear_farewell(message.index),
+            MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot if message.term >= self.term() => {
+                self.unheard_ticks = 0;
+            }
+            _ => {}
+        }
+        if !self.is_of_use(&message)? || message.kind == MessageKind::ReadIndex && self.keep_early_read(&message) {
             return Ok(());
         }
-        let from = message.from;
-        self.node
-            .step(convert::message_to_raft(message))
-            .map_err(|_| MessageError::Invalid { from, what: "the core refuses it" })
-    }
-
-    /// Asks how new a read must be that begins now. The answer comes as [`Effects::reads`], or as
-    /// [`Effects::reads_lost`]; one answer is enough for any number of reads that begin together.
-    pub fn read(&mut self, context: u64) -> Result<(), ReadRefused> {
-        self.flush();
-        if self.reads.len() >= READS_MAX {
-            return Err(ReadRefused::Busy(self.reads.len()));
-        }
-        // The core drops such reads without a word.
-        if self.role() == Role::Leader && !self.node.raft.commit_to_current_term() {
-            return Err(ReadRefused::NotReady);
-        }
-        if self.leader().is_none() {
-            return Err(ReadRefused::NoLeader);
-        }
-        self.ask_read(context);
-        Ok(())
+        let refused = |_| MessageError::Invalid { from, what: "the core refuses it" };
+        convert::message_to_raft(message).map_or(Ok(()), |message| self.node.step(message).map_err(refused))
     }
 
     /// Everything up to this mark is on the disk, synced.
@@ -339,6 +382,10 @@ impl Replica {
     pub fn forget(&mut self, up_to: LogIndex) {
         self.flush();
         let up_to = up_to.min(self.applied_index());
+        if self.part() == Part::Leaving {
+            // After a restart it would not know any more that it ever was a member.
+            return;
+        }
         let shelf = self.node.mut_store();
         if up_to <= shelf.start() {
             return;
@@ -346,15 +393,19 @@ impl Replica {
         let Some(term) = shelf.term_of(up_to) else {
             return;
         };
-        shelf.forget(up_to, term);
-        self.forgotten = Some(Append { shard: self.shard, change: Change::Forget { up_to, term } });
+        let change = match shelf.forget(up_to, term) {
+            Some(members) => Change::Rebase { up_to, term, members },
+            None => Change::Forget { up_to, term },
+        };
+        self.forgotten.push(Append { shard: self.shard, change });
     }
 
-    /// A snapshot of the store as of this applied entry is at hand, for members that fell behind.
+    /// A snapshot of the store as of this applied entry is at hand, for members that fell behind. Messages
+    /// with the one offered before may still come out. Members that the snapshot does not know are not
+    /// sent it; for them [`Effects::snapshot_wanted`] asks for a newer one.
     pub fn offer_snapshot(&mut self, index: LogIndex) {
-        let shelf = self.node.mut_store();
-        if let Some(term) = shelf.term_of(index) {
-            shelf.offered = Some((index, term));
+        if index <= self.handed {
+            self.node.mut_store().offer(index);
         }
     }
 
@@ -397,9 +448,11 @@ impl Replica {
         effects
     }
 
-    /// Role, term and leader as of now.
+    /// What it is as of now.
     pub fn standing(&self) -> Standing {
-        Standing { role: self.role(), term: self.term(), leader: self.leader() }
+        let role = self.role();
+        let settled = role == Role::Leader && self.node.raft.commit_to_current_term();
+        Standing { role, term: self.term(), leader: self.leader(), part: self.part(), settled }
     }
 
     /// The shard.
@@ -412,9 +465,9 @@ impl Replica {
         self.me
     }
 
-    /// The members.
+    /// The members in force: those as of the last entry that was handed out as committed.
     pub fn members(&self) -> &Arc<Members> {
-        &self.node.store().members
+        self.node.store().members()
     }
 
     /// What the first entry of the log follows.
@@ -442,17 +495,6 @@ impl Replica {
         self.node.raft.uncommitted_size() + self.proposals_bytes
     }
 
-    /// For a leader: how far each member's log agrees with its own, in ascending order of members.
-    pub fn progress(&self) -> Vec<(MemberId, LogIndex)> {
-        if self.role() != Role::Leader {
-            return Vec::new();
-        }
-        let known = self.node.raft.prs().iter();
-        let mut progress: Vec<_> = known.map(|(id, progress)| (MemberId(*id), LogIndex(progress.matched))).collect();
-        progress.sort_unstable();
-        progress
-    }
-
     fn role(&self) -> Role {
         match self.node.raft.state {
             StateRole::Leader => Role::Leader,
@@ -470,8 +512,26 @@ impl Replica {
         (leader != 0).then_some(MemberId(leader))
     }
 
-    fn takes_part(&self, member: MemberId) -> bool {
-        self.node.raft.prs().get(member.0).is_some()
+    /// What of a sender that takes no part here, as far as this member knows, goes on. It may be a leader or
+    /// a candidate that came later than what this member knows, or one that does not know that it is removed.
+    fn check_stranger(&mut self, message: &Message) -> Result<(), MessageError> {
+        let from = message.from;
+        match message.kind {
+            MessageKind::RequestVote | MessageKind::RequestPreVote | MessageKind::Present => self.say_farewell(from),
+            MessageKind::Append
+            | MessageKind::Heartbeat
+            | MessageKind::Snapshot
+            | MessageKind::TimeoutNow
+            | MessageKind::Farewell => {}
+            MessageKind::ReadIndexResponse if self.leader() == Some(from) => {}
+            _ => {
+                if message.kind == MessageKind::ReadIndex {
+                    self.say_farewell(from);
+                }
+                return Err(MessageError::Stranger { shard: self.shard, from });
+            }
+        }
+        Ok(())
     }
 
     /// Nothing is on its way to the disk. The core's own count can be ahead of it, when an entry is
@@ -484,10 +544,11 @@ impl Replica {
     /// The core stops the process when it campaigns before this.
     fn may_campaign(&self) -> bool {
         let raft = &self.node.raft;
-        // A lone candidate leads at once, and must have everything on disk by then.
-        let lone = raft.prs().is_singleton() && !self.all_persisted();
+        // A lone candidate leads at once, and must have everything on disk by then. (Asked of the core: it
+        // takes the members of a snapshot before they are handed out.)
+        let lone = raft.prs().conf().voters().ids().iter().all(|voter| voter == self.me.0) && !self.all_persisted();
         // A snapshot is on its way to the disk: it looks for changes of members in entries from before.
-        let restoring = raft.raft_log.applied < self.start().0;
+        let restoring = raft.snap().is_some() || raft.raft_log.applied < self.start().0;
         !lone && !restoring
     }
 
@@ -544,53 +605,12 @@ impl Replica {
             MessageKind::RequestVoteResponse | MessageKind::RequestPreVoteResponse => {
                 Ok(self.role() != Role::Candidate || self.all_persisted())
             }
-            MessageKind::TimeoutNow => Ok(self.may_campaign()),
+            MessageKind::TimeoutNow => Ok(self.part() != Part::Removed && self.may_campaign()),
+            MessageKind::Farewell | MessageKind::Present => Ok(false),
             MessageKind::Append
             | MessageKind::Snapshot
             | MessageKind::HeartbeatResponse
             | MessageKind::ReadIndexResponse => Ok(true),
-        }
-    }
-
-    fn ask_read(&mut self, context: u64) {
-        self.reads_asked += 1;
-        self.reads.insert(self.reads_asked, PendingRead { context, waited: 0 });
-        let mut bytes = Vec::with_capacity(24);
-        for number in [self.me.0, self.start_id, self.reads_asked] {
-            bytes.extend(number.to_le_bytes());
-        }
-        self.node.read_index(bytes);
-    }
-
-    /// Finds the read that the core's answer is for, unless it was answered or given up.
-    fn answered(&mut self, context: &[u8]) -> Option<PendingRead> {
-        let (numbers, []) = context.as_chunks::<8>() else {
-            return None;
-        };
-        let [me, start_id, asked] = *numbers else {
-            return None;
-        };
-        let ours = u64::from_le_bytes(me) == self.me.0 && u64::from_le_bytes(start_id) == self.start_id;
-        if ours { self.reads.remove(&u64::from_le_bytes(asked)) } else { None }
-    }
-
-    /// A read whose question or answer was lost is asked again.
-    fn retry_reads(&mut self) {
-        let mut late = Vec::new();
-        for (asked, read) in &mut self.reads {
-            read.waited += 1;
-            if read.waited >= ELECTION_TICKS {
-                late.push(*asked);
-            }
-        }
-        for asked in late {
-            if let Some(read) = self.reads.remove(&asked) {
-                if self.leader().is_some() {
-                    self.ask_read(read.context);
-                } else {
-                    self.reads_lost.push(read.context);
-                }
-            }
         }
     }
 
@@ -600,10 +620,17 @@ impl Replica {
         if possible > log.applied {
             self.node.advance_apply_to(possible);
         }
+        if self.lone_start && self.role() != Role::Leader && self.members().only_voter(self.me) && self.may_campaign() {
+            // The core refuses as long as it has yet to be told of a change of members.
+            let _ = self.node.campaign();
+        }
     }
 
     fn collect(&mut self) -> Effects {
-        let mut effects = Effects { append: self.forgotten.take().into_iter().collect(), ..Effects::default() };
+        self.leave_joint();
+        self.say_farewells();
+        self.take_early_reads();
+        let mut effects = Effects { append: std::mem::take(&mut self.forgotten), ..Effects::default() };
         if self.node.has_ready() {
             self.take_ready(&mut effects);
         }
@@ -612,9 +639,14 @@ impl Replica {
         send.append(&mut effects.send);
         effects.send = send;
         let standing = self.standing();
-        if standing != self.standing {
-            self.standing = standing;
+        let before = std::mem::replace(&mut self.standing, standing);
+        if standing != before {
             effects.standing = Some(standing);
+        }
+        let led = |standing: Standing| (standing.role, standing.term, standing.leader);
+        if led(standing) != led(before) {
+            self.leading_since = self.ticks;
+            self.lone_start &= standing.role != Role::Leader;
             let lost = std::mem::take(&mut self.reads);
             self.reads_lost.extend(lost.into_values().map(|read| read.context));
         }
@@ -639,6 +671,9 @@ impl Replica {
             self.node.mut_store().restart(index, term, Arc::clone(&members));
             // The store holds the snapshot before the log begins behind it.
             self.applied_wanted = self.applied_wanted.max(index);
+            self.handed = index;
+            self.members_known(index, &members);
+            effects.members.push(MembersChanged { index, members: Arc::clone(&members) });
             let change = Change::Start { index, term, members: Arc::clone(&members) };
             effects.append.push(Append { shard, change });
             effects.snapshot_received = Some(SnapshotReceived { index, term, members });
@@ -659,7 +694,7 @@ impl Replica {
         }
         effects.send.extend(messages(shard, ready.take_messages()));
         let promises: Vec<Message> = messages(shard, ready.take_persisted_messages()).collect();
-        effects.committed = ready.take_committed_entries().into_iter().map(committed).collect();
+        let committed: Vec<Entry> = ready.take_committed_entries().into_iter().map(convert::entry_from_raft).collect();
         self.node.advance_append_async(ready);
         self.newest_ready = number;
         if self.in_flight.is_empty() {
@@ -668,16 +703,18 @@ impl Replica {
         } else if !promises.is_empty() {
             self.waiting.push_back((number, promises));
         }
+        for entry in committed {
+            self.handed = entry.index;
+            if entry.kind == EntryKind::Members {
+                effects.members.extend(self.follow_change(&entry));
+            }
+            // What changes members is not for the store.
+            let data = if entry.kind == EntryKind::Normal { entry.data } else { Bytes::new() };
+            effects.committed.push(Committed { index: entry.index, term: entry.term, data });
+        }
     }
 }
 
 fn messages(shard: ShardId, messages: Vec<raft::eraftpb::Message>) -> impl Iterator<Item = Message> {
     messages.into_iter().filter_map(move |message| convert::message_from_raft(shard, message))
-}
-
-fn committed(entry: raft::eraftpb::Entry) -> Committed {
-    let entry = convert::entry_from_raft(entry);
-    // Data of another kind is not for the store; nothing writes it yet.
-    let data = if entry.kind == EntryKind::Normal { entry.data } else { Bytes::new() };
-    Committed { index: entry.index, term: entry.term, data }
 }

@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, StorageError};
 
@@ -28,7 +29,10 @@ const ENTRY_OVERHEAD: usize = 64;
 
 pub(super) struct Shelf {
     pub(super) hard_state: HardState,
-    pub(super) members: Arc<Members>,
+    /// The members as of `start`, and from each committed change of them on that the core knows of.
+    history: Vec<(LogIndex, Arc<Members>)>,
+    /// The entries after `start` that change members, committed or not.
+    changes: Vec<LogIndex>,
     start: LogIndex,
     start_term: Term,
     last: LogIndex,
@@ -41,15 +45,23 @@ pub(super) struct Shelf {
     failure: RefCell<Option<ReadError>>,
     /// A member too far behind for entries, since last asked.
     pub(super) snapshot_wanted: Cell<Option<MemberId>>,
-    /// A snapshot of the state machine that can be sent: its index and term.
-    pub(super) offered: Option<(LogIndex, Term)>,
+    /// A snapshot of the state machine that can be sent.
+    offered: Option<Offer>,
+}
+
+/// A snapshot: how far it reaches, and the members as of there.
+struct Offer {
+    index: LogIndex,
+    term: Term,
+    members: Arc<Members>,
 }
 
 impl Shelf {
     pub(super) fn new(state: &ShardState, hard_state: HardState, reader: LogReader) -> Shelf {
         Shelf {
             hard_state,
-            members: Arc::clone(&state.members),
+            history: vec![(state.start, Arc::clone(&state.members))],
+            changes: state.changes.clone(),
             start: state.start,
             start_term: state.start_term,
             last: state.last,
@@ -67,6 +79,48 @@ impl Shelf {
         self.start
     }
 
+    /// The members in force.
+    pub(super) fn members(&self) -> &Arc<Members> {
+        let (_, members) = self.history.last().expect("the members as of the start are always known");
+        members
+    }
+
+    /// The members as of an index that is not forgotten and not beyond what is committed.
+    pub(super) fn members_at(&self, index: LogIndex) -> &Arc<Members> {
+        let after = self.history.partition_point(|(from, _)| *from <= index);
+        let (_, members) = &self.history[after.saturating_sub(1)];
+        members
+    }
+
+    /// Whether it took part at any time that the log remembers.
+    pub(super) fn ever_had(&self, member: MemberId) -> bool {
+        self.history.iter().any(|(_, members)| members.contains(member))
+    }
+
+    /// A committed entry says which members there are from it on. None if they cannot follow those in
+    /// force: then it changes nothing, on every member alike.
+    pub(super) fn change_members(&mut self, index: LogIndex, data: &[u8]) -> Option<Arc<Members>> {
+        let next = Members::decode(data).ok().filter(|next| self.members().precedes(next)).map(Arc::new)?;
+        self.history.push((index, Arc::clone(&next)));
+        Some(next)
+    }
+
+    /// Follows the changes up to an entry that was applied before this start.
+    pub(super) fn replay_changes(&mut self, applied: LogIndex) -> Result<(), ReadError> {
+        let count = self.changes.partition_point(|change| *change <= applied);
+        for at in 0..count {
+            let entry = self.load(self.changes[at])?;
+            self.change_members(entry.index, &entry.data);
+        }
+        Ok(())
+    }
+
+    pub(super) fn offer(&mut self, index: LogIndex) {
+        if let Some(term) = self.term_of(index) {
+            self.offered = Some(Offer { index, term, members: Arc::clone(self.members_at(index)) });
+        }
+    }
+
     pub(super) fn take_failure(&self) -> Option<ReadError> {
         self.failure.borrow_mut().take()
     }
@@ -82,7 +136,11 @@ impl Shelf {
         while self.terms.last().is_some_and(|(from, _)| *from >= first.index) {
             self.terms.pop();
         }
+        self.changes.truncate(self.changes.partition_point(|change| *change < first.index));
         for entry in entries {
+            if entry.kind == EntryKind::Members {
+                self.changes.push(entry.index);
+            }
             if self.terms.last().is_none_or(|(_, term)| *term != entry.term) {
                 self.terms.push((entry.index, entry.term));
             }
@@ -102,7 +160,15 @@ impl Shelf {
         }
     }
 
-    pub(super) fn forget(&mut self, up_to: LogIndex, term: Term) {
+    /// Forgets entries; the members as of the last of them, if any of them changed members.
+    pub(super) fn forget(&mut self, up_to: LogIndex, term: Term) -> Option<Arc<Members>> {
+        let changed = self.changes.first().is_some_and(|change| *change <= up_to);
+        self.changes.drain(..self.changes.partition_point(|change| *change <= up_to));
+        let after = self.history.partition_point(|(from, _)| *from <= up_to);
+        self.history.drain(..after.saturating_sub(1));
+        let (from, members) = self.history.first_mut().expect("the members as of the start are always known");
+        *from = up_to;
+        let members = changed.then(|| Arc::clone(members));
         self.start = up_to;
         self.start_term = term;
         while let Some(front) = self.recent.front().filter(|front| front.index <= up_to) {
@@ -120,6 +186,7 @@ impl Shelf {
                 *from = up_to.next();
             }
         }
+        members
     }
 
     /// The log begins anew after a snapshot.
@@ -128,7 +195,8 @@ impl Shelf {
         self.recent_bytes = 0;
         self.terms.clear();
         (self.start, self.start_term, self.last) = (index, term, index);
-        self.members = members;
+        self.changes.clear();
+        self.history = vec![(index, members)];
         self.offered = None;
     }
 
@@ -156,10 +224,15 @@ impl Shelf {
 
     /// Entries without their data, for a core that only looks for changes of members.
     fn outlines(&self, low: u64, high: u64) -> Vec<eraftpb::Entry> {
-        let outline = |index| eraftpb::Entry {
-            index,
-            term: self.term_of(LogIndex(index)).map_or(0, |term| term.0),
-            ..eraftpb::Entry::default()
+        let outline = |index| {
+            let changes = self.changes.binary_search(&LogIndex(index)).is_ok();
+            convert::entry_to_raft(Entry {
+                index: LogIndex(index),
+                term: self.term_of(LogIndex(index)).unwrap_or_default(),
+                kind: if changes { EntryKind::Members } else { EntryKind::Normal },
+                context: Bytes::new(),
+                data: Bytes::new(),
+            })
         };
         (low..high).map(outline).collect()
     }
@@ -173,7 +246,6 @@ impl Shelf {
             if bytes > bytes_max && !entries.is_empty() {
                 break;
             }
-            debug_assert_eq!(entry.kind, EntryKind::Normal);
             entries.push(convert::entry_to_raft(entry));
         }
         Ok(entries)
@@ -188,7 +260,7 @@ impl raft::Storage for Shelf {
     fn initial_state(&self) -> raft::Result<RaftState> {
         Ok(RaftState {
             hard_state: convert::hard_state_to_raft(&self.hard_state),
-            conf_state: convert::members_to_raft(&self.members),
+            conf_state: convert::members_to_raft(self.members()),
         })
     }
 
@@ -237,9 +309,14 @@ impl raft::Storage for Shelf {
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
-        match self.offered {
-            Some((index, term)) if index >= self.start && index.0 >= request_index => {
-                Ok(convert::snapshot_to_raft(index, term, &self.members))
+        match &self.offered {
+            // One that does not know the member would be of no use to it.
+            Some(offer)
+                if offer.index >= self.start
+                    && offer.index.0 >= request_index
+                    && offer.members.contains(MemberId(to)) =>
+            {
+                Ok(convert::snapshot_to_raft(offer.index, offer.term, &offer.members))
             }
             _ => {
                 self.snapshot_wanted.set(Some(MemberId(to)));

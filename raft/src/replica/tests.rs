@@ -3,23 +3,25 @@
 use super::*;
 use crate::disk::MemoryDisk;
 use crate::log::{Log, LogOptions, ReadError};
+use crate::members::MemberChange;
 
-const SHARD: ShardId = ShardId(1);
+pub(super) const SHARD: ShardId = ShardId(1);
 const OPTIONS: LogOptions = LogOptions { file_bytes: 64 << 10, secret: 1 };
 
-struct Bench {
+pub(super) struct Bench {
     disk: MemoryDisk,
-    log: Log<MemoryDisk>,
-    replica: Replica,
-    committed: Vec<Committed>,
-    sent: Vec<Message>,
+    pub(super) log: Log<MemoryDisk>,
+    pub(super) replica: Replica,
+    pub(super) committed: Vec<Committed>,
+    pub(super) changed: Vec<MembersChanged>,
+    pub(super) sent: Vec<Message>,
 }
 
-fn options(me: u64, applied: u64) -> ReplicaOptions {
+pub(super) fn options(me: u64, applied: u64) -> ReplicaOptions {
     ReplicaOptions { shard: SHARD, me: MemberId(me), applied: LogIndex(applied), seed: 5 }
 }
 
-fn founded(voters: u64) -> (MemoryDisk, Log<MemoryDisk>) {
+pub(super) fn founded(voters: u64) -> (MemoryDisk, Log<MemoryDisk>) {
     let disk = MemoryDisk::new();
     let (mut log, _) = Log::open(disk.clone(), OPTIONS).unwrap();
     let members = Arc::new(Members::voting((1..=voters).map(MemberId)).unwrap());
@@ -29,19 +31,23 @@ fn founded(voters: u64) -> (MemoryDisk, Log<MemoryDisk>) {
 }
 
 impl Bench {
-    fn new(voters: u64) -> Bench {
+    pub(super) fn new(voters: u64) -> Bench {
         let (disk, log) = founded(voters);
         Bench::start(disk, log, options(1, 5)).unwrap()
     }
 
-    fn start(disk: MemoryDisk, log: Log<MemoryDisk>, options: ReplicaOptions) -> Result<Bench, RestoreError> {
+    pub(super) fn start(
+        disk: MemoryDisk,
+        log: Log<MemoryDisk>,
+        options: ReplicaOptions,
+    ) -> Result<Bench, RestoreError> {
         let state = log.shard(SHARD).unwrap();
         let replica = Replica::restore(options, &state, log.reader(SHARD).unwrap())?;
-        Ok(Bench { disk, log, replica, committed: vec![], sent: vec![] })
+        Ok(Bench { disk, log, replica, committed: vec![], changed: vec![], sent: vec![] })
     }
 
     /// Power off and on again.
-    fn restart(self, applied: u64) -> Result<Bench, RestoreError> {
+    pub(super) fn restart(self, applied: u64) -> Result<Bench, RestoreError> {
         let Bench { disk, log, .. } = self;
         drop(log);
         disk.crash(1);
@@ -50,12 +56,13 @@ impl Bench {
     }
 
     /// Everything that can be done, including the disk's part.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             let effects = self.replica.effects().unwrap();
             self.log.append(&effects.append).unwrap();
             self.log.sync().unwrap();
             self.sent.extend(effects.send);
+            self.changed.extend(effects.members);
             for committed in effects.committed {
                 self.replica.applied(committed.index);
                 self.committed.push(committed);
@@ -68,7 +75,7 @@ impl Bench {
         }
     }
 
-    fn message(&self, kind: MessageKind, term: u64) -> Message {
+    pub(super) fn message(&self, kind: MessageKind, term: u64) -> Message {
         Message {
             shard: SHARD,
             to: MemberId(1),
@@ -87,7 +94,7 @@ impl Bench {
     }
 
     /// An append of member 2, who leads, right behind the founding.
-    fn append(&self, term: u64, entries: &[&'static str]) -> Message {
+    pub(super) fn append(&self, term: u64, entries: &[&'static str]) -> Message {
         let entry = |(at, data): (usize, &&'static str)| Entry {
             index: LogIndex(6 + at as u64),
             term: Term(term),
@@ -104,7 +111,7 @@ impl Bench {
     }
 
     /// Makes member 1 of three the leader of term 6.
-    fn lead(&mut self) {
+    pub(super) fn lead(&mut self) {
         for _ in 0..2 * ELECTION_TICKS {
             self.replica.tick();
         }
@@ -116,7 +123,7 @@ impl Bench {
         assert_eq!(self.replica.standing().role, Role::Leader);
     }
 
-    fn acknowledge(&mut self, index: u64) {
+    pub(super) fn acknowledge(&mut self, index: u64) {
         let term = self.replica.term().0;
         let response = Message { index: LogIndex(index), ..self.message(MessageKind::AppendResponse, term) };
         self.replica.receive(response).unwrap();
@@ -128,7 +135,9 @@ impl Bench {
 fn the_only_voter_leads_at_once_and_its_log_begins_behind_the_founding() {
     let mut bench = Bench::new(1);
     bench.settle();
-    assert_eq!(bench.replica.standing(), Standing { role: Role::Leader, term: Term(6), leader: Some(MemberId(1)) });
+    let leads =
+        Standing { role: Role::Leader, term: Term(6), leader: Some(MemberId(1)), part: Part::Voter, settled: true };
+    assert_eq!(bench.replica.standing(), leads);
     let proposed = bench.replica.propose("a").unwrap();
     assert_eq!(proposed, Proposed { index: LogIndex(7), term: Term(6) });
     bench.settle();
@@ -378,7 +387,7 @@ fn messages_that_would_stop_the_core_are_refused() {
         bench.replica.receive(past),
         Err(MessageError::LostLog { commit: LogIndex(100), last: LogIndex(5), .. })
     ));
-    let stranger = Message { from: MemberId(9), ..bench.message(MessageKind::Heartbeat, 9) };
+    let stranger = Message { from: MemberId(9), ..bench.message(MessageKind::HeartbeatResponse, 9) };
     assert!(matches!(bench.replica.receive(stranger), Err(MessageError::Stranger { .. })));
     let astray = Message { to: MemberId(2), from: MemberId(3), ..bench.append(9, &[]) };
     assert!(matches!(bench.replica.receive(astray), Err(MessageError::Misdirected { .. })));
@@ -508,9 +517,28 @@ fn a_member_behind_what_the_log_keeps_is_sent_a_snapshot() {
     assert_eq!(snapshot.to(), MemberId(3));
 }
 
+/// The bytes of members that may or may not follow these, and may not be possible at all.
+fn random_members(now: &Members, chance: &mut Chance) -> Bytes {
+    let mut list = |odds| (1..=4).filter(|_| chance.below(odds) == 0).map(MemberId).collect::<Vec<_>>();
+    let lists = [list(2), list(4), list(2), list(6)];
+    let next = match chance.below(4) {
+        0 => now.leave(),
+        1 => Members::new(lists[0].clone(), lists[1].clone(), now.voters().to_vec(), lists[3].clone())
+            .unwrap_or_else(|_| now.clone()),
+        2 => Members::voting((1..=3).map(MemberId)).unwrap_or_else(|_| now.clone()),
+        _ => {
+            let mut bytes: Vec<u8> = lists.iter().map(|list| list.len() as u8).collect();
+            bytes.extend([0; 4]);
+            bytes.extend(lists.iter().flatten().flat_map(|member| member.0.to_le_bytes()));
+            return bytes.into();
+        }
+    };
+    next.to_bytes()
+}
+
 /// A message with every number drawn from what could matter.
 fn random_message(bench: &Bench, chance: &mut Chance) -> Message {
-    const KINDS: [MessageKind; 12] = [
+    const KINDS: [MessageKind; 14] = [
         MessageKind::Append,
         MessageKind::AppendResponse,
         MessageKind::RequestVote,
@@ -523,6 +551,8 @@ fn random_message(bench: &Bench, chance: &mut Chance) -> Message {
         MessageKind::ReadIndexResponse,
         MessageKind::RequestPreVote,
         MessageKind::RequestPreVoteResponse,
+        MessageKind::Farewell,
+        MessageKind::Present,
     ];
     let replica = &bench.replica;
     let (term, last) = (replica.term().0, replica.last_index().0);
@@ -534,10 +564,10 @@ fn random_message(bench: &Bench, chance: &mut Chance) -> Message {
     };
     let (index, commit, reject_hint) = (near(last), near(last), near(last));
     let (term, log_term, commit_term) = (near(term), near(term), near(term));
-    let kind = KINDS[chance.below(12) as usize];
+    let kind = KINDS[chance.below(14) as usize];
     let term = if kind == MessageKind::ReadIndex { 0 } else { term };
     let mut message = Message {
-        from: MemberId(2 + chance.below(2)),
+        from: MemberId(2 + chance.below(3)),
         reject: chance.below(2) == 0,
         term: Term(term),
         log_term: Term(log_term),
@@ -553,21 +583,21 @@ fn random_message(bench: &Bench, chance: &mut Chance) -> Message {
         _ => 0,
     };
     for at in 0..entries {
+        let changes = kind == MessageKind::Append && chance.below(4) == 0;
         message.entries.push(Entry {
             index: LogIndex(message.index.0 + 1 + at),
             term: Term(log_term + chance.below(2)),
-            kind: EntryKind::Normal,
+            kind: if changes { EntryKind::Members } else { EntryKind::Normal },
             context: Bytes::new(),
-            data: Bytes::from(vec![1; chance.below(40) as usize]),
+            data: if changes {
+                random_members(replica.members(), chance)
+            } else {
+                Bytes::from(vec![1; chance.below(40) as usize])
+            },
         });
     }
     message.context = match kind {
-        MessageKind::Snapshot => {
-            let members = Members::voting([MemberId(1), MemberId(2), MemberId(3)]).unwrap();
-            let mut bytes = vec![];
-            members.encode(&mut bytes);
-            bytes.into()
-        }
+        MessageKind::Snapshot => random_members(replica.members(), chance),
         MessageKind::RequestVote if chance.below(3) == 0 => "CampaignTransfer".into(),
         _ if chance.below(4) == 0 => vec![7; 24].into(),
         _ => Bytes::new(),
@@ -575,11 +605,21 @@ fn random_message(bench: &Bench, chance: &mut Chance) -> Message {
     message
 }
 
+fn random_change(chance: &mut Chance) -> MemberChange {
+    let member = MemberId(1 + chance.below(4));
+    match chance.below(4) {
+        0 => MemberChange::AddLearner(member),
+        1 => MemberChange::Promote(member),
+        2 => MemberChange::Demote(member),
+        _ => MemberChange::Remove(member),
+    }
+}
+
 const NUMBER_HUGE: u64 = (1 << 62) - 1;
 
 #[test]
 fn no_message_can_stop_a_replica() {
-    let mut taken = 0;
+    let (mut taken, mut changed) = (0, 0);
     for seed in 0..1500 {
         let mut chance = Chance::new(seed);
         let mut bench = Bench::new(3);
@@ -590,6 +630,7 @@ fn no_message_can_stop_a_replica() {
                     let effects = bench.replica.effects().unwrap();
                     bench.log.append(&effects.append).unwrap();
                     marks.extend(effects.sync);
+                    bench.changed.extend(effects.members);
                     if let Some(last) = effects.committed.last() {
                         bench.replica.applied(last.index);
                     }
@@ -602,7 +643,12 @@ fn no_message_can_stop_a_replica() {
                 3 => drop(bench.replica.propose("x")),
                 4 => drop(bench.replica.read(1)),
                 5 => bench.settle(),
-                6 => bench.replica.forget(bench.replica.applied_index()),
+                6 => match chance.below(4) {
+                    0 => bench.replica.forget(bench.replica.applied_index()),
+                    1 => bench.replica.offer_snapshot(bench.replica.applied_index()),
+                    2 => drop(bench.replica.change_members(&[random_change(&mut chance), random_change(&mut chance)])),
+                    _ => drop(bench.replica.change_members(&[random_change(&mut chance)])),
+                },
                 _ => {
                     let message = random_message(&bench, &mut chance);
                     let bytes = Bytes::from(message.encode());
@@ -613,8 +659,9 @@ fn no_message_can_stop_a_replica() {
             }
         }
         bench.settle();
+        changed += bench.changed.len();
     }
-    assert!(taken > 10_000, "{taken}");
+    assert!(taken > 10_000 && changed > 500, "{taken} {changed}");
 }
 
 #[test]
