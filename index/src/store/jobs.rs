@@ -114,6 +114,8 @@ pub(super) struct Work {
     /// Whether something changed that a merge may be chosen for. Choosing looks at every segment, and the owner asks for
     /// jobs after every entry.
     look: bool,
+    /// Nobody writes: what is only worth it then may be merged.
+    resting: bool,
     /// Segments whose graphs are to be built anew.
     relink: BTreeSet<u64>,
     /// How many versions in segments have ended since the last look.
@@ -132,6 +134,7 @@ pub(super) struct Work {
 struct Merging {
     sources: BTreeSet<u64>,
     file: u64,
+    at_rest: bool,
     /// Segment and row of versions that ended meanwhile.
     ended: Vec<(u64, u32)>,
 }
@@ -183,6 +186,8 @@ struct Merge {
     graph: Option<GraphOptions>,
     /// Nothing of the sources' links is kept.
     anew: bool,
+    /// Nobody waits for it.
+    at_rest: bool,
     hash_seed: u64,
 }
 
@@ -246,6 +251,11 @@ impl Job {
             Task::Checkpoint(_) => JobKind::Checkpoint,
             Task::Merge(_) => JobKind::Merge,
         }
+    }
+
+    /// Whether it is only worth doing while there is nothing else to do.
+    pub fn is_for_rest(&self) -> bool {
+        matches!(&self.0, Task::Merge(merge) if merge.at_rest)
     }
 
     /// Does the work. `directory` is the store's. Raising `cancel` ends it early, without effect.
@@ -377,7 +387,7 @@ impl Merge {
         cancel: &AtomicBool,
         created: &mut Vec<FileName>,
     ) -> Result<Merged, Stopped> {
-        let Merge { id, fields, schema, sources, position, file, graph, anew, hash_seed } = self;
+        let Merge { id, fields, schema, sources, position, file, graph, anew, hash_seed, at_rest: _ } = self;
         check(cancel)?;
         let records = sources.iter().flat_map(|sealed| {
             let live = (0..sealed.len()).filter(|&row| position < sealed.end(row));
@@ -416,6 +426,7 @@ impl Work {
 
     /// A version is about to end.
     pub fn note_end(&mut self, collection: &Collection, location: Location) {
+        self.resting = false;
         let Location::Segment(segment, row) = location else { return };
         self.ended = self.ended.wrapping_add(1);
         if self.ended.is_multiple_of(ENDED_PER_LOOK) {
@@ -436,6 +447,7 @@ impl Work {
 
     /// A record was written.
     pub fn note_buffer(&mut self, options: &StoreOptions, collection: &Collection, buffered_bytes: usize) {
+        self.resting = false;
         let active = collection.buffers.first();
         let full = active.is_some_and(|buffer| {
             buffer.len() >= options.buffer_rows_max || buffer.bytes() >= options.buffer_bytes_max
@@ -478,6 +490,13 @@ impl Store {
     /// away first has its records linked by that. Nothing of the old links is kept.
     pub fn request_relink(&mut self, file: u64) {
         self.work.relink.insert(file);
+        self.work.look = true;
+    }
+
+    /// Says that nobody has written for a while: until somebody does, segments are merged further than is worth it under
+    /// way, so that searches have fewer graphs to walk. Says nothing about when that is.
+    pub fn rest(&mut self) {
+        self.work.resting = true;
         self.work.look = true;
     }
 
@@ -626,9 +645,13 @@ impl Store {
         let chosen = choices.min().map(|(_, place, places)| (place, places));
         let relink = self.next_relink();
         let anew = relink.is_some();
+        let mut at_rest = false;
         let (place, places) = match relink {
             Some(relink) => relink,
-            None => chosen.or_else(|| self.next_reindex())?,
+            None => chosen.or_else(|| self.next_reindex()).or_else(|| {
+                at_rest = true;
+                self.next_at_rest()
+            })?,
         };
         let shared = Arc::clone(&self.collections[place].shared);
         let sources: Vec<_> = places.iter().filter_map(|&place| shared.segments.get(place).map(Arc::clone)).collect();
@@ -637,7 +660,7 @@ impl Store {
         let graph = (embedded >= u64::from(graph_rows_min) + ended).then_some(self.options.graph);
         let file = self.next_file();
         let files = sources.iter().map(|sealed| sealed.file).collect();
-        self.work.merging = Some(Merging { sources: files, file, ended: Vec::new() });
+        self.work.merging = Some(Merging { sources: files, file, at_rest, ended: Vec::new() });
         Some(Merge {
             id: shared.id,
             fields: field_specs(&shared),
@@ -647,7 +670,32 @@ impl Store {
             file,
             graph,
             anew,
+            at_rest,
             hash_seed: self.hash_seed(),
+        })
+    }
+
+    /// Whether a merge is under way that is only for rest ([`Job::is_for_rest`]), while one waits that searches need: then
+    /// its flag should be raised.
+    pub fn is_kept_from_merging(&self) -> bool {
+        let Some(merging) = self.work.merging.as_ref().filter(|merging| merging.at_rest && self.work.look) else {
+            return false;
+        };
+        self.collections.iter().any(|state| {
+            let others = state.shared.segments.iter().filter(|sealed| !merging.sources.contains(&sealed.file));
+            let candidates: Vec<_> = others.map(|sealed| candidate(sealed).0).collect();
+            merge::choose(&candidates, self.options.graph_rows_min).is_some()
+        })
+    }
+
+    /// The place of a collection whose segments may as well be merged while nobody writes, and their own.
+    fn next_at_rest(&self) -> Option<(usize, Vec<usize>)> {
+        if !self.work.resting || self.work.checkpoint_running {
+            return None;
+        }
+        self.collections.iter().enumerate().find_map(|(place, state)| {
+            let candidates: Vec<_> = state.shared.segments.iter().map(|sealed| candidate(sealed).0).collect();
+            Some((place, merge::choose_at_rest(&candidates)?))
         })
     }
 

@@ -127,6 +127,16 @@ impl CollectionView<'_> {
         stats.ended = rows.saturating_sub(stats.records);
         stats
     }
+
+    /// How many rows no graph leads to: searches compare with each of them.
+    pub fn rows_without_graph(&self) -> u64 {
+        let buffers = self.collection.buffers.iter().map(|buffer| u64::from(buffer.len()));
+        let has_all = |sealed: &crate::sealed::Sealed| {
+            (0..sealed.segment.fields().len()).all(|field| sealed.segment.has_graph(field))
+        };
+        let flat = self.collection.segments.iter().filter(|sealed| !has_all(sealed));
+        buffers.chain(flat.map(|sealed| u64::from(sealed.len()))).sum()
+    }
 }
 
 impl View {

@@ -1,7 +1,8 @@
-//! The slow work of a store, on threads of its own: checkpoints on one, merges on another.
+//! The slow work of a store, on threads of its own: checkpoints on one, merges on another, and on a third those merges
+//! that are only worth it while nobody writes.
 //!
 //! A merge builds graphs and may take minutes; checkpoints must not wait for it, because buffers and the log grow until
-//! one is done. The merging thread runs at lower priority.
+//! one is done. The merging thread runs at lower priority, the third at the lowest: nobody waits for what it does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,57 +18,88 @@ use crate::fatal;
 
 /// How much the merging thread yields to others, in steps of `nice`.
 const MERGE_NICENESS: i32 = 10;
+/// How much the thread that merges at rest does: the most there is.
+const REST_NICENESS: i32 = 19;
 
 /// The threads of one store's jobs.
 pub(super) struct Jobs {
-    checkpoints: Sender<Job>,
-    merges: Sender<Job>,
-    cancel_merges: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    checkpoints: Worker,
+    merges: Worker,
+    /// Merges too, of the kind that nobody waits for.
+    rests: Worker,
+}
+
+/// One thread with its queue.
+struct Worker {
+    queue: Sender<Job>,
+    /// Raised to end its job early, without effect.
+    cancel: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    fn start(
+        name: &str,
+        niceness: i32,
+        directory: &Arc<dyn Directory>,
+        events: &Sender<Event>,
+    ) -> std::io::Result<Worker> {
+        let (queue, jobs) = unbounded();
+        let cancel = Arc::new(AtomicBool::new(false));
+        let (directory, events, cancelled) = (directory.clone(), events.clone(), cancel.clone());
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            if niceness > 0 {
+                // Of this thread alone on Linux. Without the right to do so it merely competes with searches.
+                let _ = rustix::process::setpriority_process(None, niceness);
+            }
+            run(&jobs, &*directory, &events, &cancelled);
+        })?;
+        Ok(Worker { queue, cancel, thread })
+    }
 }
 
 impl Jobs {
     /// Starts them. What comes of each job is sent as an event.
-    pub fn start(directory: Arc<dyn Directory>, events: Sender<Event>) -> std::io::Result<Jobs> {
-        let cancel_merges = Arc::new(AtomicBool::new(false));
-        let (checkpoints, checkpoint_queue) = unbounded();
-        let (merges, merge_queue) = unbounded();
-        let checkpoint_thread = {
-            let (directory, events) = (directory.clone(), events.clone());
-            std::thread::Builder::new()
-                .name("loci-checkpoint".into())
-                .spawn(move || run(&checkpoint_queue, &*directory, &events, &AtomicBool::new(false)))?
-        };
-        let merge_thread = {
-            let cancel = cancel_merges.clone();
-            std::thread::Builder::new().name("loci-merge".into()).spawn(move || {
-                // Of this thread alone on Linux. Without the right to do so merges merely compete with searches.
-                let _ = rustix::process::setpriority_process(None, MERGE_NICENESS);
-                run(&merge_queue, &*directory, &events, &cancel);
-            })?
-        };
-        Ok(Jobs { checkpoints, merges, cancel_merges, threads: vec![checkpoint_thread, merge_thread] })
+    pub fn start(directory: &Arc<dyn Directory>, events: &Sender<Event>) -> std::io::Result<Jobs> {
+        Ok(Jobs {
+            checkpoints: Worker::start("loci-checkpoint", 0, directory, events)?,
+            merges: Worker::start("loci-merge", MERGE_NICENESS, directory, events)?,
+            rests: Worker::start("loci-rest", REST_NICENESS, directory, events)?,
+        })
     }
 
     /// Hands a job to its thread.
     pub fn begin(&self, job: Job) {
-        let queue = match job.kind() {
+        let worker = match job.kind() {
             JobKind::Checkpoint => &self.checkpoints,
+            JobKind::Merge if job.is_for_rest() => {
+                self.rests.cancel.store(false, Ordering::Relaxed);
+                &self.rests
+            }
             JobKind::Merge => &self.merges,
         };
         // The threads end only after this value.
-        let _ = queue.send(job);
+        let _ = worker.queue.send(job);
     }
 
     /// Ends a running merge early, without effect.
     pub fn cancel_merges(&self) {
-        self.cancel_merges.store(true, Ordering::Relaxed);
+        self.merges.cancel.store(true, Ordering::Relaxed);
+        self.cancel_rest();
+    }
+
+    /// Ends a running merge early that nobody waits for; the next may run.
+    pub fn cancel_rest(&self) {
+        self.rests.cancel.store(true, Ordering::Relaxed);
     }
 
     /// Waits until the threads have ended.
     pub fn join(self) {
-        let Jobs { checkpoints, merges, threads, .. } = self;
-        drop((checkpoints, merges));
+        let Jobs { checkpoints, merges, rests } = self;
+        let threads = [checkpoints, merges, rests].map(|Worker { queue, thread, .. }| {
+            drop(queue);
+            thread
+        });
         for thread in threads {
             // Panics are dealt with inside.
             let _ = thread.join();

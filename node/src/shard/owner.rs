@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use loci_index::command::{ENTRY_BYTES_MAX, Entry, Outcome};
 use loci_index::record::Position;
-use loci_index::store::{Done, JobKind, Store};
+use loci_index::store::{Done, JobError, JobKind, Store};
 use loci_raft::{Append, Change, Committed, LogIndex, ProposeError, Proposed, Replica, Role, Standing};
 use tokio::sync::oneshot;
 
@@ -48,8 +48,11 @@ const BUFFERS_TIMES_MAX: usize = 4;
 /// How often the store is asked for jobs, which looks at all of its collections.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// Once a shard has had nothing to do for so long, what it was given lately is sealed too, so that graphs find it and the next
-/// start reads little of the log.
+/// start reads little of the log; and its segments are merged further, so that searches have fewer graphs to walk.
 const REST: Duration = Duration::from_secs(2);
+/// Each time that such a merge has to be given up, because there is something else to merge, twice as long is waited for
+/// the next; but no longer than this.
+const REST_MAX: Duration = Duration::from_secs(300);
 /// Less than this is not worth a segment of its own.
 const REST_BYTES: u64 = 1 << 20;
 /// How often a checkpoint is told of.
@@ -102,6 +105,13 @@ pub(super) struct Owner {
     /// Bytes of entries applied since the last checkpoint began.
     bytes_since_checkpoint: u64,
     last_applied: Instant,
+    /// The store was told that nobody has written since.
+    resting: bool,
+    /// After how long it is told.
+    rest_after: Duration,
+    /// The merge under way is one that nobody waits for, and was told to end.
+    rest_merging: bool,
+    rest_given_up: bool,
     checkpoint_running: Option<Instant>,
     merge_running: Option<Instant>,
     checkpoints_fail: bool,
@@ -212,6 +222,10 @@ impl Owner {
             counted: Counted::default(),
             bytes_since_checkpoint: 0,
             last_applied: Instant::now(),
+            resting: false,
+            rest_after: REST,
+            rest_merging: false,
+            rest_given_up: false,
             checkpoint_running: None,
             merge_running: None,
             checkpoints_fail: false,
@@ -312,6 +326,7 @@ impl Owner {
             .unwrap_or_else(|error| fatal::stop(&format!("shard {}: {error}", self.shared.id)));
         self.bytes_since_checkpoint += data.len() as u64;
         self.last_applied = Instant::now();
+        self.resting = false;
         self.replica.applied(index);
         self.charge();
         self.shared.applied.send_replace(index.0);
@@ -508,6 +523,15 @@ impl Owner {
             self.bytes_since_checkpoint = 0;
             self.store.request_checkpoint();
         }
+        if !self.resting && self.last_applied.elapsed() >= self.rest_after {
+            self.resting = true;
+            self.store.rest();
+        }
+        if self.rest_merging && !self.rest_given_up && self.store.is_kept_from_merging() {
+            self.rest_given_up = true;
+            self.rest_after = (self.rest_after * 2).min(REST_MAX);
+            self.jobs.cancel_rest();
+        }
         if self.failed_at.is_some_and(|at| at.elapsed() >= JOB_RETRY) {
             // The store itself tries again once its clock has moved on, which an idle shard's does not.
             self.failed_at = None;
@@ -520,7 +544,10 @@ impl Owner {
                     self.checkpoint_running = Some(Instant::now());
                     self.bytes_since_checkpoint = 0;
                 }
-                JobKind::Merge => self.merge_running = Some(Instant::now()),
+                JobKind::Merge => {
+                    self.merge_running = Some(Instant::now());
+                    self.rest_merging = job.is_for_rest();
+                }
             }
             self.jobs.begin(job);
         }
@@ -540,6 +567,14 @@ impl Owner {
         };
         let shard = self.shared.id;
         self.charge();
+        if installed.kind == JobKind::Merge && std::mem::take(&mut self.rest_merging) {
+            let given_up = std::mem::take(&mut self.rest_given_up);
+            match &installed.error {
+                Some(JobError::Cancelled) if given_up => return,
+                None => self.rest_after = REST,
+                Some(_) => {}
+            }
+        }
         if let Some(error) = installed.error {
             if self.stopping.is_none() {
                 tracing::warn!(shard, kind, %error, "a job failed and will be tried again");

@@ -9,6 +9,7 @@ mod random;
 mod readers;
 mod recall;
 mod relink;
+mod rest;
 mod tables;
 mod turnover;
 

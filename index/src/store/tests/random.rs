@@ -301,6 +301,9 @@ fn run(seed: u64, steps: u64) -> [u64; 5] {
 
         if random.chance(5) {
             shard.store.request_checkpoint();
+            if random.chance(30) {
+                shard.store.rest();
+            }
         }
         if random.chance(3) {
             // As if it did not lead to every record.
