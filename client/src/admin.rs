@@ -237,6 +237,10 @@ pub struct NodeStats {
     pub memory_bytes: u64,
     /// How many it may take.
     pub memory_budget_bytes: u64,
+    /// Processor time of the process since its start.
+    pub cpu: Duration,
+    /// How much of it searches took to find their hits.
+    pub search_cpu: Duration,
 }
 
 /// How one shard of a node is doing.
@@ -651,6 +655,8 @@ impl From<v1::StatsReply> for NodeStats {
             log_syncs: reply.log_syncs,
             memory_bytes: reply.memory_bytes,
             memory_budget_bytes: reply.memory_budget_bytes,
+            cpu: Duration::from_nanos(reply.cpu_nanos),
+            search_cpu: Duration::from_nanos(reply.search_cpu_nanos),
         }
     }
 }

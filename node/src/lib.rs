@@ -21,6 +21,7 @@ pub mod search_threads;
 pub mod idle;
 
 pub mod clock;
+pub mod cpu_time;
 pub mod identity;
 pub mod memory;
 pub mod residency;

@@ -3,7 +3,11 @@
 //! ```text
 //!   door --run(deadline, work)--> queue (bounded; full: overloaded) --> one of as many threads as processors
 //!        <------- result ---------------------------------------------'
+//!        --run_short-----> right here, while nothing is queued and a thread stays free for the sockets
 //! ```
+//!
+//! Handing a work to another thread and waking the one that waits costs as much as a quarter of a search. So a work that is
+//! known to be short is done where it came in, as long as at least one of the threads that carry sockets is left to them.
 //!
 //! Every thread keeps one [`SearchScratch`] and hands it to each work in turn, so that a search allocates nothing that the
 //! one before it had. Work is asked to look at `keep_going` again and again: it says no once the deadline has passed or
@@ -46,6 +50,8 @@ pub enum RunError {
     Panicked,
 }
 
+const PANICKED: &str = "a search panicked: its caller was told, the node goes on";
+
 type Work = Box<dyn FnOnce(&mut SearchScratch) + Send>;
 
 /// A fixed number of threads that search. Cheap to clone; all clones share the threads.
@@ -58,6 +64,8 @@ struct Threads {
     threads: Mutex<Vec<JoinHandle<()>>>,
     count: usize,
     counters: Arc<Counters>,
+    /// For works that are done where they came in: who finds none here goes to the threads.
+    here: Mutex<Vec<SearchScratch>>,
 }
 
 #[derive(Default)]
@@ -65,6 +73,7 @@ struct Counters {
     running: AtomicUsize,
     /// How long the last work took, in microseconds.
     work_micros: AtomicU64,
+    search_cpu_nanos: AtomicU64,
 }
 
 impl SearchThreads {
@@ -83,7 +92,9 @@ impl SearchThreads {
             threads.push(thread.spawn(move || serve(&receiver, &counters))?);
         }
         let queue = Mutex::new(Some(sender));
-        Ok(SearchThreads(Arc::new(Threads { queue, threads: Mutex::new(threads), count, counters })))
+        // As many threads carry sockets.
+        let here = Mutex::new((1..count).map(|_| SearchScratch::default()).collect());
+        Ok(SearchThreads(Arc::new(Threads { queue, threads: Mutex::new(threads), count, counters, here })))
     }
 
     /// Runs work on one of the threads and waits for its result, until the deadline at the longest.
@@ -111,6 +122,44 @@ impl SearchThreads {
             Ok(Err(_)) => Err(RunError::Panicked),
             Err(_) => Err(RunError::DeadlineExceeded),
         }
+    }
+
+    /// The same for a work of which the caller knows that it takes less than a millisecond: while nothing else waits it is
+    /// done right here.
+    pub async fn run_short<R, F>(&self, deadline: Instant, work: F) -> Result<R, RunError>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut SearchScratch, &mut dyn FnMut() -> bool) -> R + Send + 'static,
+    {
+        let Some(mut scratch) = self.here() else { return self.run(deadline, work).await };
+        self.0.counters.running.fetch_add(1, Ordering::Relaxed);
+        let mut keep_going = || Instant::now() < deadline;
+        let result = catch_unwind(AssertUnwindSafe(|| work(&mut scratch, &mut keep_going)));
+        self.0.counters.running.fetch_sub(1, Ordering::Relaxed);
+        if result.is_err() {
+            tracing::error!("{PANICKED}");
+            scratch = SearchScratch::default();
+        }
+        self.0.here.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        result.map_err(|_| RunError::Panicked)
+    }
+
+    /// What a work needs that may be done where it came in.
+    fn here(&self) -> Option<SearchScratch> {
+        let queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_idle = queue.as_ref().is_some_and(Sender::is_empty);
+        drop(queue);
+        if is_idle { self.0.here.lock().unwrap_or_else(PoisonError::into_inner).pop() } else { None }
+    }
+
+    /// Tells how much processor time it took to find what one search asks for.
+    pub fn searched(&self, cpu_nanos: u64) {
+        self.0.counters.search_cpu_nanos.fetch_add(cpu_nanos, Ordering::Relaxed);
+    }
+
+    /// What all searches together took.
+    pub fn search_cpu_nanos(&self) -> u64 {
+        self.0.counters.search_cpu_nanos.load(Ordering::Relaxed)
     }
 
     /// Works that wait.
@@ -155,7 +204,7 @@ fn serve(queue: &Receiver<Work>, counters: &Counters) {
         counters.running.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
         if catch_unwind(AssertUnwindSafe(|| work(&mut scratch))).is_err() {
-            tracing::error!("a search panicked: its caller was told, the node goes on");
+            tracing::error!("{PANICKED}");
             scratch = SearchScratch::default();
         }
         counters.work_micros.store(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
@@ -205,6 +254,40 @@ mod tests {
         assert_eq!(threads.run(later(), |_, _| 7).await, Ok(7));
         threads.stop();
         assert_eq!(threads.running(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_short_work_is_done_where_it_came_in_while_nothing_waits() {
+        let here = std::thread::current().id();
+        let which = |_: &mut SearchScratch, _: &mut dyn FnMut() -> bool| std::thread::current().id();
+        let one = SearchThreads::with_threads(1).unwrap();
+        assert_ne!(one.run_short(later(), which).await, Ok(here), "with one thread none is left for the sockets");
+        let threads = SearchThreads::with_threads(2).unwrap();
+        assert_ne!(threads.run(later(), which).await, Ok(here));
+        let panics = threads.run_short(later(), |_, _| -> u8 { panic!("this panic is part of the test") });
+        assert_eq!(panics.await, Err(RunError::Panicked));
+        assert_eq!(threads.run_short(later(), which).await, Ok(here));
+        assert_eq!(threads.run_short(Instant::now(), |_, keep_going| keep_going()).await, Ok(false));
+        // While the only place is taken, others go to the threads.
+        let inner = threads.clone();
+        let (first, second) = threads
+            .run_short(later(), move |_, _| (std::thread::current().id(), inner.here().is_none()))
+            .await
+            .unwrap();
+        assert_eq!((first, second), (here, true));
+        let release = (occupy(&threads).await, occupy(&threads).await);
+        let waits = tokio::spawn({
+            let threads = threads.clone();
+            async move { threads.run(later(), which).await }
+        });
+        while threads.queued() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(threads.here().is_none(), "nobody is served before one who waits");
+        drop(release);
+        assert_ne!(waits.await.unwrap(), Ok(here));
+        threads.stop();
+        assert_eq!(threads.run_short(later(), which).await, Err(RunError::Stopping));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Instant;
 use loci_index::view::View;
 use loci_wire::v1;
 
+use crate::cpu_time::process_cpu_nanos;
 use crate::identity::NodeId;
 use crate::idle::recall::Recall;
 use crate::idle::walker::WalkerFigures;
@@ -131,6 +132,8 @@ impl NodeStatus {
             log_syncs: log.syncs,
             memory_bytes: self.budget.used(),
             memory_budget_bytes: self.budget.bytes(),
+            cpu_nanos: process_cpu_nanos(),
+            search_cpu_nanos: self.search.search_cpu_nanos(),
         }
     }
 }

@@ -509,6 +509,10 @@ pub async fn stats(args: StatsArgs) -> Result<(), Failure> {
             grouped(stats.log_syncs)
         ),
     ]);
+    node.push([
+        "processor time".to_owned(),
+        format!("{}, of which searching {}", time_shown(stats.cpu), time_shown(stats.search_cpu)),
+    ]);
     let mut shards = Rows::new(&[
         ">shard",
         "role",
@@ -572,6 +576,8 @@ fn stats_json(stats: &NodeStats) -> Json {
         "log_bytes": stats.log_bytes,
         "log_files": stats.log_files,
         "log_syncs": stats.log_syncs,
+        "cpu_seconds": stats.cpu.as_secs_f64(),
+        "search_cpu_seconds": stats.search_cpu.as_secs_f64(),
         "shards": shards,
     })
 }

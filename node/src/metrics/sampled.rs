@@ -9,6 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use super::{Latencies, Metrics};
+use crate::cpu_time::process_cpu_nanos;
 use crate::status::NodeStatus;
 
 /// So many collections, those with the most records, have metrics of their own.
@@ -49,7 +50,9 @@ impl Sampled {
         page.gauge("loci_requests_under_way", "Calls being answered", metrics.calls_under_way())?;
         let search = self.status.search();
         page.gauge("loci_searches_queued", "Works waiting for a search thread", search.queued() as u64)?;
-        page.gauge("loci_searches_running", "Works on the search threads", search.running() as u64)
+        page.gauge("loci_searches_running", "Works on the search threads", search.running() as u64)?;
+        let nanos = search.search_cpu_nanos();
+        page.seconds("loci_search_cpu_seconds", "Processor time of finding what searches ask for", nanos)
     }
 
     fn shards(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -176,6 +179,7 @@ impl Sampled {
             "When the process started, unix time",
             self.status.started_millis() / 1000,
         )?;
+        page.seconds("process_cpu_seconds", "Processor time of the process", process_cpu_nanos())?;
         if let Some(bytes) = resident_bytes() {
             page.gauge("process_resident_memory_bytes", "Memory of the process, mapped files included", bytes)?;
         }
@@ -206,6 +210,12 @@ impl Page<'_> {
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+    }
+
+    /// A counter of seconds, given in nanoseconds.
+    fn seconds(&mut self, name: &str, help: &str, nanos: u64) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, f64, u64>(&(nanos as f64 / 1e9), None)
     }
 
     fn gauges<'l, const N: usize>(

@@ -8,6 +8,7 @@
 //! is the node's work. With one machine for both, the callers' own work is in all of it.
 
 mod ingest;
+mod background;
 mod keys;
 mod search;
 
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use loci_client::{Client, Error};
+use loci_client::{Client, Error, NodeStats};
 use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
 
@@ -157,11 +158,31 @@ struct Measured {
     name: String,
     driven: Driven,
     recall: Option<f64>,
+    cpu: Option<Cpu>,
+}
+
+/// The node's processor time for each call.
+#[derive(Debug, Clone, Copy)]
+struct Cpu {
+    /// Of the whole process.
+    whole: Duration,
+    /// What of it is not finding the hits of searches.
+    outside: Duration,
+}
+
+impl Cpu {
+    /// Between two moments in which so many calls were answered.
+    fn between(before: &NodeStats, after: &NodeStats, calls: usize) -> Cpu {
+        let calls = u32::try_from(calls).unwrap_or(u32::MAX).max(1);
+        let whole = after.cpu.saturating_sub(before.cpu);
+        let outside = whole.saturating_sub(after.search_cpu.saturating_sub(before.search_cpu));
+        Cpu { whole: whole / calls, outside: outside / calls }
+    }
 }
 
 impl Measured {
     fn of(name: impl Into<String>, driven: Driven) -> Measured {
-        Measured { name: name.into(), driven, recall: None }
+        Measured { name: name.into(), driven, recall: None, cpu: None }
     }
 }
 
@@ -175,6 +196,10 @@ fn report(title: &str, measured: &[Measured], json: bool) -> Result<(), Failure>
         let mut columns = vec!["load", ">callers", ">calls/s", ">p50", ">p95", ">p99", ">errors"];
         if has_recall {
             columns.push(">recall");
+        }
+        let has_cpu = measured.iter().any(|one| one.cpu.is_some());
+        if has_cpu {
+            columns.extend([">node CPU", ">outside search"]);
         }
         let mut rows = Rows::new(&columns);
         for one in measured {
@@ -190,6 +215,10 @@ fn report(title: &str, measured: &[Measured], json: bool) -> Result<(), Failure>
             ];
             if has_recall {
                 cells.push(one.recall.map_or(String::new(), |recall| format!("{recall:.4}")));
+            }
+            if has_cpu {
+                let shown = |part: fn(Cpu) -> Duration| one.cpu.map_or(String::new(), |cpu| time_shown(part(cpu)));
+                cells.extend([shown(|cpu| cpu.whole), shown(|cpu| cpu.outside)]);
             }
             rows.push(cells);
         }
@@ -214,6 +243,8 @@ fn measured_json(one: &Measured) -> Json {
         "p99_micros": p99,
         "errors": one.driven.errors,
         "recall": one.recall,
+        "cpu_nanos": one.cpu.map(|cpu| cpu.whole.as_nanos() as u64),
+        "cpu_outside_nanos": one.cpu.map(|cpu| cpu.outside.as_nanos() as u64),
     })
 }
 
@@ -241,7 +272,8 @@ mod tests {
         driven.latencies.add(Duration::from_micros(100));
         driven.latencies.add(Duration::from_micros(300));
         let expected = json!({"load": "search", "callers": 8, "calls": 2, "calls_per_second": 1.0, "p50_micros": 100,
-            "p95_micros": 300, "p99_micros": 300, "errors": 0, "recall": null});
+            "p95_micros": 300, "p99_micros": 300, "errors": 0, "recall": null, "cpu_nanos": null,
+            "cpu_outside_nanos": null});
         assert_eq!(measured_json(&Measured::of("search", driven)), expected);
     }
 }

@@ -1,16 +1,22 @@
-//! `bench search`: rate, latency and recall of searches.
+//! `bench search`: rate, latency and recall of searches, and what they cost the node.
+//!
+//! The node's processor time is that of its whole process, for each search: also of what it does besides, such as running
+//! some searches again to know its recall (`loci serve --recall-one-in 0 --walk-rate 0` has it do nothing else).
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use loci_client::{Collection, Error, Filter, Parts, Search};
+use loci_client::{Client, Collection, Error, Filter, Parts, Search};
 
 use super::super::connect::{Connection, filter};
 use super::super::demo::data::DataSet;
 use super::super::failure::Failure;
-use super::{DataSetArgs, Effort, Measured, drive, floor, report};
+use super::super::output::grouped;
+use super::background::Background;
+use super::{Cpu, DataSetArgs, Driven, Effort, Measured, drive, floor, report};
 
 /// Queries whose exact answer under the filter is found out first.
 const FILTERED_QUERIES: usize = 100;
@@ -42,6 +48,10 @@ pub struct SearchBench {
     /// Return values and attributes too, not only keys.
     #[arg(long)]
     whole: bool,
+    /// Measure again while so many records a second come in: those of the data set under new keys, which are deleted at the
+    /// end. 0: as fast as the node takes them.
+    #[arg(long, value_name = "RECORDS")]
+    while_ingesting: Option<u32>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -75,19 +85,42 @@ pub async fn bench(args: SearchBench) -> Result<(), Failure> {
     let recall = recall(&search, &asked).await.map_err(failed)?;
 
     let mut measured = Vec::new();
+    let way = if args.pipeline { "search, pipelined" } else { "search" };
     for callers in args.effort.callers(&[1, 8, 64]) {
-        let (search, asked) = (search.clone(), asked.clone());
-        let driven = drive(callers, args.effort.time, move |caller, turn| {
-            let number = (caller as usize * 7919 + turn as usize) % asked.len();
-            let search = search.of(&asked[number].vector);
-            async move { search.hits().await.map(|_| ()) }
-        })
-        .await;
-        let name = if args.pipeline { "search, pipelined" } else { "search" };
-        measured.push(Measured { recall: Some(recall), ..Measured::of(name, driven) });
+        let (driven, cpu) = searches(&client, &search, &asked, callers, args.effort.time).await.map_err(failed)?;
+        measured.push(Measured { recall: Some(recall), cpu: Some(cpu), ..Measured::of(way, driven) });
         measured.push(Measured::of("floor (ping)", floor(&client, callers).await));
     }
+    if let Some(rate) = args.while_ingesting {
+        let background = Background::start(client.collection(namespace, name), Arc::new(set.records), rate);
+        for callers in args.effort.callers(&[1, 8, 64]) {
+            let (driven, _) = searches(&client, &search, &asked, callers, args.effort.time).await.map_err(failed)?;
+            let name = format!("{way}, {} records/s coming in", grouped(background.rate() as u64));
+            measured.push(Measured::of(name, driven));
+        }
+        background.finish().await.map_err(failed)?;
+    }
     report("search", &measured, args.connection.json)
+}
+
+/// Searches from so many callers for a time, and what each cost the node.
+async fn searches(
+    client: &Client,
+    search: &Query,
+    asked: &Arc<Vec<Asked>>,
+    callers: u32,
+    time: Duration,
+) -> Result<(Driven, Cpu), Error> {
+    let (search, asked) = (search.clone(), asked.clone());
+    let before = client.stats().await?;
+    let driven = drive(callers, time, move |caller, turn| {
+        let number = (caller as usize * 7919 + turn as usize) % asked.len();
+        let search = search.of(&asked[number].vector);
+        async move { search.hits().await.map(|_| ()) }
+    })
+    .await;
+    let cpu = Cpu::between(&before, &client.stats().await?, driven.latencies.count());
+    Ok((driven, cpu))
 }
 
 #[derive(Clone)]

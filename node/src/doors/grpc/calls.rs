@@ -10,7 +10,7 @@ use loci_index::command::{
 };
 use loci_index::filter::Filter;
 use loci_index::record::CollectionId;
-use loci_index::view::{self, CollectionView, Effort, SearchRequest, SearchResult, View};
+use loci_index::view::{self, CollectionView, Effort, SearchRequest, SearchResult, SearchScratch, View};
 use loci_wire::v1;
 use tonic::Code;
 
@@ -19,6 +19,7 @@ use super::convert::{self, NAMESPACE_DEFAULT, Parts};
 use super::cursor::Cursor;
 use super::explain;
 use super::status::Failure;
+use crate::cpu_time::thread_cpu_nanos;
 use crate::gate::{Gate, Pass};
 use crate::idle::recall::Recall;
 use crate::search_threads::SearchThreads;
@@ -32,6 +33,10 @@ pub const QUERIES_MAX: usize = 1_000;
 pub const EF_MAX: usize = 10_000;
 /// The most records of a page.
 pub const PAGE_RECORDS_MAX: usize = 10_000;
+
+/// A search is short that keeps at most so many candidates, and compares with at most so many records one by one.
+const EF_SHORT: usize = 128;
+const ROWS_SHORT: u64 = 4_096;
 
 const HITS_DEFAULT: usize = 10;
 const PAGE_RECORDS_DEFAULT: usize = 1_000;
@@ -363,7 +368,14 @@ impl Calls {
     }
 
     /// The nearest records.
-    pub async fn search(&self, request: v1::SearchRequest, deadline: Instant) -> Result<v1::SearchReply, Failure> {
+    ///
+    /// `alone`: nothing else is held up if the search is done right here.
+    pub async fn search(
+        &self,
+        request: v1::SearchRequest,
+        deadline: Instant,
+        alone: bool,
+    ) -> Result<v1::SearchReply, Failure> {
         let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
         counted("queries", request.queries.len(), QUERIES_MAX)?;
         let k = within("k", request.k, HITS_DEFAULT, HITS_MAX)?;
@@ -392,8 +404,9 @@ impl Calls {
         let (token, now) = (self.token(view.index()), self.shard.now(&view));
         let v1::SearchRequest { queries, group_by, mmr, decay, explain: explained, .. } = request;
         let common = ask::Common { k, effort, filter, within, group_by, mmr, decay, now };
-        let recall = Arc::clone(&self.recall);
-        let found = self.search.run(deadline, move |scratch, keep_going| {
+        let is_short = alone && is_short(&view, &name, &queries, &common);
+        let (recall, threads) = (Arc::clone(&self.recall), self.search.clone());
+        let work = move |scratch: &mut SearchScratch, keep_going: &mut dyn FnMut() -> bool| {
             let collection = find(&view, &name)?;
             let mut budget = Budget(REPLY_BYTES_MAX);
             let mut results = Vec::with_capacity(queries.len());
@@ -405,7 +418,9 @@ impl Calls {
                 if explained {
                     scratch.explain(explain::nanos);
                 }
+                let begun = thread_cpu_nanos();
                 let found = collection.ask_watched(&ask, scratch, keep_going, &mut watch);
+                threads.searched(thread_cpu_nanos().saturating_sub(begun));
                 let explanation = explained.then(|| explain::reply(scratch.explanation()));
                 let found = found.map_err(|error| Failure::from(error).number(number))?;
                 let hits = found.hits.iter().map(|hit| {
@@ -417,9 +432,29 @@ impl Calls {
                 results.push(v1::Hits { hits: hits.collect::<Result<_, Failure>>()?, explanation });
             }
             Ok::<_, Failure>(results)
-        });
-        Ok(v1::SearchReply { results: found.await??, token, lag_millis: 0 })
+        };
+        let found = match is_short {
+            true => self.search.run_short(deadline, work).await,
+            false => self.search.run(deadline, work).await,
+        };
+        Ok(v1::SearchReply { results: found??, token, lag_millis: 0 })
     }
+}
+
+/// Whether a search takes about as long as a walk over graphs with few candidates.
+fn is_short(view: &View, (namespace, name): &(String, String), queries: &[v1::Query], common: &ask::Common) -> bool {
+    let is_plain = |query: &v1::Query| {
+        let near = matches!(query.near, Some(v1::query::Near::Embedding(_) | v1::query::Near::Key(_)));
+        near && query.filter.is_none()
+    };
+    let Effort::Ef(ef) = common.effort else { return false };
+    matches!(queries, [query] if is_plain(query))
+        && ef.max(common.k) <= EF_SHORT
+        && common.filter.is_none()
+        && common.group_by.is_none()
+        && common.mmr.is_none()
+        && common.decay.is_none()
+        && view.collection(namespace, name).is_some_and(|collection| collection.rows_without_graph() <= ROWS_SHORT)
 }
 
 fn by_id(view: &View, id: CollectionId) -> Result<CollectionView<'_>, Failure> {

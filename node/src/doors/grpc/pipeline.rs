@@ -6,9 +6,12 @@
 //!   replies  <-----'  as they end; a client that does not read them makes the reading wait too
 //! ```
 //!
-//! One task drives the whole stream, so a call costs no task of its own.
+//! One task drives the whole stream, so a call costs no task of its own. So nothing may be done in it that takes long while
+//! another call waits for its turn: all requests that are there are begun before any is gone on with, and only a search
+//! that is alone then is done on the spot.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -37,12 +40,16 @@ pub async fn run(
     mut requests: Streaming<v1::PipelineRequest>,
     replies: mpsc::Sender<Result<v1::PipelineReply, Status>>,
 ) {
+    // Declared first, so that it outlives the calls that look at it.
+    let count = AtomicUsize::new(0);
     let mut under_way = FuturesUnordered::new();
     let mut open = true;
     while open || !under_way.is_empty() {
+        count.store(under_way.len(), Ordering::Relaxed);
         tokio::select! {
+            biased;
             request = requests.next(), if open && under_way.len() < CALLS_UNDER_WAY => match request {
-                Some(Ok(request)) => under_way.push(answer(&calls, &metrics, request)),
+                Some(Ok(request)) => under_way.push(answer(&calls, &metrics, &count, request)),
                 // The stream broke: nobody reads the replies any more.
                 Some(Err(_)) => return,
                 None => open = false,
@@ -56,7 +63,13 @@ pub async fn run(
     }
 }
 
-async fn answer(calls: &Calls, metrics: &Metrics, request: v1::PipelineRequest) -> v1::PipelineReply {
+/// `under_way`: how many calls are, this one too, when it is gone on with.
+async fn answer(
+    calls: &Calls,
+    metrics: &Metrics,
+    under_way: &AtomicUsize,
+    request: v1::PipelineRequest,
+) -> v1::PipelineReply {
     let id = request.id;
     let timeout = match request.timeout_millis {
         0 => None,
@@ -82,7 +95,9 @@ async fn answer(calls: &Calls, metrics: &Metrics, request: v1::PipelineRequest) 
             Some(Call::Batch(batch)) => Reply::Write(calls.batch(batch, deadline).await?),
             Some(Call::Scan(scan)) => Reply::Scan(calls.scan(scan, deadline).await?),
             Some(Call::Count(count)) => Reply::Count(calls.count(count, deadline).await?),
-            Some(Call::Search(search)) => Reply::Search(calls.search(search, deadline).await?),
+            Some(Call::Search(search)) => {
+                Reply::Search(calls.search(search, deadline, under_way.load(Ordering::Relaxed) == 1).await?)
+            }
             None => return Err(Failure::invalid("invalid_call", "the request has no call; set put, get, ...")),
         })
     };

@@ -114,7 +114,7 @@ impl Records for RecordsService {
     }
 
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
-        self.unary("search", false, request, |request, deadline| self.calls.search(request, deadline)).await
+        self.unary("search", false, request, |request, deadline| self.calls.search(request, deadline, true)).await
     }
 
     type ScanStreamStream = ReceiverStream<Result<v1::ScanReply, Status>>;
