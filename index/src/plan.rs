@@ -73,7 +73,7 @@ impl fmt::Display for Why {
 }
 
 /// Distances that a walk computes for each candidate it keeps.
-const WALK_FACTOR: f64 = 16.0;
+pub(crate) const WALK_FACTOR: f64 = 16.0;
 /// Hops that a walk past rows takes for each candidate it keeps, and distances that it computes in each.
 const PAST_HOPS: f64 = 1.2;
 const PAST_DISTANCES: f64 = 24.0;

@@ -64,6 +64,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const CHECKPOINT_FILES: u64 = 4;
 const CHECKPOINT_BYTES_MIN: u64 = 16 << 20;
 const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
+/// After so many tasks a thread looks at its sockets again. Some tasks are short searches.
+const TASKS_PER_LOOK: u32 = 8;
 /// The services whose health is told one by one, besides the node's.
 const SERVICES: [&str; 2] = ["loci.v1.Records", "loci.v1.Admin"];
 /// Signals this close together are one.
@@ -299,7 +301,11 @@ impl Node {
             residency: residency_figures,
         }));
 
-        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("loci-io").enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("loci-io")
+            .event_interval(TASKS_PER_LOOK)
+            .enable_all()
+            .build()?;
         let calls = grpc::Calls { shard: handle.clone(), search: search.clone(), recall, gate: Gate::default() };
         let address = listener.local_addr()?;
         let (health, is_not_serving, stop_server, server) = {

@@ -3,11 +3,10 @@
 //! ```text
 //!   door --run(deadline, work)--> queue (bounded; full: overloaded) --> one of as many threads as processors
 //!        <------- result ---------------------------------------------'
-//!        --run_short-----> right here, while nothing is queued and a thread stays free for the sockets
+//!        --run_here------> work that is known to be shorter, right here
 //! ```
 //!
-//! Handing a work to another thread and waking the one that waits costs as much as a quarter of a search. So a work that is
-//! known to be short is done where it came in, as long as at least one of the threads that carry sockets is left to them.
+//! Handing a work to another thread and waking the one that waits costs as much as a short search.
 //!
 //! Every thread keeps one [`SearchScratch`] and hands it to each work in turn, so that a search allocates nothing that the
 //! one before it had. Work is asked to look at `keep_going` again and again: it says no once the deadline has passed or
@@ -64,7 +63,7 @@ struct Threads {
     threads: Mutex<Vec<JoinHandle<()>>>,
     count: usize,
     counters: Arc<Counters>,
-    /// For works that are done where they came in: who finds none here goes to the threads.
+    /// For works that are done where they came in: as many as there ever were at a time.
     here: Mutex<Vec<SearchScratch>>,
 }
 
@@ -92,9 +91,8 @@ impl SearchThreads {
             threads.push(thread.spawn(move || serve(&receiver, &counters))?);
         }
         let queue = Mutex::new(Some(sender));
-        // As many threads carry sockets.
-        let here = Mutex::new((1..count).map(|_| SearchScratch::default()).collect());
-        Ok(SearchThreads(Arc::new(Threads { queue, threads: Mutex::new(threads), count, counters, here })))
+        let (threads, here) = (Mutex::new(threads), Mutex::default());
+        Ok(SearchThreads(Arc::new(Threads { queue, threads, count, counters, here })))
     }
 
     /// Runs work on one of the threads and waits for its result, until the deadline at the longest.
@@ -124,14 +122,16 @@ impl SearchThreads {
         }
     }
 
-    /// The same for a work of which the caller knows that it takes less than a millisecond: while nothing else waits it is
-    /// done right here.
-    pub async fn run_short<R, F>(&self, deadline: Instant, work: F) -> Result<R, RunError>
-    where
-        R: Send + 'static,
-        F: FnOnce(&mut SearchScratch, &mut dyn FnMut() -> bool) -> R + Send + 'static,
-    {
-        let Some(mut scratch) = self.here() else { return self.run(deadline, work).await };
+    /// Does a work right here, which the caller knows to take no longer than a few hundred microseconds.
+    pub fn run_here<R>(
+        &self,
+        deadline: Instant,
+        work: impl FnOnce(&mut SearchScratch, &mut dyn FnMut() -> bool) -> R,
+    ) -> Result<R, RunError> {
+        if self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return Err(RunError::Stopping);
+        }
+        let mut scratch = self.0.here.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         self.0.counters.running.fetch_add(1, Ordering::Relaxed);
         let mut keep_going = || Instant::now() < deadline;
         let result = catch_unwind(AssertUnwindSafe(|| work(&mut scratch, &mut keep_going)));
@@ -142,14 +142,6 @@ impl SearchThreads {
         }
         self.0.here.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result.map_err(|_| RunError::Panicked)
-    }
-
-    /// What a work needs that may be done where it came in.
-    fn here(&self) -> Option<SearchScratch> {
-        let queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_idle = queue.as_ref().is_some_and(Sender::is_empty);
-        drop(queue);
-        if is_idle { self.0.here.lock().unwrap_or_else(PoisonError::into_inner).pop() } else { None }
     }
 
     /// Tells how much processor time it took to find what one search asks for.
@@ -257,37 +249,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_short_work_is_done_where_it_came_in_while_nothing_waits() {
+    async fn a_short_work_is_done_where_it_came_in() {
         let here = std::thread::current().id();
-        let which = |_: &mut SearchScratch, _: &mut dyn FnMut() -> bool| std::thread::current().id();
-        let one = SearchThreads::with_threads(1).unwrap();
-        assert_ne!(one.run_short(later(), which).await, Ok(here), "with one thread none is left for the sockets");
-        let threads = SearchThreads::with_threads(2).unwrap();
-        assert_ne!(threads.run(later(), which).await, Ok(here));
-        let panics = threads.run_short(later(), |_, _| -> u8 { panic!("this panic is part of the test") });
-        assert_eq!(panics.await, Err(RunError::Panicked));
-        assert_eq!(threads.run_short(later(), which).await, Ok(here));
-        assert_eq!(threads.run_short(Instant::now(), |_, keep_going| keep_going()).await, Ok(false));
-        // While the only place is taken, others go to the threads.
+        let threads = SearchThreads::with_threads(1).unwrap();
+        assert_ne!(threads.run(later(), |_, _| std::thread::current().id()).await, Ok(here));
+        assert_eq!(threads.run_here(later(), |_, _| std::thread::current().id()), Ok(here));
+        assert_eq!(threads.run_here(Instant::now(), |_, keep_going| keep_going()), Ok(false));
+        let panics = threads.run_here(later(), |_, _| -> u8 { panic!("this panic is part of the test") });
+        assert_eq!(panics, Err(RunError::Panicked));
+        // One inside another has a scratch of its own.
         let inner = threads.clone();
-        let (first, second) = threads
-            .run_short(later(), move |_, _| (std::thread::current().id(), inner.here().is_none()))
-            .await
-            .unwrap();
-        assert_eq!((first, second), (here, true));
-        let release = (occupy(&threads).await, occupy(&threads).await);
-        let waits = tokio::spawn({
-            let threads = threads.clone();
-            async move { threads.run(later(), which).await }
-        });
-        while threads.queued() == 0 {
-            tokio::task::yield_now().await;
-        }
-        assert!(threads.here().is_none(), "nobody is served before one who waits");
-        drop(release);
-        assert_ne!(waits.await.unwrap(), Ok(here));
+        assert_eq!(threads.run_here(later(), |_, _| inner.run_here(later(), |_, _| 7)), Ok(Ok(7)));
+        assert_eq!(threads.running(), 0);
         threads.stop();
-        assert_eq!(threads.run_short(later(), which).await, Err(RunError::Stopping));
+        assert_eq!(threads.run_here(later(), |_, _| 7), Err(RunError::Stopping));
     }
 
     #[tokio::test]

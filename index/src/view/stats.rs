@@ -1,7 +1,9 @@
 //! What there is, in numbers.
 
 use super::{CollectionView, View};
+use crate::command::Codes;
 use crate::manifest::FileName;
+use crate::plan;
 use crate::record::CollectionId;
 
 /// One collection in numbers.
@@ -128,14 +130,22 @@ impl CollectionView<'_> {
         stats
     }
 
-    /// How many rows no graph leads to: searches compare with each of them.
-    pub fn rows_without_graph(&self) -> u64 {
-        let buffers = self.collection.buffers.iter().map(|buffer| u64::from(buffer.len()));
-        let has_all = |sealed: &crate::sealed::Sealed| {
-            (0..sealed.segment.fields().len()).all(|field| sealed.segment.has_graph(field))
-        };
-        let flat = self.collection.segments.iter().filter(|sealed| !has_all(sealed));
-        buffers.chain(flat.map(|sealed| u64::from(sealed.len()))).sum()
+    /// About how many bytes of embeddings and codes a search without a filter reads that keeps so many candidates, if it
+    /// looks for the embedding that takes most.
+    pub fn search_bytes(&self, candidates: usize) -> u64 {
+        let widest = self.collection.fields.iter().map(|field| field.dimension as u64).max().unwrap_or(0);
+        let buffers = self.collection.buffers.iter().map(|buffer| u64::from(buffer.len()) * widest * 4);
+        let segments = self.collection.segments.iter().map(|sealed| {
+            let fields = (0..sealed.segment.fields().len()).zip(&self.collection.schema.embeddings);
+            let each = fields.map(|(field, spec)| {
+                let rows = u64::from(sealed.segment.embeddings(field));
+                let walked = (candidates as u64).saturating_mul(plan::WALK_FACTOR as u64);
+                let compared = if sealed.segment.has_graph(field) { rows.min(walked) } else { rows };
+                compared * u64::from(spec.dimension) * if spec.codes == Codes::Int8 { 1 } else { 4 }
+            });
+            each.max().unwrap_or(0)
+        });
+        buffers.chain(segments).sum()
     }
 }
 

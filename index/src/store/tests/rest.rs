@@ -114,3 +114,21 @@ fn a_merge_for_rest_is_told_that_another_waits_and_can_be_given_up() {
     rest.settle();
     assert_eq!(rest.stats().records, 600);
 }
+
+#[test]
+fn a_graph_saves_a_search_most_of_the_bytes() {
+    let mut rest = Rest::new();
+    let bytes = |rest: &Rest, candidates| {
+        let view = rest.shard.store.view();
+        view.collection_by_id(crate::record::CollectionId(rest.collection)).unwrap().search_bytes(candidates)
+    };
+    let changes = (0..2_000).map(|key| {
+        let content = Content { embeddings: vec![(0, vec![key as f32; DIMENSION as usize])], ..value("x") };
+        change(rest.collection, &format!("k{key}"), Action::Put(content))
+    });
+    rest.shard.command(write(changes.collect()));
+    assert_eq!(bytes(&rest, 10), 2_000 * 4 * 4, "every embedding in memory");
+    rest.settle();
+    assert_eq!(bytes(&rest, 10), 160 * 4, "the codes that a walk comes to");
+    assert_eq!(bytes(&rest, usize::MAX), 2_000 * 4);
+}

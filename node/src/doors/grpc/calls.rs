@@ -34,9 +34,8 @@ pub const EF_MAX: usize = 10_000;
 /// The most records of a page.
 pub const PAGE_RECORDS_MAX: usize = 10_000;
 
-/// A search is short that keeps at most so many candidates, and compares with at most so many records one by one.
-const EF_SHORT: usize = 128;
-const ROWS_SHORT: u64 = 4_096;
+/// A search that compares with about so many bytes takes 300 us.
+const SHORT_BYTES_MAX: u64 = 2 << 20;
 
 const HITS_DEFAULT: usize = 10;
 const PAGE_RECORDS_DEFAULT: usize = 1_000;
@@ -434,14 +433,14 @@ impl Calls {
             Ok::<_, Failure>(results)
         };
         let found = match is_short {
-            true => self.search.run_short(deadline, work).await,
+            true => self.search.run_here(deadline, work),
             false => self.search.run(deadline, work).await,
         };
         Ok(v1::SearchReply { results: found??, token, lag_millis: 0 })
     }
 }
 
-/// Whether a search takes about as long as a walk over graphs with few candidates.
+/// Whether a search takes no longer than a few hundred microseconds.
 fn is_short(view: &View, (namespace, name): &(String, String), queries: &[v1::Query], common: &ask::Common) -> bool {
     let is_plain = |query: &v1::Query| {
         let near = matches!(query.near, Some(v1::query::Near::Embedding(_) | v1::query::Near::Key(_)));
@@ -449,12 +448,13 @@ fn is_short(view: &View, (namespace, name): &(String, String), queries: &[v1::Qu
     };
     let Effort::Ef(ef) = common.effort else { return false };
     matches!(queries, [query] if is_plain(query))
-        && ef.max(common.k) <= EF_SHORT
         && common.filter.is_none()
         && common.group_by.is_none()
         && common.mmr.is_none()
         && common.decay.is_none()
-        && view.collection(namespace, name).is_some_and(|collection| collection.rows_without_graph() <= ROWS_SHORT)
+        && view
+            .collection(namespace, name)
+            .is_some_and(|collection| collection.search_bytes(ef.max(common.k)) <= SHORT_BYTES_MAX)
 }
 
 fn by_id(view: &View, id: CollectionId) -> Result<CollectionView<'_>, Failure> {

@@ -492,10 +492,9 @@ impl From<Option<v1::Parts>> for Parts {
 /// A record for a reply.
 pub fn record_reply(record: RecordRef<'_>, schema: &Schema, parts: Parts) -> v1::Record {
     let value = if parts.value { record.value().map(Bytes::copy_from_slice) } else { None };
-    let attributes = match attributes::map(record.attributes()) {
-        Some(map) if parts.attributes => map_reply(map),
-        _ => HashMap::new(),
-    };
+    // Decoding them is most of what a reply costs.
+    let attributes = if parts.attributes { attributes::map(record.attributes()) } else { None };
+    let attributes = attributes.map_or_else(HashMap::new, map_reply);
     let (mut embeddings, mut sparse) = (Vec::new(), Vec::new());
     if parts.embeddings {
         for (field, spec) in (0..).zip(&schema.embeddings) {
