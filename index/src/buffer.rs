@@ -13,6 +13,8 @@
 //!
 //! Always: rows are in the order of their `begin`. At any position at most one row of a key is visible.
 
+pub(crate) mod codes;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -114,6 +116,9 @@ pub(crate) struct Buffer {
     keys: AtomicU32,
     /// What the words of rows take that were searched.
     words_bytes: AtomicUsize,
+    /// For each run, for each block of its rows and each field of these, the codes, once somebody has searched for some.
+    codes: [OnceLock<Box<[OnceLock<codes::Block>]>>; RUNS],
+    codes_bytes: AtomicUsize,
 }
 
 impl Buffer {
@@ -126,6 +131,8 @@ impl Buffer {
             bytes: AtomicUsize::new(0),
             keys: AtomicU32::new(0),
             words_bytes: AtomicUsize::new(0),
+            codes: [const { OnceLock::new() }; RUNS],
+            codes_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -142,6 +149,11 @@ impl Buffer {
     /// What the words take in memory that searches have found in it.
     pub fn words_bytes(&self) -> usize {
         self.words_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What the codes take in memory that searches have made.
+    pub fn codes_bytes(&self) -> usize {
+        self.codes_bytes.load(Ordering::Relaxed)
     }
 
     /// The words of each text of one of its rows. They are taken apart once, by whoever asks first.

@@ -8,6 +8,9 @@ use super::scan::ASK_EVERY;
 use super::select::{Covered, Selection};
 use super::{Cancelled, CollectionView, Field, RecordRef};
 use crate::attributes::ValueRef;
+use crate::buffer::Row;
+use crate::buffer::codes::{Asked, BLOCK_ROWS, DIMENSION_MIN, Rows};
+use crate::command::Codes;
 use crate::filter::Filter;
 use crate::graph::EF_DEFAULT;
 use crate::graph::search::Scratch;
@@ -87,6 +90,7 @@ pub struct SearchResult<'v> {
 #[derive(Default)]
 pub struct SearchScratch {
     pub(super) graph: Scratch,
+    buffer: Asked,
     pub(super) explaining: Explaining,
 }
 
@@ -186,6 +190,13 @@ impl<'v> Nearest<'v> {
         self.heap.into_sorted_vec().into_iter().map(|candidate| candidate.0).collect()
     }
 
+    /// Whether something may be among the nearest that is at least so far.
+    fn may_want(&self, least: f32) -> bool {
+        // What is no number says nothing.
+        let may = |farthest: &Candidate<'v>| least.partial_cmp(&farthest.0.distance) != Some(Ordering::Greater);
+        self.heap.len() < self.k || self.heap.peek().is_none_or(may)
+    }
+
     pub fn offer(&mut self, hit: Hit<'v>) {
         let new = Candidate(hit);
         if self.heap.len() < self.k {
@@ -212,29 +223,31 @@ impl<'v> CollectionView<'v> {
             return Ok(result);
         }
         let mut nearest = Nearest::new(request.k);
+        for sealed in &self.collection.segments {
+            self.search_segment(request, sealed, scratch, &mut nearest, &mut result, keep_going)?;
+        }
+        // Last: the more is found already, the fewer of the newest have to be looked at.
         let began = scratch.explaining.now();
-        let (rows, asked, taken) = self.search_buffers(request, &field, &mut nearest, &mut result, keep_going)?;
-        if scratch.explaining.is_on() && rows > 0 {
-            let share = f64::from(taken) / f64::from(asked.max(1));
+        let newest = self.search_buffers(request, &field, &mut scratch.buffer, &mut nearest, keep_going)?;
+        result.distances += newest.codes + newest.vectors;
+        if scratch.explaining.is_on() && newest.rows > 0 {
+            let share = newest.taken as f64 / newest.asked.max(1) as f64;
             scratch.explaining.add(Step {
                 segment: None,
-                rows: u64::from(rows),
+                rows: newest.rows as u64,
                 way: Way::Scan,
                 why: "the newest records are in memory".into(),
                 covered: if request.filter.is_some() { Covered::Nothing } else { Covered::Unfiltered },
                 estimated: share,
                 actual: share,
-                asked: u64::from(asked),
-                codes: 0,
-                vectors: u64::from(taken),
+                asked: newest.asked as u64,
+                codes: newest.codes as u64,
+                vectors: newest.vectors as u64,
                 hops: 0,
                 filter_nanos: 0,
                 plan_nanos: 0,
                 find_nanos: scratch.explaining.now() - began,
             });
-        }
-        for sealed in &self.collection.segments {
-            self.search_segment(request, sealed, scratch, &mut nearest, &mut result, keep_going)?;
         }
         result.hits = nearest.into_hits();
         if let Some(max) = request.max_distance {
@@ -259,32 +272,66 @@ impl<'v> CollectionView<'v> {
         Ok(*field)
     }
 
-    /// How many rows it looked at, how many have the embedding, and how many of these are taken.
+    /// Compares with the newest records, exactly: by their codes only those are passed over that cannot be hits.
     fn search_buffers(
         &self,
         request: &SearchRequest<'_>,
         field: &Field,
+        query: &mut Asked,
         nearest: &mut Nearest<'v>,
-        result: &mut SearchResult<'v>,
         keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<(u32, u32, u32), Cancelled> {
-        let position = self.view.position();
-        let (mut looked_at, mut asked, mut taken) = (0u32, 0, 0);
-        for (_, row) in self.collection.buffers.iter().flat_map(|buffer| buffer.visible(position)) {
-            looked_at += 1;
-            if looked_at.is_multiple_of(ASK_EVERY as u32) && !keep_going() {
-                return Err(Cancelled);
-            }
-            let Some(embedding) = row.embedding(usize::from(request.field)) else { continue };
+    ) -> Result<Newest, Cancelled> {
+        let (position, number) = (self.view.position(), usize::from(request.field));
+        let mut newest = Newest::default();
+        let compare = |row: &'v Row, newest: &mut Newest, nearest: &mut Nearest<'v>| {
+            let Some(embedding) = row.embedding(number) else { return };
             let record = RecordRef::of_row(row);
-            asked += 1;
+            newest.asked += 1;
             if self.takes(request.filter, request.now, &record) {
-                taken += 1;
-                result.distances += 1;
+                newest.taken += 1;
+                newest.vectors += 1;
                 nearest.offer(Hit::new((field.kernel)(request.query, embedding), record));
             }
+        };
+        let coded = self.schema().embeddings.get(number).is_some_and(|spec| spec.codes == Codes::Int8);
+        if !coded || field.dimension < DIMENSION_MIN {
+            for (_, row) in self.collection.buffers.iter().flat_map(|buffer| buffer.visible(position)) {
+                newest.rows += 1;
+                if newest.rows.is_multiple_of(ASK_EVERY) && !keep_going() {
+                    return Err(Cancelled);
+                }
+                compare(row, &mut newest, nearest);
+            }
+            return Ok(newest);
         }
-        Ok((looked_at, asked, taken))
+        query.set(field.metric, request.query);
+        for buffer in &self.collection.buffers {
+            let all = buffer.by_blocks(position, (field.metric, number, field.dimension), |rows| {
+                match rows {
+                    Rows::One(row) if position < row.end() => {
+                        newest.rows += 1;
+                        compare(row, &mut newest, nearest);
+                    }
+                    Rows::One(_) => {}
+                    Rows::Block(rows, block) => {
+                        newest.rows += BLOCK_ROWS;
+                        newest.codes += BLOCK_ROWS;
+                        for (row, &least) in rows.iter().zip(query.at_least(block)) {
+                            if nearest.may_want(least)
+                                && let Some(row) = row.get().filter(|row| position < row.end())
+                            {
+                                compare(row, &mut newest, nearest);
+                            }
+                        }
+                    }
+                }
+                !newest.rows.is_multiple_of(ASK_EVERY) || keep_going()
+            });
+            if !all {
+                return Err(Cancelled);
+            }
+        }
+        Ok(newest)
     }
 
     fn search_segment(
@@ -409,6 +456,17 @@ impl<'v> CollectionView<'v> {
             Finish::Complete | Finish::OverBudget => Ok(way),
         }
     }
+}
+
+/// What comparing with the newest records has cost.
+#[derive(Default)]
+struct Newest {
+    rows: usize,
+    /// How many were asked whether they are taken, and how many are.
+    asked: usize,
+    taken: usize,
+    codes: usize,
+    vectors: usize,
 }
 
 /// So few rows are compared in full at once: coding the query, and looking again at the nearest, costs more than it saves.

@@ -107,7 +107,7 @@ impl CollectionView<'_> {
         for buffer in &self.collection.buffers {
             stats.buffer_rows += u64::from(buffer.len());
             stats.buffer_bytes += buffer.bytes() as u64;
-            stats.memory_bytes += buffer.words_bytes() as u64;
+            stats.memory_bytes += (buffer.words_bytes() + buffer.codes_bytes()) as u64;
         }
         stats.memory_bytes += stats.buffer_bytes;
         let mut rows = stats.buffer_rows;
@@ -134,7 +134,8 @@ impl CollectionView<'_> {
     /// looks for the embedding that takes most.
     pub fn search_bytes(&self, candidates: usize) -> u64 {
         let widest = self.collection.fields.iter().map(|field| field.dimension as u64).max().unwrap_or(0);
-        let buffers = self.collection.buffers.iter().map(|buffer| u64::from(buffer.len()) * widest * 4);
+        // Of codes that are made first, and of embeddings that are looked at besides, there are about as many.
+        let buffers = self.collection.buffers.iter().map(|buffer| u64::from(buffer.len()) * widest * 2);
         let segments = self.collection.segments.iter().map(|sealed| {
             let fields = (0..sealed.segment.fields().len()).zip(&self.collection.schema.embeddings);
             let each = fields.map(|(field, spec)| {

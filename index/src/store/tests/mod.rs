@@ -5,6 +5,7 @@ mod churn;
 mod faults;
 mod indexes;
 mod model;
+mod newest;
 mod random;
 mod readers;
 mod recall;

@@ -127,7 +127,7 @@ fn a_graph_saves_a_search_most_of_the_bytes() {
         change(rest.collection, &format!("k{key}"), Action::Put(content))
     });
     rest.shard.command(write(changes.collect()));
-    assert_eq!(bytes(&rest, 10), 2_000 * 4 * 4, "every embedding in memory");
+    assert_eq!(bytes(&rest, 10), 2_000 * 4 * 2, "codes of all in memory, and some embeddings");
     rest.settle();
     assert_eq!(bytes(&rest, 10), 160 * 4, "the codes that a walk comes to");
     assert_eq!(bytes(&rest, usize::MAX), 2_000 * 4);
