@@ -100,6 +100,8 @@ pub struct Replica {
     /// Batches on their way to the disk, oldest first.
     in_flight: VecDeque<u64>,
     newest_ready: u64,
+    /// The ready that wrote the term and the vote that are in force.
+    term_ready: u64,
     /// Messages until everything up to a ready is on the disk.
     waiting: VecDeque<(u64, Vec<Message>)>,
     outbox: Vec<Message>,
@@ -237,6 +239,7 @@ impl Replica {
             proposals_bytes: 0,
             in_flight: VecDeque::new(),
             newest_ready: 0,
+            term_ready: 0,
             waiting: VecDeque::new(),
             outbox: Vec::new(),
             forgotten: Vec::new(),
@@ -683,7 +686,10 @@ impl Replica {
         shelf.append(&entries);
         effects.append.extend(entries.into_iter().map(|entry| Append { shard, change: Change::Entry(entry) }));
         if let Some(state) = ready.hs() {
-            shelf.hard_state = convert::hard_state_from_raft(state);
+            let before = std::mem::replace(&mut shelf.hard_state, convert::hard_state_from_raft(state));
+            if (before.term, before.vote) != (shelf.hard_state.term, shelf.hard_state.vote) {
+                self.term_ready = number;
+            }
         }
         // A commit index alone is not worth a write: it goes along with the next entries or vote.
         if ready.must_sync() {
@@ -692,8 +698,14 @@ impl Replica {
             effects.sync = Some(SyncMark(number));
             self.in_flight.push_back(number);
         }
-        effects.send.extend(messages(shard, ready.take_messages()));
-        let promises: Vec<Message> = messages(shard, ready.take_persisted_messages()).collect();
+        let mut promises: Vec<Message> = messages(shard, ready.take_messages()).collect();
+        // Who needs only its own vote leads before that is on the disk. Should it be lost, the same member
+        // would lead the same term again, with other entries: none may have left it.
+        let in_doubt = self.in_flight.front().is_some_and(|first| *first <= self.term_ready);
+        if !in_doubt {
+            effects.send.append(&mut promises);
+        }
+        promises.extend(messages(shard, ready.take_persisted_messages()));
         let committed: Vec<Entry> = ready.take_committed_entries().into_iter().map(convert::entry_from_raft).collect();
         self.node.advance_append_async(ready);
         self.newest_ready = number;

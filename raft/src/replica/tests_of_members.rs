@@ -101,6 +101,22 @@ fn a_restarted_member_has_the_members_as_of_its_store_and_takes_later_steps_agai
     }
 }
 
+/// Should the term be lost with the power, the same member would lead it again, with other entries.
+#[test]
+fn nothing_of_a_term_leaves_its_only_voter_before_the_term_is_on_the_disk() {
+    let mut bench = with_learner().restart(8).unwrap();
+    bench.replica.propose("a").unwrap();
+    let heard = Message { index: LogIndex(8), ..bench.message(MessageKind::AppendResponse, 7) };
+    bench.replica.receive(heard).unwrap();
+    let effects = bench.replica.effects().unwrap();
+    assert!(effects.send.is_empty());
+    bench.log.append(&effects.append).unwrap();
+    bench.log.sync().unwrap();
+    bench.replica.synced(effects.sync.unwrap());
+    let sent = bench.replica.effects().unwrap().send;
+    assert!(sent.iter().any(|message| message.kind() == MessageKind::Append), "{sent:?}");
+}
+
 #[test]
 fn what_is_forgotten_leaves_the_members_behind() {
     let mut bench = with_learner();
