@@ -34,6 +34,7 @@ pub struct Standing {
     pub part: Part,
     /// It leads and has committed in its term, so it knows everything that its predecessors committed. Only
     /// then it answers reads and takes changes of members.
+    /// (An only voter leads before its term is on the disk; until it is, nothing of it leaves this member.)
     pub settled: bool,
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use loci_raft::{
     Append, Committed, EntryKind, FOUNDING_INDEX, FOUNDING_TERM, JOINING_INDEX, Log, LogIndex, LogOptions,
-    MemberChange, MemberId, Members, MemoryDisk, Message, MessageError, Part, ProposeError, Replica, ReplicaOptions,
-    RestoreError, Role, ShardId, SyncMark, Term, beginning, founding, joining,
+    MemberChange, MemberId, Members, MemoryDisk, Message, MessageError, Part, ProposeError, Proposed, Replica,
+    ReplicaOptions, RestoreError, Role, ShardId, SyncMark, Term, beginning, founding, joining,
 };
 
 const SHARD: ShardId = ShardId(3);
@@ -276,12 +276,18 @@ impl Cluster {
             let effects = running.replica.effects().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
             if let Some(standing) = effects.standing {
                 if standing.role == Role::Leader {
-                    let leader = *self.leaders.entry(standing.term).or_insert(*me);
-                    assert_eq!(leader, *me, "seed {seed}: two leaders in term {}", standing.term);
                     assert_eq!(standing.part, Part::Voter, "seed {seed}: only voters lead");
-                    self.counts.elections += 1;
                 }
                 removed = standing.part == Part::Removed;
+            }
+            // An only voter leads before that is on its disk, and may lose it with the power; until then it
+            // says nothing to anybody and commits nothing.
+            let standing = running.replica.standing();
+            if standing.role == Role::Leader && (standing.settled || !effects.send.is_empty()) {
+                let known = self.leaders.insert(standing.term, *me);
+                self.counts.elections += usize::from(known.is_none());
+                let leader = known.unwrap_or(*me);
+                assert_eq!(leader, *me, "seed {seed}: two leaders in term {}", standing.term);
             }
             for changed in &effects.members {
                 let known = self.rosters.entry(changed.index).or_insert_with(|| Arc::clone(&changed.members));
@@ -603,12 +609,18 @@ impl Cluster {
                 .members
                 .iter()
                 .position(|member| member.running.as_ref().is_some_and(|r| r.replica.standing().role == Role::Leader));
-            if let Some(at) = leader
-                && written.is_none()
-            {
+            if let Some(at) = leader {
                 let running = self.members[at].running.as_mut().unwrap();
-                written = running.replica.propose("the last one").ok();
-                self.effects(at);
+                let term = running.replica.standing().term;
+                // What an earlier leader was given may be gone with it.
+                written = written.filter(|proposed: &Proposed| {
+                    let known = self.history.get(&proposed.index).map(|(term, _)| *term);
+                    proposed.term == term || known == Some(proposed.term)
+                });
+                if written.is_none() {
+                    written = running.replica.propose("the last one").ok();
+                    self.effects(at);
+                }
             }
             let (_, latest) = self.rosters.last_key_value().expect("the founding is known");
             let mut stores = latest.all().map(|member| &self.members[member.0 as usize - 1].store);
