@@ -63,6 +63,13 @@ struct Args {
     /// Passes over the queries at each rung; the fastest counts.
     #[arg(long, default_value_t = 3)]
     passes: usize,
+    /// loci: search within so many MiB of memory, pages of the file among them, with graph and codes read into it before;
+    /// needs --group.
+    #[arg(long, requires = "group")]
+    memory_mib: Option<u64>,
+    /// A memory control group that can have children, as `LOCI_CGROUP` in the tests.
+    #[arg(long)]
+    group: Option<PathBuf>,
     /// The ladder ends at the first rung beyond this recall.
     #[arg(long, default_value_t = 0.9985)]
     recall_max: f64,

@@ -10,7 +10,7 @@ use loci_index::distance::Metric;
 use loci_index::graph::GraphOptions;
 use loci_index::graph::search::Scratch;
 use loci_index::segment::{Effort, FieldSpec, Search, Segment, Spec, write};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ladder::{Built, Cost, Engine, climb};
 use crate::set::{K, Set};
@@ -84,6 +84,7 @@ pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
     let vector_bytes = if args.half { 2 } else { 4 } * set.dimension as u64;
     let link_bytes = 8 * args.m as u64;
     let code_bytes = (set.dimension as u64).next_multiple_of(64) + 8;
+    let group = confine(args, &segment);
     let mut ours = Ours { segment, scratch: Scratch::new(), vector_bytes, code_bytes, link_bytes };
     let name = match (args.no_codes, args.half) {
         (false, false) => "loci",
@@ -91,5 +92,30 @@ pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
         (false, true) => "loci-f16",
         (true, true) => "loci-f16-no-codes",
     };
-    climb(args, set, name, env!("CARGO_PKG_VERSION"), &built, &mut ours)
+    let mut row = climb(args, set, name, env!("CARGO_PKG_VERSION"), &built, &mut ours);
+    if let Some(group) = group {
+        row["engine"] = json!(format!("{name}-confined"));
+        row["confined_peak_bytes"] = json!(group.peak());
+        row["walked_bytes"] = json!(ours.segment.walked_bytes());
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        eprintln!(
+            "{:.0} MB of memory at its peak while searching, {:.0} MB of them to walk on",
+            megabytes(group.peak()),
+            megabytes(ours.segment.walked_bytes())
+        );
+    }
+    row
+}
+
+/// Goes where there is only so much memory, if that was asked for, and keeps there what searches walk on.
+fn confine(args: &Args, segment: &Segment) -> Option<machine::Group> {
+    let (mib, parent) = (args.memory_mib?, args.group.as_ref()?);
+    // Pages belong to the group that first read them, so all are given back before.
+    segment.shed(0, segment.file_bytes(), false);
+    let group = machine::Group::enter(parent, mib << 20).unwrap_or_else(|error| {
+        eprintln!("{}: {error}", parent.display());
+        std::process::exit(2);
+    });
+    segment.keep_walk_hot();
+    Some(group)
 }

@@ -6,7 +6,7 @@
 //! | `--listen` | 127.0.0.1:7700 | gRPC |
 //! | `--metrics` | 127.0.0.1:7701 | Prometheus, `/live`, `/ready`; or `off` |
 //! | `--insecure` | no | allows addresses that other machines reach |
-//! | `--memory-mib` | half of the machine's | the budget for buffers, queues, and what is in memory of segments |
+//! | `--memory-mib` | half of the machine's | the budget for buffers, queues, merges, and what is in memory of segments |
 //! | `--recall-one-in` | 1000 | one of so many searches is run again, exactly; 0: none |
 //! | `--walk-rate` | 100 | so many records a second are searched for by their own embedding; 0: none |
 //! | `--graph-threads` | as many as processors | so many threads link graphs, at low priority |

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::beam::{self, Distances};
 use super::graft::{Seed, graft, levels_of};
 use super::link::{Growing, Pairs};
-use super::mend::Draft;
+use super::mend::{self, Draft};
 use super::search::looked_at_again;
 use super::{FlatGraph, GraphOptions, NO_LINK, Vectors};
 use crate::codes::{self, Beside, CodedQuery, Codes};
@@ -96,7 +96,7 @@ pub(crate) struct Encoded {
 }
 
 /// Builds the graph of embeddings, anew or starting from another graph of some of them. Needs memory for the codes and the
-/// links (at M = 16 about 530 bytes for each embedding of 384 components), or for a copy of the embeddings and the links.
+/// links, or for a copy of the embeddings and the links: see [`working_bytes`].
 pub fn build(
     embeddings: &Embeddings<'_, '_>,
     options: &GraphOptions,
@@ -118,6 +118,19 @@ pub fn build(
     };
     Ok(Built { graph: Some(graph), mended, codes: encoded })
 }
+
+/// About how many bytes of memory building takes at its peak, beside the embeddings that it asks for.
+pub(crate) fn working_bytes(embeddings: usize, dimension: usize, coded: bool, options: &GraphOptions) -> u64 {
+    let compared = if coded { codes::stride_of(dimension) + CODED_BESIDE_BYTES } else { 4 * (dimension + 1) };
+    // On average less than one link more above layer 0 for every two nodes, with their places.
+    let links = 4 * (2 * options.m + 4);
+    // The links and the codes are put into another order when all else is done; before that, nodes are looked for.
+    let again = if coded { links + codes::stride_of(dimension) } else { links };
+    (embeddings * (compared + links + again.max(mend::NODE_BYTES))) as u64
+}
+
+/// Beside a code, for searching and for building.
+const CODED_BESIDE_BYTES: usize = size_of::<Beside>() + size_of::<[f32; 3]>();
 
 /// The codes alone, for embeddings that are looked at one by one.
 pub fn without_graph(embeddings: &Embeddings<'_, '_>, cancel: &AtomicBool) -> Result<Built, BuildError> {

@@ -57,6 +57,8 @@ impl<P: Pairs> Default for Hand<P> {
 
 /// A way longer than this is not noted: whoever has it is looked at again whatever has changed.
 const WAY_MAX: usize = 24;
+/// What mending takes for each node: its way, its parent, and its number among those that are looked for.
+pub(super) const NODE_BYTES: usize = 4 * (WAY_MAX + 2);
 
 /// Through which nodes each node was found. A search goes the same way again as long as none of them has other links.
 struct Ways {

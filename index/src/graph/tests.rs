@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::build::{BuildError, Built, Embeddings, Encoded, Mended, build};
+use super::build::{BuildError, Built, Embeddings, Encoded, Mended, build, working_bytes};
 use super::search::{CodeBook, Query, Scratch, search, search_coded};
 use super::*;
 use crate::codes::Codes;
@@ -378,6 +378,20 @@ fn nodes_that_crowd_each_other_out_are_linked_and_not_made_entries() {
         check_found(&set, &graph, mended);
         assert!(mended.unfound > 300, "{mended:?}");
         assert_eq!(mended.entries, 0, "{mended:?}");
+    }
+}
+
+#[test]
+fn what_building_takes_is_foretold() {
+    let (base, _) = Set::clustered(Metric::Cosine, 4000, 1, 23);
+    let options = GraphOptions { m: 16, ef_construction: 100, threads: 1 };
+    for coded in [true, false] {
+        let (linked, _) = base.build(1, coded);
+        let graph = 4 * (linked.graph.layer0.len() + linked.graph.upper.len());
+        let codes = linked.codes.map_or(4 * base.floats.len(), |codes| codes.rows.len() + 8 * codes.beside.len());
+        // What it ends with, and at its peak as much again for putting all of it into another order.
+        let told = working_bytes(base.len(), base.dimension, coded, &options) as usize;
+        assert!((graph + codes..3 * (graph + codes)).contains(&told), "{told} told, {graph} + {codes} at the end");
     }
 }
 

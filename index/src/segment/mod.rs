@@ -71,6 +71,7 @@ pub(crate) mod tests;
 
 pub use nearest::{Effort, Search};
 pub use read::Segment;
+pub(crate) use write::working_bytes;
 pub use write::{Row, Rows, Spec, Written, write};
 
 use crate::directory::DirectoryError;

@@ -10,6 +10,7 @@ use super::{
     NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
 };
 use crate::attribute_index;
+use crate::codes;
 use crate::command::{IndexSpec, TextSpec};
 use crate::directory::{Directory, NewFile};
 use crate::graph::build::{self, BuildError, Built, Embeddings, Mended};
@@ -211,6 +212,18 @@ pub fn write(
     out.file.rewrite(0, &head)?;
     out.file.finish()?;
     Ok(Written { rows: len as u32, file_bytes, fields })
+}
+
+/// About how many bytes of memory [`write`] takes at its peak for so many rows, if each has all embeddings.
+pub(crate) fn working_bytes(spec: &Spec<'_>, rows: usize) -> u64 {
+    let of_field = |field: &FieldSpec| match &spec.graph {
+        Some(options) => build::working_bytes(rows, field.dimension as usize, field.coded, options),
+        None if field.coded => (rows * codes::stride_of(field.dimension as usize)) as u64,
+        None => 0,
+    };
+    // Fields are written one after the other, each with the rows of its nodes and the nodes of all rows.
+    let largest = spec.fields.iter().map(of_field).max().unwrap_or(0);
+    largest + (rows * 2 * size_of::<u32>()) as u64
 }
 
 fn check_spec(spec: &Spec<'_>) -> Result<(), &'static str> {

@@ -258,6 +258,27 @@ impl Job {
         matches!(&self.0, Task::Merge(merge) if merge.at_rest)
     }
 
+    /// About how many bytes of memory it will take at its peak, beside what is there already. The frozen buffers that a
+    /// checkpoint writes are the store's.
+    pub fn working_bytes(&self) -> u64 {
+        let of = |rows: usize, fields: &[FieldSpec], schema: &Schema, graph: Option<GraphOptions>| {
+            let (indexes, texts, sparse) = (&*schema.indexes, &*schema.texts, schema.sparse.len() as u16);
+            let spec = Spec { collection: 0, fields, indexes, sparse, texts, graph, hash_seed: 0 };
+            segment::working_bytes(&spec, rows) + (rows * size_of::<RecordRef<'_>>()) as u64
+        };
+        match &self.0 {
+            Task::Checkpoint(checkpoint) => {
+                let rows = |flat: &Flat| flat.buffers.iter().map(|buffer| buffer.len() as usize).sum();
+                let flats = checkpoint.flats.iter().map(|flat| of(rows(flat), &flat.fields, &flat.schema, None));
+                flats.max().unwrap_or(0)
+            }
+            Task::Merge(merge) => {
+                let rows = merge.sources.iter().map(|sealed| sealed.len() as usize).sum();
+                of(rows, &merge.fields, &merge.schema, merge.graph)
+            }
+        }
+    }
+
     /// Does the work. `directory` is the store's. Raising `cancel` ends it early, without effect.
     pub fn run(self, directory: &dyn Directory, cancel: &AtomicBool) -> Done {
         let kind = self.kind();

@@ -165,7 +165,11 @@ impl Sampled {
 
     fn process(&self, page: &mut Page<'_>) -> fmt::Result {
         let budget = self.status.budget();
-        page.gauge("loci_memory_bytes", "Heap bytes of stores and queues", budget.used())?;
+        page.gauge(
+            "loci_memory_bytes",
+            "Heap bytes of stores, queues, and running checkpoints and merges",
+            budget.used(),
+        )?;
         page.gauge("loci_memory_budget_bytes", "How many there may be", budget.bytes())?;
         let residency = self.status.residency();
         page.gauge("loci_mapped_bytes", "Bytes of all segments", residency.mapped_bytes())?;

@@ -104,7 +104,7 @@ impl ShardHandle {
         if bytes > queue::WRITE_BYTES_MAX {
             return Err(WriteError::TooLarge { bytes, max: queue::WRITE_BYTES_MAX });
         }
-        let (used_bytes, budget_bytes) = (shared.budget.used(), shared.budget.bytes());
+        let (used_bytes, budget_bytes) = (shared.budget.held(), shared.budget.bytes());
         if used_bytes + bytes as u64 > budget_bytes && !queue::only_frees(&envelope.command) {
             return Err(WriteError::MemoryFull { used_bytes, budget_bytes });
         }

@@ -15,6 +15,7 @@ use loci_index::store::{Job, JobKind};
 
 use super::Event;
 use crate::fatal;
+use crate::memory::Budget;
 
 /// How much the merging thread yields to others, in steps of `nice`.
 const MERGE_NICENESS: i32 = 10;
@@ -43,16 +44,18 @@ impl Worker {
         niceness: i32,
         directory: &Arc<dyn Directory>,
         events: &Sender<Event>,
+        budget: &Arc<Budget>,
     ) -> std::io::Result<Worker> {
         let (queue, jobs) = unbounded();
         let cancel = Arc::new(AtomicBool::new(false));
         let (directory, events, cancelled) = (directory.clone(), events.clone(), cancel.clone());
+        let budget = budget.clone();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
             if niceness > 0 {
                 // Of this thread alone on Linux. Without the right to do so it merely competes with searches.
                 let _ = rustix::process::setpriority_process(None, niceness);
             }
-            run(&jobs, &*directory, &events, &cancelled);
+            run(&jobs, &*directory, &events, &budget, &cancelled);
         })?;
         Ok(Worker { queue, cancel, thread })
     }
@@ -60,11 +63,15 @@ impl Worker {
 
 impl Jobs {
     /// Starts them. What comes of each job is sent as an event.
-    pub fn start(directory: &Arc<dyn Directory>, events: &Sender<Event>) -> std::io::Result<Jobs> {
+    pub fn start(
+        directory: &Arc<dyn Directory>,
+        events: &Sender<Event>,
+        budget: &Arc<Budget>,
+    ) -> std::io::Result<Jobs> {
         Ok(Jobs {
-            checkpoints: Worker::start("loci-checkpoint", 0, directory, events)?,
-            merges: Worker::start("loci-merge", MERGE_NICENESS, directory, events)?,
-            rests: Worker::start("loci-rest", REST_NICENESS, directory, events)?,
+            checkpoints: Worker::start("loci-checkpoint", 0, directory, events, budget)?,
+            merges: Worker::start("loci-merge", MERGE_NICENESS, directory, events, budget)?,
+            rests: Worker::start("loci-rest", REST_NICENESS, directory, events, budget)?,
         })
     }
 
@@ -107,9 +114,10 @@ impl Jobs {
     }
 }
 
-fn run(queue: &Receiver<Job>, directory: &dyn Directory, events: &Sender<Event>, cancel: &AtomicBool) {
+fn run(queue: &Receiver<Job>, directory: &dyn Directory, events: &Sender<Event>, budget: &Budget, cancel: &AtomicBool) {
     for job in queue {
         let kind = job.kind();
+        let _working = budget.work(job.working_bytes());
         match catch_unwind(AssertUnwindSafe(|| job.run(directory, cancel))) {
             // The owner may be gone, and then nobody needs it.
             Ok(done) => drop(events.send(Event::JobDone(done))),

@@ -236,7 +236,7 @@ impl Shard {
     pub fn start(mailbox: Mailbox, beginning: Beginning) -> std::io::Result<Shard> {
         let Mailbox { sender, receiver } = mailbox;
         let Beginning { id, replica, store, directory, log, budget, clock, options } = beginning;
-        let jobs = jobs::Jobs::start(&directory, &sender)?;
+        let jobs = jobs::Jobs::start(&directory, &sender, &budget)?;
         let shared = Arc::new(handle::Shared {
             id,
             events: sender,

@@ -504,7 +504,7 @@ impl Owner {
             let _ = self.has_room(APPEND_BYTES);
         }
         let budget = &self.shared.budget;
-        let tight = budget.used() > budget.bytes() / 5 * 4 && self.store.buffered_bytes() > (1 << 20);
+        let tight = budget.held() > budget.bytes() / 5 * 4 && self.store.buffered_bytes() > (1 << 20);
         let lately = self.last_relief.is_some_and(|last| last.elapsed() < RELIEF_EVERY);
         if tight && !lately && self.checkpoint_running.is_none() {
             self.last_relief = Some(Instant::now());
