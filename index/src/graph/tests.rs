@@ -372,11 +372,11 @@ fn nodes_that_crowd_each_other_out_are_linked_and_not_made_entries() {
     let mut chance = Chance(17);
     let floats = (0..3000 * DIMENSION).map(|_| chance.normal()).collect();
     let set = Set::new(Metric::Cosine, DIMENSION, floats);
-    let options = GraphOptions { m: 5, ef_construction: 5, threads: 2 };
+    let options = GraphOptions { m: 6, ef_construction: 6, threads: 1 };
     for coded in [true, false] {
         let (graph, mended) = set.build_with(options, coded, None);
         check_found(&set, &graph, mended);
-        assert!(mended.unfound > 300, "{mended:?}");
+        assert!(mended.unfound > 200, "{mended:?}");
         assert_eq!(mended.entries, 0, "{mended:?}");
     }
 }
