@@ -3,25 +3,71 @@
 //! What an entry's clock says decides which records have expired, on every member alike, so a clock that steps back must
 //! not bring an expired record to life again: this one never goes back while the process runs, and whoever makes an
 //! entry takes the later of it and the last applied clock.
+//!
+//! There are two times. The one of the day, which can jump, is for records; the one that only measures, which cannot, is
+//! for timeouts and leases. A simulation sets both by hand.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970 that never go back.
-#[derive(Debug, Default)]
+/// Milliseconds since 1970 that never go back, and time that only measures.
+#[derive(Debug)]
 pub struct Clock {
+    begun: Instant,
+    by_hand: Option<ByHand>,
     latest: AtomicU64,
+}
+
+#[derive(Debug)]
+struct ByHand {
+    since_begun_nanos: AtomicU64,
+    millis: AtomicU64,
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock::new()
+    }
 }
 
 impl Clock {
     /// A clock that follows the system's.
     pub fn new() -> Clock {
-        Clock::default()
+        Clock { begun: Instant::now(), by_hand: None, latest: AtomicU64::new(0) }
+    }
+
+    /// A clock that stands still until it is [set](Clock::set). Its time of day begins at `millis`.
+    pub fn by_hand(millis: u64) -> Clock {
+        let by_hand = ByHand { since_begun_nanos: AtomicU64::new(0), millis: AtomicU64::new(millis) };
+        Clock { by_hand: Some(by_hand), ..Clock::new() }
+    }
+
+    /// Sets a clock made [by hand](Clock::by_hand): how long it has run, and the time of day. Others ignore it.
+    pub fn set(&self, since_begun: Duration, millis: u64) {
+        if let Some(by_hand) = &self.by_hand {
+            by_hand.since_begun_nanos.fetch_max(since_begun.as_nanos() as u64, Ordering::Relaxed);
+            by_hand.millis.store(millis, Ordering::Relaxed);
+        }
     }
 
     /// Now, never before what an earlier call said.
     pub fn now_millis(&self) -> u64 {
-        self.at_least(system_millis())
+        self.at_least(
+            self.by_hand.as_ref().map_or_else(system_millis, |by_hand| by_hand.millis.load(Ordering::Relaxed)),
+        )
+    }
+
+    /// Now, for measuring.
+    pub fn instant(&self) -> Instant {
+        match &self.by_hand {
+            None => Instant::now(),
+            Some(by_hand) => self.begun + Duration::from_nanos(by_hand.since_begun_nanos.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// How long after this clock began an instant is, in microseconds; for keeping instants in atomics.
+    pub fn micros_of(&self, instant: Instant) -> u64 {
+        instant.saturating_duration_since(self.begun).as_micros() as u64
     }
 
     fn at_least(&self, now: u64) -> u64 {
@@ -46,5 +92,19 @@ mod tests {
         assert_eq!(clock.at_least(now + 5_000), now + 5_000);
         assert!(clock.now_millis() >= now + 5_000);
         assert_eq!(clock.at_least(3), now + 5_000);
+    }
+
+    #[test]
+    fn a_clock_set_by_hand_stands_still_between() {
+        let clock = Clock::by_hand(1_000);
+        let begun = clock.instant();
+        assert_eq!((clock.now_millis(), clock.instant()), (1_000, begun));
+        clock.set(Duration::from_millis(7), 900);
+        assert_eq!(clock.instant() - begun, Duration::from_millis(7));
+        assert_eq!(clock.micros_of(clock.instant()), 7_000);
+        assert_eq!(clock.now_millis(), 1_000, "the time of day does not go back");
+        clock.set(Duration::from_millis(3), 2_000);
+        assert_eq!(clock.instant() - begun, Duration::from_millis(7), "nor does the other");
+        assert_eq!(clock.now_millis(), 2_000);
     }
 }

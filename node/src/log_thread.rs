@@ -51,9 +51,27 @@ pub enum Report {
 /// Tells a shard. Called on the log thread; must not wait.
 pub type Listener = Box<dyn Fn(Report) + Send>;
 
-enum Request {
-    Append { batch: Vec<Append>, bytes: u64, mark: Option<SyncMark>, to: usize },
-    Reserve { bytes: u64, to: usize },
+/// What a shard asks of the log. `to` is the shard's number among the listeners.
+#[derive(Debug)]
+pub enum Request {
+    /// Append a batch, and with a mark: sync it and say so.
+    Append {
+        /// The batch.
+        batch: Vec<Append>,
+        /// About what it takes.
+        bytes: u64,
+        /// What to say once it is safe.
+        mark: Option<SyncMark>,
+        /// To whom.
+        to: usize,
+    },
+    /// Make room for an entry.
+    Reserve {
+        /// Of so many bytes.
+        bytes: u64,
+        /// Who wants to know.
+        to: usize,
+    },
 }
 
 /// Figures of the log, as of a moment ago.
@@ -94,6 +112,14 @@ pub struct LogHandle {
 }
 
 impl LogHandle {
+    /// For the only shard of a log without a thread: whoever holds the queue does what it asks for. The figures say that
+    /// there is room for anything.
+    pub fn driven() -> (LogHandle, Receiver<Request>) {
+        let (requests, queue) = unbounded();
+        let figures = LogFigures { room: AtomicU64::new(u64::MAX), ..LogFigures::default() };
+        (LogHandle { requests, figures: Arc::new(figures), to: 0 }, queue)
+    }
+
     /// Appends a batch. With a mark it is synced, and the shard hears of it once it is safe. `bytes` is about what the
     /// batch takes.
     pub fn append(&self, batch: Vec<Append>, bytes: u64, mark: Option<SyncMark>) {

@@ -267,13 +267,14 @@ impl Node {
             id: SHARD.0,
             replica,
             store,
-            directory,
             log: log_handle,
             budget: budget.clone(),
             clock: clock.clone(),
+            // A group of one sends nothing.
+            outbox: Box::new(drop),
             options,
         };
-        let shard = Shard::start(mailbox, beginning)?;
+        let shard = Shard::start(mailbox, beginning, directory)?;
         let handle = shard.handle();
         let search = SearchThreads::start()?;
         let residency_figures = Arc::new(ResidencyFigures::default());

@@ -1,14 +1,16 @@
 //! The handle: what the doors hold of a shard. Cheap to clone, usable from any thread.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use loci_index::command::Envelope;
 use loci_index::view::{View, ViewHandle};
+use loci_raft::{MemberId, Message};
 use tokio::sync::{oneshot, watch};
 
+use super::owner::FOREVER;
 use super::queue::{self, Queue, Turn, Waiting};
 use super::{Event, Level, ReadError, ShardStatus, WriteError, Written};
 use crate::clock::Clock;
@@ -16,6 +18,8 @@ use crate::memory::Budget;
 
 /// The longest that a read waits for its token when it has no deadline of its own.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// The longest that a read waits for a leader when it has no deadline of its own.
+const LATEST_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Where a shard is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,12 @@ pub(super) struct Shared {
     /// Whether everything that the log had at the start is applied.
     pub ready: watch::Sender<bool>,
     pub phase: AtomicU8,
+    /// The member that leads, as far as is known; zero: none.
+    pub leader: AtomicU64,
+    /// Until when this member answers reads without asking, in microseconds of its clock; zero: it must ask.
+    pub lease: AtomicU64,
+    /// Whether a read was answered by the lease since it was last extended.
+    pub lease_used: AtomicBool,
     pub progress: Mutex<Progress>,
     pub budget: Arc<Budget>,
     pub clock: Arc<Clock>,
@@ -69,6 +79,26 @@ impl Shared {
 
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Whether this member leads and needs nobody's agreement.
+    pub fn leads_alone(&self) -> bool {
+        self.lease.load(Ordering::Acquire) == FOREVER
+    }
+
+    /// Whether nobody else can have answered a write by now that the view does not show.
+    fn holds_lease(&self) -> bool {
+        match self.lease.load(Ordering::Acquire) {
+            0 => false,
+            FOREVER => true,
+            until => {
+                let holds = self.clock.micros_of(self.clock.instant()) < until;
+                if holds && !self.lease_used.load(Ordering::Relaxed) {
+                    self.lease_used.store(true, Ordering::Relaxed);
+                }
+                holds
+            }
+        }
     }
 
     pub fn progress(&self) -> Progress {
@@ -135,10 +165,43 @@ impl ShardHandle {
             // A node that stops answers the calls that it had begun.
             Phase::Ready | Phase::Stopping => {}
         }
-        if let Level::AtLeast(wanted) = level {
-            self.wait_for(wanted, deadline).await?;
+        match level {
+            Level::Stale => {}
+            Level::AtLeast(wanted) => self.wait_for(wanted, deadline).await?,
+            Level::Latest if shared.holds_lease() => {}
+            Level::Latest => self.wait_for_latest(deadline).await?,
         }
         Ok(shared.view.load())
+    }
+
+    async fn wait_for_latest(&self, deadline: Option<Instant>) -> Result<(), ReadError> {
+        let (reader, answer) = oneshot::channel();
+        self.0.events.send(Event::Read(reader)).map_err(|_| ReadError::Stopping)?;
+        let until = deadline.unwrap_or_else(|| Instant::now() + LATEST_WAIT_MAX);
+        match tokio::time::timeout_at(until.into(), answer).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Stopping),
+            Err(_) => Err(ReadError::Unconfirmed { shard: self.id() }),
+        }
+    }
+
+    /// The member that leads, as far as this one knows.
+    pub fn leader(&self) -> Option<MemberId> {
+        match self.0.leader.load(Ordering::Acquire) {
+            0 => None,
+            leader => Some(MemberId(leader)),
+        }
+    }
+
+    /// Hands the shard a message of another member.
+    pub fn receive(&self, message: Message) {
+        // A shard that has ended takes part in nothing.
+        let _ = self.0.events.send(Event::Peer(message));
+    }
+
+    /// Tells the shard that messages to a member do not get there.
+    pub fn unreachable(&self, member: MemberId) {
+        let _ = self.0.events.send(Event::Unreachable(member));
     }
 
     /// The newest view there is, also while the shard is starting: for figures.

@@ -35,7 +35,8 @@ struct Worker {
     queue: Sender<Job>,
     /// Raised to end its job early, without effect.
     cancel: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    /// None: whoever holds the other end of the queue runs the jobs.
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -57,7 +58,7 @@ impl Worker {
             }
             run(&jobs, &*directory, &events, &budget, &cancelled);
         })?;
-        Ok(Worker { queue, cancel, thread })
+        Ok(Worker { queue, cancel, thread: Some(thread) })
     }
 }
 
@@ -73,6 +74,13 @@ impl Jobs {
             merges: Worker::start("loci-merge", MERGE_NICENESS, directory, events, budget)?,
             rests: Worker::start("loci-rest", REST_NICENESS, directory, events, budget)?,
         })
+    }
+
+    /// Without threads: whoever holds the queue runs the jobs.
+    pub fn driven() -> (Jobs, Receiver<Job>) {
+        let (jobs, queue) = unbounded();
+        let worker = || Worker { queue: jobs.clone(), cancel: Arc::default(), thread: None };
+        (Jobs { checkpoints: worker(), merges: worker(), rests: worker() }, queue)
     }
 
     /// Hands a job to its thread.
@@ -107,7 +115,7 @@ impl Jobs {
             drop(queue);
             thread
         });
-        for thread in threads {
+        for thread in threads.into_iter().flatten() {
             // Panics are dealt with inside.
             let _ = thread.join();
         }

@@ -12,9 +12,9 @@
 //! ```
 //!
 //! Always:
-//! - A write is answered after its entry is synced and applied, and after the view that shows it is published. In a
-//!   group of one a read that begins after the answer therefore sees it without asking anybody: the published view is
-//!   linearizable. With more members `latest` will ask the leader for a read index first.
+//! - A write is answered after its entry is synced by a majority and applied here, and after the view that shows it is
+//!   published. While this member holds the lease nobody else can answer writes, so its published view is as new as any
+//!   read can ask; otherwise `latest` asks the leader, once for all reads that wait, and waits until that much is applied.
 //! - Nothing waits without a bound: a full queue, a full memory and a full disk are answered at once.
 //! - A caller that has gone, or whose deadline has passed while its write was still queued, is never logged.
 
@@ -23,20 +23,20 @@ mod jobs;
 mod owner;
 mod queue;
 
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use loci_index::command::Outcome;
 use loci_index::directory::Directory;
-use loci_index::store::{Done, Store};
-use loci_raft::Replica;
+use loci_index::store::{Done, Job, Store};
+use loci_raft::{MemberId, Message, Replica};
 use tokio::sync::watch;
 
 pub use handle::ShardHandle;
-pub(crate) use owner::OwnerOptions;
+pub use owner::{Owner, OwnerOptions};
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
 
 use crate::clock::Clock;
@@ -102,10 +102,18 @@ pub enum WriteError {
         /// The most there may be.
         max: usize,
     },
-    /// Another member leads the shard, or none does just now. If the write was already on its way its outcome is
-    /// unknown.
-    #[error("this node does not lead shard {shard}; retry with the same request id")]
+    /// Another member leads the shard, or none does just now.
+    #[error("this node does not lead shard {shard}; nothing changed, retry")]
     NotLeader {
+        /// The shard.
+        shard: u32,
+    },
+    /// The write was on its way when this member ceased to lead: whether it took effect is unknown.
+    #[error(
+        "shard {shard} got another leader before the write was confirmed; it may have taken effect: retry with the same \
+         request id"
+    )]
+    Unconfirmed {
         /// The shard.
         shard: u32,
     },
@@ -141,6 +149,12 @@ pub enum ReadError {
         wanted: u64,
         /// What is applied.
         applied: u64,
+    },
+    /// Nobody said in time how new the answer must be: no leader can be reached, or none has a majority.
+    #[error("shard {shard} has no leader that a majority follows; retry, or read `stale`")]
+    Unconfirmed {
+        /// The shard.
+        shard: u32,
     },
     /// The node has not yet read its log.
     #[error("the node is still reading its log; retry shortly")]
@@ -179,10 +193,24 @@ pub struct ShardStatus {
     pub queued_bytes: u64,
 }
 
-/// What the shard thread is told.
-enum Event {
+/// The owner cannot go on without risking what it was trusted with: the process must stop, and say this.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Fatal(pub String);
+
+/// Where messages for other members go. They may be lost, late and doubled. Must not wait.
+pub type Outbox = Box<dyn FnMut(Message) + Send>;
+
+/// What the owner is told.
+pub enum Event {
     /// A write waits to be logged.
     Write(queue::Waiting),
+    /// A read waits until the view is as new as every write answered by now.
+    Read(owner::Reader),
+    /// Another member says something.
+    Peer(Message),
+    /// Messages to a member do not get there.
+    Unreachable(MemberId),
     /// The log thread did something.
     Log(Report),
     /// A checkpoint or merge has ended.
@@ -193,13 +221,20 @@ enum Event {
     Stop,
 }
 
-/// Where a shard hears from the log, made before either exists.
-pub(crate) struct Mailbox {
+/// Where a shard hears from the log and from other members, made before it exists.
+pub struct Mailbox {
     sender: Sender<Event>,
     receiver: Receiver<Event>,
 }
 
+impl Default for Mailbox {
+    fn default() -> Mailbox {
+        Mailbox::new()
+    }
+}
+
 impl Mailbox {
+    /// An empty one.
     pub fn new() -> Mailbox {
         let (sender, receiver) = unbounded();
         Mailbox { sender, receiver }
@@ -214,46 +249,84 @@ impl Mailbox {
 }
 
 /// What a shard begins with.
-pub(crate) struct Beginning {
+pub struct Beginning {
+    /// Which shard.
     pub id: u32,
+    /// Its part in the agreement.
     pub replica: Replica,
+    /// Its state.
     pub store: Store,
-    pub directory: Arc<dyn Directory>,
+    /// Its way to the log.
     pub log: LogHandle,
+    /// What the node may use.
     pub budget: Arc<Budget>,
+    /// What time it is.
     pub clock: Arc<Clock>,
+    /// Where messages for other members go.
+    pub outbox: Outbox,
+    /// Numbers.
     pub options: OwnerOptions,
 }
 
+/// A shard without threads: whoever holds it takes events from `events` to the owner and gives it turns, and runs the jobs.
+pub struct Driven {
+    /// For those who write and read.
+    pub handle: ShardHandle,
+    /// The owner.
+    pub owner: Owner,
+    /// What the owner is to be told.
+    pub events: Receiver<Event>,
+    /// What is to be run; what comes of it is an [`Event::JobDone`].
+    pub jobs: Receiver<Job>,
+}
+
+impl Driven {
+    /// Makes a shard that waits for its first turn.
+    pub fn new(mailbox: Mailbox, beginning: Beginning) -> Driven {
+        let (jobs, queue) = jobs::Jobs::driven();
+        let (handle, owner, events) = make(mailbox, beginning, jobs);
+        Driven { handle, owner, events, jobs: queue }
+    }
+}
+
+fn make(mailbox: Mailbox, beginning: Beginning, jobs: jobs::Jobs) -> (ShardHandle, Owner, Receiver<Event>) {
+    let Mailbox { sender, receiver } = mailbox;
+    let Beginning { id, replica, store, log, budget, clock, outbox, options } = beginning;
+    let shared = Arc::new(handle::Shared {
+        id,
+        events: sender,
+        queue: queue::Queue::new(budget.clone()),
+        view: store.views(),
+        applied: watch::Sender::new(store.applied()),
+        ready: watch::Sender::new(false),
+        phase: AtomicU8::new(handle::Phase::Starting as u8),
+        leader: AtomicU64::new(0),
+        lease: AtomicU64::new(0),
+        lease_used: AtomicBool::new(false),
+        progress: Mutex::default(),
+        budget,
+        clock,
+    });
+    let parts = owner::Parts { shared: shared.clone(), options, replica, store, log, jobs, outbox };
+    (ShardHandle(shared), Owner::new(parts), receiver)
+}
+
 /// A running shard.
-pub(crate) struct Shard {
+pub struct Shard {
     handle: ShardHandle,
     thread: JoinHandle<()>,
 }
 
 impl Shard {
-    /// Starts the shard's threads.
-    pub fn start(mailbox: Mailbox, beginning: Beginning) -> std::io::Result<Shard> {
-        let Mailbox { sender, receiver } = mailbox;
-        let Beginning { id, replica, store, directory, log, budget, clock, options } = beginning;
-        let jobs = jobs::Jobs::start(&directory, &sender, &budget)?;
-        let shared = Arc::new(handle::Shared {
-            id,
-            events: sender,
-            queue: queue::Queue::new(budget.clone()),
-            view: store.views(),
-            applied: watch::Sender::new(store.applied()),
-            ready: watch::Sender::new(false),
-            phase: AtomicU8::new(handle::Phase::Starting as u8),
-            progress: Mutex::default(),
-            budget,
-            clock,
-        });
-        let handle = ShardHandle(shared.clone());
-        let parts = owner::Parts { shared, events: receiver, options, replica, store, log, jobs };
-        let thread = std::thread::Builder::new()
-            .name(format!("loci-shard-{id}"))
-            .spawn(move || fatal::guard("shard", || owner::Owner::new(parts).run()))?;
+    /// Starts the shard's threads. Jobs write to `directory`, which is the store's.
+    pub fn start(mailbox: Mailbox, beginning: Beginning, directory: Arc<dyn Directory>) -> std::io::Result<Shard> {
+        let jobs = jobs::Jobs::start(&directory, &mailbox.sender, &beginning.budget)?;
+        let (handle, owner, events) = make(mailbox, beginning, jobs);
+        let thread = std::thread::Builder::new().name(format!("loci-shard-{}", handle.id())).spawn(move || {
+            if let Err(Fatal(reason)) = fatal::guard("shard", || run(owner, &events)) {
+                fatal::stop(&reason);
+            }
+        })?;
         Ok(Shard { handle, thread })
     }
 
@@ -269,6 +342,24 @@ impl Shard {
         // A panic in it has stopped the process.
         let _ = self.thread.join();
     }
+}
+
+/// Drives an owner until it has stopped.
+fn run(mut owner: Owner, events: &Receiver<Event>) -> Result<(), Fatal> {
+    owner.turn()?;
+    while !owner.is_done() {
+        match events.recv_timeout(owner.idle_for()) {
+            Ok(event) => owner.take(event)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            // The node is gone without a word; so is everybody who could wait.
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        while let Ok(event) = events.try_recv() {
+            owner.take(event)?;
+        }
+        owner.turn()?;
+    }
+    owner.finish()
 }
 
 #[cfg(test)]

@@ -45,14 +45,14 @@ pub(super) struct Queue {
 
 /// Room for one write; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub struct Permit {
     queue: Arc<Queue>,
     bytes: usize,
 }
 
 /// One write on its way.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub struct Waiting {
     pub envelope: Envelope,
     pub permit: Permit,
     pub since: Instant,
@@ -62,7 +62,7 @@ pub(super) struct Waiting {
 
 /// Which side decides what becomes of a write: see the module's front page.
 #[derive(Debug, Clone)]
-pub(super) struct Turn(Arc<AtomicU8>);
+pub struct Turn(Arc<AtomicU8>);
 
 impl Queue {
     pub fn new(budget: Arc<Budget>) -> Arc<Queue> {

@@ -123,6 +123,7 @@ impl From<WriteError> for Failure {
             }
             WriteError::TooLarge { .. } => Failure::invalid("write_too_large", message),
             WriteError::NotLeader { .. } => Failure::new(Code::Unavailable, "not_leader", message),
+            WriteError::Unconfirmed { .. } => Failure::new(Code::Unavailable, "unconfirmed", message),
             WriteError::Expired => Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message),
             WriteError::DeadlineExceeded => Failure::late(true),
             WriteError::NotReady => Failure::new(Code::Unavailable, "starting", message),
@@ -136,6 +137,7 @@ impl From<ReadError> for Failure {
         let message = error.to_string();
         match error {
             ReadError::DeadlineExceeded { .. } => Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message),
+            ReadError::Unconfirmed { .. } => Failure::new(Code::Unavailable, "no_leader", message),
             ReadError::Behind { .. } => Failure::new(Code::Unavailable, "behind", message),
             ReadError::NotReady => Failure::new(Code::Unavailable, "starting", message),
             ReadError::Stopping => Failure::new(Code::Unavailable, "stopping", message),

@@ -1,0 +1,377 @@
+//! The shard's one owner: of its replica, its store, and of what waits for either. Events in, turns taken; it has no thread,
+//! no socket and no clock of its own, so that a thread drives it in a node, and a simulation drives a whole cluster of them.
+//!
+//! ```text
+//!   take(event) ---> writes that wait, reads that wait, messages of other members, what the log and the jobs have done
+//!   turn() -------> tick -> settle: what the replica says goes to log, store, peers -> propose -> ask for reads -> jobs
+//! ```
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`writes`] | gathers what waits into entries, and answers when they are applied |
+//! | [`reads`] | asks how new a read must be, once for all that wait, and keeps the lease |
+//! | [`jobs`] | checkpoints and merges: when, and what follows from them |
+//! | [`stopping`] | the way down |
+//!
+//! Always:
+//! - the clock of an entry is never behind that of an entry before it: a new leader proposes nothing before it has applied
+//!   everything of its predecessors;
+//! - the same events at the same times give the same actions.
+
+mod jobs;
+mod reads;
+mod stopping;
+mod writes;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use loci_index::store::Store;
+use loci_raft::{Append, Change, Committed, Message, MessageError, Proposed, Replica, Role, Standing};
+
+use super::handle::{Phase, Progress, Shared};
+use super::jobs::Jobs;
+use super::queue::Waiting;
+use super::{Event, Fatal, Outbox};
+use crate::log_thread::{LogHandle, Report};
+pub(super) use reads::FOREVER;
+pub use reads::Reader;
+use reads::Reads;
+use stopping::Stopping;
+use writes::{Batch, Full, Room};
+
+/// The length of the replica's tick.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// Entries are applied up to about so many bytes at a turn, so that jobs and messages have theirs.
+const TURN_BYTES: u64 = 16 << 20;
+/// How often everything that the store holds is counted.
+const COUNT_EVERY: Duration = Duration::from_millis(500);
+/// The least time between checkpoints that are made to free memory.
+const RELIEF_EVERY: Duration = Duration::from_secs(2);
+/// What an entry takes in the log besides its data, at most.
+const APPEND_BYTES: usize = 128;
+
+/// Numbers that depend on how the node is configured.
+#[derive(Debug, Clone)]
+pub struct OwnerOptions {
+    /// A checkpoint is made once so many bytes of entries have been applied since the last.
+    pub checkpoint_bytes: u64,
+    /// The store's `buffers_bytes_max`.
+    pub buffers_bytes_max: usize,
+    /// The path that a full disk is named by.
+    pub log_path: String,
+}
+
+/// See the module's front page.
+pub struct Owner {
+    shared: Arc<Shared>,
+    options: OwnerOptions,
+    replica: Replica,
+    store: Store,
+    log: LogHandle,
+    jobs: Jobs,
+    outbox: Outbox,
+    /// When this turn, or the taking of this event, began.
+    now: Instant,
+    /// Writes that are not logged.
+    waiting: VecDeque<Waiting>,
+    /// Entries that are logged and not applied.
+    proposed: VecDeque<Batch>,
+    proposed_clock: u64,
+    /// Whether this member leads and has applied everything that earlier leaders proposed.
+    may_propose: bool,
+    reads: Reads,
+    started: Instant,
+    replayed: u64,
+    /// The replica has more effects already.
+    more: bool,
+    room: Room,
+    last_tick: Instant,
+    last_due: Option<Instant>,
+    last_count: Option<Instant>,
+    last_relief: Option<Instant>,
+    counted: Counted,
+    work: jobs::Work,
+    stopping: Option<Stopping>,
+}
+
+/// What the store was last said to take.
+#[derive(Default)]
+struct Counted {
+    /// Of this shard in the node's budget.
+    charged: u64,
+    /// Besides the buffers.
+    other_bytes: u64,
+}
+
+/// What an owner is made of.
+pub(super) struct Parts {
+    pub shared: Arc<Shared>,
+    pub options: OwnerOptions,
+    pub replica: Replica,
+    pub store: Store,
+    pub log: LogHandle,
+    pub jobs: Jobs,
+    pub outbox: Outbox,
+}
+
+impl Owner {
+    pub(super) fn new(parts: Parts) -> Owner {
+        let Parts { shared, options, replica, store, log, jobs, outbox } = parts;
+        let proposed_clock = store.clock();
+        let now = shared.clock.instant();
+        let owner = Owner {
+            shared,
+            options,
+            replica,
+            store,
+            log,
+            jobs,
+            outbox,
+            now,
+            waiting: VecDeque::new(),
+            proposed: VecDeque::new(),
+            proposed_clock,
+            may_propose: false,
+            reads: Reads::default(),
+            started: now,
+            replayed: 0,
+            more: true,
+            room: Room::default(),
+            last_tick: now,
+            last_due: None,
+            last_count: None,
+            last_relief: None,
+            counted: Counted::default(),
+            work: jobs::Work::new(now),
+            stopping: None,
+        };
+        owner.publish_standing(owner.replica.standing());
+        let checkpoint = owner.store.applied();
+        owner.publish(|progress| progress.checkpoint = checkpoint);
+        owner
+    }
+
+    /// How long nothing needs to be done unless an event comes.
+    pub fn idle_for(&self) -> Duration {
+        if self.more {
+            return Duration::ZERO;
+        }
+        TICK.saturating_sub(self.shared.clock.instant() - self.last_tick)
+    }
+
+    /// Whether it has stopped: [`Owner::finish`] is what is left.
+    pub fn is_done(&self) -> bool {
+        matches!(self.stopping, Some(Stopping::Done))
+    }
+
+    /// The replica, to look at.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The store, to look at.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Takes an event in. A [turn](Owner::turn) must follow.
+    pub fn take(&mut self, event: Event) -> Result<(), Fatal> {
+        self.now = self.shared.clock.instant();
+        match event {
+            Event::Write(write) => self.waiting.push_back(write),
+            Event::Read(reader) => self.reads.wait(reader),
+            Event::Peer(message) => self.receive(message)?,
+            Event::Unreachable(member) => self.replica.unreachable(member),
+            Event::Log(Report::Synced(mark)) => self.replica.synced(mark),
+            Event::Log(Report::Room) => self.room = Room::default(),
+            Event::Log(Report::Full { needed_bytes }) => {
+                self.room = Room { asked: false, full: Some(Full { needed_bytes, asked_at: self.now }) };
+                self.refuse_waiting(&self.disk_full(needed_bytes));
+            }
+            Event::JobDone(done) => self.install(done),
+            Event::Relink(file) => {
+                self.store.request_relink(file);
+                self.work.ask_again();
+            }
+            Event::Stop => self.begin_stopping(),
+        }
+        Ok(())
+    }
+
+    /// Everything that may have become possible.
+    pub fn turn(&mut self) -> Result<(), Fatal> {
+        self.now = self.shared.clock.instant();
+        if self.now - self.last_tick >= TICK {
+            self.last_tick = self.now;
+            self.replica.tick();
+        }
+        self.settle()?;
+        while self.propose() {
+            self.settle()?;
+        }
+        if self.ask_for_reads() {
+            self.settle()?;
+        }
+        self.count();
+        self.start_jobs();
+        self.go_on_stopping();
+        Ok(())
+    }
+
+    fn receive(&mut self, message: Message) -> Result<(), Fatal> {
+        match self.replica.receive(message) {
+            Ok(()) => Ok(()),
+            Err(error @ MessageError::LostLog { .. }) => Err(Fatal(error.to_string())),
+            Err(error) => {
+                // It was lost, as messages may be.
+                tracing::debug!(shard = self.shared.id, %error, "a message is not believed");
+                Ok(())
+            }
+        }
+    }
+
+    /// Does what the replica says.
+    fn settle(&mut self) -> Result<(), Fatal> {
+        let mut bytes = 0;
+        loop {
+            let effects = self.replica.effects().map_err(|error| {
+                let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+                Fatal(format!("shard {}: {error}{}", self.shared.id, source.unwrap_or_default()))
+            })?;
+            if !effects.append.is_empty() || effects.sync.is_some() {
+                let bytes = effects.append.iter().map(append_bytes).sum();
+                self.log.append(effects.append, bytes, effects.sync);
+            }
+            for message in effects.send {
+                (self.outbox)(message);
+            }
+            if let Some(standing) = effects.standing {
+                self.stand(standing);
+            }
+            for committed in effects.committed {
+                bytes += committed.data.len() as u64;
+                self.apply(committed)?;
+            }
+            for read in effects.reads {
+                self.read_confirmed(read.context, read.index.0);
+            }
+            self.reads.lost(effects.reads_lost);
+            self.answer_reads();
+            self.more = effects.more;
+            // While a long log is read, checkpoints must be begun and taken in: buffers would grow with it.
+            if !self.more || bytes > TURN_BYTES {
+                return Ok(());
+            }
+        }
+    }
+
+    fn apply(&mut self, committed: Committed) -> Result<(), Fatal> {
+        let Committed { index, term, data } = committed;
+        let outcomes =
+            self.store.apply(index.0, &data).map_err(|error| Fatal(format!("shard {}: {error}", self.shared.id)))?;
+        self.work.applied(self.now, data.len() as u64);
+        self.replica.applied(index);
+        self.charge();
+        self.shared.applied.send_replace(index.0);
+        let standing = self.replica.standing();
+        self.may_propose |= standing.role == Role::Leader && term == standing.term;
+        self.answer(Proposed { index, term }, outcomes);
+        if self.shared.phase() == Phase::Starting {
+            self.replayed += 1;
+        }
+        Ok(())
+    }
+
+    /// Role, term or leader changed.
+    fn stand(&mut self, standing: Standing) {
+        self.may_propose = false;
+        self.end_lease();
+        if standing.role != Role::Leader {
+            self.give_up_proposed();
+        }
+        self.publish_standing(standing);
+    }
+
+    fn become_ready(&self) {
+        self.shared.set_phase(Phase::Ready);
+        tracing::info!(
+            shard = self.shared.id,
+            applied = self.store.applied(),
+            replayed = self.replayed,
+            millis = (self.now - self.started).as_millis() as u64,
+            "the shard is ready"
+        );
+        self.shared.ready.send_replace(true);
+    }
+
+    /// Tells the node's budget what the store takes.
+    fn charge(&mut self) {
+        let bytes = self.counted.other_bytes + self.store.buffered_bytes() as u64;
+        self.shared.budget.store_changed(self.counted.charged, bytes);
+        self.counted.charged = bytes;
+    }
+
+    fn count(&mut self) {
+        if self.last_count.is_some_and(|last| self.now - last < COUNT_EVERY) {
+            return;
+        }
+        self.last_count = Some(self.now);
+        let stats = self.store.view().stats();
+        self.counted.other_bytes = stats.memory_bytes.saturating_sub(stats.buffer_bytes);
+        self.charge();
+        if self.room.full.is_some() && self.waiting.is_empty() {
+            // Nobody asks just now, but when there is space again the figures should say so.
+            let _ = self.has_room(APPEND_BYTES);
+        }
+        let budget = &self.shared.budget;
+        let tight = budget.held() > budget.bytes() / 5 * 4 && self.store.buffered_bytes() > (1 << 20);
+        let lately = self.last_relief.is_some_and(|last| self.now - last < RELIEF_EVERY);
+        if tight && !lately && !self.work.checkpoint_runs() {
+            self.last_relief = Some(self.now);
+            self.store.request_checkpoint();
+        }
+    }
+
+    /// Ends what is left once [`Owner::is_done`], or when nobody can send events any more.
+    pub fn finish(mut self) -> Result<(), Fatal> {
+        self.shared.set_phase(Phase::Stopping);
+        // What the last checkpoint made superfluous.
+        self.settle()?;
+        self.give_up_proposed();
+        if !self.shared.leads_alone() {
+            self.end_lease();
+        }
+        if self.work.rests() {
+            self.jobs.join();
+        }
+        Ok(())
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn publish_standing(&self, standing: Standing) {
+        self.shared.leader.store(standing.leader.map_or(0, |leader| leader.0), Ordering::Release);
+        self.publish(|progress| {
+            progress.term = standing.term.0;
+            progress.role = match standing.role {
+                Role::Leader => "leader",
+                Role::Follower => "follower",
+                Role::Candidate => "candidate",
+            };
+        });
+    }
+}
+
+fn append_bytes(append: &Append) -> u64 {
+    let data = match &append.change {
+        Change::Entry(entry) => entry.data.len() + entry.context.len(),
+        _ => 0,
+    };
+    (data + APPEND_BYTES) as u64
+}

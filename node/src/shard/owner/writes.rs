@@ -1,0 +1,218 @@
+//! Writes: gathered into entries, proposed, answered.
+//!
+//! ```text
+//!   writes -> waiting -> (batch -> entry -> replica) -> proposed -> (synced, committed) -> store -> answers
+//! ```
+//!
+//! At most [`IN_FLIGHT_MAX`] entries are on their way to the disk: one that is being synced and one that is next. What
+//! arrives meanwhile gathers into the entry after them, so the busier the shard, the more commands share a sync.
+
+use std::time::{Duration, Instant};
+
+use loci_index::command::{ENTRY_BYTES_MAX, Entry, Outcome};
+use loci_index::record::Position;
+use loci_raft::{ProposeError, Proposed, Role};
+use tokio::sync::oneshot;
+
+use super::{APPEND_BYTES, Owner, Phase, TICK};
+use crate::shard::queue::{Permit, Waiting};
+use crate::shard::{WriteError, Written};
+
+/// Entries proposed and not yet applied.
+const IN_FLIGHT_MAX: usize = 2;
+/// Commands are gathered into an entry up to about this size; a larger one goes alone.
+const ENTRY_BYTES_GOAL: usize = 4 << 20;
+const _: () = assert!(ENTRY_BYTES_GOAL < ENTRY_BYTES_MAX);
+/// How often a full disk is asked again.
+const FULL_RETRY: Duration = Duration::from_millis(200);
+/// How often an entry is proposed only to end what has expired, unless more has expired than one entry ends.
+const DUE_EVERY: Duration = Duration::from_millis(100);
+/// Writes wait while buffers hold so many times what a checkpoint is due at, and one is running.
+const BUFFERS_TIMES_MAX: usize = 4;
+
+/// One entry on its way.
+pub(super) struct Batch {
+    proposed: Proposed,
+    waiters: Vec<Waiter>,
+}
+
+/// Who waits for one command's outcome.
+struct Waiter {
+    reply: oneshot::Sender<Result<Written, WriteError>>,
+    since: Instant,
+    permit: Permit,
+}
+
+impl Waiter {
+    /// The room that the write took is free before the caller hears of it, so that its next write finds it.
+    fn answer(self, answer: Result<Written, WriteError>) {
+        let Waiter { reply, permit, .. } = self;
+        drop(permit);
+        // The caller may have gone; what it wrote stays written.
+        let _ = reply.send(answer);
+    }
+}
+
+/// What is known of the room in the log.
+#[derive(Default)]
+pub(super) struct Room {
+    /// An answer is awaited.
+    pub asked: bool,
+    /// The disk was full the last time it was asked.
+    pub full: Option<Full>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Full {
+    pub needed_bytes: u64,
+    pub asked_at: Instant,
+}
+
+impl Owner {
+    /// Tells everybody who waited for this entry, or for one that it took the place of.
+    pub(super) fn answer(&mut self, applied: Proposed, outcomes: Vec<Outcome>) {
+        let mut outcomes = outcomes.into_iter();
+        while let Some(batch) = self.proposed.pop_front_if(|batch| batch.proposed.index <= applied.index) {
+            let ours = batch.proposed == applied;
+            for waiter in batch.waiters {
+                let answer = match outcomes.next().filter(|_| ours) {
+                    Some(outcome) => Ok(Written { outcome, index: applied.index.0 }),
+                    None => Err(WriteError::Unconfirmed { shard: self.shared.id }),
+                };
+                self.shared.queue.answered_after(self.now.saturating_duration_since(waiter.since));
+                waiter.answer(answer);
+            }
+        }
+    }
+
+    /// Whether these entries will be committed is not this member's to say any more.
+    pub(super) fn give_up_proposed(&mut self) {
+        let error = match self.shared.phase() {
+            Phase::Stopping => WriteError::Stopping,
+            Phase::Starting | Phase::Ready => WriteError::Unconfirmed { shard: self.shared.id },
+        };
+        for waiter in self.proposed.drain(..).flat_map(|batch| batch.waiters) {
+            waiter.answer(Err(error.clone()));
+        }
+    }
+
+    /// Makes an entry of what waits. Whether it did.
+    pub(super) fn propose(&mut self) -> bool {
+        if self.proposed.len() >= IN_FLIGHT_MAX {
+            return false;
+        }
+        let due = self.is_due();
+        if self.waiting.is_empty() && !due {
+            return false;
+        }
+        if self.work.checkpoint_runs()
+            && !self.work.checkpoints_fail()
+            && self.store.buffered_bytes() > BUFFERS_TIMES_MAX * self.options.buffers_bytes_max
+        {
+            return false;
+        }
+        if self.replica.standing().role != Role::Leader {
+            let error = WriteError::NotLeader { shard: self.shared.id };
+            self.refuse_waiting(&error);
+            return false;
+        }
+        if !self.may_propose {
+            return false;
+        }
+        let (count, bytes) = self.next_batch();
+        if !self.has_room(bytes) {
+            return false;
+        }
+        let (mut commands, mut waiters) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for Waiting { envelope, permit, since, turn, reply } in self.waiting.drain(..count) {
+            if turn.begin() {
+                commands.push(envelope);
+                waiters.push(Waiter { reply, since, permit });
+            }
+        }
+        if commands.is_empty() && !due {
+            return true;
+        }
+        let clock = self.shared.clock.now_millis().max(self.proposed_clock).max(self.store.clock());
+        let entry = Entry { clock, commands }.encode();
+        match self.replica.propose(entry) {
+            Ok(proposed) => {
+                self.proposed_clock = clock;
+                self.last_due = Some(self.now);
+                self.proposed.push_back(Batch { proposed, waiters });
+            }
+            Err(error) => {
+                let answer = self.not_proposed(&error, bytes);
+                for waiter in waiters {
+                    waiter.answer(Err(answer.clone()));
+                }
+            }
+        }
+        true
+    }
+
+    fn not_proposed(&self, error: &ProposeError, bytes: usize) -> WriteError {
+        match error {
+            ProposeError::NotLeader { .. } => WriteError::NotLeader { shard: self.shared.id },
+            ProposeError::Busy { .. } => WriteError::Overloaded { retry_after: TICK },
+            ProposeError::TooLarge(_) => WriteError::TooLarge { bytes, max: ENTRY_BYTES_MAX },
+            ProposeError::Empty => unreachable!("an entry has a header"),
+        }
+    }
+
+    /// How many of the waiting writes fit into one entry, and how many bytes they take at most.
+    fn next_batch(&self) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, APPEND_BYTES);
+        for write in self.waiting.iter().take(Position::COMMANDS_MAX - 1) {
+            let more = bytes + write.permit.bytes();
+            if count > 0 && more > ENTRY_BYTES_GOAL {
+                break;
+            }
+            (count, bytes) = (count + 1, more);
+        }
+        (count, bytes)
+    }
+
+    /// Whether the log has room for so many bytes; if not, it is asked for, or what waits is refused.
+    pub(super) fn has_room(&mut self, bytes: usize) -> bool {
+        if self.room.asked {
+            return false;
+        }
+        let full_since = self.room.full.map(|full| (full.needed_bytes, self.now - full.asked_at));
+        match full_since {
+            Some((needed_bytes, since)) if since < FULL_RETRY => {
+                let error = self.disk_full(needed_bytes);
+                self.refuse_waiting(&error);
+                false
+            }
+            None if self.log.has_room(bytes as u64) => true,
+            _ => {
+                self.room.asked = true;
+                self.log.reserve(bytes as u64);
+                false
+            }
+        }
+    }
+
+    pub(super) fn disk_full(&self, needed_bytes: u64) -> WriteError {
+        WriteError::DiskFull { path: self.options.log_path.clone(), needed_bytes }
+    }
+
+    pub(super) fn refuse_waiting(&mut self, error: &WriteError) {
+        for Waiting { reply, permit, since, .. } in self.waiting.drain(..) {
+            Waiter { reply, permit, since }.answer(Err(error.clone()));
+        }
+    }
+
+    /// Whether records have expired that only an entry can end.
+    fn is_due(&self) -> bool {
+        let Some(due) = self.store.due() else { return false };
+        if self.shared.phase() != Phase::Ready || !self.proposed.is_empty() {
+            return false;
+        }
+        // More had expired by the last entry than it ended: go on at once.
+        let behind = due <= self.store.clock();
+        let lately = self.last_due.is_some_and(|last| self.now - last < DUE_EVERY);
+        (behind || !lately) && due <= self.shared.clock.now_millis()
+    }
+}
