@@ -6,7 +6,12 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 3] = ["proto/loci/v1/types.proto", "proto/loci/v1/records.proto", "proto/loci/v1/admin.proto"];
+const FILES: [&str; 4] = [
+    "proto/loci/v1/types.proto",
+    "proto/loci/v1/records.proto",
+    "proto/loci/v1/admin.proto",
+    "proto/loci/v1/peers.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {

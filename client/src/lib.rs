@@ -35,6 +35,7 @@
 mod admin;
 mod batch;
 mod client;
+mod cluster;
 mod collection;
 mod error;
 mod explain;
@@ -53,6 +54,7 @@ pub use admin::{
 };
 pub use batch::{Batch, Removals};
 pub use client::{Builder, Client};
+pub use cluster::{ClusterDescription, MemberDescription};
 pub use collection::{Collection, Condition, Consistency, Deleted, PutMode, PutOptions, Token, Written};
 pub use error::Error;
 pub use explain::{Cover, Explanation, Step, Way};

@@ -409,6 +409,20 @@ impl std::fmt::Display for Found {
     }
 }
 
+impl Outcome {
+    /// Its bytes between two members.
+    pub fn encode(&self) -> Vec<u8> {
+        rkyv::to_bytes::<rancor::Error>(self).expect("serializing into memory does not fail").into_vec()
+    }
+
+    /// The outcome that another member wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Outcome, EntryError> {
+        let mut aligned = AlignedVec::<16>::new();
+        aligned.extend_from_slice(bytes);
+        rkyv::from_bytes::<Outcome, rancor::Error>(&aligned).map_err(|error| EntryError::Damaged(error.to_string()))
+    }
+}
+
 /// Why bytes are not an entry.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EntryError {
@@ -431,6 +445,12 @@ impl Entry {
         bytes.extend_from_slice(&(archive.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&archive);
         bytes
+    }
+
+    /// An entry of its own, read from its bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
+        Entry::access(bytes, rkyv::deserialize::<Entry, rancor::Error>)?
+            .map_err(|error| EntryError::Damaged(error.to_string()))
     }
 
     /// Reads an entry in place: `read` sees the archive for as long as it runs.
@@ -580,10 +600,6 @@ pub(crate) mod tests {
         (0..digits.len()).step_by(2).map(byte).collect()
     }
 
-    fn own(bytes: &[u8]) -> Result<Entry, EntryError> {
-        Entry::access(bytes, |entry| rkyv::deserialize::<Entry, rancor::Error>(entry).expect("it was checked"))
-    }
-
     #[test]
     fn version_2_never_changes() {
         assert_eq!(hex(&sample().encode()), include_str!("../golden/entry-2.hex").trim());
@@ -591,7 +607,7 @@ pub(crate) mod tests {
 
     #[test]
     fn version_1_is_still_read() {
-        assert_eq!(own(&golden_1()), Ok(sample_1()));
+        assert_eq!(Entry::decode(&golden_1()), Ok(sample_1()));
     }
 
     #[test]
@@ -599,7 +615,7 @@ pub(crate) mod tests {
         let bytes = sample().encode();
         for shift in 0..16 {
             let shifted = [&vec![0; shift][..], &bytes].concat();
-            assert_eq!(own(&shifted[shift..]), Ok(sample()));
+            assert_eq!(Entry::decode(&shifted[shift..]), Ok(sample()));
         }
     }
 
@@ -607,18 +623,18 @@ pub(crate) mod tests {
     fn a_cut_entry_is_an_error_and_a_flipped_bit_never_a_panic() {
         for bytes in [sample().encode(), golden_1()] {
             for len in 0..bytes.len() {
-                assert!(own(&bytes[..len]).is_err(), "cut at {len}");
+                assert!(Entry::decode(&bytes[..len]).is_err(), "cut at {len}");
             }
-            assert!(own(&[&bytes[..], &[0; 16]].concat()).is_err());
+            assert!(Entry::decode(&[&bytes[..], &[0; 16]].concat()).is_err());
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes.clone();
                 damaged[bit / 8] ^= 1 << (bit % 8);
-                let read = own(&damaged);
+                let read = Entry::decode(&damaged);
                 assert!(bit >= HEADER_BYTES * 8 || read.is_err(), "bit {bit} of the header");
             }
             let mut newer = bytes;
             newer[4] = 3;
-            assert_eq!(own(&newer), Err(EntryError::UnknownVersion(3)));
+            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(3)));
         }
     }
 }

@@ -5,6 +5,8 @@
 //! | `--data` | (required) | the data directory |
 //! | `--listen` | 127.0.0.1:7700 | gRPC |
 //! | `--metrics` | 127.0.0.1:7701 | Prometheus, `/live`, `/ready`; or `off` |
+//! | `--advertise` | as `--listen` | where other nodes reach this one |
+//! | `--join` | none | the addresses of other nodes: form or join a cluster at the first start |
 //! | `--insecure` | no | allows addresses that other machines reach |
 //! | `--memory-mib` | half of the machine's | the budget for buffers, queues, merges, and what is in memory of segments |
 //! | `--recall-one-in` | 1000 | one of so many searches is run again, exactly; 0: none |
@@ -40,6 +42,13 @@ pub struct ServeArgs {
     /// Address for clients (gRPC). Port 0 takes a free one; standard output says which.
     #[arg(long, value_name = "IP:PORT", default_value = LISTEN_DEFAULT)]
     pub listen: String,
+    /// Where other nodes of the cluster reach this one, if that is not what it listens on: a container's or host's name.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Other nodes of the cluster, as they advertise themselves. At its first start a node that one of them answers joins
+    /// their cluster; nodes that are all new and were all told the same addresses form one. Later starts need it no more.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub join: Vec<String>,
     /// Address for Prometheus (/metrics) and probes (/live, /ready), or "off".
     #[arg(long, value_name = "IP:PORT|off", default_value = METRICS_DEFAULT)]
     pub metrics: String,
@@ -89,6 +98,10 @@ pub struct Config {
     pub data: PathBuf,
     /// Where clients connect; port 0: any free one.
     pub listen: SocketAddr,
+    /// Where other nodes reach this one; none: where it listens.
+    pub advertise: Option<String>,
+    /// Whom to form or join a cluster with at the first start.
+    pub join: Vec<String>,
     /// Where metrics are read, if anywhere.
     pub metrics: Option<SocketAddr>,
     /// The memory budget.
@@ -118,6 +131,17 @@ pub enum ConfigError {
         /// What was typed.
         value: String,
     },
+    /// Not the address of another node.
+    #[error("{option}: {value:?} is not an address of a node: give HOST:PORT, such as loci-0.loci:7700")]
+    NotAHost {
+        /// Which option.
+        option: &'static str,
+        /// What was typed.
+        value: String,
+    },
+    /// Nobody else can reach an address that stands for all of a machine's.
+    #[error("--listen {0} says nothing about where other nodes reach this one: add --advertise HOST:PORT")]
+    NoAdvertise(SocketAddr),
     /// Other machines could connect.
     #[error(
         "{option}: other machines can reach {address}, where nothing is encrypted and nobody is asked who they are: \
@@ -164,6 +188,19 @@ impl Config {
             return Err(ConfigError::NoData);
         }
         let listen = address("--listen", &args.listen, args.insecure)?;
+        for (option, value) in args
+            .advertise
+            .iter()
+            .map(|value| ("--advertise", value))
+            .chain(args.join.iter().map(|value| ("--join", value)))
+        {
+            if !is_host_and_port(value) {
+                return Err(ConfigError::NotAHost { option, value: value.clone() });
+            }
+        }
+        if args.advertise.is_none() && listen.ip().is_unspecified() && !args.join.is_empty() {
+            return Err(ConfigError::NoAdvertise(listen));
+        }
         let metrics = match args.metrics.as_str() {
             METRICS_OFF => None,
             metrics => Some(address("--metrics", metrics, args.insecure)?),
@@ -182,6 +219,8 @@ impl Config {
         Ok(Config {
             data: args.data,
             listen,
+            advertise: args.advertise,
+            join: args.join,
             metrics,
             memory_bytes,
             recall_one_in: args.recall_one_in,
@@ -198,6 +237,8 @@ impl Config {
         Config {
             data: data.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            advertise: None,
+            join: Vec::new(),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             memory_bytes: machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2,
             recall_one_in: RECALL_ONE_IN_DEFAULT,
@@ -219,6 +260,13 @@ fn address(option: &'static str, value: &str, insecure: bool) -> Result<SocketAd
         return Err(ConfigError::NotAnAddress { option, value: value.into() });
     };
     if address.ip().is_loopback() || insecure { Ok(address) } else { Err(ConfigError::Exposed { option, address }) }
+}
+
+/// Whether other nodes could be reached there.
+fn is_host_and_port(value: &str) -> bool {
+    let Some((host, port)) = value.rsplit_once(':') else { return false };
+    let named = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    !host.is_empty() && host.chars().all(named) && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 fn in_range(option: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
@@ -248,6 +296,8 @@ mod tests {
         ServeArgs {
             data: "data".into(),
             listen: LISTEN_DEFAULT.into(),
+            advertise: None,
+            join: Vec::new(),
             metrics: METRICS_DEFAULT.into(),
             insecure: false,
             memory_mib: Some(512),

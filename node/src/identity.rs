@@ -2,18 +2,21 @@
 //!
 //! ```text
 //!   DIR/LOCK        held exclusively while a node runs; has its process id
-//!   DIR/CREATING    there only while the first start makes the rest
+//!   DIR/CREATING    there only while the first start makes the rest; the node id it will have
 //!   DIR/IDENTITY    which node this is (below)
 //!   DIR/log/        the log of all shards
-//!   DIR/shards/1/   the store of shard 1
+//!   DIR/shards/1/   the store of shard 1; beside it, for a while, one that is received or replaced (`cluster::snapshot`)
 //! ```
 //!
-//! IDENTITY, 44 bytes, little-endian:
+//! IDENTITY, 68 bytes, little-endian:
 //!
 //! ```text
-//! 0          8          12     16          32            40      44
-//! | lociNODE | version  | zero | node id   | made at, ms | crc32 |
+//! 0          8          12     16          32            40           56       64      68
+//! | lociNODE | version  | zero | node id   | made at, ms | cluster id | member | crc32 |
 //! ```
+//!
+//! Version 1 ends before the cluster id, at a crc32 in 40..44: it is of a node that founded its own cluster, whose id is
+//! the node's, and in which it is member 1.
 //!
 //! The first start makes CREATING, then everything else, then IDENTITY, and then removes CREATING; nothing is served
 //! before. So a directory with CREATING and without IDENTITY never held anybody's data and is made afresh, and one
@@ -30,11 +33,14 @@ use rustix::fs::{FlockOperation, flock};
 
 const MAGIC: &[u8; 8] = b"lociNODE";
 /// The version of the data directory that this program makes, and the newest it opens.
-pub const VERSION: u32 = 1;
-const IDENTITY_BYTES: usize = 44;
+pub const VERSION: u32 = 2;
+const IDENTITY_BYTES: usize = 68;
+const IDENTITY_1_BYTES: usize = 44;
 /// A process id, and spaces.
 const LOCK_BYTES: usize = 20;
 const CHECKED_BYTES: usize = IDENTITY_BYTES - 4;
+/// The member that founds a cluster.
+pub const FOUNDER: u64 = 1;
 
 const LOCK: &str = "LOCK";
 const CREATING: &str = "CREATING";
@@ -52,6 +58,20 @@ pub struct Identity {
     pub node: NodeId,
     /// When the directory was made: milliseconds since 1970.
     pub created_millis: u64,
+    /// Of which cluster it is a part; never another.
+    pub cluster: ClusterId,
+    /// Which member it is there; never given to another node.
+    pub member: u64,
+}
+
+/// A cluster's name among all clusters there ever are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClusterId(pub [u8; 16]);
+
+impl std::fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// A node's name among all nodes there ever are.
@@ -68,7 +88,7 @@ impl std::fmt::Display for NodeId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Not as long as one.
-    #[error("has {0} bytes instead of {IDENTITY_BYTES}")]
+    #[error("has {0} bytes instead of {IDENTITY_BYTES} or, in version 1, {IDENTITY_1_BYTES}")]
     WrongLength(usize),
     /// Does not begin like one.
     #[error("does not begin as the identity of a loci node")]
@@ -83,6 +103,8 @@ pub enum IdentityError {
         stored: u32,
         /// What should be.
         computed: u32,
+        /// Where the checksum is.
+        offset: u64,
     },
     /// The bytes that are zero in this version are not.
     #[error("has bytes set that version {VERSION} keeps zero")]
@@ -97,7 +119,7 @@ impl IdentityError {
             IdentityError::WrongMagic => 0,
             IdentityError::UnknownVersion(_) => 8,
             IdentityError::NotZero => 12,
-            IdentityError::Damaged { .. } => CHECKED_BYTES as u64,
+            IdentityError::Damaged { offset, .. } => offset,
         }
     }
 }
@@ -109,32 +131,45 @@ impl Identity {
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.node.0);
         bytes[32..40].copy_from_slice(&self.created_millis.to_le_bytes());
+        bytes[40..56].copy_from_slice(&self.cluster.0);
+        bytes[56..64].copy_from_slice(&self.member.to_le_bytes());
         let crc = crc32fast::hash(&bytes[..CHECKED_BYTES]);
         bytes[CHECKED_BYTES..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Result<Identity, IdentityError> {
-        let bytes: &[u8; IDENTITY_BYTES] = bytes.try_into().map_err(|_| IdentityError::WrongLength(bytes.len()))?;
-        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        if bytes[..8] != *MAGIC {
+        // Version 1 is shorter; only its length tells before its checksum is known to be right.
+        if !matches!(bytes.len(), IDENTITY_BYTES | IDENTITY_1_BYTES) {
+            return Err(IdentityError::WrongLength(bytes.len()));
+        }
+        let (checked, stored) = bytes.split_last_chunk::<4>().ok_or(IdentityError::WrongLength(bytes.len()))?;
+        let part = |at: usize| checked.get(at..).unwrap_or_default();
+        let u32_at = |at: usize| part(at).first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let u64_at = |at: usize| part(at).first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let id_at = |at: usize| part(at).first_chunk::<16>().copied().unwrap_or_default();
+        if !bytes.starts_with(MAGIC) {
             return Err(IdentityError::WrongMagic);
         }
-        let (stored, computed) = (u32_at(CHECKED_BYTES), crc32fast::hash(&bytes[..CHECKED_BYTES]));
+        let (stored, computed) = (u32::from_le_bytes(*stored), crc32fast::hash(checked));
         if stored != computed {
-            return Err(IdentityError::Damaged { stored, computed });
+            return Err(IdentityError::Damaged { stored, computed, offset: checked.len() as u64 });
         }
-        if u32_at(8) != VERSION {
-            return Err(IdentityError::UnknownVersion(u32_at(8)));
+        let version = u32_at(8);
+        let length = match version {
+            1 => IDENTITY_1_BYTES,
+            VERSION => IDENTITY_BYTES,
+            newer => return Err(IdentityError::UnknownVersion(newer)),
+        };
+        if bytes.len() != length {
+            return Err(IdentityError::WrongLength(bytes.len()));
         }
         if u32_at(12) != 0 {
             return Err(IdentityError::NotZero);
         }
-        let mut node = [0; 16];
-        node.copy_from_slice(&bytes[16..32]);
-        let mut created = [0; 8];
-        created.copy_from_slice(&bytes[32..40]);
-        Ok(Identity { node: NodeId(node), created_millis: u64::from_le_bytes(created) })
+        let node = id_at(16);
+        let (cluster, member) = if version == 1 { (node, FOUNDER) } else { (id_at(40), u64_at(56)) };
+        Ok(Identity { node: NodeId(node), created_millis: u64_at(32), cluster: ClusterId(cluster), member })
     }
 }
 
@@ -225,6 +260,23 @@ impl DataDirectory {
     /// Whose it is; `None` until the first start has called [`DataDirectory::complete`].
     pub fn identity(&self) -> Option<Identity> {
         self.identity
+    }
+
+    /// Which node a new directory is going to be: the same again if the first start is interrupted and repeated.
+    pub fn applicant(&self) -> Result<NodeId, DataError> {
+        let creating = self.path.join(CREATING);
+        let bytes = fs::read(&creating).map_err(failed("read", &creating))?;
+        if let Ok(node) = bytes.try_into() {
+            return Ok(NodeId(node));
+        }
+        let node = NodeId(random_bytes()?);
+        let write = || {
+            let file = OpenOptions::new().write(true).truncate(true).open(&creating)?;
+            (&file).write_all(&node.0)?;
+            file.sync_all()
+        };
+        write().map_err(failed("write", &creating))?;
+        Ok(node)
     }
 
     /// Ends the first start: from now on the directory is this node's.
@@ -370,7 +422,12 @@ mod tests {
 
     use super::*;
 
-    const EXAMPLE: Identity = Identity { node: NodeId([0xab; 16]), created_millis: 1_700_000_000_000 };
+    const EXAMPLE: Identity = Identity {
+        node: NodeId([0xab; 16]),
+        created_millis: 1_700_000_000_000,
+        cluster: ClusterId([0xcd; 16]),
+        member: 3,
+    };
 
     fn made(path: &Path) -> DataDirectory {
         let mut directory = DataDirectory::open(path).unwrap();
@@ -379,13 +436,30 @@ mod tests {
         directory
     }
 
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let digits = hex.replace(' ', "");
+        (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn with_crc(mut bytes: Vec<u8>) -> Vec<u8> {
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend(crc.to_le_bytes());
+        bytes
+    }
+
     #[test]
-    fn version_1_never_changes() {
-        let golden = "6c6f63694e4f4445 01000000 00000000 abababababababababababababababab 0068e5cf8b010000";
-        let golden = golden.replace(' ', "");
-        let bytes: String = EXAMPLE.encode().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(bytes[..80], golden);
+    fn version_2_never_changes() {
+        let golden = "6c6f63694e4f4445 02000000 00000000 abababababababababababababababab 0068e5cf8b010000 \
+                      cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd 0300000000000000";
+        assert_eq!(EXAMPLE.encode()[..CHECKED_BYTES], bytes_of(golden));
         assert_eq!(Identity::decode(&EXAMPLE.encode()), Ok(EXAMPLE));
+    }
+
+    #[test]
+    fn version_1_is_of_a_cluster_that_has_its_founders_name() {
+        let golden = "6c6f63694e4f4445 01000000 00000000 abababababababababababababababab 0068e5cf8b010000";
+        let founder = Identity { cluster: ClusterId([0xab; 16]), member: FOUNDER, ..EXAMPLE };
+        assert_eq!(Identity::decode(&with_crc(bytes_of(golden))), Ok(founder));
     }
 
     #[test]
@@ -402,17 +476,20 @@ mod tests {
         let mut bytes = EXAMPLE.encode().to_vec();
         bytes.push(0);
         for length in (0..IDENTITY_BYTES).chain([IDENTITY_BYTES + 1]) {
-            assert_eq!(Identity::decode(&bytes[..length]), Err(IdentityError::WrongLength(length)));
+            assert!(Identity::decode(&bytes[..length]).is_err(), "{length}");
         }
+        // Whole, but not as long as its version is.
+        let cut = with_crc(bytes[..IDENTITY_1_BYTES - 4].to_vec());
+        assert_eq!(Identity::decode(&cut), Err(IdentityError::WrongLength(IDENTITY_1_BYTES)));
     }
 
     #[test]
     fn a_newer_version_is_told_apart_from_damage() {
         let mut bytes = EXAMPLE.encode();
-        bytes[8] = 2;
+        bytes[8] = 3;
         let crc = crc32fast::hash(&bytes[..CHECKED_BYTES]);
         bytes[CHECKED_BYTES..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Identity::decode(&bytes), Err(IdentityError::UnknownVersion(2)));
+        assert_eq!(Identity::decode(&bytes), Err(IdentityError::UnknownVersion(3)));
     }
 
     #[test]
@@ -477,6 +554,14 @@ mod tests {
     }
 
     #[test]
+    fn an_interrupted_first_start_is_of_the_same_node() {
+        let parent = tempfile::tempdir().unwrap();
+        let node = DataDirectory::open(parent.path()).unwrap().applicant().unwrap();
+        assert_eq!(DataDirectory::open(parent.path()).unwrap().applicant().unwrap(), node);
+        assert_ne!(node.0, [0; 16]);
+    }
+
+    #[test]
     fn damage_is_named_with_file_and_offset() {
         let parent = tempfile::tempdir().unwrap();
         drop(made(parent.path()));
@@ -486,7 +571,7 @@ mod tests {
         bytes[20] ^= 1;
         fs::write(&file, &bytes).unwrap();
         let message = DataDirectory::open(parent.path()).unwrap_err().to_string();
-        assert!(message.contains("IDENTITY") && message.contains("offset 40"), "{message}");
+        assert!(message.contains("IDENTITY") && message.contains("offset 64"), "{message}");
         fs::write(&file, &whole[..7]).unwrap();
         let message = DataDirectory::open(parent.path()).unwrap_err().to_string();
         assert!(message.contains("has 7 bytes") && message.contains("offset 7"), "{message}");

@@ -1,7 +1,7 @@
 //! The program: doors, shards, and the machine around them.
 //!
 //! ```text
-//!   doors (translate) --> gate --> shard handle --> shard thread --> log thread --> disk
+//!   doors (translate) --> gate --> cluster (who leads?) --> shard handle --> shard thread --> log thread --> disk
 //!        \-------------> search threads       \--> background jobs: seal, merge, checkpoint
 //! ```
 //!
@@ -15,6 +15,7 @@ pub mod doors;
 pub mod gate;
 
 pub mod shard;
+pub mod cluster;
 
 pub mod log_thread;
 pub mod search_threads;

@@ -1,9 +1,10 @@
 //! A node from its start to its end.
 //!
 //! ```text
-//!   start:    bind the addresses -> open data (lock, log, store) -> threads -> serve, not ready
-//!             -> everything in the log applied -> ready
-//!   shutdown: not ready -> no new calls, calls under way end (5 s) -> last checkpoint -> log closed -> unlocked
+//!   start:    bind the addresses -> lock the data -> new, and told to join: form or join a cluster
+//!             -> open log and store -> threads -> serve, not ready -> as new as the leader said -> ready
+//!   shutdown: not ready -> somebody else leads -> no new calls, calls under way end (5 s) -> last checkpoint -> log closed
+//!             -> unlocked
 //! ```
 //!
 //! The addresses come first, so that a node that cannot be reached has not touched its data. Sockets have a runtime of
@@ -21,7 +22,7 @@ use loci_index::graph::GraphOptions;
 use loci_index::store::{Store, StoreError, StoreOptions};
 use loci_raft::{
     FOUNDING_INDEX, FileDisk, Log, LogError, LogIndex, LogOptions, MemberId, Members, Replica, ReplicaOptions,
-    RestoreError, ShardId, founding,
+    RestoreError, ShardId, ShardState, beginning, founding,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -32,10 +33,14 @@ use tonic_health::server::HealthReporter;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
+use crate::cluster::formation::{Applicant, Formed};
+use crate::cluster::links::Links;
+use crate::cluster::snapshot::{self, Receiving, Stand};
+use crate::cluster::{Cluster, agreement, door, policy};
 use crate::config::{Config, ConfigError, LogFormat, ServeArgs};
 use crate::doors::grpc;
 use crate::gate::Gate;
-use crate::identity::{DataDirectory, DataError, Identity, NodeId, random_bytes};
+use crate::identity::{ClusterId, DataDirectory, DataError, FOUNDER, Identity, NodeId, random_bytes};
 use crate::idle::Idle;
 use crate::idle::recall::Recall;
 use crate::idle::walker::WalkerFigures;
@@ -44,13 +49,13 @@ use crate::memory::Budget;
 use crate::metrics::{Endpoint, Metrics};
 use crate::residency::{Residency, ResidencyFigures};
 use crate::search_threads::SearchThreads;
-use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle};
+use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle, StoreOpener};
 use crate::status::{NodeStatus, Parts};
 
 /// The one shard there is until there are several.
 const SHARD: ShardId = ShardId(1);
-/// This node's part in it.
-const MEMBER: MemberId = MemberId(1);
+/// How long another member may take to lead in the place of one that stops.
+const HAND_OVER_TIME: Duration = Duration::from_secs(2);
 /// How long calls under way may take once the node is told to stop.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// A connection on which nothing is heard is asked for a sign of life this often, and closed without one.
@@ -62,6 +67,8 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// A checkpoint is due after this many files of the log, within these bounds.
 const CHECKPOINT_FILES: u64 = 4;
+/// The log keeps about so many of its files for members that are behind.
+const KEPT_FILES: u64 = 4;
 const CHECKPOINT_BYTES_MIN: u64 = 16 << 20;
 const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 /// After so many tasks a thread looks at its sockets again. Some tasks are short searches.
@@ -113,6 +120,16 @@ pub enum RunError {
     NotInLog {
         /// Where it is.
         path: PathBuf,
+    },
+    /// Other members found that the store is not what theirs are.
+    #[error(
+        "store in {path}: {why}; remove this member from the cluster, and start its node with an empty data directory"
+    )]
+    Diverged {
+        /// Where it is.
+        path: PathBuf,
+        /// What was found.
+        why: String,
     },
     /// The store cannot be opened.
     #[error("store in {path}: {error}")]
@@ -183,8 +200,12 @@ pub fn serve_command(args: ServeArgs) -> Result<(), RunError> {
 
 /// Runs a node until `shutdown` resolves. Says on standard output where it listens, once it does.
 pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    let node = Node::start(config).await?;
     tokio::pin!(shutdown);
+    // A node may wait for others for long.
+    let node = tokio::select! {
+        node = Node::start(config) => node?,
+        () = &mut shutdown => return Ok(()),
+    };
     tokio::select! {
         () = node.ready() => {
             let mut stdout = std::io::stdout();
@@ -237,8 +258,11 @@ pub struct Node {
     server: JoinHandle<()>,
     endpoint: Option<Endpoint>,
     health: HealthReporter,
+    /// Says that the node serves, once.
+    becoming_healthy: JoinHandle<()>,
     shard: Shard,
     handle: ShardHandle,
+    cluster: Cluster,
     log: LogThread,
     search: SearchThreads,
     idle: Idle,
@@ -254,9 +278,27 @@ impl Node {
         let begun = Instant::now();
         let listener = bind("--listen", config.listen)?;
         let metrics_listener = config.metrics.map(|address| bind("--metrics", address)).transpose()?;
+        let at = listener.local_addr()?;
+        let advertise = config.advertise.clone().unwrap_or_else(|| at.to_string());
+        let path = config.data.clone();
+        let data = blocking(move || DataDirectory::open(&path)).await??;
+        let formed = match data.identity() {
+            Some(_) => None,
+            None => {
+                let node = data.applicant()?;
+                let applicant = Applicant { node, address: advertise.clone(), join: config.join.clone() };
+                Some((node, applicant.form(&listener, &data.shard(SHARD.0)).await?))
+            }
+        };
         let opening = config.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&opening)).await.map_err(std::io::Error::other)??;
-        let Opened { data, identity, log, replica, store, directory, options, clock } = opened;
+        let opened = blocking(move || open(&opening, data, formed)).await??;
+        let Opened { data, identity, log, replica, store, directory, opener, options, clock } = opened;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("loci-io")
+            .event_interval(TASKS_PER_LOOK)
+            .enable_all()
+            .build()?;
+        let links = Links::new(identity.cluster, runtime.handle().clone());
 
         let budget = Arc::new(Budget::new(config.memory_bytes));
         let figures = Arc::new(LogFigures::default());
@@ -270,12 +312,16 @@ impl Node {
             log: log_handle,
             budget: budget.clone(),
             clock: clock.clone(),
-            // A group of one sends nothing.
-            outbox: Box::new(drop),
+            outbox: Box::new({
+                let links = links.clone();
+                move |message| links.send(message)
+            }),
             options,
         };
         let shard = Shard::start(mailbox, beginning, directory)?;
         let handle = shard.handle();
+        links.serve(handle.clone());
+        let cluster = Cluster::new(identity, advertise, handle.clone(), links);
         let search = SearchThreads::start()?;
         let residency_figures = Arc::new(ResidencyFigures::default());
         let (recall, samples) = Recall::new(config.recall_one_in);
@@ -302,17 +348,23 @@ impl Node {
             residency: residency_figures,
         }));
 
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("loci-io")
-            .event_interval(TASKS_PER_LOOK)
-            .enable_all()
-            .build()?;
-        let calls = grpc::Calls { shard: handle.clone(), search: search.clone(), recall, gate: Gate::default() };
-        let address = listener.local_addr()?;
+        let calls = grpc::Calls {
+            shard: handle.clone(),
+            cluster: cluster.clone(),
+            search: search.clone(),
+            recall,
+            gate: Gate::default(),
+        };
+        let files = data.shard(SHARD.0);
+        let receiving = Receiving::new(files.clone(), opener);
+        let peers = door::Door { cluster: cluster.clone(), receiving, files: files.clone() };
         let (health, is_not_serving, stop_server, server) = {
             let _inside = runtime.enter();
-            start_server(listener, calls, &metrics, &status)?
+            start_server(listener, calls, peers, &metrics, &status)?
         };
+        runtime.spawn(policy::run(cluster.clone()));
+        runtime.spawn(agreement::run(cluster.clone(), files));
+        runtime.spawn(policy::tell_address(cluster.clone()));
         let endpoint = match metrics_listener {
             None => None,
             Some(listener) => {
@@ -323,15 +375,17 @@ impl Node {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             node = %identity.node,
+            cluster = %identity.cluster,
+            member = identity.member,
             data = %data.path().display(),
-            listen = %address,
+            listen = %at,
             metrics = endpoint.as_ref().map(|endpoint| tracing::field::display(endpoint.address())),
             memory_mib = config.memory_bytes >> 20,
             millis = begun.elapsed().as_millis() as u64,
             "started"
         );
         let (watched, reporter) = (handle.clone(), health.clone());
-        runtime.spawn(async move {
+        let becoming_healthy = runtime.spawn(async move {
             let _ = is_not_serving.await;
             watched.ready().await;
             if watched.is_ready() {
@@ -340,14 +394,16 @@ impl Node {
         });
         let sockets = Sockets(Some(runtime));
         Ok(Node {
-            address,
+            address: at,
             sockets,
             stop_server,
             server,
             endpoint,
             health,
+            becoming_healthy,
             shard,
             handle,
+            cluster,
             log,
             search,
             idle,
@@ -391,8 +447,10 @@ impl Node {
             mut server,
             endpoint,
             health,
+            becoming_healthy,
             shard,
             handle,
+            cluster,
             log,
             search,
             idle: idling,
@@ -402,7 +460,11 @@ impl Node {
         let Node { metrics, status, data, .. } = self;
         let begun = Instant::now();
         status.drain();
+        // Never after this: what is said last counts.
+        becoming_healthy.abort();
+        let _ = becoming_healthy.await;
         set_health(&health, ServingStatus::NotServing).await;
+        hand_over(&cluster).await;
         let _ = stop_server.send(());
         // Streams that carry nothing, such as an idle pipeline, need not be waited for.
         let idle = async {
@@ -421,7 +483,7 @@ impl Node {
         }
         let path = data.log();
         let closing = tokio::task::spawn_blocking(move || {
-            drop(handle);
+            drop((handle, cluster));
             idling.stop();
             residency.stop();
             shard.stop();
@@ -436,6 +498,29 @@ impl Node {
         closed.map_err(|error| RunError::Log { path, error })?;
         tracing::info!(millis = begun.elapsed().as_millis() as u64, "stopped");
         Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)
+}
+
+/// Has another member lead, so that nobody has to wait for an election when this one is gone.
+async fn hand_over(cluster: &Cluster) {
+    let (shard, me) = (cluster.shard(), cluster.me());
+    let (Some(leader), Some(members)) = (shard.leader(), shard.members()) else { return };
+    let voters = members.voters();
+    if leader != me || voters == [me] {
+        return;
+    }
+    let fit = shard
+        .progress()
+        .into_iter()
+        .filter(|known| known.member != me && known.active && voters.contains(&known.member));
+    let Some(next) = fit.max_by_key(|known| known.matched) else { return };
+    match shard.transfer(next.member, Instant::now() + HAND_OVER_TIME).await {
+        Ok(()) => tracing::info!(member = next.member.0, "another member leads now"),
+        Err(error) => tracing::warn!(%error, "no other member took the lead: an election will find one"),
     }
 }
 
@@ -460,6 +545,7 @@ type Server = (HealthReporter, oneshot::Receiver<()>, oneshot::Sender<()>, JoinH
 fn start_server(
     listener: TcpListener,
     calls: grpc::Calls,
+    peers: door::Door,
     metrics: &Arc<Metrics>,
     status: &Arc<NodeStatus>,
 ) -> std::io::Result<Server> {
@@ -482,7 +568,8 @@ fn start_server(
         // What Python's and older tools ask for.
         .add_service(reflection().build_v1alpha().map_err(std::io::Error::other)?)
         .add_service(records)
-        .add_service(admin);
+        .add_service(admin)
+        .add_service(peers.service());
     let (stop, stopped) = oneshot::channel::<()>();
     let (not_serving, is_not_serving) = oneshot::channel::<()>();
     let reporter = health.clone();
@@ -508,14 +595,16 @@ struct Opened {
     replica: Replica,
     store: Store,
     directory: Arc<dyn Directory>,
+    opener: StoreOpener,
     options: OwnerOptions,
     clock: Arc<Clock>,
 }
 
-fn open(config: &Config) -> Result<Opened, RunError> {
+/// Opens what a locked data directory holds, or fills a new one: then `formed` says which node it is, and how it came to its
+/// cluster.
+fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed)>) -> Result<Opened, RunError> {
     let begun = Instant::now();
     let clock = Arc::new(Clock::new());
-    let mut data = DataDirectory::open(&config.data)?;
     let log_path = data.log();
     let log_failed = |error| RunError::Log { path: log_path.clone(), error };
     let disk = FileDisk::open(&log_path).map_err(|error| RunError::Disk { path: log_path.clone(), error })?;
@@ -524,6 +613,11 @@ fn open(config: &Config) -> Result<Opened, RunError> {
     let (mut log, recovered) = Log::open(disk, log_options).map_err(log_failed)?;
 
     let store_path = data.shard(SHARD.0);
+    let unsettled = |error| RunError::Disk { path: store_path.clone(), error };
+    snapshot::settle(&store_path).map_err(unsettled)?;
+    if let Ok(why) = std::fs::read_to_string(store_path.join(agreement::DIVERGED_FILE)) {
+        return Err(RunError::Diverged { path: store_path, why: why.trim().to_owned() });
+    }
     let directory =
         MmapDirectory::open(&store_path).map_err(|error| RunError::Directory { path: store_path.clone(), error })?;
     let directory: Arc<dyn Directory> = Arc::new(directory);
@@ -531,17 +625,47 @@ fn open(config: &Config) -> Result<Opened, RunError> {
     let graph = GraphOptions { threads: config.graph_threads, ..GraphOptions::default() };
     let store_options = StoreOptions { buffers_bytes_max, graph, ..StoreOptions::default() };
     let store_failed = |error| RunError::Store { path: store_path.clone(), error };
-    let (identity, store) = match data.identity() {
-        Some(identity) => (identity, Store::open(directory.clone(), store_options).map_err(store_failed)?),
-        None => {
-            let members = Arc::new(Members::voting([MEMBER]).expect("one member can vote"));
+    let opener: StoreOpener = {
+        let (directory, store_options) = (directory.clone(), store_options.clone());
+        Arc::new(move || Store::open(directory.clone(), store_options.clone()).map_err(|error| error.to_string()))
+    };
+    let store = match &formed {
+        Some((_, Formed::Found)) => {
+            let members = Arc::new(Members::voting([MemberId(FOUNDER)]).expect("one member can vote"));
             log.append(&founding(SHARD, &members)).and_then(|()| log.sync()).map_err(log_failed)?;
-            let created = Store::create(directory.clone(), store_options, random_bytes()?, FOUNDING_INDEX.0);
-            let store = created.map_err(store_failed)?;
-            let identity = Identity { node: NodeId(random_bytes()?), created_millis: clock.now_millis() };
+            Store::create(directory.clone(), store_options, random_bytes()?, FOUNDING_INDEX.0).map_err(store_failed)?
+        }
+        Some((_, Formed::Joined { .. })) | None => {
+            Store::open(directory.clone(), store_options).map_err(store_failed)?
+        }
+    };
+    // The log begins anew behind a snapshot that it does not know: of a node that joins, or whose power failed when its store
+    // had taken a snapshot in and its log had not.
+    if let Some(stand) = Stand::read(&store_path).map_err(unsettled)?
+        && stand.index.0 == store.applied()
+        && !log.shard(SHARD).is_some_and(|state| has(&state, &stand))
+    {
+        log.append(&beginning(SHARD, stand.index, stand.term, &stand.members))
+            .and_then(|()| log.sync())
+            .map_err(log_failed)?;
+    }
+    let identity = match (data.identity(), formed) {
+        (Some(identity), _) => identity,
+        (None, formed) => {
+            let created_millis = clock.now_millis();
+            let identity = match formed {
+                Some((node, Formed::Joined { cluster, member, .. })) => {
+                    Identity { node, created_millis, cluster, member }
+                }
+                Some((node, Formed::Found)) => {
+                    Identity { node, created_millis, cluster: ClusterId(random_bytes()?), member: FOUNDER }
+                }
+                None => unreachable!("a directory without an identity is filled by a node that was formed"),
+            };
             data.complete(identity)?;
-            tracing::info!(node = %identity.node, data = %config.data.display(), "made a new data directory");
-            (identity, store)
+            let (node, cluster, member) = (identity.node, identity.cluster, identity.member);
+            tracing::info!(%node, %cluster, member, data = %config.data.display(), "made a new data directory");
+            identity
         }
     };
 
@@ -549,8 +673,8 @@ fn open(config: &Config) -> Result<Opened, RunError> {
     let state = log.shard(SHARD).ok_or_else(not_in_log)?;
     let reader = log.reader(SHARD).ok_or_else(not_in_log)?;
     let applied = LogIndex(store.applied());
-    let replica_options =
-        ReplicaOptions { shard: SHARD, me: MEMBER, applied, seed: u64::from_le_bytes(random_bytes()?) };
+    let me = MemberId(identity.member);
+    let replica_options = ReplicaOptions { shard: SHARD, me, applied, seed: u64::from_le_bytes(random_bytes()?) };
     let replica = Replica::restore(replica_options, &state, reader)
         .map_err(|error| RunError::Mismatch { path: config.data.clone(), error })?;
     if let Some(cut) = &recovered.cut {
@@ -567,8 +691,22 @@ fn open(config: &Config) -> Result<Opened, RunError> {
         "opened the data"
     );
     let checkpoint_bytes = (CHECKPOINT_FILES * config.log_file_bytes).clamp(CHECKPOINT_BYTES_MIN, CHECKPOINT_BYTES_MAX);
-    let options = OwnerOptions { checkpoint_bytes, buffers_bytes_max, log_path: log_path.display().to_string() };
-    Ok(Opened { data, identity, log, replica, store, directory, options, clock })
+    let options = OwnerOptions {
+        checkpoint_bytes,
+        buffers_bytes_max,
+        kept_bytes: KEPT_FILES * config.log_file_bytes,
+        log_path: log_path.display().to_string(),
+    };
+    Ok(Opened { data, identity, log, replica, store, directory, opener, options, clock })
+}
+
+/// Whether the log has the entry at which a snapshot stands.
+fn has(state: &ShardState, stand: &Stand) -> bool {
+    if stand.index <= state.start {
+        // It was forgotten, which only what is committed is.
+        return true;
+    }
+    state.term_of(stand.index) == Some(stand.term)
 }
 
 /// A runtime that may be dropped anywhere.

@@ -502,7 +502,9 @@ async fn send(api: &mut Api, write: &Write) -> Answer {
     match reply {
         Ok((version, existed)) => Answer::Done(version, existed),
         Err(status) => match reason(&status).as_deref() {
-            None | Some("stopping" | "not_leader" | "unconfirmed" | "deadline_exceeded" | "starting") => Answer::Unknown(status),
+            None | Some("stopping" | "not_leader" | "unconfirmed" | "deadline_exceeded" | "starting") => {
+                Answer::Unknown(status)
+            }
             Some(_) => Answer::Refused(status),
         },
     }

@@ -35,7 +35,7 @@ pub use crate::requests::{REQUEST_AGE_MAX_MILLIS, REQUEST_BYTES_MAX};
 pub use apply::{ApplyError, DUE_PER_ENTRY_MAX};
 pub use catalog::{COLLECTIONS_MAX, NAMESPACES_MAX, SchemaError, check_name, check_schema};
 pub use jobs::{Done, Installed, Job, JobError, JobKind};
-pub use open::StoreError;
+pub use open::{StoreError, checkpoint_files};
 
 use crate::buffer::{Buffer, Row};
 use crate::directory::Directory;
@@ -272,6 +272,12 @@ impl Store {
     /// Where readers find the newest view.
     pub fn views(&self) -> ViewHandle {
         self.views.clone()
+    }
+
+    /// Shows its views from now on where another store showed its own: readers of a handle see the state change as a whole.
+    pub fn show_in(&mut self, views: ViewHandle) {
+        views.0.store(self.views.load());
+        self.views = views;
     }
 
     /// The newest view.

@@ -181,6 +181,20 @@ impl Store {
     }
 }
 
+/// The bytes of the last checkpoint's manifest, the entry up to which it holds the state, and the files that it names, all
+/// of which are needed to open a copy of it elsewhere.
+pub fn checkpoint_files(directory: &dyn Directory) -> Result<(Vec<u8>, u64, Vec<String>), StoreError> {
+    let bytes = match directory.read(MANIFEST_FILE, Manifest::FILE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(DirectoryError::Missing(_)) => return Err(StoreError::Missing),
+        Err(error) => return Err(error.into()),
+    };
+    let manifest =
+        Manifest::decode(&bytes).map_err(|error| StoreError::framed(MANIFEST_FILE, MANIFEST_VERSION, error))?;
+    let files = manifest.files().map(|file| file.to_string()).collect();
+    Ok((bytes, manifest.applied, files))
+}
+
 fn read(directory: &dyn Directory, file: FileName, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
     match directory.read(&file.to_string(), bytes_max) {
         Err(DirectoryError::Missing(file)) => Err(unfit(file, "the manifest names it, and it is not there")),

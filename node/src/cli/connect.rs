@@ -11,7 +11,7 @@ use super::filter_language;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection and output")]
 pub struct Connection {
-    /// Address of the node, host:port.
+    /// Address of the node, host:port; several of one cluster, with commas between them, stand in for each other.
     #[arg(long, env = "LOCI_ADDRESS", default_value = crate::config::LISTEN_DEFAULT)]
     pub address: String,
     /// The namespace.
@@ -35,8 +35,9 @@ impl Connection {
     }
 
     pub fn client_of(&self, connections: usize) -> Result<Client, Failure> {
-        let builder = Client::builder()
-            .address(&self.address)
+        let builder =
+            self.address.split(',').fold(Client::builder(), |builder, address| builder.address(address.trim()));
+        let builder = builder
             .connections(connections)
             .timeout(self.timeout)
             .retries(5)

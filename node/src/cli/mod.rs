@@ -11,6 +11,7 @@
 
 mod connect;
 mod admin;
+mod cluster;
 mod records;
 mod search;
 mod explain;
@@ -54,6 +55,9 @@ enum Command {
     /// Collections: create, list, describe, alter, drop.
     #[command(subcommand)]
     Collection(admin::CollectionCommand),
+    /// The cluster: status, transfer, remove.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// How the node is doing.
     Stats(admin::StatsArgs),
     /// Write a record.
@@ -126,6 +130,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Ping(args) => admin::ping(args).await,
         Command::Namespace(command) => admin::namespace(command).await,
         Command::Collection(command) => admin::collection(command).await,
+        Command::Cluster(command) => cluster::cluster(command).await,
         Command::Stats(args) => admin::stats(args).await,
         Command::Put(args) => records::put(args).await,
         Command::Get(args) => records::get(args).await,

@@ -1,5 +1,6 @@
 //! The handle: what the doors hold of a shard. Cheap to clone, usable from any thread.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,13 +8,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use loci_index::command::Envelope;
 use loci_index::view::{View, ViewHandle};
-use loci_raft::{MemberId, Message};
+use loci_raft::{MemberChange, MemberId, Members, Message};
 use tokio::sync::{oneshot, watch};
 
 use super::owner::FOREVER;
 use super::queue::{self, Queue, Turn, Waiting};
-use super::{Event, Level, ReadError, ShardStatus, WriteError, Written};
+use super::{
+    ChangeError, Event, Fingerprint, Install, Level, MemberProgress, ReadError, ShardStatus, WriteError, Written,
+};
 use crate::clock::Clock;
+use crate::cluster::snapshot::Stand;
 use crate::memory::Budget;
 
 /// The longest that a read waits for its token when it has no deadline of its own.
@@ -44,6 +48,8 @@ pub(super) struct Progress {
     pub checkpoints: u64,
     pub merges: u64,
     pub jobs_failed: u64,
+    /// Of all members, while this one leads.
+    pub members: Vec<MemberProgress>,
 }
 
 /// What the shard thread and the handles share.
@@ -63,6 +69,10 @@ pub(super) struct Shared {
     pub lease: AtomicU64,
     /// Whether a read was answered by the lease since it was last extended.
     pub lease_used: AtomicBool,
+    /// Who takes part, once that is known.
+    pub members: Mutex<Option<Arc<Members>>>,
+    /// Of the state after every so many entries, the last of them.
+    pub fingerprints: Mutex<VecDeque<Fingerprint>>,
     pub progress: Mutex<Progress>,
     pub budget: Arc<Budget>,
     pub clock: Arc<Clock>,
@@ -193,6 +203,71 @@ impl ShardHandle {
         }
     }
 
+    /// Who takes part, as of the last applied entry.
+    pub fn members(&self) -> Option<Arc<Members>> {
+        self.0.members.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the state was after an entry, if that is remembered; of the last that is, without one.
+    pub fn fingerprint(&self, index: Option<u64>) -> Option<Fingerprint> {
+        let fingerprints = self.0.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
+        match index {
+            None => fingerprints.back().copied(),
+            Some(index) => fingerprints.iter().find(|known| known.index == index).copied(),
+        }
+    }
+
+    /// What this member knows of the others while it leads; a moment old.
+    pub fn progress(&self) -> Vec<MemberProgress> {
+        self.0.progress().members
+    }
+
+    /// Changes who takes part, and waits until it is so.
+    pub async fn change_members(&self, changes: Vec<MemberChange>, deadline: Instant) -> Result<(), ChangeError> {
+        self.asked(deadline, |reply| Event::Change { changes, reply }).await
+    }
+
+    /// Asks another member to lead, and waits until this one no longer does.
+    pub async fn transfer(&self, to: MemberId, deadline: Instant) -> Result<(), ChangeError> {
+        self.asked(deadline, |reply| Event::Transfer { to, reply }).await?;
+        while self.leader() != Some(to) {
+            if Instant::now() >= deadline {
+                return Err(ChangeError::DeadlineExceeded);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    async fn asked(
+        &self,
+        deadline: Instant,
+        event: impl FnOnce(oneshot::Sender<Result<(), ChangeError>>) -> Event,
+    ) -> Result<(), ChangeError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.events.send(event(reply)).map_err(|_| ChangeError::Stopping)?;
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(answer) => answer.unwrap_or(Err(ChangeError::Stopping)),
+            Err(_) => Err(ChangeError::DeadlineExceeded),
+        }
+    }
+
+    /// A checkpoint that holds the state as it is now or later, on the disk.
+    pub async fn checkpoint(&self) -> Result<Stand, ReadError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.events.send(Event::Checkpoint(reply)).map_err(|_| ReadError::Stopping)?;
+        answer.await.map_err(|_| ReadError::Stopping)
+    }
+
+    /// Has a snapshot taken in, and waits until it is.
+    pub async fn install(&self, install: Install) {
+        let (done, taken_in) = oneshot::channel();
+        if self.0.events.send(Event::Install { install: Box::new(install), done }).is_ok() {
+            // A shard that ends takes nothing in.
+            let _ = taken_in.await;
+        }
+    }
+
     /// Hands the shard a message of another member.
     pub fn receive(&self, message: Message) {
         // A shard that has ended takes part in nothing.
@@ -222,7 +297,7 @@ impl ShardHandle {
 
     /// How the shard is doing.
     pub fn status(&self) -> ShardStatus {
-        let Progress { role, term, checkpoint, checkpoint_at_millis, checkpoints, merges, jobs_failed } =
+        let Progress { role, term, checkpoint, checkpoint_at_millis, checkpoints, merges, jobs_failed, .. } =
             self.0.progress();
         let view = self.0.view.load();
         ShardStatus {

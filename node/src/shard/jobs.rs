@@ -108,6 +108,11 @@ impl Jobs {
         self.rests.cancel.store(true, Ordering::Relaxed);
     }
 
+    /// Merges may run again.
+    pub fn allow_merges(&self) {
+        self.merges.cancel.store(false, Ordering::Relaxed);
+    }
+
     /// Waits until the threads have ended.
     pub fn join(self) {
         let Jobs { checkpoints, merges, rests } = self;

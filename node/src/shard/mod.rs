@@ -32,14 +32,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use loci_index::command::Outcome;
 use loci_index::directory::Directory;
 use loci_index::store::{Done, Job, Store};
-use loci_raft::{MemberId, Message, Replica};
-use tokio::sync::watch;
+use loci_raft::{MemberChange, MemberId, Message, Replica, TransferError};
+use tokio::sync::{oneshot, watch};
 
 pub use handle::ShardHandle;
 pub use owner::{Owner, OwnerOptions};
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
 
 use crate::clock::Clock;
+use crate::cluster::snapshot::Stand;
 use crate::fatal;
 use crate::log_thread::{Listener, LogHandle, Report};
 use crate::memory::Budget;
@@ -164,6 +165,85 @@ pub enum ReadError {
     Stopping,
 }
 
+/// Why the members stay as they are, or nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Only the member that leads can do it.
+    #[error("this node does not lead the shard, or no longer; look at the members and retry")]
+    NotLeader,
+    /// One change at a time.
+    #[error("another change is under way; retry shortly")]
+    Busy,
+    /// It cannot be done at all.
+    #[error("{0}")]
+    Refused(String),
+    /// It was begun, and not done in time.
+    #[error("the deadline passed before the change took effect; look at the members")]
+    DeadlineExceeded,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl From<TransferError> for ChangeError {
+    fn from(error: TransferError) -> ChangeError {
+        match error {
+            TransferError::NotLeader { .. } => ChangeError::NotLeader,
+            error => ChangeError::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<loci_raft::ChangeError> for ChangeError {
+    fn from(error: loci_raft::ChangeError) -> ChangeError {
+        use loci_raft::ChangeError as Raft;
+        match error {
+            Raft::NotLeader { .. } | Raft::Transferring => ChangeError::NotLeader,
+            Raft::TooNew | Raft::UnderWay => ChangeError::Busy,
+            Raft::Impossible(_) | Raft::NotCaughtUp { .. } | Raft::NoQuorum { .. } => {
+                ChangeError::Refused(error.to_string())
+            }
+        }
+    }
+}
+
+/// What the leader knows of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberProgress {
+    /// Which.
+    pub member: MemberId,
+    /// Up to which entry its log agrees with the leader's.
+    pub matched: u64,
+    /// Whether it was heard of lately.
+    pub active: bool,
+    /// Whether it waits for a snapshot.
+    pub snapshot: bool,
+}
+
+/// What the state was after an entry: the same on all members, or one of them is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The entry.
+    pub index: u64,
+    /// Of all records and the catalog.
+    pub digest: [u8; 32],
+    /// Of all entries.
+    pub chain_head: [u8; 32],
+}
+
+/// Opens the shard's store anew.
+pub type StoreOpener = Arc<dyn Fn() -> Result<Store, String> + Send + Sync>;
+
+/// A snapshot whose files are here.
+pub struct Install {
+    /// The leader's message that it is about.
+    pub message: Message,
+    /// Where the state stands.
+    pub stand: Stand,
+    /// Puts the files in their place and opens them.
+    pub open: Box<dyn FnOnce() -> Result<Store, String> + Send>,
+}
+
 /// How a shard is doing, besides what its view tells.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ShardStatus {
@@ -215,6 +295,29 @@ pub enum Event {
     Log(Report),
     /// A checkpoint or merge has ended.
     JobDone(Done),
+    /// Others are to take part.
+    Change {
+        /// What changes.
+        changes: Vec<MemberChange>,
+        /// Told once it is so.
+        reply: oneshot::Sender<Result<(), ChangeError>>,
+    },
+    /// Another member is to lead.
+    Transfer {
+        /// Which.
+        to: MemberId,
+        /// Told once it was asked to.
+        reply: oneshot::Sender<Result<(), ChangeError>>,
+    },
+    /// Somebody wants to know of a checkpoint that holds the state as it is now or later.
+    Checkpoint(oneshot::Sender<Stand>),
+    /// A snapshot's files are here.
+    Install {
+        /// What to take in.
+        install: Box<Install>,
+        /// Told once it is.
+        done: oneshot::Sender<()>,
+    },
     /// A segment's graphs are to be built anew.
     Relink(u64),
     /// The node is stopping.
@@ -303,6 +406,8 @@ fn make(mailbox: Mailbox, beginning: Beginning, jobs: jobs::Jobs) -> (ShardHandl
         leader: AtomicU64::new(0),
         lease: AtomicU64::new(0),
         lease_used: AtomicBool::new(false),
+        members: Mutex::default(),
+        fingerprints: Mutex::default(),
         progress: Mutex::default(),
         budget,
         clock,

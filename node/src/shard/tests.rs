@@ -35,6 +35,8 @@ fn idle(budget_bytes: u64) -> Idle {
         leader: AtomicU64::new(1),
         lease: AtomicU64::new(owner::FOREVER),
         lease_used: AtomicBool::new(false),
+        members: Mutex::default(),
+        fingerprints: Mutex::default(),
         progress: Mutex::default(),
         budget,
         clock: Arc::new(Clock::new()),

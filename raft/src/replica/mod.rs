@@ -478,6 +478,11 @@ impl Replica {
         self.node.store().start()
     }
 
+    /// The term of an entry that is not forgotten, or of the last that is.
+    pub fn term_of(&self, index: LogIndex) -> Option<Term> {
+        self.node.store().term_of(index)
+    }
+
     /// The last entry, on disk or on its way there.
     pub fn last_index(&self) -> LogIndex {
         LogIndex(self.node.raft.raft_log.last_index())

@@ -9,10 +9,12 @@ use loci_wire::v1;
 use loci_wire::v1::admin_server::Admin;
 use tonic::{Code, Request, Response, Status};
 
-use super::calls::{Calls, find};
+use super::calls::{Calls, find, not_reserved};
+use super::cluster;
 use super::convert::{self, NAMESPACE_DEFAULT};
 use super::records::unary;
 use super::status::Failure;
+use crate::cluster::book;
 use crate::metrics::Metrics;
 use crate::status::NodeStatus;
 
@@ -45,6 +47,7 @@ impl AdminService {
     ) -> Result<v1::AdminReply, Failure> {
         let origin = convert::origin(request.origin)?;
         let name = convert::namespace_name(request.name)?;
+        not_reserved(&name)?;
         let existed = |failure: &Failure| failure.code == Code::AlreadyExists && request.if_absent;
         match self.calls.log(origin, Command::CreateNamespace { name }, deadline).await {
             Ok((_, index)) => Ok(self.done(index, false)),
@@ -60,6 +63,7 @@ impl AdminService {
     ) -> Result<v1::AdminReply, Failure> {
         let origin = convert::origin(request.origin)?;
         let (namespace, name) = convert::collection_name(request.name, NAMESPACE_DEFAULT)?;
+        not_reserved(&namespace)?;
         let schema = convert::schema(request.schema)?;
         let view = self.calls.newest(deadline).await?;
         if namespace == NAMESPACE_DEFAULT && !view.has_namespace(&namespace) {
@@ -111,6 +115,7 @@ impl AdminService {
                 "nothing to change; set durability, retention_millis, eviction_bytes, add_indexes or remove_indexes";
             return Err(Failure::invalid("nothing_to_change", message));
         }
+        not_reserved(&name.0)?;
         let view = self.calls.newest(deadline).await?;
         let collection = find(&view, &name)?.id().0;
         let (_, index) = self.calls.log(origin, Command::AlterCollection { collection, change }, deadline).await?;
@@ -120,6 +125,7 @@ impl AdminService {
     async fn drop(&self, request: v1::DropCollectionRequest, deadline: Instant) -> Result<v1::AdminReply, Failure> {
         let origin = convert::origin(request.origin)?;
         let name = convert::collection_name(request.name, NAMESPACE_DEFAULT)?;
+        not_reserved(&name.0)?;
         let view = self.calls.newest(deadline).await?;
         let collection = find(&view, &name)?.id().0;
         let (_, index) = self.calls.log(origin, Command::DropCollection { collection }, deadline).await?;
@@ -137,6 +143,7 @@ impl AdminService {
             return Err(Failure::invalid("invalid_name", "say which namespace to drop, even if it is \"default\""));
         }
         let name = convert::namespace_name(request.name)?;
+        not_reserved(&name)?;
         let (_, index) = self.calls.log(origin, Command::DropNamespace { name }, deadline).await?;
         Ok(self.done(index, false))
     }
@@ -182,8 +189,13 @@ fn describe(collection: CollectionView<'_>, status: &NodeStatus) -> v1::Describe
 }
 
 fn list(view: &View, namespace: &str, status: &NodeStatus) -> Vec<v1::DescribeCollectionReply> {
-    let mut found: Vec<_> =
-        view.collections().filter(|found| namespace.is_empty() || found.namespace() == namespace).collect();
+    let mut found: Vec<_> = view
+        .collections()
+        .filter(|found| match namespace {
+            "" => found.namespace() != book::NAMESPACE,
+            _ => found.namespace() == namespace,
+        })
+        .collect();
     found.sort_by_key(|found| (found.namespace(), found.name()));
     found.into_iter().map(|found| describe(found, status)).collect()
 }
@@ -204,7 +216,8 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::ListNamespacesReply>, Status> {
         self.unary("list_namespaces", false, request, |_, deadline| async move {
             let view = self.calls.newest(deadline).await?;
-            Ok(v1::ListNamespacesReply { names: view.namespaces().map(String::from).collect() })
+            let names = view.namespaces().filter(|name| *name != book::NAMESPACE);
+            Ok(v1::ListNamespacesReply { names: names.map(String::from).collect() })
         })
         .await
     }
@@ -266,9 +279,37 @@ impl Admin for AdminService {
     }
 
     async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsReply>, Status> {
-        self.unary("stats", false, request, |_, deadline| async move {
-            let view = self.calls.newest(deadline).await?;
-            Ok(self.status.reply(&view))
+        // Also of a node that nobody leads: this is how one finds out.
+        self.unary("stats", false, request, |_, _| async move { Ok(self.status.reply(&self.calls.shard.newest())) })
+            .await
+    }
+
+    async fn describe_cluster(
+        &self,
+        request: Request<v1::DescribeClusterRequest>,
+    ) -> Result<Response<v1::DescribeClusterReply>, Status> {
+        self.unary("describe_cluster", false, request, |request, deadline| {
+            cluster::describe(&self.calls.cluster, request, deadline)
+        })
+        .await
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderReply>, Status> {
+        self.unary("transfer_leader", true, request, |request, deadline| {
+            cluster::transfer(&self.calls.cluster, request, deadline)
+        })
+        .await
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberReply>, Status> {
+        self.unary("remove_member", true, request, |request, deadline| {
+            cluster::remove(&self.calls.cluster, request, deadline)
         })
         .await
     }

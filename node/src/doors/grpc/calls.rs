@@ -19,6 +19,7 @@ use super::convert::{self, NAMESPACE_DEFAULT, Parts};
 use super::cursor::Cursor;
 use super::explain;
 use super::status::Failure;
+use crate::cluster::{Cluster, book};
 use crate::cpu_time::thread_cpu_nanos;
 use crate::gate::{Gate, Pass};
 use crate::idle::recall::Recall;
@@ -50,6 +51,8 @@ const KEYS_AT_ONCE: usize = 64;
 pub struct Calls {
     /// Where records are.
     pub shard: ShardHandle,
+    /// Who writes them, if another node leads.
+    pub cluster: Cluster,
     /// Where long reads run.
     pub search: SearchThreads,
     /// Where searches are told of, so that some are run again.
@@ -80,6 +83,15 @@ pub fn find<'v>(view: &'v View, (namespace, name): &(String, String)) -> Result<
     })
 }
 
+/// What the cluster knows about itself is for reading only.
+pub fn not_reserved(namespace: &str) -> Result<(), Failure> {
+    if namespace == book::NAMESPACE {
+        let message = format!("namespace {namespace:?} is the cluster's own: read it, do not write it");
+        return Err(Failure::new(Code::PermissionDenied, "reserved_namespace", message));
+    }
+    Ok(())
+}
+
 fn too_large_reply() -> Failure {
     let message = "the reply would be larger than a message may be; ask for fewer records or fewer parts";
     Failure::new(Code::OutOfRange, "reply_too_large", message)
@@ -105,7 +117,7 @@ impl Calls {
 
     /// Logs a command and waits for its outcome; a refusal is a failure.
     pub async fn log(&self, origin: Origin, command: Command, deadline: Instant) -> Result<(Outcome, u64), Failure> {
-        let written = self.shard.write(Envelope { origin, command }, Some(deadline)).await?;
+        let written = self.cluster.write(Envelope { origin, command }, deadline).await?;
         match written.outcome {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok((outcome, written.index)),
@@ -141,6 +153,7 @@ impl Calls {
         let view = self.newest(deadline).await?;
         let now = self.shard.now(&view);
         let collection = find(&view, &name)?;
+        not_reserved(&name.0)?;
         let mut conditions =
             Translation { view: &view, namespace: &name.0, own: Some(collection) }.conditions(request.conditions)?;
         let mut changes = Vec::with_capacity(request.records.len());
@@ -219,6 +232,7 @@ impl Calls {
         let filter = convert::filter(request.filter)?;
         let view = self.newest(deadline).await?;
         let collection = find(&view, &name)?;
+        not_reserved(&name.0)?;
         let id = collection.id();
         match filter {
             Some(_) if !request.keys.is_empty() => {

@@ -12,6 +12,7 @@
 mod admin;
 mod ask;
 mod calls;
+mod cluster;
 mod convert;
 mod cursor;
 mod explain;
@@ -27,7 +28,8 @@ use loci_wire::v1::records_server::RecordsServer;
 
 pub use admin::AdminService;
 pub use calls::Calls;
-pub use records::RecordsService;
+pub use records::{RecordsService, deadline};
+pub use status::Failure;
 
 use crate::metrics::Metrics;
 use crate::status::NodeStatus;

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use crate::gate;
 use crate::search_threads::RunError;
-use crate::shard::{ReadError, WriteError};
+use crate::shard::{ChangeError, ReadError, WriteError};
 
 /// When to come back after a refusal for want of memory or disk.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -37,6 +37,12 @@ impl Failure {
     /// The request can never work.
     pub fn invalid(reason: &str, message: impl Into<String>) -> Failure {
         Failure::new(Code::InvalidArgument, reason, message)
+    }
+
+    /// As another node said it.
+    pub fn from_status(status: &Status) -> Failure {
+        let detail = loci_wire::decode_detail(status.details()).unwrap_or_default();
+        Failure { code: status.code(), message: status.message().to_owned(), detail }
     }
 
     /// About one of several records, queries or conditions.
@@ -141,6 +147,19 @@ impl From<ReadError> for Failure {
             ReadError::Behind { .. } => Failure::new(Code::Unavailable, "behind", message),
             ReadError::NotReady => Failure::new(Code::Unavailable, "starting", message),
             ReadError::Stopping => Failure::new(Code::Unavailable, "stopping", message),
+        }
+    }
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Failure {
+        let message = error.to_string();
+        match error {
+            ChangeError::NotLeader => Failure::new(Code::Unavailable, "not_leader", message),
+            ChangeError::Busy => Failure::new(Code::Unavailable, "change_under_way", message),
+            ChangeError::Refused(_) => Failure::new(Code::FailedPrecondition, "change_refused", message),
+            ChangeError::DeadlineExceeded => Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message),
+            ChangeError::Stopping => Failure::new(Code::Unavailable, "stopping", message),
         }
     }
 }

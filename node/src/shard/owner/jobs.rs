@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use loci_index::store::{Done, JobError, JobKind};
-use loci_raft::LogIndex;
 
 use super::Owner;
 
@@ -91,7 +90,10 @@ impl Work {
 
 impl Owner {
     pub(super) fn start_jobs(&mut self) {
-        if self.stopping.is_some() || self.work.last_asked.is_some_and(|last| self.now - last < ASK_EVERY) {
+        if self.stopping.is_some()
+            || self.known.is_installing()
+            || self.work.last_asked.is_some_and(|last| self.now - last < ASK_EVERY)
+        {
             return;
         }
         self.work.last_asked = Some(self.now);
@@ -119,6 +121,7 @@ impl Owner {
             let Some(job) = self.store.next_job() else { return };
             match job.kind() {
                 JobKind::Checkpoint => {
+                    self.checkpoint_begins();
                     self.work.checkpoint_running = Some(self.now);
                     self.work.bytes_since_checkpoint = 0;
                 }
@@ -166,7 +169,7 @@ impl Owner {
         let now = self.shared.clock.now_millis();
         match installed.forget_up_to {
             Some(index) => {
-                self.replica.forget(LogIndex(index));
+                self.checkpoint_made(index);
                 self.publish(|progress| {
                     progress.checkpoint = index;
                     progress.checkpoint_at_millis = now;
@@ -197,6 +200,7 @@ impl Owner {
     pub(super) fn start_last_checkpoint(&mut self) -> bool {
         match self.store.next_job() {
             Some(job) if job.kind() == JobKind::Checkpoint => {
+                self.checkpoint_begins();
                 self.work.checkpoint_running = Some(self.now);
                 self.jobs.begin(job);
                 true

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`writes`] | gathers what waits into entries, and answers when they are applied |
 //! | [`reads`] | asks how new a read must be, once for all that wait, and keeps the lease |
+//! | [`members`] | changes of members, and snapshots for those who fell behind |
 //! | [`jobs`] | checkpoints and merges: when, and what follows from them |
 //! | [`stopping`] | the way down |
 //!
@@ -19,6 +20,7 @@
 //! - the same events at the same times give the same actions.
 
 mod jobs;
+mod members;
 mod reads;
 mod stopping;
 mod writes;
@@ -30,13 +32,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use loci_index::store::Store;
-use loci_raft::{Append, Change, Committed, Message, MessageError, Proposed, Replica, Role, Standing};
+use loci_raft::{
+    Append, Change, Committed, ELECTION_TICKS, LogIndex, Message, MessageError, Part, Proposed, Replica, Role, Standing,
+};
 
 use super::handle::{Phase, Progress, Shared};
 use super::jobs::Jobs;
 use super::queue::Waiting;
 use super::{Event, Fatal, Outbox};
+use crate::cluster::snapshot::Stand;
 use crate::log_thread::{LogHandle, Report};
+use members::Known;
 pub(super) use reads::FOREVER;
 pub use reads::Reader;
 use reads::Reads;
@@ -44,7 +50,9 @@ use stopping::Stopping;
 use writes::{Batch, Full, Room};
 
 /// The length of the replica's tick.
-pub(super) const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(50);
+/// The least time that a follower waits for its leader before it wants to lead.
+pub(super) const ELECTION_TIME: Duration = Duration::from_millis(ELECTION_TICKS as u64 * TICK.as_millis() as u64);
 /// Entries are applied up to about so many bytes at a turn, so that jobs and messages have theirs.
 const TURN_BYTES: u64 = 16 << 20;
 /// How often everything that the store holds is counted.
@@ -61,6 +69,8 @@ pub struct OwnerOptions {
     pub checkpoint_bytes: u64,
     /// The store's `buffers_bytes_max`.
     pub buffers_bytes_max: usize,
+    /// So many bytes of entries are kept in the log for members that are behind, or may be once this one leads.
+    pub kept_bytes: u64,
     /// The path that a full disk is named by.
     pub log_path: String,
 }
@@ -81,9 +91,11 @@ pub struct Owner {
     /// Entries that are logged and not applied.
     proposed: VecDeque<Batch>,
     proposed_clock: u64,
+    standing: Standing,
     /// Whether this member leads and has applied everything that earlier leaders proposed.
     may_propose: bool,
     reads: Reads,
+    known: Known,
     started: Instant,
     replayed: u64,
     /// The replica has more effects already.
@@ -123,6 +135,13 @@ impl Owner {
         let Parts { shared, options, replica, store, log, jobs, outbox } = parts;
         let proposed_clock = store.clock();
         let now = shared.clock.instant();
+        // What the store holds is committed, so it is what the log has there.
+        let index = LogIndex(store.applied());
+        let term = replica.term_of(index).unwrap_or(replica.standing().term);
+        let members = Arc::clone(replica.members());
+        *shared.members.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&members));
+        let known = Known::new(Stand { index, term, members });
+        let standing = replica.standing();
         let owner = Owner {
             shared,
             options,
@@ -135,8 +154,10 @@ impl Owner {
             waiting: VecDeque::new(),
             proposed: VecDeque::new(),
             proposed_clock,
+            standing,
             may_propose: false,
             reads: Reads::default(),
+            known,
             started: now,
             replayed: 0,
             more: true,
@@ -149,7 +170,7 @@ impl Owner {
             work: jobs::Work::new(now),
             stopping: None,
         };
-        owner.publish_standing(owner.replica.standing());
+        owner.publish_standing(standing);
         let checkpoint = owner.store.applied();
         owner.publish(|progress| progress.checkpoint = checkpoint);
         owner
@@ -193,6 +214,10 @@ impl Owner {
                 self.refuse_waiting(&self.disk_full(needed_bytes));
             }
             Event::JobDone(done) => self.install(done),
+            Event::Change { changes, reply } => self.change(&changes, reply),
+            Event::Transfer { to, reply } => self.transfer(to, reply),
+            Event::Checkpoint(reply) => self.want_checkpoint(reply),
+            Event::Install { install, done } => self.begin_install(*install, done),
             Event::Relink(file) => {
                 self.store.request_relink(file);
                 self.work.ask_again();
@@ -209,6 +234,7 @@ impl Owner {
             self.last_tick = self.now;
             self.replica.tick();
         }
+        self.install_snapshot()?;
         self.settle()?;
         while self.propose() {
             self.settle()?;
@@ -216,6 +242,7 @@ impl Owner {
         if self.ask_for_reads() {
             self.settle()?;
         }
+        self.answer_changes();
         self.count();
         self.start_jobs();
         self.go_on_stopping();
@@ -256,6 +283,13 @@ impl Owner {
                 bytes += committed.data.len() as u64;
                 self.apply(committed)?;
             }
+            if let Some(changed) = effects.members.into_iter().next_back() {
+                self.members_changed(changed.members);
+            }
+            if let Some(member) = effects.snapshot_wanted {
+                self.offer_snapshot(member);
+                self.more = true;
+            }
             for read in effects.reads {
                 self.read_confirmed(read.context, read.index.0);
             }
@@ -271,11 +305,18 @@ impl Owner {
 
     fn apply(&mut self, committed: Committed) -> Result<(), Fatal> {
         let Committed { index, term, data } = committed;
+        if index.0 <= self.store.applied() {
+            // A snapshot held it already.
+            self.replica.applied(index);
+            return Ok(());
+        }
+        self.known.applied(term, data.len() as u64);
         let outcomes =
             self.store.apply(index.0, &data).map_err(|error| Fatal(format!("shard {}: {error}", self.shared.id)))?;
         self.work.applied(self.now, data.len() as u64);
         self.replica.applied(index);
         self.charge();
+        self.remember_fingerprint();
         self.shared.applied.send_replace(index.0);
         let standing = self.replica.standing();
         self.may_propose |= standing.role == Role::Leader && term == standing.term;
@@ -286,14 +327,27 @@ impl Owner {
         Ok(())
     }
 
-    /// Role, term or leader changed.
+    /// Role, term, leader or part changed.
     fn stand(&mut self, standing: Standing) {
+        let before = std::mem::replace(&mut self.standing, standing);
+        if standing.part == Part::Removed && before.part != Part::Removed {
+            tracing::error!(
+                shard = self.shared.id,
+                "this member was removed from the cluster: its node can take part again only with an empty data directory"
+            );
+            self.shared.set_phase(Phase::Stopping);
+        }
+        if (before.role, before.term, before.leader) == (standing.role, standing.term, standing.leader) {
+            return;
+        }
         self.may_propose = false;
         self.end_lease();
         if standing.role != Role::Leader {
             self.give_up_proposed();
         }
         self.publish_standing(standing);
+        // What this member knows of the others is of its time as a leader.
+        self.publish_progress();
     }
 
     fn become_ready(&self) {
@@ -320,6 +374,9 @@ impl Owner {
             return;
         }
         self.last_count = Some(self.now);
+        self.publish_progress();
+        self.give_up_snapshots();
+        self.forget();
         let stats = self.store.view().stats();
         self.counted.other_bytes = stats.memory_bytes.saturating_sub(stats.buffer_bytes);
         self.charge();

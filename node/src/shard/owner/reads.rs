@@ -130,11 +130,11 @@ impl Owner {
 
     fn extend_lease(&mut self, round: &Round) {
         let standing = self.replica.standing();
-        if standing.role != Role::Leader || standing.term != round.term {
+        if standing.role != Role::Leader || standing.term != round.term || !self.may_have_lease() {
             return;
         }
         let members = self.replica.members();
-        let alone = members.voters() == [self.replica.me()] && members.voters_outgoing().is_empty();
+        let alone = members.only_voter(self.replica.me());
         let until = if alone { FOREVER } else { self.shared.clock.micros_of(round.begun + LEASE) };
         // Renewed only if somebody uses it until then.
         self.shared.lease_used.store(false, Ordering::Relaxed);

@@ -1,0 +1,86 @@
+//! The cluster: who takes part, who leads, and who is to.
+
+use loci_wire::v1;
+
+use crate::client::within;
+use crate::{Client, Error};
+
+/// A cluster, as its leader sees it; as the asked node does, if nobody leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterDescription {
+    /// 32 hexadecimal digits.
+    pub cluster: String,
+    /// The member that was asked.
+    pub member: u64,
+    /// The member that leads; none if none is known.
+    pub leader: Option<u64>,
+    /// Since how many elections, about.
+    pub term: u64,
+    /// Everybody who takes part or has.
+    pub members: Vec<MemberDescription>,
+}
+
+/// A node's part in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberDescription {
+    /// Its number.
+    pub member: u64,
+    /// Its node, 32 hexadecimal digits.
+    pub node: String,
+    /// Where the others reach it.
+    pub address: String,
+    /// "leader", "voter", "learner", "leaving", "joining" or "removed".
+    pub part: String,
+    /// Whether the leader has heard from it lately.
+    pub active: bool,
+    /// How many entries the leader has that it has not.
+    pub lag: u64,
+    /// Whether it is being sent a snapshot.
+    pub snapshot: bool,
+}
+
+impl Client {
+    /// Who takes part in the cluster, and how they are doing.
+    pub async fn describe_cluster(&self) -> Result<ClusterDescription, Error> {
+        let reply = self
+            .admin(|mut admin, remaining| async move {
+                let request = within(v1::DescribeClusterRequest {}, remaining);
+                admin.describe_cluster(request).await
+            })
+            .await?;
+        Ok(ClusterDescription {
+            cluster: reply.cluster,
+            member: reply.member,
+            leader: (reply.leader != 0).then_some(reply.leader),
+            term: reply.term,
+            members: reply.members.into_iter().map(MemberDescription::from).collect(),
+        })
+    }
+
+    /// Hands the lead to another member, and waits until it has it.
+    pub async fn transfer_leader(&self, member: u64) -> Result<(), Error> {
+        self.admin(|mut admin, remaining| async move {
+            let request = within(v1::TransferLeaderRequest { member }, remaining);
+            admin.transfer_leader(request).await
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Ends a member's part. Its node can come back only as a new one, with an empty data directory.
+    pub async fn remove_member(&self, member: u64) -> Result<(), Error> {
+        self.admin(|mut admin, remaining| async move {
+            let request = within(v1::RemoveMemberRequest { member }, remaining);
+            admin.remove_member(request).await
+        })
+        .await
+        .map(drop)
+    }
+}
+
+impl From<v1::Member> for MemberDescription {
+    fn from(member: v1::Member) -> MemberDescription {
+        let v1::Member { member, node, address, part, active, lag, snapshot } = member;
+        MemberDescription { member, node, address, part, active, lag, snapshot }
+    }
+}

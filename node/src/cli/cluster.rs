@@ -1,0 +1,145 @@
+//! `cluster`: who takes part, who leads, and who is to.
+
+use clap::Subcommand;
+use loci_client::{ClusterDescription, MemberDescription};
+use serde_json::{Value as Json, json};
+
+use super::connect::Connection;
+use super::failure::Failure;
+use super::output::{Rows, grouped, print, print_json};
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show the members: who leads, who votes, how far behind each is.
+    Status {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Hand the lead to another member, as before maintenance of the node that has it.
+    Transfer {
+        /// The member's number.
+        member: u64,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// End a member's part, of a node that is gone for good or is to go. It can come back only as a new node, with an empty
+    /// data directory.
+    Remove {
+        /// The member's number.
+        member: u64,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
+    match command {
+        ClusterCommand::Status { connection } => {
+            let described = connection.client()?.describe_cluster().await;
+            let described = described.map_err(|error| Failure::call(connection.node(), error))?;
+            if connection.json {
+                return print_json(&cluster_json(&described));
+            }
+            print(table(&described))
+        }
+        ClusterCommand::Transfer { member, connection } => {
+            let done = connection.client()?.transfer_leader(member).await;
+            done.map_err(|error| Failure::call(format!("member {member}"), error))?;
+            if connection.json {
+                print_json(&json!({"leader": member}))
+            } else {
+                print(format!("member {member} leads"))
+            }
+        }
+        ClusterCommand::Remove { member, connection } => {
+            let done = connection.client()?.remove_member(member).await;
+            done.map_err(|error| Failure::call(format!("member {member}"), error))?;
+            if connection.json {
+                print_json(&json!({"removed": member}))
+            } else {
+                print(format!("member {member} takes part no longer"))
+            }
+        }
+    }
+}
+
+fn table(described: &ClusterDescription) -> String {
+    let mut members = Rows::new(&[">member", "part", "address", "health", ">lag", "node"]);
+    for member in &described.members {
+        let shown = if member.part == "removed" { String::new() } else { grouped(member.lag) };
+        members.push([
+            member.member.to_string(),
+            member.part.clone(),
+            member.address.clone(),
+            health(described, member).to_owned(),
+            shown,
+            member.node.chars().take(8).collect(),
+        ]);
+    }
+    let leader = match described.leader {
+        Some(leader) => format!("member {leader} leads in term {}", described.term),
+        None => "nobody leads: fewer than half of the voters can be reached from here".into(),
+    };
+    format!("cluster {}, asked of member {}; {leader}\n\n{}", described.cluster, described.member, members.text())
+}
+
+/// In a word. Only a leader knows of the others.
+fn health(described: &ClusterDescription, member: &MemberDescription) -> &'static str {
+    match member.part.as_str() {
+        "removed" => "",
+        _ if member.snapshot => "receives a snapshot",
+        _ if member.active => "ok",
+        _ if described.leader.is_none() => "unknown",
+        _ => "silent",
+    }
+}
+
+fn cluster_json(described: &ClusterDescription) -> Json {
+    let members = described.members.iter().map(|member| {
+        json!({
+            "member": member.member,
+            "node": member.node,
+            "address": member.address,
+            "part": member.part,
+            "active": member.active,
+            "lag": member.lag,
+            "snapshot": member.snapshot,
+        })
+    });
+    json!({
+        "cluster": described.cluster,
+        "member": described.member,
+        "leader": described.leader,
+        "term": described.term,
+        "members": members.collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_says_who_leads_and_who_is_silent() {
+        let member = |member, part: &str, active| MemberDescription {
+            member,
+            node: "ab".repeat(16),
+            address: format!("127.0.0.1:770{member}"),
+            part: part.into(),
+            active,
+            lag: 7,
+            snapshot: false,
+        };
+        let described = ClusterDescription {
+            cluster: "cd".repeat(16),
+            member: 2,
+            leader: Some(1),
+            term: 9,
+            members: vec![member(1, "leader", true), member(2, "voter", true), member(3, "voter", false)],
+        };
+        let table = table(&described);
+        assert!(table.contains("member 1 leads in term 9"), "{table}");
+        let silent = table.lines().find(|line| line.contains("127.0.0.1:7703")).unwrap();
+        assert!(silent.contains("silent") && silent.contains('7'), "{table}");
+    }
+}

@@ -1,0 +1,228 @@
+//! The door for other nodes: service `loci.v1.Peers`.
+//!
+//! Always: a call that names another cluster or another member is refused before anything in it is looked at; only `Who` and
+//! `Join`, which are asked by those who have no cluster yet, name none.
+
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use loci_index::command::Entry;
+use loci_raft::{MemberChange, MemberId, Message, MessageKind, Part};
+use loci_wire::v1;
+use loci_wire::v1::peers_server::{Peers, PeersServer};
+use tokio_stream::{Stream, StreamExt};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::links::{CLUSTER_KEY, PEER_BYTES_MAX, TO_KEY};
+use super::snapshot::{self, Receiving};
+use super::{Cluster, NotWritten, agreement, book};
+use crate::doors::grpc::{Failure, deadline};
+use crate::gate;
+use crate::shard::{ChangeError, Level};
+
+/// How often a change of members is tried that has to wait for another.
+const CHANGE_RETRY: Duration = Duration::from_millis(100);
+/// How long a node that joins may wait for its place.
+const JOIN_TIME: Duration = Duration::from_secs(20);
+
+/// Serves `loci.v1.Peers`.
+pub struct Door {
+    /// This node's part.
+    pub cluster: Cluster,
+    /// Where snapshots go that other nodes have for this one.
+    pub receiving: Receiving,
+    /// Where the shard's files are.
+    pub files: std::path::PathBuf,
+}
+
+impl Door {
+    /// The service, for a tonic server.
+    pub fn service(self) -> PeersServer<Door> {
+        PeersServer::new(self).max_decoding_message_size(PEER_BYTES_MAX).max_encoding_message_size(PEER_BYTES_MAX)
+    }
+
+    fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let text = |key| metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let own = self.cluster.identity();
+        let (cluster, to) = (text(CLUSTER_KEY), text(TO_KEY));
+        if cluster != own.cluster.to_string() {
+            let message = format!("this node is of cluster {}, the call is for cluster {cluster:?}", own.cluster);
+            return Err(Failure::new(Code::FailedPrecondition, "other_cluster", message).into());
+        }
+        if to != own.member.to_string() {
+            let message = format!("this node is member {}, the call is for member {to:?}", own.member);
+            return Err(Failure::new(Code::FailedPrecondition, "other_member", message).into());
+        }
+        Ok(())
+    }
+
+    fn receive(&self, bytes: &bytes::Bytes) {
+        match Message::decode(bytes) {
+            Ok(message) if message.to() != self.cluster.me() => {}
+            // Its data come first.
+            Ok(message) if message.kind() == MessageKind::Snapshot => self.receiving.begin(&self.cluster, message),
+            Ok(message) => self.cluster.shard().receive(message),
+            Err(error) => tracing::warn!(%error, "a message of another node is not believed"),
+        }
+    }
+
+    /// Gives a node its number, and a part in the shard; at the node that leads.
+    async fn let_in(&self, request: &v1::JoinRequest, deadline: Instant) -> Result<v1::JoinReply, Failure> {
+        let cluster = &self.cluster;
+        let node: String = request.node.iter().map(|byte| format!("{byte:02x}")).collect();
+        for envelope in book::making() {
+            refused(cluster.write(envelope, deadline).await?)?;
+        }
+        cluster.enter_book(deadline).await?;
+        let member = loop {
+            let view = cluster.shard().view(Level::Latest, Some(deadline)).await?;
+            let lines = book::read(&view);
+            let line = book::Line { node: node.clone(), address: request.address.clone(), removed: false };
+            let known = lines.iter().find(|(_, line)| line.node == node);
+            let (member, new) = match known {
+                Some((_, line)) if line.removed => {
+                    let message = "this node was removed from the cluster; start it with an empty data directory";
+                    return Err(Failure::new(Code::FailedPrecondition, "removed", message));
+                }
+                Some((member, there)) if *there == line => break *member,
+                Some((member, _)) => (*member, false),
+                None => (MemberId(lines.last_key_value().map_or(0, |(last, _)| last.0) + 1), true),
+            };
+            let Some(envelope) = book::writing(&view, member, &line, new) else {
+                return Err(Failure::new(Code::Unavailable, "starting", "there is no address book yet; retry"));
+            };
+            if book::is_done(&cluster.write(envelope, deadline).await?.outcome) {
+                break member;
+            }
+            // Another node got this number.
+        };
+        while cluster.shard().members().is_none_or(|members| members.part(member) == Part::Removed) {
+            match cluster.shard().change_members(vec![MemberChange::AddLearner(member)], deadline).await {
+                Ok(()) | Err(ChangeError::Busy) => tokio::time::sleep(CHANGE_RETRY).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        tracing::info!(member = member.0, node, address = request.address, "a node joins the cluster");
+        Ok(v1::JoinReply { cluster: cluster.identity().cluster.0.to_vec().into(), member: member.0 })
+    }
+}
+
+/// An outcome that is not what was wanted is a failure.
+fn refused(written: crate::shard::Written) -> Result<(), Failure> {
+    match written.outcome {
+        outcome if book::is_done(&outcome) => Ok(()),
+        loci_index::command::Outcome::Refused(refusal) => Err(refusal.into()),
+        outcome => Err(Failure::new(Code::Internal, "unexpected_outcome", format!("{outcome:?}"))),
+    }
+}
+
+#[tonic::async_trait]
+impl Peers for Door {
+    async fn deliver(
+        &self,
+        request: Request<Streaming<v1::DeliverRequest>>,
+    ) -> Result<Response<v1::DeliverReply>, Status> {
+        self.check(request.metadata())?;
+        let mut requests = request.into_inner();
+        while let Some(request) = requests.next().await {
+            for message in &request?.messages {
+                self.receive(message);
+            }
+        }
+        Ok(Response::new(v1::DeliverReply {}))
+    }
+
+    async fn forward(&self, request: Request<v1::ForwardRequest>) -> Result<Response<v1::ForwardReply>, Status> {
+        self.check(request.metadata())?;
+        let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
+        let request = request.into_inner();
+        let wrong = |message: String| Status::from(Failure::invalid("invalid_entry", message));
+        let entry = Entry::decode(&request.entry).map_err(|error| wrong(error.to_string()))?;
+        let mut commands = entry.commands.into_iter();
+        let (Some(envelope), None) = (commands.next(), commands.next()) else {
+            return Err(wrong("an entry with one command is forwarded".into()));
+        };
+        // Not forwarded again: two nodes that each believe the other to lead would play ball.
+        let written = self.cluster.shard().write(envelope, Some(deadline)).await.map_err(Failure::from)?;
+        Ok(Response::new(v1::ForwardReply { outcome: written.outcome.encode().into(), index: written.index }))
+    }
+
+    async fn who(&self, _: Request<v1::WhoRequest>) -> Result<Response<v1::WhoReply>, Status> {
+        let own = self.cluster.identity();
+        Ok(Response::new(v1::WhoReply {
+            cluster: own.cluster.0.to_vec().into(),
+            node: own.node.0.to_vec().into(),
+            member: own.member,
+            address: self.cluster.address().to_owned(),
+            forming: Vec::new(),
+        }))
+    }
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+        let deadline = gate::deadline(None, JOIN_TIME);
+        let request = request.into_inner();
+        if request.node.len() != 16 || request.address.is_empty() {
+            return Err(Failure::invalid("invalid_node", "a node has an id of 16 bytes and an address").into());
+        }
+        let leader = self.cluster.leader(deadline).await;
+        if leader == Some(self.cluster.me()) {
+            return Ok(Response::new(self.let_in(&request, deadline).await?));
+        }
+        let Some(leader) = leader else {
+            return Err(Failure::new(Code::Unavailable, "not_leader", "nobody leads the shard just now; retry").into());
+        };
+        let mut client = self.cluster.links().client(leader)?;
+        client.join(request).await
+    }
+
+    async fn compare(&self, request: Request<v1::CompareRequest>) -> Result<Response<v1::CompareReply>, Status> {
+        self.check(request.metadata())?;
+        let known = self.cluster.shard().fingerprint(Some(request.into_inner().index));
+        Ok(Response::new(v1::CompareReply { fingerprint: known.as_ref().map(agreement::to_wire) }))
+    }
+
+    async fn diverged(&self, request: Request<v1::DivergedRequest>) -> Result<Response<v1::DivergedReply>, Status> {
+        self.check(request.metadata())?;
+        let right = request.into_inner().fingerprint.and_then(agreement::from_wire);
+        let right = right.ok_or_else(|| Status::invalid_argument("a fingerprint is missing"))?;
+        // What it has itself decides, not what it is told to have.
+        match self.cluster.shard().fingerprint(Some(right.index)) {
+            Some(own) if own != right => agreement::stop(&self.files, &own, &right),
+            _ => Ok(Response::new(v1::DivergedReply {})),
+        }
+    }
+
+    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<v1::SnapshotPart, Status>> + Send>>;
+
+    async fn snapshot(&self, request: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let request = request.into_inner();
+        let stream = snapshot::serve(self.cluster.clone(), self.files.clone(), MemberId(request.member)).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+impl Cluster {
+    /// Sees to it that the book says where this node is, if there is a book.
+    pub async fn enter_book(&self, deadline: Instant) -> Result<(), Failure> {
+        let line =
+            book::Line { node: self.identity().node.to_string(), address: self.address().to_owned(), removed: false };
+        let view = self.shard().view(Level::Latest, Some(deadline)).await?;
+        if book::find(&view, self.me()).is_some_and(|there| there == line) {
+            return Ok(());
+        }
+        match book::writing(&view, self.me(), &line, false) {
+            Some(envelope) => refused(self.write(envelope, deadline).await?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<NotWritten> for Failure {
+    fn from(error: NotWritten) -> Failure {
+        match error {
+            NotWritten::Here(error) => error.into(),
+            NotWritten::There(status) => Failure::from_status(&status),
+        }
+    }
+}

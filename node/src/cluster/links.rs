@@ -1,0 +1,225 @@
+//! Links: one to each other node, for what goes there.
+//!
+//! ```text
+//!   shard --message--> queue (bounded; full: the message is lost) --> task: connect, stream --> the other's door
+//!   writes, snapshots, questions ------------------------------------> the same connection
+//! ```
+//!
+//! A link's task sends whatever has queued up as one message of the stream. When the stream breaks, the shard hears that the
+//! member is unreachable, what was queued is dropped, and the task begins again where the book then says that the member is.
+//!
+//! Always: sending never waits, and nothing that is sent is promised to arrive.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use loci_raft::{MESSAGE_BYTES_MAX, MemberId, Message};
+use loci_wire::v1;
+use loci_wire::v1::peers_client::PeersClient;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::NotWritten;
+use super::book;
+use crate::identity::ClusterId;
+use crate::shard::{ShardHandle, WriteError};
+
+/// Which cluster a call is of.
+pub const CLUSTER_KEY: &str = "loci-cluster";
+/// Which member it is for.
+pub const TO_KEY: &str = "loci-to";
+/// Messages that wait for a link. More than raft has on its way to one member.
+const QUEUE: usize = 1024;
+/// Messages are gathered into one of the stream up to about this size; a larger one goes alone.
+const GATHER_BYTES: usize = 1 << 20;
+/// The largest message of the stream.
+pub const PEER_BYTES_MAX: usize = MESSAGE_BYTES_MAX + GATHER_BYTES + (1 << 16);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection on which nothing is heard is asked for a sign of life this often, and given up without one.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+const WINDOW_BYTES: u32 = 16 << 20;
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A client of another node's `Peers`.
+pub type PeerClient = PeersClient<InterceptedService<Channel, Says>>;
+
+/// All links of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Links(Arc<Shared>);
+
+struct Shared {
+    cluster: ClusterId,
+    runtime: Handle,
+    /// Known once the shard is made, which needs the links first.
+    shard: OnceLock<ShardHandle>,
+    links: Mutex<HashMap<MemberId, Link>>,
+}
+
+struct Link {
+    queue: mpsc::Sender<Message>,
+    channel: Option<(String, Channel)>,
+}
+
+/// Says on every call which cluster and member it is for.
+#[derive(Clone)]
+pub struct Says {
+    cluster: ClusterId,
+    to: MemberId,
+}
+
+impl Interceptor for Says {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let cluster =
+            MetadataValue::try_from(self.cluster.to_string()).map_err(|_| Status::internal("a cluster's name"))?;
+        request.metadata_mut().insert(CLUSTER_KEY, cluster);
+        request.metadata_mut().insert(TO_KEY, MetadataValue::from(self.to.0));
+        Ok(request)
+    }
+}
+
+/// How to reach an address.
+pub fn endpoint(address: &str) -> Result<Endpoint, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| Status::invalid_argument(format!("{address:?} is not an address of a node: {error}")))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES))
+}
+
+/// A client of the node at an address of which nothing more is known.
+pub fn stranger(address: &str) -> Result<PeersClient<Channel>, Status> {
+    Ok(PeersClient::new(endpoint(address)?.connect_lazy()))
+}
+
+impl Links {
+    /// Of a node of this cluster. Tasks run on `runtime`.
+    pub fn new(cluster: ClusterId, runtime: Handle) -> Links {
+        let shared = Shared { cluster, runtime, shard: OnceLock::new(), links: Mutex::default() };
+        Links(Arc::new(shared))
+    }
+
+    /// Tells the links whose messages they carry. Before this nothing is sent.
+    pub fn serve(&self, shard: ShardHandle) {
+        // Once.
+        let _ = self.0.shard.set(shard);
+    }
+
+    /// Sends a message, or loses it.
+    pub fn send(&self, message: Message) {
+        let Some(shard) = self.0.shard.get() else { return };
+        let to = message.to();
+        let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = links.entry(to).or_insert_with(|| {
+            let (queue, waiting) = mpsc::channel(QUEUE);
+            self.0.runtime.spawn(run(self.clone(), shard.clone(), to, waiting));
+            Link { queue, channel: None }
+        });
+        if link.queue.try_send(message).is_err() {
+            shard.unreachable(to);
+        }
+    }
+
+    /// A client of a member's node.
+    pub fn client(&self, member: MemberId) -> Result<PeerClient, Status> {
+        let shard = self.0.shard.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
+        let line = book::find(&shard.newest(), member)
+            .filter(|line| !line.removed)
+            .ok_or_else(|| Status::unavailable(format!("nothing is known of member {member}")))?;
+        let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = links.get(&member).and_then(|link| link.channel.clone()).filter(|(at, _)| *at == line.address);
+        let channel = match known {
+            Some((_, channel)) => channel,
+            None => {
+                let _inside = self.0.runtime.enter();
+                let channel = endpoint(&line.address)?.connect_lazy();
+                if let Some(link) = links.get_mut(&member) {
+                    link.channel = Some((line.address, channel.clone()));
+                }
+                channel
+            }
+        };
+        let says = Says { cluster: self.0.cluster, to: member };
+        Ok(PeersClient::with_interceptor(channel, says)
+            .max_decoding_message_size(PEER_BYTES_MAX)
+            .max_encoding_message_size(PEER_BYTES_MAX))
+    }
+
+    /// Has a member's node write an entry's command.
+    pub async fn forward(
+        &self,
+        to: MemberId,
+        shard: u32,
+        entry: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<v1::ForwardReply, NotWritten> {
+        let there = |status: Status| NotWritten::There(Box::new(status));
+        let mut client = self.client(to).map_err(there)?;
+        let mut request = Request::new(v1::ForwardRequest { shard, entry: entry.into() });
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        match client.forward(request).await {
+            Ok(reply) => Ok(reply.into_inner()),
+            // Said by the transport, not by the node: nobody knows what became of it.
+            Err(status) if status.details().is_empty() => Err(WriteError::Unconfirmed { shard }.into()),
+            Err(status) => Err(there(status)),
+        }
+    }
+}
+
+async fn run(links: Links, shard: ShardHandle, to: MemberId, mut waiting: mpsc::Receiver<Message>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let begun = Instant::now();
+        let ended = stream(&links, to, &mut waiting).await;
+        shard.unreachable(to);
+        match ended {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(member = to.0, %error, "the link broke"),
+        }
+        pause = if begun.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+        tokio::time::sleep(pause).await;
+        // Raft says again what matters.
+        while waiting.try_recv().is_ok() {}
+    }
+}
+
+/// Sends until the stream breaks; fine only when nothing will ever be sent again.
+async fn stream(links: &Links, to: MemberId, waiting: &mut mpsc::Receiver<Message>) -> Result<(), Status> {
+    let mut client = links.client(to)?;
+    let (requests, stream) = mpsc::channel(4);
+    let mut call = std::pin::pin!(client.deliver(ReceiverStream::new(stream)));
+    let mut gathered = Vec::new();
+    loop {
+        let first = tokio::select! {
+            first = waiting.recv() => first,
+            ended = &mut call => return Err(ended.err().unwrap_or_else(|| Status::unavailable("the other end closed it"))),
+        };
+        let Some(first) = first else { return Ok(()) };
+        let mut bytes = first.bytes();
+        gathered.push(Bytes::from(first.encode()));
+        while bytes < GATHER_BYTES
+            && let Ok(next) = waiting.try_recv()
+        {
+            bytes += next.bytes();
+            gathered.push(Bytes::from(next.encode()));
+        }
+        let request = v1::DeliverRequest { messages: std::mem::take(&mut gathered) };
+        tokio::select! {
+            sent = requests.send(request) => sent.map_err(|_| Status::unavailable("the stream is closed"))?,
+            ended = &mut call => return Err(ended.err().unwrap_or_else(|| Status::unavailable("the other end closed it"))),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The cluster: how this node and the others find each other, speak, and share the work.
+//!
+//! ```text
+//!   formation   an empty node founds a cluster with others, or asks to join one
+//!   book        who is where: ordinary records in namespace `_loci`, so that every member has them
+//!   links       messages, writes and snapshots on their way to other nodes
+//!   door        the same on their way in (service `loci.v1.Peers`)
+//!   snapshot    a shard's files, from one node to another
+//!   agreement   whether all members have the same state; whoever has not stops
+//!   policy      which member votes: decided where the shard is led, carried out by the shard
+//! ```
+//!
+//! Always:
+//! - a node takes part in one cluster, under one member number that no other node ever gets;
+//! - messages of another cluster, or for another member, are refused before anything is done with them;
+//! - whatever is lost between nodes is asked again by those who need it: links promise nothing.
+
+pub mod agreement;
+pub mod book;
+pub mod door;
+pub mod formation;
+pub mod links;
+pub mod policy;
+pub mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use loci_index::command::{Entry, Envelope, Outcome};
+use loci_raft::MemberId;
+use tonic::Status;
+
+use crate::identity::Identity;
+use crate::shard::{ShardHandle, WriteError, Written};
+use links::Links;
+
+/// How long a write waits for somebody to lead before it is refused.
+const LEADER_WAIT: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LEADER_LOOK: Duration = Duration::from_millis(10);
+
+/// This node's part in its cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    identity: Identity,
+    address: String,
+    shard: ShardHandle,
+    links: Links,
+}
+
+/// Why a write has no outcome.
+#[derive(Debug)]
+pub enum NotWritten {
+    /// This node says so.
+    Here(WriteError),
+    /// The node that leads says so, or did not answer.
+    There(Box<Status>),
+}
+
+impl From<WriteError> for NotWritten {
+    fn from(error: WriteError) -> NotWritten {
+        NotWritten::Here(error)
+    }
+}
+
+impl Cluster {
+    /// Of a node that others reach at `address`.
+    pub fn new(identity: Identity, address: String, shard: ShardHandle, links: Links) -> Cluster {
+        Cluster { shared: Arc::new(Shared { identity, address, shard, links }) }
+    }
+
+    /// Which node this is.
+    pub fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    /// Where others reach this node.
+    pub fn address(&self) -> &str {
+        &self.shared.address
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> &ShardHandle {
+        &self.shared.shard
+    }
+
+    /// The ways to other nodes.
+    pub fn links(&self) -> &Links {
+        &self.shared.links
+    }
+
+    /// Which member this node is.
+    pub fn me(&self) -> MemberId {
+        MemberId(self.shared.identity.member)
+    }
+
+    /// The member that leads; waits a while for one.
+    pub async fn leader(&self, deadline: Instant) -> Option<MemberId> {
+        let until = deadline.min(Instant::now() + LEADER_WAIT);
+        loop {
+            match self.shared.shard.leader() {
+                None if Instant::now() < until => tokio::time::sleep(LEADER_LOOK).await,
+                leader => return leader,
+            }
+        }
+    }
+
+    /// Writes, wherever the shard is led.
+    pub async fn write(&self, envelope: Envelope, deadline: Instant) -> Result<Written, NotWritten> {
+        let shard = &self.shared.shard;
+        let leader = match shard.leader() {
+            Some(leader) => leader,
+            None => self.leader(deadline).await.ok_or(WriteError::NotLeader { shard: shard.id() })?,
+        };
+        if leader == self.me() {
+            return Ok(shard.write(envelope, Some(deadline)).await?);
+        }
+        let entry = Entry { clock: 0, commands: vec![envelope] }.encode();
+        let reply = self.shared.links.forward(leader, shard.id(), entry, deadline).await?;
+        let outcome = Outcome::decode(&reply.outcome).map_err(|error| Box::new(Status::internal(error.to_string())));
+        Ok(Written { outcome: outcome.map_err(NotWritten::There)?, index: reply.index })
+    }
+}

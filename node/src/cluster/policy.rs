@@ -1,0 +1,154 @@
+//! Who votes: looked at every half second by the member that leads, changed one step at a time.
+//!
+//! | seen | done |
+//! |---|---|
+//! | fewer than three voters, and learners that have caught up | as many of them become voters as make the number odd |
+//! | a voter that has not been heard of for [`REPLACE_AFTER`], and a learner that has caught up | the one takes the place of the other |
+//!
+//! One voter and one learner stay as they are: with two voters the death of either would stop the shard.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use loci_raft::{MemberChange, MemberId, Members};
+use loci_wire::v1;
+
+use super::{Cluster, book, links};
+use crate::shard::MemberProgress;
+
+/// How many members vote once there are as many.
+pub const VOTERS: usize = 3;
+/// How long a voter may be silent until another takes its place.
+pub const REPLACE_AFTER: Duration = Duration::from_secs(300);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How many entries a learner may be behind to count as caught up.
+const LAG_MAX: u64 = 1_000;
+const CHANGE_TIME: Duration = Duration::from_secs(10);
+/// How long one of the others may take to hear where this node is.
+const TELL_TIME: Duration = Duration::from_secs(5);
+
+/// What to change, given how long each voter has been silent.
+pub fn next(
+    members: &Members,
+    progress: &[MemberProgress],
+    last: u64,
+    silent: impl Fn(MemberId) -> Duration,
+) -> Vec<MemberChange> {
+    if members.joint() {
+        return Vec::new();
+    }
+    let caught_up = |member: &&MemberId| {
+        let known = progress.iter().find(|known| known.member == **member);
+        known.is_some_and(|known| known.active && known.matched + LAG_MAX >= last)
+    };
+    let ready: Vec<MemberId> = members.learners().iter().filter(caught_up).copied().collect();
+    let voters = members.voters().len();
+    if voters < VOTERS {
+        let wanted = (VOTERS - voters).min(ready.len());
+        // An even number of voters survives no more than one fewer does.
+        let wanted = if (voters + wanted).is_multiple_of(2) { wanted.saturating_sub(1) } else { wanted };
+        return ready.into_iter().take(wanted).map(MemberChange::Promote).collect();
+    }
+    let dead = members.voters().iter().find(|voter| silent(**voter) >= REPLACE_AFTER);
+    match (dead, ready.first()) {
+        (Some(dead), Some(ready)) => vec![MemberChange::Remove(*dead), MemberChange::Promote(*ready)],
+        _ => Vec::new(),
+    }
+}
+
+/// Sees to it that the others know where this node is, which may have another address than when it was last here. Until they
+/// do, a leader among them cannot reach it: so it asks them, as a node does that joins.
+pub async fn tell_address(cluster: Cluster) {
+    loop {
+        let lines = book::read(&cluster.shard().newest());
+        match lines.get(&cluster.me()) {
+            // The first node that joins sees to it that its founder is in the book.
+            None => return,
+            Some(line) if line.address == cluster.address() => return,
+            Some(_) => {}
+        }
+        let others = lines.iter().filter(|(member, line)| **member != cluster.me() && !line.removed);
+        let mut told = false;
+        for (_, line) in others {
+            let node = cluster.identity().node.0.to_vec();
+            let request = v1::JoinRequest { node: node.into(), address: cluster.address().to_owned() };
+            let asked = async { links::stranger(&line.address)?.join(request).await };
+            told |= matches!(tokio::time::timeout(TELL_TIME, asked).await, Ok(Ok(_)));
+        }
+        if !told && let Err(failure) = cluster.enter_book(Instant::now() + TELL_TIME).await {
+            tracing::debug!(error = failure.message, "nobody could be told where this node is");
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Looks for as long as the node runs.
+pub async fn run(cluster: Cluster) {
+    let mut heard: HashMap<MemberId, Instant> = HashMap::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let shard = cluster.shard();
+        let now = Instant::now();
+        let (Some(members), Some(leader)) = (shard.members(), shard.leader()) else { continue };
+        if leader != cluster.me() {
+            // Whoever leads next begins to count anew.
+            heard.clear();
+            continue;
+        }
+        let progress = shard.progress();
+        for known in &progress {
+            if known.active || known.member == cluster.me() {
+                heard.insert(known.member, now);
+            } else {
+                heard.entry(known.member).or_insert(now);
+            }
+        }
+        let silent = |member| heard.get(&member).map_or(Duration::ZERO, |heard| now - *heard);
+        let changes = next(&members, &progress, shard.newest().index(), silent);
+        if changes.is_empty() {
+            continue;
+        }
+        tracing::info!(?changes, "changing who votes");
+        if let Err(error) = shard.change_members(changes, now + CHANGE_TIME).await {
+            tracing::info!(%error, "the change has to wait");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(voters: &[u64], learners: &[u64]) -> Members {
+        let ids = |numbers: &[u64]| numbers.iter().map(|number| MemberId(*number)).collect::<Vec<_>>();
+        Members::with_learners(ids(voters), ids(learners)).unwrap()
+    }
+
+    fn at(member: u64, matched: u64, active: bool) -> MemberProgress {
+        MemberProgress { member: MemberId(member), matched, active, snapshot: false }
+    }
+
+    fn promote(numbers: &[u64]) -> Vec<MemberChange> {
+        numbers.iter().map(|number| MemberChange::Promote(MemberId(*number))).collect()
+    }
+
+    #[test]
+    fn the_number_of_voters_is_odd() {
+        let never = |_| Duration::ZERO;
+        let all = [at(1, 5_000, true), at(2, 5_000, true), at(3, 4_900, true), at(4, 10, true), at(5, 5_000, false)];
+        assert_eq!(next(&members(&[1], &[2]), &all, 5_000, never), []);
+        assert_eq!(next(&members(&[1], &[2, 3]), &all, 5_000, never), promote(&[2, 3]));
+        assert_eq!(next(&members(&[1, 2], &[3]), &all, 5_000, never), promote(&[3]));
+        assert_eq!(next(&members(&[1], &[2, 4, 5]), &all, 5_000, never), [], "two are not caught up");
+        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 5_000, never), []);
+    }
+
+    #[test]
+    fn a_voter_that_is_silent_for_long_is_replaced_by_one_that_is_ready() {
+        let silent = |member| if member == MemberId(2) { REPLACE_AFTER } else { Duration::ZERO };
+        let all = [at(1, 9, true), at(2, 3, false), at(3, 9, true), at(4, 9, true)];
+        let replaced = vec![MemberChange::Remove(MemberId(2)), MemberChange::Promote(MemberId(4))];
+        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 9, silent), replaced);
+        assert_eq!(next(&members(&[1, 2, 3], &[]), &all, 9, silent), [], "nobody could take its place");
+    }
+}

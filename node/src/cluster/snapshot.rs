@@ -1,0 +1,331 @@
+//! Snapshots: the files of a shard's last checkpoint on their way to a member that cannot be told by entries alone.
+//!
+//! ```text
+//!   serve:  checkpoint -> manifest -> every file that it names is opened -> head, bytes, bytes, ...
+//!   fetch:  head -> files below shards/N.incoming, each synced -> SNAPSHOT -> directory synced
+//!   install (the shard's owner, between two turns):
+//!           shards/N -> shards/N.old, shards/N.incoming -> shards/N, parent synced; opened; shards/N.old removed
+//! ```
+//!
+//! SNAPSHOT, little-endian, says where in the log the files stand:
+//!
+//! ```text
+//! 0          8         12     16      24     32             36     40
+//! | lociSNAP | version | zero | index | term | members: len | zero | members | crc32 |
+//! ```
+//!
+//! Always:
+//! - a directory with a SNAPSHOT is whole; one without is not, and is begun again;
+//! - whenever the process ends, the next start finds either the old state or the new one ([`settle`]);
+//! - opening checks every byte of every file, so a damaged copy is never taken in.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use loci_index::directory::{Directory, MmapDirectory};
+use loci_index::store::{MANIFEST_FILE, checkpoint_files};
+use loci_raft::{LogIndex, MemberId, Members, Message, Part, Term};
+use loci_wire::v1;
+use loci_wire::v1::snapshot_part::Part as Wire;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::Cluster;
+use crate::doors::grpc::Failure;
+use crate::shard::{Install, StoreOpener};
+
+/// Says where in the log the files beside it stand.
+pub const SNAPSHOT_FILE: &str = "SNAPSHOT";
+const MAGIC: &[u8; 8] = b"lociSNAP";
+const VERSION: u32 = 1;
+const HEAD_BYTES: usize = 40;
+/// With as many members as a shard can have.
+const SNAPSHOT_FILE_BYTES_MAX: u64 = 4096;
+/// A file is sent in pieces of this size.
+const PIECE_BYTES: usize = 1 << 20;
+/// Pieces read and not sent.
+const PIECES_WAITING: usize = 4;
+/// How often a checkpoint is made anew because the last did not know the member yet, or its files went away meanwhile.
+const ATTEMPTS: usize = 5;
+
+/// Where in the log a state stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stand {
+    /// The last entry in it.
+    pub index: LogIndex,
+    /// That entry's term.
+    pub term: Term,
+    /// The members as of that entry.
+    pub members: Arc<Members>,
+}
+
+impl Stand {
+    fn encode(&self) -> Vec<u8> {
+        let mut members = Vec::new();
+        self.members.encode(&mut members);
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(self.index.0.to_le_bytes());
+        bytes.extend(self.term.0.to_le_bytes());
+        bytes.extend((members.len() as u32).to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(members);
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend(crc.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Stand> {
+        let (checked, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(checked) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let (head, members) = checked.split_first_chunk::<HEAD_BYTES>()?;
+        let u32_at = |at: usize| head.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+        let u64_at = |at: usize| head.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let right = head.starts_with(MAGIC) && u32_at(8)? == VERSION && u32_at(32)? as usize == members.len();
+        let members = right.then(|| Members::decode(members).ok())??;
+        Some(Stand { index: LogIndex(u64_at(16)?), term: Term(u64_at(24)?), members: Arc::new(members) })
+    }
+
+    /// What a directory's SNAPSHOT says; none if it has none.
+    pub fn read(directory: &Path) -> io::Result<Option<Stand>> {
+        let path = directory.join(SNAPSHOT_FILE);
+        let mut bytes = Vec::new();
+        match File::open(&path) {
+            Ok(file) => file.take(SNAPSHOT_FILE_BYTES_MAX).read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match Stand::decode(&bytes) {
+            Some(stand) => Ok(Some(stand)),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()))),
+        }
+    }
+}
+
+/// Beside the directory of a shard's store: where a snapshot is received, and where the store goes that it replaces.
+fn beside(store: &Path, ending: &str) -> PathBuf {
+    let mut name = store.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+fn incoming(store: &Path) -> PathBuf {
+    beside(store, ".incoming")
+}
+
+fn outgoing(store: &Path) -> PathBuf {
+    beside(store, ".old")
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Puts what was received in the place of the store, if anything was received whole; finishes what was begun.
+pub fn settle(store: &Path) -> io::Result<()> {
+    let (new, old) = (incoming(store), outgoing(store));
+    let parent = store.parent().unwrap_or(Path::new("."));
+    if Stand::read(&new)?.is_some() {
+        remove(&old)?;
+        if store.exists() {
+            fs::rename(store, &old)?;
+        }
+        fs::rename(&new, store)?;
+        sync_directory(parent)?;
+    } else if !store.exists() && old.exists() {
+        fs::rename(&old, store)?;
+        sync_directory(parent)?;
+    }
+    remove(&new)?;
+    remove(&old)
+}
+
+/// Sends a snapshot to a member.
+pub async fn serve(
+    cluster: Cluster,
+    files: PathBuf,
+    member: MemberId,
+) -> Result<ReceiverStream<Result<v1::SnapshotPart, Status>>, Status> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let stand = cluster.shard().checkpoint().await.map_err(Failure::from)?;
+        if stand.members.part(member) == Part::Removed {
+            // The checkpoint under way began before the member was let in.
+            continue;
+        }
+        let directory = files.clone();
+        let opened = tokio::task::spawn_blocking(move || open_files(&directory, stand)).await;
+        match opened.map_err(|error| Status::internal(error.to_string()))? {
+            Ok((head, opened)) => {
+                tracing::info!(member = member.0, index = head.index, files = head.files.len(), "sending a snapshot");
+                let (parts, stream) = mpsc::channel(PIECES_WAITING);
+                tokio::task::spawn_blocking(move || send(head, opened, &parts));
+                return Ok(ReceiverStream::new(stream));
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    let why = last.map_or_else(|| "the member takes no part in the shard".into(), |error| error.to_string());
+    Err(Failure::new(Code::Unavailable, "no_snapshot", format!("no snapshot could be made: {why}; retry")).into())
+}
+
+fn open_files(store: &Path, stand: Stand) -> io::Result<(v1::SnapshotHead, Vec<(File, u64)>)> {
+    let directory = MmapDirectory::open(store).map_err(io::Error::other)?;
+    let (manifest, applied, names) = checkpoint_files(&directory as &dyn Directory).map_err(io::Error::other)?;
+    if applied != stand.index.0 {
+        return Err(io::Error::other("another checkpoint was made meanwhile"));
+    }
+    let mut opened = Vec::new();
+    let mut files = Vec::new();
+    for name in names {
+        // What is open stays readable, whatever merges remove.
+        let file = File::open(store.join(&name))?;
+        let bytes = file.metadata()?.len();
+        files.push(v1::SnapshotFile { name, bytes });
+        opened.push((file, bytes));
+    }
+    // The manifest is replaced at every checkpoint: these are the bytes that name these files. Last, so that it is never there
+    // before what it names.
+    let mut copy = tempfile::tempfile()?;
+    copy.write_all(&manifest)?;
+    io::Seek::rewind(&mut copy)?;
+    files.push(v1::SnapshotFile { name: MANIFEST_FILE.into(), bytes: manifest.len() as u64 });
+    opened.push((copy, manifest.len() as u64));
+    let mut members = Vec::new();
+    stand.members.encode(&mut members);
+    let head = v1::SnapshotHead { index: stand.index.0, term: stand.term.0, members: members.into(), files };
+    Ok((head, opened))
+}
+
+fn send(head: v1::SnapshotHead, files: Vec<(File, u64)>, parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>) {
+    let part = |wire| Ok(v1::SnapshotPart { part: Some(wire) });
+    let mut sent = parts.blocking_send(part(Wire::Head(head))).is_ok();
+    for (mut file, bytes) in files {
+        let mut left = bytes;
+        while left > 0 && sent {
+            let mut piece = vec![0; (left as usize).min(PIECE_BYTES)];
+            let read = file.read_exact(&mut piece);
+            left -= piece.len() as u64;
+            let crc32 = crc32fast::hash(&piece);
+            let bytes = v1::SnapshotBytes { bytes: piece.into(), crc32 };
+            let wire =
+                read.map_or_else(|error| Err(Status::data_loss(error.to_string())), |()| part(Wire::Bytes(bytes)));
+            // The other side may have gone.
+            sent = parts.blocking_send(wire).is_ok();
+        }
+    }
+}
+
+/// Receives a snapshot into the directory beside `store`, whole and durable when this returns.
+pub async fn fetch(store: &Path, mut parts: Streaming<v1::SnapshotPart>) -> Result<Stand, Status> {
+    let io = |error: io::Error| Status::internal(format!("cannot write the snapshot: {error}"));
+    let wrong = |what: &str| Status::data_loss(format!("the snapshot is not what was promised: {what}"));
+    let into = incoming(store);
+    remove(&into).map_err(io)?;
+    fs::create_dir_all(&into).map_err(io)?;
+    let Some(v1::SnapshotPart { part: Some(Wire::Head(head)) }) = parts.message().await? else {
+        return Err(wrong("it has no head"));
+    };
+    let members = Members::decode(&head.members).map_err(|error| wrong(&error.to_string()))?;
+    let stand = Stand { index: LogIndex(head.index), term: Term(head.term), members: Arc::new(members) };
+    for v1::SnapshotFile { name, bytes } in head.files {
+        if name.contains('/') || name.starts_with('.') || name == SNAPSHOT_FILE {
+            return Err(wrong("a file has a name that ours never have"));
+        }
+        let mut options = File::options();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(into.join(&name)).map_err(io)?;
+        let mut left = bytes;
+        while left > 0 {
+            let Some(v1::SnapshotPart { part: Some(Wire::Bytes(piece)) }) = parts.message().await? else {
+                return Err(wrong("it ends early"));
+            };
+            left =
+                left.checked_sub(piece.bytes.len() as u64).ok_or_else(|| wrong("a file is longer than it was said"))?;
+            if piece.bytes.is_empty() || crc32fast::hash(&piece.bytes) != piece.crc32 {
+                return Err(wrong("a piece is damaged"));
+            }
+            file = tokio::task::spawn_blocking(move || file.write_all(&piece.bytes).map(|()| file))
+                .await
+                .map_err(|error| Status::internal(error.to_string()))?
+                .map_err(io)?;
+        }
+        tokio::task::spawn_blocking(move || file.sync_all())
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(io)?;
+    }
+    let written = stand.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(into.join("SNAPSHOT.new"))?;
+        file.write_all(&written.encode())?;
+        file.sync_all()?;
+        sync_directory(&into)?;
+        fs::rename(into.join("SNAPSHOT.new"), into.join(SNAPSHOT_FILE))?;
+        sync_directory(&into)
+    })
+    .await
+    .map_err(|error| Status::internal(error.to_string()))?
+    .map_err(io)?;
+    Ok(stand)
+}
+
+/// What a running node does with a snapshot that the leader has for it: one at a time.
+#[derive(Clone)]
+pub struct Receiving {
+    store: PathBuf,
+    open: StoreOpener,
+    under_way: Arc<AtomicBool>,
+}
+
+impl Receiving {
+    /// For the shard whose store is at `store`, and is opened by `open`.
+    pub fn new(store: PathBuf, open: StoreOpener) -> Receiving {
+        Receiving { store, open, under_way: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// Fetches the snapshot's files from whoever sent its message, and then hands both to the shard. While one is being
+    /// fetched others are ignored: the leader says it again.
+    pub fn begin(&self, cluster: &Cluster, message: Message) {
+        if self.under_way.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (receiving, cluster) = (self.clone(), cluster.clone());
+        tokio::spawn(async move {
+            let from = message.from();
+            if let Err(status) = receiving.receive(&cluster, message).await {
+                tracing::warn!(member = from.0, error = status.message(), "a snapshot could not be fetched");
+            }
+            receiving.under_way.store(false, Ordering::Release);
+        });
+    }
+
+    async fn receive(&self, cluster: &Cluster, message: Message) -> Result<(), Status> {
+        let shard = cluster.shard();
+        let request = v1::SnapshotRequest { shard: shard.id(), member: cluster.me().0 };
+        let parts = cluster.links().client(message.from())?.snapshot(request).await?.into_inner();
+        let stand = fetch(&self.store, parts).await?;
+        tracing::info!(index = stand.index.0, "a snapshot was fetched");
+        let (store, open) = (self.store.clone(), self.open.clone());
+        let open = Box::new(move || {
+            settle(&store).map_err(|error| format!("{}: {error}", store.display()))?;
+            open()
+        });
+        shard.install(Install { message, stand, open }).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! Clusters of whole nodes in one process, on loopback.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use loci_client::{Client, Record};
+
+use crate::config::Config;
+use crate::run::Node;
+
+/// Long enough for elections on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn config(data: &Path, join: &[String]) -> Config {
+    Config { join: join.to_vec(), metrics: None, ..Config::local(data) }
+}
+
+async fn started(data: &Path, join: &[String]) -> Node {
+    let node = Node::start(config(data, join)).await.unwrap();
+    tokio::time::timeout(PATIENCE, node.ready()).await.expect("the node becomes ready");
+    node
+}
+
+fn address(node: &Node) -> String {
+    node.local_addr().to_string()
+}
+
+async fn client(nodes: &[&Node]) -> Client {
+    let builder = nodes.iter().fold(Client::builder(), |builder, node| builder.address(address(node)));
+    builder.connections(1).retries(100).timeout(PATIENCE).connect().await.unwrap()
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn three_voters(client: &Client) {
+    until("three members vote", async || {
+        let described = client.describe_cluster().await.unwrap();
+        let voting = described.members.iter().filter(|member| matches!(member.part.as_str(), "leader" | "voter"));
+        voting.filter(|member| member.active).count() == 3
+    })
+    .await;
+}
+
+/// One founds, two join.
+async fn three(data: &Path) -> [Node; 3] {
+    let first = started(&data.join("1"), &[]).await;
+    let join = [address(&first)];
+    let second = started(&data.join("2"), &join).await;
+    let third = started(&data.join("3"), &join).await;
+    three_voters(&client(&[&first]).await).await;
+    [first, second, third]
+}
+
+async fn put(client: &Client, key: &str, value: &str) {
+    let cache = client.collection("default", "cache");
+    cache.put(Record::new(key.to_owned()).with_value(value.to_owned())).await.unwrap();
+}
+
+async fn get(client: &Client, key: &str) -> Option<String> {
+    let record = client.collection("default", "cache").get(key.to_owned()).await.unwrap()?;
+    Some(String::from_utf8(record.value?.to_vec()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_takes_writes_and_every_node_shows_them_to_reads_that_begin_after() {
+    let data = tempfile::tempdir().unwrap();
+    let nodes = three(data.path()).await;
+    let clients = [client(&[&nodes[0]]).await, client(&[&nodes[1]]).await, client(&[&nodes[2]]).await];
+    clients[2].collection("default", "cache").ensure(loci_client::Schema::default()).await.unwrap();
+    for round in 0..30 {
+        let (from, to) = (&clients[round % 3], &clients[(round + 1 + round / 3) % 3]);
+        put(from, "key", &round.to_string()).await;
+        assert_eq!(get(to, "key").await, Some(round.to_string()));
+    }
+    // What the cluster knows of itself is no collection of a user's, and cannot be written.
+    assert_eq!(clients[0].namespaces().await.unwrap(), ["default"]);
+    let reserved = clients[0].collection("_loci", "nodes");
+    reserved.put(Record::new("1").with_value("x")).await.unwrap_err();
+    assert!(reserved.get("1").await.unwrap().is_some());
+    for node in nodes {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stops_hands_over_and_catches_up_when_it_is_back() {
+    let data = tempfile::tempdir().unwrap();
+    let [first, second, third] = three(data.path()).await;
+    let others = client(&[&second, &third]).await;
+    others.collection("default", "cache").ensure(loci_client::Schema::default()).await.unwrap();
+    put(&others, "before", "1").await;
+    let (address, path) = (first.local_addr(), data.path().join("1"));
+    first.shutdown().await.unwrap();
+    put(&others, "meanwhile", "2").await;
+    assert_eq!(get(&others, "before").await.as_deref(), Some("1"));
+    let described = others.describe_cluster().await.unwrap();
+    assert!(matches!(described.leader, Some(2 | 3)), "{described:?}");
+
+    let back = Node::start(Config { listen: address, ..config(&path, &[]) }).await.unwrap();
+    back.ready().await;
+    assert_eq!(get(&client(&[&back]).await, "meanwhile").await.as_deref(), Some("2"));
+    three_voters(&others).await;
+    let digests = async |node: &Node| {
+        let view = node.shard().newest();
+        (view.index(), view.digest())
+    };
+    until("all have the same state", async || {
+        let all = [digests(&back).await, digests(&second).await, digests(&third).await];
+        all.iter().all(|one| *one == all[0])
+    })
+    .await;
+    for node in [back, second, third] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_are_told_of_each_other_form_one_cluster() {
+    let data = tempfile::tempdir().unwrap();
+    // Free ports, which nobody else takes meanwhile if we are lucky.
+    let listeners: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    drop(listeners);
+    let mut starting = tokio::task::JoinSet::new();
+    for (number, at) in addresses.iter().copied().enumerate() {
+        let join: Vec<String> = addresses.iter().filter(|other| **other != at).map(ToString::to_string).collect();
+        let config = Config { listen: at, ..config(&data.path().join(number.to_string()), &join) };
+        starting.spawn(async move {
+            let node = Node::start(config).await.unwrap();
+            node.ready().await;
+            node
+        });
+    }
+    let nodes = tokio::time::timeout(PATIENCE, starting.join_all()).await.expect("a cluster is formed");
+    let all = client(&nodes.iter().collect::<Vec<_>>()).await;
+    three_voters(&all).await;
+    let described = all.describe_cluster().await.unwrap();
+    let known: BTreeSet<_> = described.members.iter().map(|member| member.address.clone()).collect();
+    assert_eq!(known, addresses.iter().map(ToString::to_string).collect());
+    for node in nodes {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
+    let data = tempfile::tempdir().unwrap();
+    let [first, second, third] = three(data.path()).await;
+    let others = client(&[&first, &second]).await;
+    others.collection("default", "cache").ensure(loci_client::Schema::default()).await.unwrap();
+    let (address, path) = (third.local_addr(), data.path().join("3"));
+    let missed_from = third.shard().newest().index();
+    third.shutdown().await.unwrap();
+    // Far more than four files of 4 MiB.
+    let value = "x".repeat(1 << 20);
+    for number in 0..60 {
+        put(&others, &format!("large {}", number % 4), &value).await;
+    }
+    let back = Node::start(Config { listen: address, ..config(&path, &[]) }).await.unwrap();
+    back.ready().await;
+    put(&others, "after", "1").await;
+    assert_eq!(get(&client(&[&back]).await, "after").await.as_deref(), Some("1"));
+    assert!(path.join("shards/1").join(super::snapshot::SNAPSHOT_FILE).exists(), "it was sent a snapshot");
+    assert!(back.shard().newest().index() > missed_from);
+    until("it has the same state", async || {
+        let (ours, theirs) = (back.shard().newest(), first.shard().newest());
+        ours.index() == theirs.index() && ours.digest() == theirs.digest()
+    })
+    .await;
+    // It starts again from what it was sent.
+    back.shutdown().await.unwrap();
+    let again = Node::start(Config { listen: address, ..config(&path, &[]) }).await.unwrap();
+    again.ready().await;
+    assert_eq!(get(&client(&[&again]).await, "after").await.as_deref(), Some("1"));
+    for node in [again, first, second] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_member_is_told_so_and_its_number_is_not_given_again() {
+    let data = tempfile::tempdir().unwrap();
+    let [first, second, third] = three(data.path()).await;
+    let all = client(&[&first, &second]).await;
+    all.remove_member(3).await.unwrap();
+    let described = all.describe_cluster().await.unwrap();
+    assert_eq!(described.members[2].part, "removed");
+    all.remove_member(9).await.unwrap_err();
+    third.shutdown().await.unwrap();
+    let fourth = started(&data.path().join("4"), &[address(&first)]).await;
+    until("the new one votes", async || {
+        let described = all.describe_cluster().await.unwrap();
+        described.members.iter().any(|member| member.member == 4 && member.part == "voter")
+    })
+    .await;
+    for node in [first, second, fourth] {
+        node.shutdown().await.unwrap();
+    }
+}

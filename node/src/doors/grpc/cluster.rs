@@ -1,0 +1,167 @@
+//! What `Admin` says of the cluster, and does with it. Asked anywhere, answered where the shard is led.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use loci_raft::{MemberChange, MemberId, Part};
+use loci_wire::v1;
+use loci_wire::v1::admin_client::AdminClient;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use super::status::Failure;
+use crate::cluster::{Cluster, book, links};
+use crate::shard::ChangeError;
+
+/// How often a change is tried that has to wait for another.
+const CHANGE_RETRY: Duration = Duration::from_millis(100);
+
+/// Who takes part, and how they are doing.
+pub async fn describe(
+    cluster: &Cluster,
+    request: v1::DescribeClusterRequest,
+    deadline: Instant,
+) -> Result<v1::DescribeClusterReply, Failure> {
+    let shard = cluster.shard();
+    // A node that nobody leads, or whose leader does not answer, says what it knows itself.
+    let soon = deadline.min(Instant::now() + Duration::from_secs(2));
+    if let Some(leader) = cluster.leader(soon).await
+        && leader != cluster.me()
+        && let Ok(reply) =
+            there(
+                cluster,
+                leader,
+                soon,
+                request,
+                |mut admin, request| async move { admin.describe_cluster(request).await },
+            )
+            .await
+    {
+        return Ok(v1::DescribeClusterReply { member: cluster.me().0, ..reply });
+    }
+    let view = shard.newest();
+    let lines = book::read(&view);
+    let members = shard.members();
+    let part = |member: MemberId| members.as_ref().map_or(Part::Removed, |members| members.part(member));
+    let leader = shard.leader();
+    let last = view.index();
+    let progress = shard.progress();
+    let mut all: Vec<MemberId> = lines.keys().copied().collect();
+    all.extend(members.iter().flat_map(|members| members.all()).filter(|member| !lines.contains_key(member)));
+    all.sort_unstable();
+    let own =
+        book::Line { node: cluster.identity().node.to_string(), address: cluster.address().to_owned(), removed: false };
+    let members = all.into_iter().map(|member| {
+        let line = lines.get(&member).or_else(|| (member == cluster.me()).then_some(&own));
+        let known = progress.iter().find(|known| known.member == member);
+        let part = match part(member) {
+            _ if leader == Some(member) => "leader",
+            Part::Voter => "voter",
+            Part::Learner => "learner",
+            Part::Leaving => "leaving",
+            Part::Removed if line.is_some_and(|line| line.removed) => "removed",
+            Part::Removed => "joining",
+        };
+        v1::Member {
+            member: member.0,
+            node: line.map(|line| line.node.clone()).unwrap_or_default(),
+            address: line.map(|line| line.address.clone()).unwrap_or_default(),
+            part: part.into(),
+            active: member == cluster.me() || known.is_some_and(|known| known.active),
+            lag: known.map_or(0, |known| last.saturating_sub(known.matched)),
+            snapshot: known.is_some_and(|known| known.snapshot),
+        }
+    });
+    Ok(v1::DescribeClusterReply {
+        cluster: cluster.identity().cluster.to_string(),
+        member: cluster.me().0,
+        leader: leader.map_or(0, |leader| leader.0),
+        term: shard.status().term,
+        members: members.collect(),
+    })
+}
+
+/// Hands the lead to another member.
+pub async fn transfer(
+    cluster: &Cluster,
+    request: v1::TransferLeaderRequest,
+    deadline: Instant,
+) -> Result<v1::TransferLeaderReply, Failure> {
+    let to = MemberId(request.member);
+    let leader = leader(cluster, deadline).await?;
+    if leader == to {
+        return Ok(v1::TransferLeaderReply {});
+    }
+    if leader != cluster.me() {
+        return there(cluster, leader, deadline, request, |mut admin, request| async move {
+            admin.transfer_leader(request).await
+        })
+        .await;
+    }
+    cluster.shard().transfer(to, deadline).await?;
+    Ok(v1::TransferLeaderReply {})
+}
+
+/// Takes a member's part away, and marks it in the book.
+pub async fn remove(
+    cluster: &Cluster,
+    request: v1::RemoveMemberRequest,
+    deadline: Instant,
+) -> Result<v1::RemoveMemberReply, Failure> {
+    let member = MemberId(request.member);
+    let leader = leader(cluster, deadline).await?;
+    if leader != cluster.me() {
+        return there(cluster, leader, deadline, request, |mut admin, request| async move {
+            admin.remove_member(request).await
+        })
+        .await;
+    }
+    if member == cluster.me() {
+        let message = format!("member {member} leads the shard; hand the lead to another member first");
+        return Err(Failure::new(Code::FailedPrecondition, "leads", message));
+    }
+    let view = cluster.shard().newest();
+    let line = book::find(&view, member);
+    let takes_part = || cluster.shard().members().is_some_and(|members| members.part(member) != Part::Removed);
+    if line.is_none() && !takes_part() {
+        let message = format!("there is no member {member}; `loci cluster status` lists them");
+        return Err(Failure::new(Code::NotFound, "unknown_member", message));
+    }
+    while takes_part() {
+        match cluster.shard().change_members(vec![MemberChange::Remove(member)], deadline).await {
+            Ok(()) | Err(ChangeError::Busy) => tokio::time::sleep(CHANGE_RETRY).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some(line) = line
+        && let Some(envelope) = book::writing(&view, member, &book::Line { removed: true, ..line }, false)
+    {
+        cluster.write(envelope, deadline).await?;
+    }
+    Ok(v1::RemoveMemberReply {})
+}
+
+async fn leader(cluster: &Cluster, deadline: Instant) -> Result<MemberId, Failure> {
+    let nobody = || Failure::new(Code::Unavailable, "not_leader", "nobody leads the shard just now; retry");
+    cluster.leader(deadline).await.ok_or_else(nobody)
+}
+
+/// Asks the same where the shard is led.
+async fn there<Q, R, F: Future<Output = Result<Response<R>, Status>>>(
+    cluster: &Cluster,
+    leader: MemberId,
+    deadline: Instant,
+    request: Q,
+    call: impl FnOnce(AdminClient<Channel>, Request<Q>) -> F,
+) -> Result<R, Failure> {
+    let line = book::find(&cluster.shard().newest(), leader);
+    let unknown = || Failure::new(Code::Unavailable, "not_leader", format!("nothing is known of member {leader} yet"));
+    let address = line.ok_or_else(unknown)?.address;
+    let channel = links::endpoint(&address).map_err(|status| Failure::from_status(&status))?.connect_lazy();
+    let mut request = Request::new(request);
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    match call(AdminClient::new(channel), request).await {
+        Ok(reply) => Ok(reply.into_inner()),
+        Err(status) => Err(Failure::from_status(&status)),
+    }
+}

@@ -1,0 +1,276 @@
+//! Members: who takes part, how far each has come, and what those are given who fell too far behind.
+//!
+//! ```text
+//!   change, transfer -> replica
+//!   checkpoint: (index, term, members) of the last one, for a snapshot that is sent elsewhere
+//!   install:    jobs end -> the new store takes the place of the old -> the snapshot's message goes to the replica
+//!   forget:     what every member has, or what lies too far back
+//! ```
+//!
+//! Always:
+//! - the log keeps what a member that is not too far behind still needs, so that a checkpoint alone makes nobody need a
+//!   snapshot;
+//! - between the old state and the new no reader sees anything else: views are exchanged at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use loci_raft::{ELECTION_TICKS, LogIndex, MemberChange, MemberId, Members, Role, Term};
+use tokio::sync::oneshot;
+
+use super::{ELECTION_TIME, Fatal, Owner};
+use crate::cluster::snapshot::Stand;
+use crate::shard::{ChangeError, Fingerprint, Install, MemberProgress};
+
+/// After so many entries each the state is remembered in a fingerprint,
+const FINGERPRINT_EVERY: u64 = 64;
+/// the last so many of them.
+const FINGERPRINTS: usize = 256;
+/// Who was heard of within so many ticks counts as active.
+const ACTIVE_TICKS: u32 = 2 * ELECTION_TICKS;
+/// A member that was offered a snapshot and did not take it in this time is offered one again.
+const SNAPSHOT_TIME: Duration = Duration::from_secs(60);
+
+/// What is known of members.
+pub(super) struct Known {
+    /// Of the last applied entry.
+    term: Term,
+    /// As of the last applied entry.
+    members: Arc<Members>,
+    /// What the checkpoint will hold that is under way.
+    beginning: Option<Stand>,
+    /// What the last checkpoint holds.
+    checkpoint: Stand,
+    /// Bytes of all entries applied.
+    bytes: u64,
+    /// Checkpoints, and what `bytes` was then.
+    passed: VecDeque<(u64, u64)>,
+    waiting_for_checkpoint: Vec<oneshot::Sender<Stand>>,
+    waiting_for_change: Vec<(LogIndex, oneshot::Sender<Result<(), ChangeError>>)>,
+    installing: Option<(Install, oneshot::Sender<()>)>,
+    /// Members that were offered a snapshot, and when.
+    offered: Vec<(MemberId, Instant)>,
+    /// No lease until then: somebody may have been told to take over.
+    no_lease_until: Option<Instant>,
+}
+
+impl Known {
+    pub fn new(stand: Stand) -> Known {
+        Known {
+            term: stand.term,
+            members: stand.members.clone(),
+            beginning: None,
+            checkpoint: stand,
+            bytes: 0,
+            passed: VecDeque::new(),
+            waiting_for_checkpoint: Vec::new(),
+            waiting_for_change: Vec::new(),
+            installing: None,
+            offered: Vec::new(),
+            no_lease_until: None,
+        }
+    }
+
+    /// Whether a snapshot waits to be installed: no job begins before.
+    pub fn is_installing(&self) -> bool {
+        self.installing.is_some()
+    }
+
+    /// An entry was applied.
+    pub fn applied(&mut self, term: Term, bytes: u64) {
+        self.term = term;
+        self.bytes += bytes;
+    }
+}
+
+impl Owner {
+    pub(super) fn change(&mut self, changes: &[MemberChange], reply: oneshot::Sender<Result<(), ChangeError>>) {
+        // A leader that needed nobody may need somebody from the moment that this is committed.
+        self.end_lease();
+        match self.replica.change_members(changes) {
+            Ok(proposed) => self.known.waiting_for_change.push((proposed.index, reply)),
+            Err(error) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(Err(error.into()));
+            }
+        }
+    }
+
+    pub(super) fn transfer(&mut self, to: MemberId, reply: oneshot::Sender<Result<(), ChangeError>>) {
+        self.end_lease();
+        self.known.no_lease_until = Some(self.now + 2 * ELECTION_TIME);
+        let _ = reply.send(self.replica.transfer(to).map_err(ChangeError::from));
+    }
+
+    pub(super) fn may_have_lease(&self) -> bool {
+        self.known.no_lease_until.is_none_or(|until| self.now >= until) && self.known.waiting_for_change.is_empty()
+    }
+
+    /// The members in force are others, as of the entry that was applied last.
+    pub(super) fn members_changed(&mut self, members: Arc<Members>) {
+        tracing::info!(
+            shard = self.shared.id,
+            voters = %listed(members.voters()),
+            learners = %listed(members.learners()),
+            changing = members.joint(),
+            "the members are others now"
+        );
+        self.known.members = Arc::clone(&members);
+        *self.shared.members.lock().unwrap_or_else(PoisonError::into_inner) = Some(members);
+        self.end_lease();
+    }
+
+    /// Answers those whose change of members has taken effect, or never will.
+    pub(super) fn answer_changes(&mut self) {
+        let leads = self.replica.standing().role == Role::Leader;
+        let applied = LogIndex(self.store.applied());
+        for (index, reply) in std::mem::take(&mut self.known.waiting_for_change) {
+            if applied >= index && !self.known.members.joint() {
+                let _ = reply.send(Ok(()));
+            } else if !leads {
+                let _ = reply.send(Err(ChangeError::NotLeader));
+            } else {
+                self.known.waiting_for_change.push((index, reply));
+            }
+        }
+    }
+
+    /// A snapshot of the state as it is now or later will be the next checkpoint; if nothing has changed, the last is it.
+    pub(super) fn want_checkpoint(&mut self, reply: oneshot::Sender<Stand>) {
+        if self.known.checkpoint.index.0 == self.store.applied() {
+            let _ = reply.send(self.known.checkpoint.clone());
+            return;
+        }
+        self.known.waiting_for_checkpoint.push(reply);
+        self.store.request_checkpoint();
+        self.work.ask_again();
+    }
+
+    /// A checkpoint begins: it will hold the state as of the entry that was applied last.
+    pub(super) fn checkpoint_begins(&mut self) {
+        let index = LogIndex(self.store.applied());
+        self.known.beginning = Some(Stand { index, term: self.known.term, members: self.known.members.clone() });
+    }
+
+    /// A checkpoint holds everything up to this entry.
+    pub(super) fn checkpoint_made(&mut self, index: u64) {
+        if let Some(stand) = self.known.beginning.take().filter(|stand| stand.index.0 == index) {
+            self.known.checkpoint = stand;
+        }
+        self.known.passed.push_back((index, self.known.bytes));
+        for reply in self.known.waiting_for_checkpoint.drain(..) {
+            let _ = reply.send(self.known.checkpoint.clone());
+        }
+        self.forget();
+    }
+
+    /// Lets the log forget what nobody is likely to need any more.
+    pub(super) fn forget(&mut self) {
+        let known = &mut self.known;
+        let checkpoint = known.checkpoint.index.0;
+        // Everything before this lies so far back that a snapshot is the shorter way.
+        let mut far_back = 0;
+        while let Some((index, bytes)) = known.passed.front().copied()
+            && known.bytes - bytes > self.options.kept_bytes
+        {
+            far_back = index;
+            known.passed.pop_front();
+        }
+        let others = self.replica.members().all().any(|member| member != self.replica.me());
+        let slowest = match self.replica.standing().role {
+            _ if !others => checkpoint,
+            Role::Leader => self.replica.progress().iter().map(|known| known.matched.0).min().unwrap_or(0),
+            // Whoever leads next must be able to tell the others what they lack.
+            Role::Follower | Role::Candidate => 0,
+        };
+        let up_to = slowest.max(far_back).min(checkpoint);
+        if up_to > self.replica.start().0 {
+            self.replica.forget(LogIndex(up_to));
+        }
+    }
+
+    /// A member needs a snapshot: the last checkpoint will do, because the log keeps everything after it.
+    pub(super) fn offer_snapshot(&mut self, to: MemberId) {
+        tracing::info!(shard = self.shared.id, member = to.0, "a member is too far behind and is offered a snapshot");
+        self.known.offered.push((to, self.now));
+        self.replica.offer_snapshot(self.known.checkpoint.index);
+    }
+
+    /// Tells the replica of snapshots that nobody came for.
+    pub(super) fn give_up_snapshots(&mut self) {
+        while let Some((member, at)) = self.known.offered.first().copied()
+            && self.now - at >= SNAPSHOT_TIME
+        {
+            self.known.offered.remove(0);
+            self.replica.snapshot_sent(member, false);
+        }
+    }
+
+    pub(super) fn begin_install(&mut self, install: Install, done: oneshot::Sender<()>) {
+        self.jobs.cancel_merges();
+        self.known.installing = Some((install, done));
+    }
+
+    /// Takes the received state in the place of its own, once no job works on that.
+    pub(super) fn install_snapshot(&mut self) -> Result<(), Fatal> {
+        if !self.work.rests() {
+            return Ok(());
+        }
+        let Some((install, done)) = self.known.installing.take() else { return Ok(()) };
+        let Install { message, stand, open } = install;
+        self.jobs.allow_merges();
+        if stand.index.0 > self.store.applied() {
+            let failed = |error| Fatal(format!("shard {}: a snapshot cannot be taken in: {error}", self.shared.id));
+            let mut store = open().map_err(failed)?;
+            if store.applied() != stand.index.0 {
+                return Err(failed(format!("it holds entry {}, not {}", store.applied(), stand.index)));
+            }
+            store.show_in(self.shared.view.clone());
+            self.store = store;
+            self.known.checkpoint = stand.clone();
+            self.known.term = stand.term;
+            self.known.passed.clear();
+            self.members_changed(stand.members);
+            self.work.ask_again();
+            self.charge();
+            let (checkpoint, now) = (self.store.applied(), self.shared.clock.now_millis());
+            self.publish(|progress| (progress.checkpoint, progress.checkpoint_at_millis) = (checkpoint, now));
+            self.shared.applied.send_replace(checkpoint);
+            tracing::info!(shard = self.shared.id, index = checkpoint, "a snapshot was taken in");
+        }
+        let _ = done.send(());
+        self.receive(message)
+    }
+
+    /// Now and then, at the same entries on every member.
+    pub(super) fn remember_fingerprint(&self) {
+        let index = self.store.applied();
+        if !index.is_multiple_of(FINGERPRINT_EVERY) {
+            return;
+        }
+        let known = Fingerprint { index, digest: self.store.digest(), chain_head: self.store.chain_head() };
+        let mut fingerprints = self.shared.fingerprints.lock().unwrap_or_else(PoisonError::into_inner);
+        if fingerprints.len() == FINGERPRINTS {
+            fingerprints.pop_front();
+        }
+        fingerprints.push_back(known);
+    }
+
+    /// What the leader knows of the others, for everybody.
+    pub(super) fn publish_progress(&self) {
+        let progress = self.replica.progress().into_iter().map(|known| MemberProgress {
+            member: known.member,
+            matched: known.matched.0,
+            active: known.silent_ticks <= ACTIVE_TICKS,
+            snapshot: known.snapshot.is_some(),
+        });
+        let progress = progress.collect();
+        self.publish(|published| published.members = progress);
+    }
+}
+
+fn listed(members: &[MemberId]) -> String {
+    members.iter().map(MemberId::to_string).collect::<Vec<_>>().join(", ")
+}
