@@ -29,7 +29,8 @@ clean_up() {
     touch "$directory/stop"
     for pid in ${writers[@]+"${writers[@]}"} ${pids[@]+"${pids[@]}"}; do kill -KILL "$pid" 2>/dev/null || true; done
     wait 2>/dev/null || true
-    rm -rf "$directory"
+    # A node that is being killed may still be writing.
+    rm -rf "$directory" 2>/dev/null || { sleep 1; rm -rf "$directory"; }
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
