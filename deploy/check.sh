@@ -21,6 +21,8 @@ for package in pyyaml==6.0.3 helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 
     "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "$package" || echo "skipped: no package $package for this machine"
 done
 
+has_yaml=$("$python" -c 'import yaml' 2>/dev/null && echo yes || true)
+
 # Prometheus and promtool: those that are installed, or Debian's, unpacked and not installed.
 prometheus=$(command -v prometheus || true) promtool=$(command -v promtool || true)
 if [ -z "$promtool" ] && command -v apt-get >/dev/null 2>&1; then
@@ -47,24 +49,27 @@ else
 fi
 
 say "Kubernetes and Helm"
-check "$python" deploy/check.py kubernetes
+if [ -n "$has_yaml" ]; then check "$python" deploy/check.py kubernetes; else echo "skipped: no PyYAML"; fi
 
 say "Prometheus"
 if [ -n "$promtool" ]; then
     check "$promtool" check config deploy/prometheus/prometheus.yml
     check "$promtool" test rules deploy/prometheus/alerts_test.yml
-    "$python" deploy/check.py dashboard-as-rules >"$tools/dashboard.yml"
-    check "$promtool" check rules --lint=none "$tools/dashboard.yml"
+    if [ -n "$has_yaml" ]; then
+        "$python" deploy/check.py dashboard-as-rules >"$tools/dashboard.yml"
+        check "$promtool" check rules --lint=none "$tools/dashboard.yml"
+    fi
 else
     echo "skipped: no promtool"
 fi
-check "$python" deploy/check.py metrics
+if [ -n "$has_yaml" ]; then check "$python" deploy/check.py metrics; fi
 
-if [ -n "${LOCI_BIN:-}" ] && [ -n "$prometheus" ]; then
+if [ -n "${LOCI_BIN:-}" ] && [ -n "$prometheus" ] && [ -n "$has_yaml" ]; then
     say "three nodes, a Prometheus, and every query"
     directory=$(mktemp -d)
     pids=()
-    trap 'kill -KILL "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$directory"' EXIT
+    # The shell would tell of each that is killed.
+    trap '{ kill -KILL "${pids[@]}"; wait; rm -rf "$directory"; } >/dev/null 2>&1 || true' EXIT
     base=$((20000 + RANDOM % 10000))
     all=127.0.0.1:$((base + 1)),127.0.0.1:$((base + 2)),127.0.0.1:$((base + 3))
     for node in 1 2 3; do
