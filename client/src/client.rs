@@ -5,20 +5,23 @@
 //!                    `--> Pipeline -> one stream, many calls at a time
 //! ```
 //!
+//! An address at which nobody answers is left out for a second, so that a dead node of a cluster costs a call now and then
+//! and not every third one.
+//!
 //! A call has one deadline over all its attempts. A write gets its request id before the first attempt, so the node can
 //! tell a repetition from a second write.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 use loci_wire::v1::{admin_client::AdminClient, records_client::RecordsClient};
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::retry::{Budget, Policy};
@@ -33,6 +36,8 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Calls that may wait for their turn on a connection.
 const CALLS_WAITING_MAX: usize = 4096;
+/// How long an address is left out at which nobody answered.
+const LEFT_OUT: Duration = Duration::from_secs(1);
 
 /// A connection to a node. Cheap to clone: clones share the connections.
 #[derive(Debug, Clone)]
@@ -43,7 +48,11 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
+    /// One after another to each address, and again.
     channels: Vec<Channel>,
+    /// For each address: until when it is left out, in milliseconds since `begun`.
+    left_out: Vec<AtomicU64>,
+    begun: Instant,
     next: AtomicUsize,
     timeout: Duration,
     policy: Policy,
@@ -143,6 +152,8 @@ impl Builder {
         Ok(Client {
             shared: Arc::new(Shared {
                 channels,
+                left_out: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
+                begun: Instant::now(),
                 next: AtomicUsize::new(0),
                 timeout: self.timeout,
                 policy: Policy {
@@ -255,13 +266,30 @@ impl Client {
         })
     }
 
-    pub(crate) fn channel(&self) -> Channel {
-        let turn = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        self.shared.channels[turn % self.shared.channels.len()].clone()
+    /// The next connection whose address is not left out; if all are, the next.
+    fn channel(&self) -> (Address, Channel) {
+        let shared = &*self.shared;
+        let (all, addresses) = (shared.channels.len(), shared.left_out.len());
+        let turn = shared.next.fetch_add(1, Ordering::Relaxed);
+        let now = shared.begun.elapsed().as_millis() as u64;
+        let answers = |at: &usize| shared.left_out[at % addresses].load(Ordering::Relaxed) <= now;
+        let at = (turn..turn + addresses).map(|turn| turn % all).find(answers).unwrap_or(turn % all);
+        (Address(at % addresses), shared.channels[at].clone())
     }
 
-    pub(crate) fn records(&self) -> RecordsClient<Channel> {
-        records(self.channel())
+    /// Leaves an address out for a while if this is how a call fails that reaches nobody.
+    pub(crate) fn failed(&self, Address(address): Address, status: &Status) {
+        // A node says why; a connection that breaks, or is never made, does not.
+        let nobody = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled);
+        if nobody && status.details().is_empty() && std::error::Error::source(status).is_some() {
+            let until = self.shared.begun.elapsed() + LEFT_OUT;
+            self.shared.left_out[address].store(until.as_millis() as u64, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn records(&self) -> (Address, RecordsClient<Channel>) {
+        let (address, channel) = self.channel();
+        (address, records(channel))
     }
 
     pub(crate) async fn call(&self, call: Call, timeout: Duration) -> Result<Reply, Error> {
@@ -294,8 +322,14 @@ impl Client {
         Fut: Future<Output = Result<T, Status>>,
     {
         self.retrying_errors(timeout, |remaining| {
-            let made = attempt(self.channel(), remaining);
-            async move { made.await.map_err(|status| Error::from_status(&status)) }
+            let (address, channel) = self.channel();
+            let made = attempt(channel, remaining);
+            async move {
+                made.await.map_err(|status| {
+                    self.failed(address, &status);
+                    Error::from_status(&status)
+                })
+            }
         })
         .await
     }
@@ -335,6 +369,10 @@ impl Client {
         }
     }
 }
+
+/// Which of the addresses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Address(usize);
 
 fn records(channel: Channel) -> RecordsClient<Channel> {
     RecordsClient::new(channel)
@@ -386,6 +424,28 @@ mod tests {
             let error = endpoint(bad).expect_err(bad);
             assert!(matches!(error, Error::Address { .. }), "{bad}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_address_at_which_nobody_answers_is_left_out_for_a_while() {
+        let client = Client::builder().address("127.0.0.1:1").address("127.0.0.1:2").connections(2);
+        let client = client.connect_lazy().unwrap();
+        let addresses = |count: usize| (0..count).map(|_| client.channel().0.0).collect::<Vec<_>>();
+        assert_eq!(addresses(4), [0, 1, 0, 1]);
+        let said = Status::with_details(
+            Code::Unavailable,
+            "starting",
+            loci_wire::encode_detail(14, "", &Default::default()).into(),
+        );
+        client.failed(Address(0), &said);
+        assert_eq!(addresses(4), [0, 1, 0, 1], "somebody is there");
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let mut nobody = Status::from_error(Box::new(refused));
+        client.failed(Address(0), &nobody);
+        assert_eq!(addresses(4), [1; 4]);
+        nobody = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        client.failed(Address(1), &nobody);
+        assert_eq!(addresses(4), [0, 1, 0, 1], "with nobody anywhere, all are tried");
     }
 
     #[test]

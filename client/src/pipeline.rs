@@ -112,14 +112,17 @@ async fn drive(client: Client, mut submissions: mpsc::Receiver<Submission>, in_f
         let mut under_way = UnderWay::new();
         let mut next_id = 1;
         send(first, &requests, &mut under_way, &mut next_id);
-        let mut records = client.records();
+        let (address, mut records) = client.records();
         let opened = timeout(OPEN_TIMEOUT, records.pipeline(ReceiverStream::new(receiver))).await;
         let ended = match opened {
             Ok(Ok(replies)) => {
                 let replies = replies.into_inner();
                 run(&mut submissions, requests, replies, &mut under_way, &mut next_id).await
             }
-            Ok(Err(status)) => Error::from_status(&status),
+            Ok(Err(status)) => {
+                client.failed(address, &status);
+                Error::from_status(&status)
+            }
             Err(_) => Error::Unavailable { message: format!("the node accepted no pipeline within {OPEN_TIMEOUT:?}") },
         };
         for (_, call) in under_way {

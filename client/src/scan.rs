@@ -156,7 +156,7 @@ impl Scan {
         let (page, stream) = client
             .retrying_errors(timeout, |remaining| {
                 let request = within(self.request.clone(), remaining);
-                let mut records = client.records();
+                let (_, mut records) = client.records();
                 async move {
                     let opened = async {
                         let mut stream = records.scan_stream(request).await?.into_inner();

@@ -33,7 +33,7 @@ use tonic_health::server::HealthReporter;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
-use crate::cluster::formation::{Applicant, Formed};
+use crate::cluster::formation::{self, Applicant, Formed};
 use crate::cluster::links::Links;
 use crate::cluster::snapshot::{self, Receiving, Stand};
 use crate::cluster::{Cluster, agreement, door, policy};
@@ -120,6 +120,21 @@ pub enum RunError {
     NotInLog {
         /// Where it is.
         path: PathBuf,
+    },
+    /// The data are of another cluster than the nodes that were named.
+    #[error(
+        "{path} is of cluster {own}, but {address} of cluster {other}: give the right --data or the right --join, or an empty \
+         directory to join cluster {other}"
+    )]
+    OtherCluster {
+        /// The data directory.
+        path: PathBuf,
+        /// Its cluster.
+        own: ClusterId,
+        /// Who was named.
+        address: String,
+        /// That one's cluster.
+        other: ClusterId,
     },
     /// Other members found that the store is not what theirs are.
     #[error(
@@ -258,7 +273,7 @@ pub struct Node {
     server: JoinHandle<()>,
     endpoint: Option<Endpoint>,
     health: HealthReporter,
-    /// Says that the node serves, once.
+    /// Says that the node serves, and that it does not any more once it is removed from the cluster.
     becoming_healthy: JoinHandle<()>,
     shard: Shard,
     handle: ShardHandle,
@@ -283,7 +298,13 @@ impl Node {
         let path = config.data.clone();
         let data = blocking(move || DataDirectory::open(&path)).await??;
         let formed = match data.identity() {
-            Some(_) => None,
+            Some(identity) => {
+                if let Some((address, other)) = formation::foreign(&config.join, &identity).await {
+                    let path = config.data.clone();
+                    return Err(RunError::OtherCluster { path, own: identity.cluster, address, other });
+                }
+                None
+            }
             None => {
                 let node = data.applicant()?;
                 let applicant = Applicant { node, address: advertise.clone(), join: config.join.clone() };
@@ -391,6 +412,8 @@ impl Node {
             if watched.is_ready() {
                 set_health(&reporter, ServingStatus::Serving).await;
             }
+            watched.removed().await;
+            set_health(&reporter, ServingStatus::NotServing).await;
         });
         let sockets = Sockets(Some(runtime));
         Ok(Node {

@@ -78,7 +78,7 @@ fn table(described: &ClusterDescription) -> String {
     }
     let leader = match described.leader {
         Some(leader) => format!("member {leader} leads in term {}", described.term),
-        None => "nobody leads: fewer than half of the voters can be reached from here".into(),
+        None => "nobody leads: no majority of the voters can be reached from here".into(),
     };
     format!("cluster {}, asked of member {}; {leader}\n\n{}", described.cluster, described.member, members.text())
 }

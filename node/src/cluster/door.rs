@@ -3,6 +3,7 @@
 //! Always: a call that names another cluster or another member is refused before anything in it is looked at; only `Who` and
 //! `Join`, which are asked by those who have no cluster yet, name none.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,14 @@ impl Door {
     /// Gives a node its number, and a part in the shard; at the node that leads.
     async fn let_in(&self, request: &v1::JoinRequest, deadline: Instant) -> Result<v1::JoinReply, Failure> {
         let cluster = &self.cluster;
+        let unspecified =
+            |address: &str| address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+        if let Some(address) = [cluster.address(), &request.address].into_iter().find(|address| unspecified(address)) {
+            let message = format!(
+                "{address} says nothing about where others reach that node: start it with --advertise HOST:PORT"
+            );
+            return Err(Failure::new(Code::FailedPrecondition, "no_address", message));
+        }
         let node: String = request.node.iter().map(|byte| format!("{byte:02x}")).collect();
         for envelope in book::making() {
             refused(cluster.write(envelope, deadline).await?)?;

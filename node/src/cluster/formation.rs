@@ -26,7 +26,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::links;
 use super::snapshot::{self, Stand};
 use crate::doors::grpc::Failure;
-use crate::identity::{ClusterId, NodeId};
+use crate::identity::{ClusterId, Identity, NodeId};
 
 /// How often the others are asked.
 const ASK_EVERY: Duration = Duration::from_millis(300);
@@ -134,6 +134,20 @@ impl Applicant {
         let stand = snapshot::fetch(store, parts).await?;
         Ok(Formed::Joined { cluster: ClusterId(cluster), member: reply.member, stand })
     }
+}
+
+/// Whether one of these addresses answers for another cluster than this one: then which, and for which.
+pub async fn foreign(join: &[String], own: &Identity) -> Option<(String, ClusterId)> {
+    for address in join {
+        // Whoever does not answer says nothing.
+        let Ok(reply) = who(address).await else { continue };
+        if let Ok(cluster) = <[u8; 16]>::try_from(&reply.cluster[..])
+            && cluster != own.cluster.0
+        {
+            return Some((address.clone(), ClusterId(cluster)));
+        }
+    }
+    None
 }
 
 async fn who(address: &str) -> Result<v1::WhoReply, Status> {

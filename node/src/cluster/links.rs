@@ -136,8 +136,8 @@ impl Links {
     /// A client of a member's node.
     pub fn client(&self, member: MemberId) -> Result<PeerClient, Status> {
         let shard = self.0.shard.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
+        // Also of one that is removed: it must get to know.
         let line = book::find(&shard.newest(), member)
-            .filter(|line| !line.removed)
             .ok_or_else(|| Status::unavailable(format!("nothing is known of member {member}")))?;
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let known = links.get(&member).and_then(|link| link.channel.clone()).filter(|(at, _)| *at == line.address);

@@ -193,6 +193,12 @@ async fn a_removed_member_is_told_so_and_its_number_is_not_given_again() {
     let described = all.describe_cluster().await.unwrap();
     assert_eq!(described.members[2].part, "removed");
     all.remove_member(9).await.unwrap_err();
+    until("the removed one knows", async || {
+        let asked = Client::builder().address(address(&third)).retries(0).connect_lazy().unwrap();
+        let answer = asked.collection("default", "cache").get("key").await;
+        answer.is_err_and(|error| error.to_string().contains("was removed from the cluster"))
+    })
+    .await;
     third.shutdown().await.unwrap();
     let fourth = started(&data.path().join("4"), &[address(&first)]).await;
     until("the new one votes", async || {
@@ -200,6 +206,13 @@ async fn a_removed_member_is_told_so_and_its_number_is_not_given_again() {
         described.members.iter().any(|member| member.member == 4 && member.part == "voter")
     })
     .await;
+    // A node of one cluster is not let in where it was not told to be.
+    let foreign = started(&data.path().join("5"), &[]).await;
+    let (elsewhere, path) = (address(&foreign), data.path().join("5"));
+    foreign.shutdown().await.unwrap();
+    let refused =
+        Node::start(config(&path, &[elsewhere, address(&first)])).await.err().expect("it is of another cluster");
+    assert!(refused.to_string().contains("of cluster"), "{refused}");
     for node in [first, second, fourth] {
         node.shutdown().await.unwrap();
     }

@@ -22,6 +22,8 @@ use crate::memory::Budget;
 
 /// The longest that a read waits for its token when it has no deadline of its own.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether this member was removed.
+const REMOVED_LOOK: Duration = Duration::from_millis(500);
 /// The longest that a read waits for a leader when it has no deadline of its own.
 const LATEST_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -35,6 +37,8 @@ pub(super) enum Phase {
     Ready = 1,
     /// Nothing is accepted any more.
     Stopping = 2,
+    /// This member takes part no longer.
+    Removed = 3,
 }
 
 /// What the shard thread tells about itself.
@@ -55,6 +59,8 @@ pub(super) struct Progress {
 /// What the shard thread and the handles share.
 pub(super) struct Shared {
     pub id: u32,
+    /// Which member this is.
+    pub me: MemberId,
     pub events: Sender<Event>,
     pub queue: Arc<Queue>,
     pub view: ViewHandle,
@@ -69,6 +75,8 @@ pub(super) struct Shared {
     pub lease: AtomicU64,
     /// Whether a read was answered by the lease since it was last extended.
     pub lease_used: AtomicBool,
+    /// When the view was last known to be as new as the leader's, in microseconds of the clock.
+    pub fresh: AtomicU64,
     /// Who takes part, once that is known.
     pub members: Mutex<Option<Arc<Members>>>,
     /// Of the state after every so many entries, the last of them.
@@ -83,7 +91,8 @@ impl Shared {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Starting,
             1 => Phase::Ready,
-            _ => Phase::Stopping,
+            2 => Phase::Stopping,
+            _ => Phase::Removed,
         }
     }
 
@@ -135,6 +144,7 @@ impl ShardHandle {
             Phase::Starting => return Err(WriteError::NotReady),
             Phase::Ready => {}
             Phase::Stopping => return Err(WriteError::Stopping),
+            Phase::Removed => return Err(WriteError::Removed),
         }
         let since = Instant::now();
         if deadline.is_some_and(|deadline| deadline <= since) {
@@ -174,6 +184,7 @@ impl ShardHandle {
             Phase::Starting => return Err(ReadError::NotReady),
             // A node that stops answers the calls that it had begun.
             Phase::Ready | Phase::Stopping => {}
+            Phase::Removed => return Err(ReadError::Removed),
         }
         match level {
             Level::Stale => {}
@@ -201,6 +212,15 @@ impl ShardHandle {
             0 => None,
             leader => Some(MemberId(leader)),
         }
+    }
+
+    /// How long ago the newest view was as new as the leader's, as far as this member knows; zero while it leads.
+    pub fn lag(&self) -> Duration {
+        if self.leader() == Some(self.0.me) {
+            return Duration::ZERO;
+        }
+        let clock = &self.0.clock;
+        Duration::from_micros(clock.micros_of(clock.instant()).saturating_sub(self.0.fresh.load(Ordering::Relaxed)))
     }
 
     /// Who takes part, as of the last applied entry.
@@ -325,6 +345,13 @@ impl ShardHandle {
     pub async fn ready(&self) {
         // The sender lives as long as this handle.
         let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Waits until this member takes part no longer, which most never see.
+    pub async fn removed(&self) {
+        while self.0.phase() != Phase::Removed {
+            tokio::time::sleep(REMOVED_LOOK).await;
+        }
     }
 
     async fn wait_for(&self, wanted: u64, deadline: Option<Instant>) -> Result<(), ReadError> {

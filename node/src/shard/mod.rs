@@ -104,7 +104,7 @@ pub enum WriteError {
         max: usize,
     },
     /// Another member leads the shard, or none does just now.
-    #[error("this node does not lead shard {shard}; nothing changed, retry")]
+    #[error("no node that a majority of the voters follows leads shard {shard} just now; nothing changed, retry")]
     NotLeader {
         /// The shard.
         shard: u32,
@@ -129,6 +129,9 @@ pub enum WriteError {
     /// The node has not yet read its log.
     #[error("the node is still reading its log; retry shortly")]
     NotReady,
+    /// The node's member was removed from the cluster.
+    #[error("this node was removed from the cluster: ask another of its nodes")]
+    Removed,
     /// The node is stopping. If the write was already on its way its outcome is unknown.
     #[error("the node is stopping; retry with the same request id on its successor")]
     Stopping,
@@ -160,6 +163,9 @@ pub enum ReadError {
     /// The node has not yet read its log.
     #[error("the node is still reading its log; retry shortly")]
     NotReady,
+    /// The node's member was removed from the cluster.
+    #[error("this node was removed from the cluster: ask another of its nodes")]
+    Removed,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
@@ -397,6 +403,7 @@ fn make(mailbox: Mailbox, beginning: Beginning, jobs: jobs::Jobs) -> (ShardHandl
     let Beginning { id, replica, store, log, budget, clock, outbox, options } = beginning;
     let shared = Arc::new(handle::Shared {
         id,
+        me: replica.me(),
         events: sender,
         queue: queue::Queue::new(budget.clone()),
         view: store.views(),
@@ -406,6 +413,7 @@ fn make(mailbox: Mailbox, beginning: Beginning, jobs: jobs::Jobs) -> (ShardHandl
         leader: AtomicU64::new(0),
         lease: AtomicU64::new(0),
         lease_used: AtomicBool::new(false),
+        fresh: AtomicU64::new(0),
         members: Mutex::default(),
         fingerprints: Mutex::default(),
         progress: Mutex::default(),

@@ -26,6 +26,7 @@ fn idle(budget_bytes: u64) -> Idle {
     let budget = Arc::new(Budget::new(budget_bytes));
     let shared = Shared {
         id: 1,
+        me: loci_raft::MemberId(1),
         events: sender,
         queue: queue::Queue::new(budget.clone()),
         view: store.views(),
@@ -35,6 +36,7 @@ fn idle(budget_bytes: u64) -> Idle {
         leader: AtomicU64::new(1),
         lease: AtomicU64::new(owner::FOREVER),
         lease_used: AtomicBool::new(false),
+        fresh: AtomicU64::new(0),
         members: Mutex::default(),
         fingerprints: Mutex::default(),
         progress: Mutex::default(),

@@ -129,6 +129,14 @@ impl Calls {
         Ok(self.shard.view(Level::Latest, Some(deadline)).await?)
     }
 
+    /// By how much the answer to a read may be behind.
+    fn lag_millis(&self, consistency: Option<&v1::Consistency>) -> u64 {
+        match consistency.and_then(|consistency| consistency.level.as_ref()) {
+            Some(v1::consistency::Level::Stale(_)) => self.shard.lag().as_millis() as u64,
+            _ => 0,
+        }
+    }
+
     async fn view(&self, consistency: Option<v1::Consistency>, deadline: Instant) -> Result<Arc<View>, Failure> {
         Ok(self.shard.view(level(consistency, self.shard.id())?, Some(deadline)).await?)
     }
@@ -309,6 +317,7 @@ impl Calls {
         counted("keys", request.keys.len(), KEYS_MAX)?;
         let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
         let parts = Parts::from(request.parts);
+        let lag_millis = self.lag_millis(request.consistency.as_ref());
         let view = self.view(request.consistency, deadline).await?;
         let now = self.shard.now(&view);
         let index = view.index();
@@ -318,7 +327,7 @@ impl Calls {
         } else {
             self.search.run(deadline, move |_, _| get(&view, &name, &keys, parts, now)).await??
         };
-        Ok(v1::GetReply { records, token: self.token(index), lag_millis: 0 })
+        Ok(v1::GetReply { records, token: self.token(index), lag_millis })
     }
 
     /// One page.
@@ -413,6 +422,7 @@ impl Calls {
         };
         let filter = convert::filter(request.filter)?.map(Arc::new);
         let parts = Parts::from(request.parts);
+        let lag_millis = self.lag_millis(request.consistency.as_ref());
         let view = self.view(request.consistency, deadline).await?;
         let (token, now) = (self.token(view.index()), self.shard.now(&view));
         let v1::SearchRequest { queries, group_by, mmr, decay, explain: explained, .. } = request;
@@ -450,7 +460,7 @@ impl Calls {
             true => self.search.run_here(deadline, work),
             false => self.search.run(deadline, work).await,
         };
-        Ok(v1::SearchReply { results: found??, token, lag_millis: 0 })
+        Ok(v1::SearchReply { results: found??, token, lag_millis })
     }
 }
 

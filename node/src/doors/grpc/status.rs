@@ -133,6 +133,7 @@ impl From<WriteError> for Failure {
             WriteError::Expired => Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message),
             WriteError::DeadlineExceeded => Failure::late(true),
             WriteError::NotReady => Failure::new(Code::Unavailable, "starting", message),
+            WriteError::Removed => Failure::new(Code::Unavailable, "removed", message),
             WriteError::Stopping => Failure::new(Code::Unavailable, "stopping", message),
         }
     }
@@ -146,6 +147,7 @@ impl From<ReadError> for Failure {
             ReadError::Unconfirmed { .. } => Failure::new(Code::Unavailable, "no_leader", message),
             ReadError::Behind { .. } => Failure::new(Code::Unavailable, "behind", message),
             ReadError::NotReady => Failure::new(Code::Unavailable, "starting", message),
+            ReadError::Removed => Failure::new(Code::Unavailable, "removed", message),
             ReadError::Stopping => Failure::new(Code::Unavailable, "stopping", message),
         }
     }

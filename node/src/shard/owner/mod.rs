@@ -92,6 +92,7 @@ pub struct Owner {
     proposed: VecDeque<Batch>,
     proposed_clock: u64,
     standing: Standing,
+    heard_leader: Option<Instant>,
     /// Whether this member leads and has applied everything that earlier leaders proposed.
     may_propose: bool,
     reads: Reads,
@@ -155,6 +156,7 @@ impl Owner {
             proposed: VecDeque::new(),
             proposed_clock,
             standing,
+            heard_leader: None,
             may_propose: false,
             reads: Reads::default(),
             known,
@@ -243,6 +245,7 @@ impl Owner {
             self.settle()?;
         }
         self.answer_changes();
+        self.tell_freshness();
         self.count();
         self.start_jobs();
         self.go_on_stopping();
@@ -250,6 +253,9 @@ impl Owner {
     }
 
     fn receive(&mut self, message: Message) -> Result<(), Fatal> {
+        if Some(message.from()) == self.standing.leader {
+            self.heard_leader = Some(self.now);
+        }
         match self.replica.receive(message) {
             Ok(()) => Ok(()),
             Err(error @ MessageError::LostLog { .. }) => Err(Fatal(error.to_string())),
@@ -327,6 +333,19 @@ impl Owner {
         Ok(())
     }
 
+    /// Since when the view may be older than the leader's: a leader says with everything how far the log is committed.
+    fn tell_freshness(&self) {
+        let shared = &*self.shared;
+        let fresh = match self.standing.role {
+            Role::Leader => Some(self.now),
+            _ if self.store.applied() >= self.replica.committed_index().0 => self.heard_leader,
+            _ => None,
+        };
+        if let Some(fresh) = fresh {
+            shared.fresh.store(shared.clock.micros_of(fresh), Ordering::Relaxed);
+        }
+    }
+
     /// Role, term, leader or part changed.
     fn stand(&mut self, standing: Standing) {
         let before = std::mem::replace(&mut self.standing, standing);
@@ -335,7 +354,7 @@ impl Owner {
                 shard = self.shared.id,
                 "this member was removed from the cluster: its node can take part again only with an empty data directory"
             );
-            self.shared.set_phase(Phase::Stopping);
+            self.shared.set_phase(Phase::Removed);
         }
         if (before.role, before.term, before.leader) == (standing.role, standing.term, standing.leader) {
             return;

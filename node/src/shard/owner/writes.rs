@@ -89,7 +89,7 @@ impl Owner {
     pub(super) fn give_up_proposed(&mut self) {
         let error = match self.shared.phase() {
             Phase::Stopping => WriteError::Stopping,
-            Phase::Starting | Phase::Ready => WriteError::Unconfirmed { shard: self.shared.id },
+            Phase::Starting | Phase::Ready | Phase::Removed => WriteError::Unconfirmed { shard: self.shared.id },
         };
         for waiter in self.proposed.drain(..).flat_map(|batch| batch.waiters) {
             waiter.answer(Err(error.clone()));
