@@ -101,11 +101,12 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
                     if bytes > 0 {
                         recovered.cut = Some(Cut { file: name.clone(), offset: scanned.end, bytes });
                     }
-                    rewrite(here, scanned.durable, scanned.end)?;
-                    here.file.sync_data().map_err(failed("syncing", &name))?;
-                    let directory = "the directory of the log";
-                    log.disk.sync_directory().map_err(failed("syncing", directory))?;
                 }
+                // A close mark too may be there to be read and not on the medium.
+                rewrite(here, scanned.durable, scanned.end)?;
+                here.file.sync_data().map_err(failed("syncing", &name))?;
+                let directory = "the directory of the log";
+                log.disk.sync_directory().map_err(failed("syncing", directory))?;
                 log.end = scanned.end;
                 log.durable_end = scanned.end;
                 log.closed_end = scanned.closed.then_some(scanned.end);

@@ -582,6 +582,28 @@ fn a_full_disk_refuses_and_recovers_without_a_restart() {
 }
 
 #[test]
+fn a_close_mark_that_could_not_be_synced_is_written_again_at_the_next_start() {
+    for seed in 0..40 {
+        let disk = MemoryDisk::new();
+        let mut log = Log::open(disk.clone(), OPTIONS).unwrap().0;
+        log.append(&[start(ONE, 5, 5), entry(ONE, 6, 6, b"a")]).unwrap();
+        log.sync().unwrap();
+        disk.fail_sync(1);
+        assert!(log.close().is_err());
+        // The process ends, the kernel lives: the mark can be read, and no later sync will write it.
+        disk.kill();
+        let mut log = Log::open(disk.clone(), OPTIONS).unwrap().0;
+        for index in 7..9 {
+            log.append(&[entry(ONE, index, 6, b"b")]).unwrap();
+            log.sync().unwrap();
+        }
+        disk.crash(seed);
+        let (log, _) = Log::open(disk, OPTIONS).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(log.shard(ONE).unwrap().last, LogIndex(8), "seed {seed}");
+    }
+}
+
+#[test]
 fn the_first_failed_sync_is_the_end() {
     let (disk, mut log) = log_with(&[start(ONE, 5, 5)]);
     disk.fail_sync(1);
