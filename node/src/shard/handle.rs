@@ -81,6 +81,8 @@ pub(super) struct Shared {
     pub members: Mutex<Option<Arc<Members>>>,
     /// Of the state after every so many entries, the last of them.
     pub fingerprints: Mutex<VecDeque<Fingerprint>>,
+    /// The last entry that another member may know to be committed; the lease does not answer reads of an older view.
+    pub committed: AtomicU64,
     pub progress: Mutex<Progress>,
     pub budget: Arc<Budget>,
     pub clock: Arc<Clock>,
@@ -105,13 +107,15 @@ impl Shared {
         self.lease.load(Ordering::Acquire) == FOREVER
     }
 
-    /// Whether nobody else can have answered a write by now that the view does not show.
+    /// Whether nobody else can have answered a write, or a read, by now that is newer than the view.
     fn holds_lease(&self) -> bool {
         match self.lease.load(Ordering::Acquire) {
             0 => false,
             FOREVER => true,
             until => {
-                let holds = self.clock.micros_of(self.clock.instant()) < until;
+                // A majority of others may have committed, applied and shown what this member's own disk does not hold yet.
+                let newest = self.view.load().index() >= self.committed.load(Ordering::Acquire);
+                let holds = newest && self.clock.micros_of(self.clock.instant()) < until;
                 if holds && !self.lease_used.load(Ordering::Relaxed) {
                     self.lease_used.store(true, Ordering::Relaxed);
                 }

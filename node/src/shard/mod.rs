@@ -14,7 +14,8 @@
 //! Always:
 //! - A write is answered after its entry is synced by a majority and applied here, and after the view that shows it is
 //!   published. While this member holds the lease nobody else can answer writes, so its published view is as new as any
-//!   read can ask; otherwise `latest` asks the leader, once for all reads that wait, and waits until that much is applied.
+//!   read can ask once it shows everything that this member knows to be committed; otherwise `latest` asks the leader, once
+//!   for all reads that wait, and waits until that much is applied.
 //! - Nothing waits without a bound: a full queue, a full memory and a full disk are answered at once.
 //! - A caller that has gone, or whose deadline has passed while its write was still queued, is never logged.
 
@@ -416,6 +417,7 @@ fn make(mailbox: Mailbox, beginning: Beginning, jobs: jobs::Jobs) -> (ShardHandl
         fresh: AtomicU64::new(0),
         members: Mutex::default(),
         fingerprints: Mutex::default(),
+        committed: AtomicU64::new(0),
         progress: Mutex::default(),
         budget,
         clock,

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -39,6 +40,7 @@ fn idle(budget_bytes: u64) -> Idle {
         fresh: AtomicU64::new(0),
         members: Mutex::default(),
         fingerprints: Mutex::default(),
+        committed: AtomicU64::new(0),
         progress: Mutex::default(),
         budget,
         clock: Arc::new(Clock::new()),
@@ -131,6 +133,18 @@ fn a_write_whose_caller_goes_away_is_never_begun() {
     assert!(at_once(handle.write(value(1), None)).is_none());
     let Ok(Event::Write(write)) = events.try_recv() else { panic!("no write") };
     assert!(!write.turn.begin());
+}
+
+#[tokio::test]
+async fn a_lease_does_not_answer_while_others_may_have_applied_more() {
+    let Idle { handle, events: _events, .. } = idle(1 << 30);
+    handle.0.lease.store(owner::FOREVER - 1, Ordering::Release);
+    handle.0.committed.store(5, Ordering::Release);
+    assert_eq!(at_once(handle.view(Level::Latest, None)).expect("an answer at once").unwrap().index(), 5);
+    // A majority of others has entry 6, which this member's own disk does not hold yet.
+    handle.0.committed.store(6, Ordering::Release);
+    assert!(at_once(handle.view(Level::Latest, None)).is_none());
+    assert_eq!(at_once(handle.view(Level::Stale, None)).unwrap().unwrap().index(), 5);
 }
 
 #[test]

@@ -279,6 +279,8 @@ impl Owner {
                 let bytes = effects.append.iter().map(append_bytes).sum();
                 self.log.append(effects.append, bytes, effects.sync);
             }
+            // Before any message says so: whoever hears of it may show it.
+            self.shared.committed.store(self.replica.committed_index().0, Ordering::Release);
             for message in effects.send {
                 (self.outbox)(message);
             }

@@ -12,7 +12,7 @@
 //! The lease counts from when the round **began**. A follower that answered the round votes for nobody until it has heard
 //! nothing for [`ELECTION_TICKS`] of its ticks, of which the first may be as short as nothing; what is left is shortened by
 //! a part for clocks that run at different rates. A member that has just started gives no vote for as long. Leadership that
-//! is handed over ends the lease first. A leader without other voters needs nobody's agreement: its lease has no end, and is
+//! is handed over ends the lease first. A leader without other members needs nobody's agreement: its lease has no end, and is
 //! ended before a change of members is proposed.
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ const LEASE: Duration = Duration::from_millis((ELECTION_TICKS as u64 - 1) * TICK
 const RENEW: Duration = Duration::from_millis(LEASE.as_millis() as u64 / 2);
 /// Rounds on their way.
 const ROUNDS_MAX: usize = 2;
-/// The lease of a leader without other voters.
+/// The lease of a leader without other members.
 pub const FOREVER: u64 = u64::MAX;
 
 /// Who waits; told when the published view is new enough, dropped when it never will be.
@@ -134,7 +134,8 @@ impl Owner {
             return;
         }
         let members = self.replica.members();
-        let alone = members.only_voter(self.replica.me());
+        // Not with learners: one of them may show an entry that this member has yet to apply.
+        let alone = members.all().eq([self.replica.me()]);
         let until = if alone { FOREVER } else { self.shared.clock.micros_of(round.begun + LEASE) };
         // Renewed only if somebody uses it until then.
         self.shared.lease_used.store(false, Ordering::Relaxed);
