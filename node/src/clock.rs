@@ -14,6 +14,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub struct Clock {
     begun: Instant,
+    /// Since the machine was started.
+    begun_boot: Duration,
     by_hand: Option<ByHand>,
     latest: AtomicU64,
 }
@@ -33,7 +35,7 @@ impl Default for Clock {
 impl Clock {
     /// A clock that follows the system's.
     pub fn new() -> Clock {
-        Clock { begun: Instant::now(), by_hand: None, latest: AtomicU64::new(0) }
+        Clock { begun: Instant::now(), begun_boot: boot_time(), by_hand: None, latest: AtomicU64::new(0) }
     }
 
     /// A clock that stands still until it is [set](Clock::set). Its time of day begins at `millis`.
@@ -60,7 +62,7 @@ impl Clock {
     /// Now, for measuring.
     pub fn instant(&self) -> Instant {
         match &self.by_hand {
-            None => Instant::now(),
+            None => self.begun + boot_time().saturating_sub(self.begun_boot),
             Some(by_hand) => self.begun + Duration::from_nanos(by_hand.since_begun_nanos.load(Ordering::Relaxed)),
         }
     }
@@ -73,6 +75,20 @@ impl Clock {
     fn at_least(&self, now: u64) -> u64 {
         self.latest.fetch_max(now, Ordering::Relaxed).max(now)
     }
+}
+
+/// Time that also passes while the machine sleeps, which a lease must not sleep through.
+#[cfg(target_os = "linux")]
+fn boot_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Time that only measures; elsewhere the standard library's is the best there is.
+#[cfg(not(target_os = "linux"))]
+fn boot_time() -> Duration {
+    static BEGUN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    BEGUN.elapsed()
 }
 
 fn system_millis() -> u64 {

@@ -265,6 +265,9 @@ fn address(option: &'static str, value: &str, insecure: bool) -> Result<SocketAd
 /// Whether other nodes could be reached there.
 fn is_host_and_port(value: &str) -> bool {
     let Some((host, port)) = value.rsplit_once(':') else { return false };
+    if host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
+        return false;
+    }
     let named = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
     !host.is_empty() && host.chars().all(named) && port.parse::<u16>().is_ok_and(|port| port != 0)
 }

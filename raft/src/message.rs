@@ -213,6 +213,15 @@ impl Message {
         (self.kind == MessageKind::Snapshot).then_some(self.index)
     }
 
+    /// This message of a snapshot, about another that is at hand: of a committed state that is newer. One from a later term than
+    /// the message's sender knows is none of its business: then the message stays what it is.
+    pub fn for_snapshot(self, index: LogIndex, term: Term, members: &Members) -> Message {
+        if term > self.term || self.snapshot_index().is_none_or(|own| own > index) {
+            return self;
+        }
+        Message { index, log_term: term, context: members.to_bytes(), ..self }
+    }
+
     /// Roughly the memory it holds.
     pub fn bytes(&self) -> usize {
         let entries = self.entries.iter();

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use loci_raft::MemberId;
+use loci_raft::{MemberId, Part};
 use loci_wire::v1;
 
 use super::{Cluster, book};
@@ -18,6 +18,8 @@ use crate::shard::Fingerprint;
 
 /// Marks a store whose state is not that of the others. Says why, for people.
 pub const DIVERGED_FILE: &str = "DIVERGED";
+/// Another when a program computes the digest otherwise, or does something else with an entry.
+const FINGERPRINT_VERSION: u32 = 1;
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
@@ -60,7 +62,10 @@ pub async fn run(cluster: Cluster, store: std::path::PathBuf) {
         let Some(own) = shard.fingerprint(None) else { continue };
         let lines = book::read(&shard.newest());
         let mut all = vec![(cluster.me(), own)];
-        for (member, _) in lines.iter().filter(|(member, line)| **member != cluster.me() && !line.removed) {
+        let Some(members) = shard.members() else { continue };
+        // Learners have what a voter gave them: their word adds nothing.
+        let votes = |member: &MemberId| members.part(*member) == Part::Voter;
+        for (member, _) in lines.iter().filter(|(member, _)| **member != cluster.me() && votes(member)) {
             let request = v1::CompareRequest { shard: shard.id(), index: own.index };
             let asked = async { cluster.links().client(*member)?.compare(request).await };
             // Whoever is behind or away is compared another time.
@@ -124,11 +129,19 @@ pub fn stop(store: &Path, own: &Fingerprint, right: &Fingerprint) -> ! {
 /// As it travels.
 pub fn to_wire(known: &Fingerprint) -> v1::Fingerprint {
     let Fingerprint { index, digest, chain_head } = known;
-    v1::Fingerprint { index: *index, digest: digest.to_vec().into(), chain_head: chain_head.to_vec().into() }
+    v1::Fingerprint {
+        version: FINGERPRINT_VERSION,
+        index: *index,
+        digest: digest.to_vec().into(),
+        chain_head: chain_head.to_vec().into(),
+    }
 }
 
-/// As it arrives.
+/// As it arrives; none of another version, which says nothing about the state.
 pub fn from_wire(known: v1::Fingerprint) -> Option<Fingerprint> {
+    if known.version != FINGERPRINT_VERSION {
+        return None;
+    }
     let digest = known.digest[..].try_into().ok()?;
     Some(Fingerprint { index: known.index, digest, chain_head: known.chain_head[..].try_into().ok()? })
 }

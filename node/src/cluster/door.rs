@@ -205,6 +205,7 @@ impl Peers for Door {
     type SnapshotStream = Pin<Box<dyn Stream<Item = Result<v1::SnapshotPart, Status>> + Send>>;
 
     async fn snapshot(&self, request: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.check(request.metadata())?;
         let request = request.into_inner();
         let stream = snapshot::serve(self.cluster.clone(), self.files.clone(), MemberId(request.member)).await?;
         Ok(Response::new(Box::pin(stream)))
@@ -212,6 +213,19 @@ impl Peers for Door {
 }
 
 impl Cluster {
+    /// Marks a member as removed, for good.
+    pub async fn mark_removed(&self, member: MemberId, deadline: Instant) -> Result<(), Failure> {
+        let view = self.shard().newest();
+        let Some(line) = book::find(&view, member) else { return Ok(()) };
+        if line.removed {
+            return Ok(());
+        }
+        match book::writing(&view, member, &book::Line { removed: true, ..line }, false) {
+            Some(envelope) => refused(self.write(envelope, deadline).await?),
+            None => Ok(()),
+        }
+    }
+
     /// Sees to it that the book says where this node is, if there is a book.
     pub async fn enter_book(&self, deadline: Instant) -> Result<(), Failure> {
         let line =

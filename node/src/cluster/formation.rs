@@ -17,6 +17,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use loci_raft::MemberId;
 use loci_wire::v1;
 use loci_wire::v1::peers_server::{Peers, PeersServer};
 use tokio::sync::oneshot;
@@ -111,7 +112,12 @@ impl Applicant {
             }
             let first = self.everybody().first() == Some(&self.address);
             if waits_for.is_empty() && same && first {
-                return Formed::Found;
+                // Two nodes that were given the same address would each found a cluster.
+                match who(&self.address).await {
+                    Ok(reply) if reply.node[..] == self.node.0 => return Formed::Found,
+                    Ok(_) => waits_for.push(format!("{}, where another node answers", self.address)),
+                    Err(status) => waits_for.push(format!("{}, its own address ({})", self.address, status.message())),
+                }
             }
             if told.is_none_or(|told| told.elapsed() > TELL_EVERY) {
                 told = Some(Instant::now());
@@ -129,10 +135,12 @@ impl Applicant {
         let reply = peer.join(request).await?.into_inner();
         let cluster =
             <[u8; 16]>::try_from(&reply.cluster[..]).map_err(|_| Status::internal("a cluster without a name"))?;
+        let cluster = ClusterId(cluster);
+        let from = MemberId(who(address).await?.member);
         let request = v1::SnapshotRequest { shard: 1, member: reply.member };
-        let parts = peer.snapshot(request).await?.into_inner();
+        let parts = links::member_at(address, cluster, from)?.snapshot(request).await?.into_inner();
         let stand = snapshot::fetch(store, parts).await?;
-        Ok(Formed::Joined { cluster: ClusterId(cluster), member: reply.member, stand })
+        Ok(Formed::Joined { cluster, member: reply.member, stand })
     }
 }
 

@@ -100,6 +100,12 @@ pub fn endpoint(address: &str) -> Result<Endpoint, Status> {
         .initial_connection_window_size(WINDOW_BYTES))
 }
 
+/// A client of the node at an address that says it is this member of this cluster.
+pub fn member_at(address: &str, cluster: ClusterId, to: MemberId) -> Result<PeerClient, Status> {
+    let says = Says { cluster, to };
+    Ok(PeersClient::with_interceptor(endpoint(address)?.connect_lazy(), says).max_decoding_message_size(PEER_BYTES_MAX))
+}
+
 /// A client of the node at an address of which nothing more is known.
 pub fn stranger(address: &str) -> Result<PeersClient<Channel>, Status> {
     Ok(PeersClient::new(endpoint(address)?.connect_lazy()))

@@ -5,6 +5,8 @@
 //! | fewer than three voters, and learners that have caught up | as many of them become voters as make the number odd |
 //! | a voter that has not been heard of for [`REPLACE_AFTER`], and a learner that has caught up | the one takes the place of the other |
 //!
+//! Who is removed is first marked in the book, so that its number cannot be given again whatever happens in between.
+//!
 //! One voter and one learner stay as they are: with two voters the death of either would stop the shard.
 
 use std::collections::HashMap;
@@ -104,8 +106,27 @@ pub async fn run(cluster: Cluster) {
             }
         }
         let silent = |member| heard.get(&member).map_or(Duration::ZERO, |heard| now - *heard);
-        let changes = next(&members, &progress, shard.newest().index(), silent);
+        let view = shard.newest();
+        let lines = book::read(&view);
+        let marked = members.all().find(|member| lines.get(member).is_some_and(|line| line.removed));
+        let mut changes = next(&members, &progress, view.index(), silent);
+        if let Some(marked) = marked
+            && !changes.contains(&MemberChange::Remove(marked))
+            && marked != cluster.me()
+            && !members.joint()
+        {
+            // Its removal was begun, and got no further than the book.
+            changes = vec![MemberChange::Remove(marked)];
+        }
         if changes.is_empty() {
+            continue;
+        }
+        let removed = changes.iter().filter(|change| matches!(change, MemberChange::Remove(_)));
+        let mut all_marked = true;
+        for change in removed {
+            all_marked &= cluster.mark_removed(change.member(), now + CHANGE_TIME).await.is_ok();
+        }
+        if !all_marked {
             continue;
         }
         tracing::info!(?changes, "changing who votes");

@@ -17,17 +17,18 @@
 //! Always:
 //! - a directory with a SNAPSHOT is whole; one without is not, and is begun again;
 //! - whenever the process ends, the next start finds either the old state or the new one ([`settle`]);
-//! - opening checks every byte of every file, so a damaged copy is never taken in.
+//! - what was received takes the place of a store only if it is newer, and every byte of it has been checked.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use loci_index::directory::{Directory, MmapDirectory};
-use loci_index::store::{MANIFEST_FILE, checkpoint_files};
+use loci_index::store::{MANIFEST_FILE, Store, StoreError, StoreOptions, checkpoint_files};
 use loci_raft::{LogIndex, MemberId, Members, Message, Part, Term};
 use loci_wire::v1;
 use loci_wire::v1::snapshot_part::Part as Wire;
@@ -50,6 +51,10 @@ const SNAPSHOT_FILE_BYTES_MAX: u64 = 4096;
 const PIECE_BYTES: usize = 1 << 20;
 /// Pieces read and not sent.
 const PIECES_WAITING: usize = 4;
+/// How long a checkpoint may take that a snapshot is sent of.
+const CHECKPOINT_TIME: Duration = Duration::from_secs(60);
+/// How long the next piece may take to come.
+const PIECE_TIME: Duration = Duration::from_secs(90);
 /// How often a checkpoint is made anew because the last did not know the member yet, or its files went away meanwhile.
 const ATTEMPTS: usize = 5;
 
@@ -136,18 +141,47 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts what was received in the place of the store, if anything was received whole; finishes what was begun.
+/// The entry up to which the store in a directory holds the state; none if there is no store that can be opened.
+fn checkpoint_of(store: &Path) -> Option<u64> {
+    let directory = MmapDirectory::open(store).ok()?;
+    checkpoint_files(&directory as &dyn Directory).ok().map(|(_, applied, _)| applied)
+}
+
+/// Whether what was received is to take the place of the store: newer, and sound in every byte.
+fn is_better(new: &Path, store: &Path) -> bool {
+    let Some(there) = store.exists().then(|| checkpoint_of(store)).flatten() else {
+        // There is nothing to lose.
+        return true;
+    };
+    let opened = MmapDirectory::open(new).map_err(StoreError::from);
+    match opened.and_then(|directory| Store::open(Arc::new(directory), StoreOptions::default())) {
+        Ok(received) => received.applied() > there,
+        Err(error) => {
+            tracing::warn!(%error, "a snapshot that was received is damaged: it is dropped");
+            false
+        }
+    }
+}
+
+/// Puts what was received in the place of the store, if it was received whole and is better; finishes what was begun.
 pub fn settle(store: &Path) -> io::Result<()> {
     let (new, old) = (incoming(store), outgoing(store));
     let parent = store.parent().unwrap_or(Path::new("."));
-    if Stand::read(&new)?.is_some() {
-        remove(&old)?;
+    if !store.exists() && old.exists() && Stand::read(&new)?.is_none() {
+        fs::rename(&old, store)?;
+        sync_directory(parent)?;
+    }
+    if Stand::read(&new)?.is_some() && is_better(&new, if store.exists() { store } else { &old }) {
+        if store.exists() {
+            remove(&old)?;
+        }
         if store.exists() {
             fs::rename(store, &old)?;
         }
         fs::rename(&new, store)?;
         sync_directory(parent)?;
     } else if !store.exists() && old.exists() {
+        // The received one had begun to take its place, and is not better after all.
         fs::rename(&old, store)?;
         sync_directory(parent)?;
     }
@@ -163,7 +197,11 @@ pub async fn serve(
 ) -> Result<ReceiverStream<Result<v1::SnapshotPart, Status>>, Status> {
     let mut last = None;
     for _ in 0..ATTEMPTS {
-        let stand = cluster.shard().checkpoint().await.map_err(Failure::from)?;
+        let Ok(stand) = tokio::time::timeout(CHECKPOINT_TIME, cluster.shard().checkpoint()).await else {
+            let message = "no checkpoint could be made in time; is its disk full?";
+            return Err(Failure::new(Code::Unavailable, "no_snapshot", message).into());
+        };
+        let stand = stand.map_err(Failure::from)?;
         if stand.members.part(member) == Part::Removed {
             // The checkpoint under way began before the member was let in.
             continue;
@@ -185,6 +223,7 @@ pub async fn serve(
 }
 
 fn open_files(store: &Path, stand: Stand) -> io::Result<(v1::SnapshotHead, Vec<(File, u64)>)> {
+    let which = fs::metadata(store)?.ino();
     let directory = MmapDirectory::open(store).map_err(io::Error::other)?;
     let (manifest, applied, names) = checkpoint_files(&directory as &dyn Directory).map_err(io::Error::other)?;
     if applied != stand.index.0 {
@@ -198,6 +237,9 @@ fn open_files(store: &Path, stand: Stand) -> io::Result<(v1::SnapshotHead, Vec<(
         let bytes = file.metadata()?.len();
         files.push(v1::SnapshotFile { name, bytes });
         opened.push((file, bytes));
+    }
+    if fs::metadata(store)?.ino() != which {
+        return Err(io::Error::other("a snapshot was taken in meanwhile"));
     }
     // The manifest is replaced at every checkpoint: these are the bytes that name these files. Last, so that it is never there
     // before what it names.
@@ -231,6 +273,13 @@ fn send(head: v1::SnapshotHead, files: Vec<(File, u64)>, parts: &mpsc::Sender<Re
     }
 }
 
+async fn next_part(parts: &mut Streaming<v1::SnapshotPart>) -> Result<Option<v1::SnapshotPart>, Status> {
+    match tokio::time::timeout(PIECE_TIME, parts.message()).await {
+        Ok(part) => part,
+        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {PIECE_TIME:?}"))),
+    }
+}
+
 /// Receives a snapshot into the directory beside `store`, whole and durable when this returns.
 pub async fn fetch(store: &Path, mut parts: Streaming<v1::SnapshotPart>) -> Result<Stand, Status> {
     let io = |error: io::Error| Status::internal(format!("cannot write the snapshot: {error}"));
@@ -238,7 +287,7 @@ pub async fn fetch(store: &Path, mut parts: Streaming<v1::SnapshotPart>) -> Resu
     let into = incoming(store);
     remove(&into).map_err(io)?;
     fs::create_dir_all(&into).map_err(io)?;
-    let Some(v1::SnapshotPart { part: Some(Wire::Head(head)) }) = parts.message().await? else {
+    let Some(v1::SnapshotPart { part: Some(Wire::Head(head)) }) = next_part(&mut parts).await? else {
         return Err(wrong("it has no head"));
     };
     let members = Members::decode(&head.members).map_err(|error| wrong(&error.to_string()))?;
@@ -251,7 +300,7 @@ pub async fn fetch(store: &Path, mut parts: Streaming<v1::SnapshotPart>) -> Resu
         let mut file = options.write(true).create_new(true).mode(0o600).open(into.join(&name)).map_err(io)?;
         let mut left = bytes;
         while left > 0 {
-            let Some(v1::SnapshotPart { part: Some(Wire::Bytes(piece)) }) = parts.message().await? else {
+            let Some(v1::SnapshotPart { part: Some(Wire::Bytes(piece)) }) = next_part(&mut parts).await? else {
                 return Err(wrong("it ends early"));
             };
             left =
@@ -304,13 +353,13 @@ impl Receiving {
         if self.under_way.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (receiving, cluster) = (self.clone(), cluster.clone());
+        let (receiving, cluster, under_way) = (self.clone(), cluster.clone(), UnderWay(self.under_way.clone()));
         tokio::spawn(async move {
             let from = message.from();
             if let Err(status) = receiving.receive(&cluster, message).await {
                 tracing::warn!(member = from.0, error = status.message(), "a snapshot could not be fetched");
             }
-            receiving.under_way.store(false, Ordering::Release);
+            drop(under_way);
         });
     }
 
@@ -326,6 +375,113 @@ impl Receiving {
             open()
         });
         shard.install(Install { message, stand, open }).await;
-        Ok(())
+        // Of one that came too late.
+        remove(&incoming(&self.store)).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+/// Another may be fetched when this is gone.
+struct UnderWay(Arc<AtomicBool>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use loci_index::command::{Command, Entry, Envelope, Origin};
+
+    use super::*;
+
+    fn stand(index: u64) -> Stand {
+        let members = Members::voting([MemberId(1), MemberId(2)]).unwrap();
+        Stand { index: LogIndex(index), term: Term(7), members: Arc::new(members) }
+    }
+
+    /// A store that has applied so many entries and made a checkpoint.
+    fn store(at: &Path, entries: u64) {
+        fs::create_dir_all(at).unwrap();
+        let directory: Arc<dyn Directory> = Arc::new(MmapDirectory::open(at).unwrap());
+        let mut store = Store::create(directory.clone(), StoreOptions::default(), [7; 32], 5).unwrap();
+        for number in 1..=entries {
+            let command = Command::CreateNamespace { name: format!("n{number}") };
+            let commands = vec![Envelope { origin: Origin::default(), command }];
+            store.apply(5 + number, &Entry { clock: number, commands }.encode()).unwrap();
+        }
+        store.request_checkpoint();
+        while let Some(job) = store.next_job() {
+            let done = job.run(&*directory, &AtomicBool::new(false));
+            store.install(done);
+        }
+    }
+
+    fn received(store_path: &Path, entries: u64) -> PathBuf {
+        let new = incoming(store_path);
+        store(&new, entries);
+        fs::write(new.join(SNAPSHOT_FILE), stand(5 + entries).encode()).unwrap();
+        new
+    }
+
+    #[test]
+    fn a_stand_comes_back_from_its_bytes_and_damage_is_noticed() {
+        let bytes = stand(9).encode();
+        assert_eq!(Stand::decode(&bytes), Some(stand(9)));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert_eq!(Stand::decode(&damaged), None, "byte {at}");
+            assert_eq!(Stand::decode(&bytes[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn what_was_received_takes_the_place_of_an_older_store_only() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("1");
+        store(&path, 3);
+        for (entries, expected) in [(2, 8), (3, 8), (6, 11)] {
+            let new = received(&path, entries);
+            settle(&path).unwrap();
+            assert_eq!(checkpoint_of(&path), Some(expected), "{entries} entries were received");
+            assert!(!new.exists() && !outgoing(&path).exists());
+        }
+        assert_eq!(Stand::read(&path).unwrap(), Some(stand(11)));
+    }
+
+    #[test]
+    fn what_was_received_incomplete_or_damaged_is_dropped() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("1");
+        store(&path, 3);
+        let new = received(&path, 6);
+        fs::remove_file(new.join(SNAPSHOT_FILE)).unwrap();
+        settle(&path).unwrap();
+        assert_eq!(checkpoint_of(&path), Some(8));
+        let new = received(&path, 6);
+        let mut manifest = fs::read(new.join(MANIFEST_FILE)).unwrap();
+        let last = manifest.len() - 1;
+        manifest[last] ^= 1;
+        fs::write(new.join(MANIFEST_FILE), manifest).unwrap();
+        settle(&path).unwrap();
+        assert_eq!(checkpoint_of(&path), Some(8));
+        assert!(!new.exists());
+    }
+
+    #[test]
+    fn a_start_finishes_what_another_left_between_the_two_names() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("1");
+        store(&path, 3);
+        received(&path, 6);
+        // The old one has lost its name, the new one has not got it.
+        fs::rename(&path, outgoing(&path)).unwrap();
+        settle(&path).unwrap();
+        assert_eq!(checkpoint_of(&path), Some(11));
+        assert!(!outgoing(&path).exists());
+        fs::rename(&path, outgoing(&path)).unwrap();
+        settle(&path).unwrap();
+        assert_eq!(checkpoint_of(&path), Some(11), "nothing was received: the old one gets its name back");
     }
 }

@@ -137,6 +137,7 @@ fn run(queue: &Receiver<Job>, directory: &dyn Directory, events: &Sender<Event>,
             // The store waits for this merge forever and begins no other: slower, but whole.
             Err(_) if kind == JobKind::Merge => {
                 tracing::error!("a merge panicked: segments are not merged any more until the next start");
+                drop(events.send(Event::MergeLost));
             }
             Err(_) => fatal::stop("a checkpoint panicked: the log could not be shortened any more"),
         }

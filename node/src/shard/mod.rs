@@ -325,6 +325,8 @@ pub enum Event {
         /// Told once it is.
         done: oneshot::Sender<()>,
     },
+    /// A merge ended in a panic, and nothing comes of it.
+    MergeLost,
     /// A segment's graphs are to be built anew.
     Relink(u64),
     /// The node is stopping.

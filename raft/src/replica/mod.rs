@@ -202,7 +202,8 @@ impl Replica {
         if let [.., committed, _] = state.changes[..] {
             hard_state.commit = hard_state.commit.max(committed);
         }
-        let fresh = last == start && hard_state.vote.is_none();
+        // Not after a snapshot, which an old member may have been sent.
+        let fresh = start == FOUNDING_INDEX && last == start && hard_state.vote.is_none();
         let mut shelf = Shelf::new(state, hard_state, reader);
         shelf.replay_changes(applied).map_err(|source| RestoreError::Log { shard, source })?;
         let part = match shelf.members().part(me) {

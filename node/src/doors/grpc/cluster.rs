@@ -127,16 +127,12 @@ pub async fn remove(
         let message = format!("there is no member {member}; `loci cluster status` lists them");
         return Err(Failure::new(Code::NotFound, "unknown_member", message));
     }
+    cluster.mark_removed(member, deadline).await?;
     while takes_part() {
         match cluster.shard().change_members(vec![MemberChange::Remove(member)], deadline).await {
             Ok(()) | Err(ChangeError::Busy) => tokio::time::sleep(CHANGE_RETRY).await,
             Err(error) => return Err(error.into()),
         }
-    }
-    if let Some(line) = line
-        && let Some(envelope) = book::writing(&view, member, &book::Line { removed: true, ..line }, false)
-    {
-        cluster.write(envelope, deadline).await?;
     }
     Ok(v1::RemoveMemberReply {})
 }

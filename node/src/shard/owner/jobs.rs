@@ -82,6 +82,11 @@ impl Work {
         self.checkpoints_fail
     }
 
+    /// A merge ended in a panic.
+    pub fn merge_lost(&mut self) {
+        self.merge_running = None;
+    }
+
     /// Whether no job runs.
     pub fn rests(&self) -> bool {
         self.checkpoint_running.is_none() && self.merge_running.is_none()

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use loci_raft::{ELECTION_TICKS, LogIndex, MemberChange, MemberId, Members, Role, Term};
 use tokio::sync::oneshot;
 
-use super::{ELECTION_TIME, Fatal, Owner};
+use super::{Fatal, Owner};
 use crate::cluster::snapshot::Stand;
 use crate::shard::{ChangeError, Fingerprint, Install, MemberProgress};
 
@@ -28,6 +28,8 @@ use crate::shard::{ChangeError, Fingerprint, Install, MemberProgress};
 const FINGERPRINT_EVERY: u64 = 64;
 /// the last so many of them.
 const FINGERPRINTS: usize = 256;
+/// So many times as much is kept while a member is being sent a snapshot.
+const SENDING_TIMES: u64 = 16;
 /// Who was heard of within so many ticks counts as active.
 const ACTIVE_TICKS: u32 = 2 * ELECTION_TICKS;
 /// A member that was offered a snapshot and did not take it in this time is offered one again.
@@ -52,8 +54,8 @@ pub(super) struct Known {
     installing: Option<(Install, oneshot::Sender<()>)>,
     /// Members that were offered a snapshot, and when.
     offered: Vec<(MemberId, Instant)>,
-    /// No lease until then: somebody may have been told to take over.
-    no_lease_until: Option<Instant>,
+    /// No lease in this term: somebody was told to take over.
+    no_lease_in: Option<Term>,
 }
 
 impl Known {
@@ -69,7 +71,7 @@ impl Known {
             waiting_for_change: Vec::new(),
             installing: None,
             offered: Vec::new(),
-            no_lease_until: None,
+            no_lease_in: None,
         }
     }
 
@@ -100,12 +102,13 @@ impl Owner {
 
     pub(super) fn transfer(&mut self, to: MemberId, reply: oneshot::Sender<Result<(), ChangeError>>) {
         self.end_lease();
-        self.known.no_lease_until = Some(self.now + 2 * ELECTION_TIME);
+        // The other may take the word late, however long it was paused; in a later term it is void.
+        self.known.no_lease_in = Some(self.replica.standing().term);
         let _ = reply.send(self.replica.transfer(to).map_err(ChangeError::from));
     }
 
     pub(super) fn may_have_lease(&self) -> bool {
-        self.known.no_lease_until.is_none_or(|until| self.now >= until) && self.known.waiting_for_change.is_empty()
+        self.known.no_lease_in != Some(self.replica.standing().term) && self.known.waiting_for_change.is_empty()
     }
 
     /// The members in force are others, as of the entry that was applied last.
@@ -170,10 +173,13 @@ impl Owner {
     pub(super) fn forget(&mut self) {
         let known = &mut self.known;
         let checkpoint = known.checkpoint.index.0;
-        // Everything before this lies so far back that a snapshot is the shorter way.
+        // Everything before this lies so far back that a snapshot is the shorter way. Who is being sent one needs what comes
+        // after it, or would be sent another, and another.
+        let sending = self.replica.progress().iter().any(|known| known.snapshot.is_some());
+        let kept = self.options.kept_bytes * if sending { SENDING_TIMES } else { 1 };
         let mut far_back = 0;
         while let Some((index, bytes)) = known.passed.front().copied()
-            && known.bytes - bytes > self.options.kept_bytes
+            && known.bytes - bytes > kept
         {
             far_back = index;
             known.passed.pop_front();
@@ -221,18 +227,22 @@ impl Owner {
         let Some((install, done)) = self.known.installing.take() else { return Ok(()) };
         let Install { message, stand, open } = install;
         self.jobs.allow_merges();
-        if stand.index.0 > self.store.applied() {
+        let newer = stand.index.0 > self.store.applied();
+        if newer {
             let failed = |error| Fatal(format!("shard {}: a snapshot cannot be taken in: {error}", self.shared.id));
             let mut store = open().map_err(failed)?;
             if store.applied() != stand.index.0 {
-                return Err(failed(format!("it holds entry {}, not {}", store.applied(), stand.index)));
+                // It was damaged, and the files are what they were: so is the state in memory.
+                let _ = done.send(());
+                return Ok(());
             }
             store.show_in(self.shared.view.clone());
             self.store = store;
             self.known.checkpoint = stand.clone();
+            self.known.beginning = None;
             self.known.term = stand.term;
             self.known.passed.clear();
-            self.members_changed(stand.members);
+            self.members_changed(Arc::clone(&stand.members));
             self.work.ask_again();
             self.charge();
             let (checkpoint, now) = (self.store.applied(), self.shared.clock.now_millis());
@@ -241,7 +251,17 @@ impl Owner {
             tracing::info!(shard = self.shared.id, index = checkpoint, "a snapshot was taken in");
         }
         let _ = done.send(());
-        self.receive(message)
+        for reply in std::mem::take(&mut self.known.waiting_for_checkpoint) {
+            self.want_checkpoint(reply);
+        }
+        let held = self.store.applied();
+        match message.snapshot_index() {
+            // From somebody who was behind the leader: it is said again.
+            Some(index) if index.0 > held => Ok(()),
+            // The log goes on where the store does, not where the message was.
+            Some(_) if newer => self.receive(message.for_snapshot(stand.index, stand.term, &stand.members)),
+            _ => self.receive(message),
+        }
     }
 
     /// Now and then, at the same entries on every member.

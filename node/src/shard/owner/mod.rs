@@ -32,9 +32,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use loci_index::store::Store;
-use loci_raft::{
-    Append, Change, Committed, ELECTION_TICKS, LogIndex, Message, MessageError, Part, Proposed, Replica, Role, Standing,
-};
+use loci_raft::{Append, Change, Committed, LogIndex, Message, MessageError, Part, Proposed, Replica, Role, Standing};
 
 use super::handle::{Phase, Progress, Shared};
 use super::jobs::Jobs;
@@ -51,8 +49,6 @@ use writes::{Batch, Full, Room};
 
 /// The length of the replica's tick.
 pub(super) const TICK: Duration = Duration::from_millis(50);
-/// The least time that a follower waits for its leader before it wants to lead.
-pub(super) const ELECTION_TIME: Duration = Duration::from_millis(ELECTION_TICKS as u64 * TICK.as_millis() as u64);
 /// Entries are applied up to about so many bytes at a turn, so that jobs and messages have theirs.
 const TURN_BYTES: u64 = 16 << 20;
 /// How often everything that the store holds is counted.
@@ -216,6 +212,7 @@ impl Owner {
                 self.refuse_waiting(&self.disk_full(needed_bytes));
             }
             Event::JobDone(done) => self.install(done),
+            Event::MergeLost => self.work.merge_lost(),
             Event::Change { changes, reply } => self.change(&changes, reply),
             Event::Transfer { to, reply } => self.transfer(to, reply),
             Event::Checkpoint(reply) => self.want_checkpoint(reply),
@@ -316,6 +313,7 @@ impl Owner {
         if index.0 <= self.store.applied() {
             // A snapshot held it already.
             self.replica.applied(index);
+            self.answer(Proposed { index, term }, Vec::new());
             return Ok(());
         }
         self.known.applied(term, data.len() as u64);
