@@ -413,7 +413,7 @@ mod tests {
         store.request_checkpoint();
         while let Some(job) = store.next_job() {
             let done = job.run(&*directory, &AtomicBool::new(false));
-            store.install(done);
+            assert!(store.install(done).error.is_none());
         }
     }
 
