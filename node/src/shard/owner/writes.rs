@@ -146,6 +146,8 @@ impl Owner {
                 for waiter in waiters {
                     waiter.answer(Err(answer.clone()));
                 }
+                // What has expired can wait; whatever keeps it from being proposed does not pass during this turn.
+                return !self.waiting.is_empty();
             }
         }
         true
