@@ -20,6 +20,7 @@ pub mod linearizable;
 pub mod load;
 pub mod model;
 pub mod process;
+pub mod sim;
 pub mod segment_file;
 
 /// Says something past the test runner, which shows what a test prints only if it fails.

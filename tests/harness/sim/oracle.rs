@@ -1,0 +1,230 @@
+//! The oracle: what every member must hold, worked out apart from the store by the slowest and plainest means.
+//!
+//! ```text
+//!   first member that applies entry i ---> its bytes are the entry ---> oracle applies it to plain maps
+//!   every other member that applies i ---> the same bytes?             state as of any index, for any key
+//!   any two at the same index --------> the same chain and digest?     outcome of any command
+//! ```
+//!
+//! Always: nothing here is forgotten, so every answer that any client ever gets can be compared with the state at exactly
+//! the index that it was read at.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use loci_index::command::{
+    ArchivedAction, ArchivedCommand, ArchivedContent, ArchivedExpect, ArchivedOrigin, Entry, Found, Outcome, Refusal,
+};
+use loci_index::record::Position;
+use loci_raft::{FOUNDING_INDEX, MemberId, Term};
+
+use super::{Checked, violation};
+
+/// A collection's id and a key in it.
+pub type Place = (u64, Vec<u8>);
+
+/// A record as it must be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The position of the write that made it.
+    pub version: u64,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its only embedding.
+    pub embedding: Option<Vec<f32>>,
+    /// When it stops existing; zero: never.
+    pub deadline: u64,
+}
+
+/// What a member holds at an index, in two numbers.
+type Sums = ([u8; 32], [u8; 32]);
+
+/// See the module's front page.
+#[derive(Default)]
+pub struct Oracle {
+    /// From the first entry after the founding: its term, its bytes, the log's clock after it, its commands' outcomes.
+    entries: Vec<Applied>,
+    records: BTreeMap<Place, Vec<(u64, Option<Record>)>>,
+    /// By principal and request id: what was answered.
+    requests: BTreeMap<(String, Vec<u8>), Outcome>,
+    sums: BTreeMap<u64, (Sums, MemberId)>,
+    collections: u64,
+    /// Requests that were answered again.
+    repeated: u64,
+}
+
+struct Applied {
+    term: Term,
+    data: Bytes,
+    clock: u64,
+    outcomes: Vec<Outcome>,
+}
+
+impl Oracle {
+    /// The last entry it knows.
+    pub fn applied(&self) -> u64 {
+        FOUNDING_INDEX.0 + self.entries.len() as u64
+    }
+
+    /// How many requests were repeated and got their first outcome.
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    fn entry(&self, index: u64) -> Option<&Applied> {
+        self.entries.get(usize::try_from(index.checked_sub(FOUNDING_INDEX.0 + 1)?).ok()?)
+    }
+
+    /// The log's clock as of an entry.
+    pub fn clock(&self, index: u64) -> u64 {
+        self.entry(index).map_or(0, |entry| entry.clock)
+    }
+
+    /// What became of the commands of an entry.
+    pub fn outcomes(&self, index: u64) -> &[Outcome] {
+        self.entry(index).map_or(&[], |entry| &entry.outcomes)
+    }
+
+    /// A member has applied an entry: the first says what it is, the others must say the same.
+    pub fn entry_applied(&mut self, member: MemberId, index: u64, term: Term, data: &Bytes) -> Checked {
+        if index > self.applied() {
+            return self.apply(index, term, data);
+        }
+        match self.entry(index) {
+            Some(known) if known.term == term && known.data == *data => Ok(()),
+            _ => violation(format!(
+                "member {member} applied another entry {index} (term {term}) than was applied before"
+            )),
+        }
+    }
+
+    /// A member holds this at an index.
+    pub fn agree(&mut self, member: MemberId, index: u64, sums: Sums) -> Checked {
+        let (first, who) = *self.sums.entry(index).or_insert((sums, member));
+        if first == sums {
+            return Ok(());
+        }
+        let what = if first.0 == sums.0 { "another digest" } else { "another chain of entries" };
+        violation(format!("at entry {index} member {member} has {what} than member {who}"))
+    }
+
+    /// The record of a key as of an index, expired or not.
+    pub fn record(&self, place: &Place, index: u64) -> Option<&Record> {
+        let versions = self.records.get(place)?;
+        let until = versions.partition_point(|(begin, _)| *begin <= index);
+        versions.get(until.checked_sub(1)?)?.1.as_ref()
+    }
+
+    /// The records of a collection as of an index that have not expired by `now`, by key.
+    pub fn live(&self, collection: u64, index: u64, now: u64) -> impl Iterator<Item = (&[u8], &Record)> {
+        let now = now.max(self.clock(index));
+        let places = self.records.range((collection, Vec::new())..(collection + 1, Vec::new()));
+        places.filter_map(move |(place, _)| {
+            let record = self.record(place, index)?;
+            (record.deadline == 0 || record.deadline > now).then_some((&place.1[..], record))
+        })
+    }
+
+    fn apply(&mut self, index: u64, term: Term, data: &Bytes) -> Checked {
+        if index != self.applied() + 1 {
+            return violation(format!("entry {index} was applied after {}", self.applied()));
+        }
+        let clock = self.clock(index - 1);
+        let mut applied = Applied { term, data: data.clone(), clock, outcomes: Vec::new() };
+        if !data.is_empty() {
+            let read = Entry::access(data, |entry| {
+                let clock = clock.max(entry.clock.to_native());
+                let commands = entry.commands.iter().enumerate();
+                let outcome = |(place, envelope): (usize, &loci_index::command::ArchivedEnvelope)| {
+                    self.apply_envelope(Position::new(index, place), clock, &envelope.origin, &envelope.command)
+                };
+                (clock, commands.map(outcome).collect())
+            });
+            match read {
+                Ok((clock, outcomes)) => (applied.clock, applied.outcomes) = (clock, outcomes),
+                Err(error) => return violation(format!("entry {index} was applied and is damaged: {error}")),
+            }
+        }
+        self.entries.push(applied);
+        Ok(())
+    }
+
+    fn apply_envelope(
+        &mut self,
+        at: Position,
+        clock: u64,
+        origin: &ArchivedOrigin,
+        command: &ArchivedCommand,
+    ) -> Outcome {
+        let request = (origin.principal.as_str().to_owned(), origin.request_id.to_vec());
+        if !request.1.is_empty()
+            && let Some(outcome) = self.requests.get(&request)
+        {
+            self.repeated += 1;
+            return outcome.clone();
+        }
+        let outcome = self.apply_command(at, clock, command);
+        if !request.1.is_empty() {
+            self.requests.insert(request, outcome.clone());
+        }
+        outcome
+    }
+
+    fn apply_command(&mut self, at: Position, clock: u64, command: &ArchivedCommand) -> Outcome {
+        let (conditions, changes) = match command {
+            ArchivedCommand::CreateNamespace { .. } => return Outcome::Done,
+            ArchivedCommand::CreateCollection { .. } => {
+                self.collections += 1;
+                return Outcome::Created { collection: self.collections };
+            }
+            ArchivedCommand::Write { conditions, changes } => (conditions, changes),
+            _ => panic!("the clients of the simulation send no such command"),
+        };
+        let now = |oracle: &Oracle, place: &Place| {
+            let versions = oracle.records.get(place)?;
+            let record = versions.last()?.1.as_ref()?;
+            (record.deadline == 0 || record.deadline > clock).then_some(record.version)
+        };
+        for (number, condition) in (0..).zip(conditions.iter()) {
+            let place = (condition.collection.to_native(), condition.key.to_vec());
+            let found = now(self, &place);
+            let holds = match condition.expect {
+                ArchivedExpect::Absent => found.is_none(),
+                ArchivedExpect::Present => found.is_some(),
+                ArchivedExpect::Version(version) => found == Some(version.to_native()),
+            };
+            if !holds {
+                let found = found.map_or(Found::Absent, Found::Version);
+                return Outcome::Refused(Refusal::ConditionFailed { number, key: place.1, found });
+            }
+        }
+        let mut existed = Vec::new();
+        for change in changes.iter() {
+            let place = (change.collection.to_native(), change.key.to_vec());
+            let was = now(self, &place).is_some();
+            let after = match &change.action {
+                ArchivedAction::Put(content) => Some(made(at.get(), clock, content)),
+                ArchivedAction::Delete => None,
+                _ => panic!("the clients of the simulation send no such change"),
+            };
+            existed.push(was);
+            if was || after.is_some() {
+                self.records.entry(place).or_default().push((at.index(), after));
+            }
+        }
+        Outcome::Written { version: at.get(), existed }
+    }
+}
+
+fn made(version: u64, clock: u64, content: &ArchivedContent) -> Record {
+    let embedding = content.embeddings.iter().next();
+    Record {
+        version,
+        value: content.value.as_ref().map(|value| value.to_vec()),
+        embedding: embedding.map(|embedding| embedding.1.iter().map(|component| component.to_native()).collect()),
+        deadline: match content.ttl.to_native() {
+            0 => content.deadline.to_native(),
+            ttl => clock + ttl,
+        },
+    }
+}

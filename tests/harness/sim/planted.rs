@@ -1,0 +1,53 @@
+//! Mistakes that a program like ours could make, made on purpose: the simulation must find each.
+//!
+//! They are made around the real parts, not in them: by what the log's thread does, by what a machine finds when it starts,
+//! by what a door asks the shard for, by what a client repeats.
+
+use super::{NOT_WELL, Violation};
+
+/// A mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// The log says that a batch is synced when it is only written.
+    AcknowledgeBeforeSync,
+    /// Hard states are not written: a member that restarts does not know whom it voted for, nor in which term.
+    ForgetTheVote,
+    /// A member that lost its disk comes back empty under its old number.
+    WipedMemberVotes,
+    /// Recovery takes any bytes that it cannot read for a torn tail, and cuts the log there.
+    CutAtAnyBadFrame,
+    /// A renamed file's directory is not synced.
+    ForgetTheNames,
+    /// Whoever is asked for the latest answers with what it has.
+    ReadWithoutAsking,
+    /// A leader answers reads as long as it believes that it leads.
+    ReadWhileLeading,
+    /// A lease lasts longer than the promise that it rests on: a leader's clock runs at a third of the others' rate.
+    LeaseTooLong,
+    /// A write is repeated without the id of its request.
+    RepeatWithoutId,
+    /// What has expired is shown until an entry ends it.
+    ShowExpired,
+}
+
+impl Planted {
+    /// All of them, with the number of seeds within which each is found: about four times as many as it took.
+    pub const ALL: [(Planted, u64); 10] = [
+        (Planted::AcknowledgeBeforeSync, 10),
+        (Planted::ForgetTheVote, 100),
+        (Planted::WipedMemberVotes, 30),
+        (Planted::CutAtAnyBadFrame, 10),
+        (Planted::ForgetTheNames, 10),
+        (Planted::ReadWithoutAsking, 10),
+        (Planted::ReadWhileLeading, 80),
+        (Planted::LeaseTooLong, 120),
+        (Planted::RepeatWithoutId, 40),
+        (Planted::ShowExpired, 10),
+    ];
+
+    /// Whether this violation shows the mistake. That an empty member cannot catch up without a snapshot says nothing of
+    /// what its vote does.
+    pub fn is_shown_by(self, violation: &Violation) -> bool {
+        self != Planted::WipedMemberVotes || !violation.0.contains(NOT_WELL)
+    }
+}

@@ -1,0 +1,249 @@
+//! What each fault does, and how machines come back.
+
+use loci_index::directory::Fault as DirectoryFault;
+use loci_node::shard::Event;
+use loci_raft::{FOUNDING_INDEX, Role};
+
+use super::clients::{Call, Reply};
+use super::faults::Fault;
+use super::network::Weather;
+use super::planted::Planted;
+use super::world::{Happening, World};
+use super::{Checked, MILLIS, SECONDS, violation};
+
+impl World<'_> {
+    /// Something goes wrong.
+    pub(super) fn strike(&mut self) -> Checked {
+        if !self.troubled {
+            return Ok(());
+        }
+        let wait = self.chance.below(self.menu.every) + MILLIS;
+        self.after(wait, Happening::Fault);
+        let (fault, name) = self.menu.choose(&mut self.chance);
+        let size = self.machines.len();
+        let mut at = self.chance.index(size);
+        if matches!(fault, Fault::LeaderPowerCut | Fault::LeaderPause | Fault::IsolateLeader) {
+            at = self.leader().unwrap_or(at);
+        }
+        self.trace.note(self.now, name, &[at as u64]);
+        match fault {
+            Fault::PowerCut | Fault::LeaderPowerCut => self.cut_power(at),
+            Fault::Blackout => (0..size).for_each(|at| self.cut_power(at)),
+            Fault::Kill => {
+                if self.machines[at].process.is_some() {
+                    self.reached.mark("kills");
+                    self.kill(at);
+                }
+            }
+            Fault::Stop => {
+                let awake = self.machines[at].is_awake(self.now);
+                if let Some(process) = &mut self.machines[at].process
+                    && awake
+                    && !std::mem::replace(&mut process.stopping, true)
+                {
+                    self.take(at, Event::Stop)?;
+                }
+            }
+            Fault::Transfer => {
+                let leader = self.leader().filter(|leader| self.machines[*leader].is_awake(self.now));
+                if let Some(leader) = leader
+                    && leader != at
+                {
+                    self.reached.mark("leaders asked to hand over");
+                    let (reply, _) = tokio::sync::oneshot::channel();
+                    self.take(leader, Event::Transfer { to: self.machines[at].me, reply })?;
+                }
+            }
+            Fault::Pause | Fault::LeaderPause => {
+                if self.machines[at].is_awake(self.now) {
+                    self.reached.mark("pauses");
+                    self.machines[at].paused_until = self.now + self.chance.below(self.menu.paused);
+                }
+            }
+            Fault::Isolate | Fault::IsolateLeader => self.network.split(|member| member == at),
+            Fault::Split => {
+                let sides: Vec<bool> = (0..size).map(|_| self.chance.percent(50)).collect();
+                self.network.split(|member| sides[member]);
+            }
+            Fault::OneWay => {
+                let to = self.chance.index(size);
+                if at != to {
+                    self.network.cut(at, to);
+                }
+            }
+            Fault::Heal => self.network.heal(),
+            Fault::ClockJump => {
+                let most: i64 = [200, 5_000, 3_600_000][self.chance.index(3)];
+                let jump = self.chance.below(2 * most as u64 + 1) as i64 - most;
+                self.machines[at].offset_millis = (self.machines[at].offset_millis + jump).clamp(-3_600_000, 3_600_000);
+                self.reached.mark("times of day that jumped");
+            }
+            Fault::SyncFails => {
+                if self.machines[at].process.is_some() {
+                    self.machines[at].disk.memory.fail_sync(1);
+                    self.machines[at].sync_fails = true;
+                }
+            }
+            Fault::SlowDisk => self.machines[at].slow_until = self.now + self.chance.below(4 * SECONDS),
+            Fault::JobFails => {
+                let fault = if self.chance.percent(50) { DirectoryFault::Full } else { DirectoryFault::Broken };
+                let nth = self.chance.below(4);
+                if self.chance.percent(50) {
+                    self.machines[at].directory.fail_write(nth, fault);
+                } else {
+                    self.machines[at].directory.fail_sync(nth, fault);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who leads, as far as anybody says so.
+    pub(super) fn leader(&self) -> Option<usize> {
+        let leads = |at: &usize| {
+            let process = self.machines[*at].process.as_ref();
+            process.is_some_and(|process| process.standing.role == Role::Leader)
+        };
+        let term = |at: &usize| self.machines[*at].process.as_ref().map(|process| process.standing.term);
+        (0..self.machines.len()).filter(leads).max_by_key(term)
+    }
+
+    /// The power of a machine is cut, and comes back.
+    pub(super) fn cut_power(&mut self, at: usize) {
+        if self.machines[at].process.is_none() {
+            return;
+        }
+        self.reached.mark("power cuts");
+        let machine = &mut self.machines[at];
+        let calls = machine.process.take().map(|process| process.calls);
+        machine.disk.memory.heal();
+        machine.disk.memory.crash(self.chance.next_u64());
+        (machine.sync_fails, machine.paused_until) = (false, 0);
+        match self.run.planted {
+            Some(Planted::WipedMemberVotes) if self.chance.percent(50) => self.machines[at].wipe(),
+            Some(Planted::CutAtAnyBadFrame) => self.cut_log(at),
+            _ => {}
+        }
+        self.break_calls(calls.unwrap_or_default());
+        self.start_later(at);
+    }
+
+    /// As a recovery would leave the log that finds a bad frame near its end and takes it for a torn tail.
+    fn cut_log(&mut self, at: usize) {
+        let memory = &self.machines[at].disk.memory;
+        let names = loci_raft::Disk::list(memory).unwrap_or_default();
+        let Some(name) = names.into_iter().filter(|name| !name.starts_with("spare")).max() else { return };
+        let Some(bytes) = memory.bytes(&name) else { return };
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+        let cut = used.saturating_sub(self.chance.below(2048) as usize);
+        if cut > 1024 {
+            memory.damage(&name, |bytes| bytes[cut..].fill(0));
+        }
+    }
+
+    /// A process dies; what it wrote is with the kernel.
+    pub(super) fn kill(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        let calls = machine.process.take().map(|process| process.calls);
+        machine.disk.memory.heal();
+        machine.disk.memory.kill();
+        (machine.sync_fails, machine.paused_until) = (false, 0);
+        self.break_calls(calls.unwrap_or_default());
+        self.start_later(at);
+    }
+
+    /// Those who waited for answers hear that the connection broke.
+    pub(super) fn break_calls(&mut self, calls: Vec<Call>) {
+        for call in calls {
+            self.reply(call.ticket, Reply::Broken);
+        }
+    }
+
+    /// A machine whose process ended starts another.
+    pub(super) fn start_later(&mut self, at: usize) {
+        let life = self.machines[at].life;
+        let wait = self.chance.below(self.menu.down) + MILLIS;
+        self.after(wait, Happening::Start { at, life });
+    }
+
+    /// A machine starts its process.
+    pub(super) fn start(&mut self, at: usize) -> Checked {
+        let seed = self.chance.next_u64();
+        let interrupted = self.troubled && self.chance.percent(self.menu.start_fails);
+        let (members, build) = (self.members.clone(), self.build.clone());
+        let machine = &mut self.machines[at];
+        if interrupted {
+            let nth = 1 + self.chance.below(3);
+            if self.chance.percent(50) {
+                machine.disk.memory.fail_sync(nth);
+            } else {
+                machine.disk.memory.fail_write(nth);
+            }
+        }
+        let rotten = if !interrupted && self.troubled && self.chance.percent(self.menu.rot) {
+            self.reached.mark("bits flipped in files");
+            machine.rot(&mut self.chance)
+        } else {
+            None
+        };
+        let started = machine.start(&members, &build, seed, self.now);
+        machine.disk.memory.heal();
+        let started = match (started, rotten) {
+            (Err(_), Some(rotten)) => {
+                // Nothing was changed, so whoever puts the file back from a copy can start.
+                self.reached.mark("flipped bits that were noticed");
+                machine.mend(rotten);
+                machine.start(&members, &build, seed, self.now)
+            }
+            (Ok(_), Some(rotten)) if machine.is_needed(&rotten) => {
+                return violation(format!("member {} started with a flipped bit in {}", machine.me, rotten.name));
+            }
+            (started, _) => started,
+        };
+        match started {
+            Err(_) if interrupted => {
+                self.reached.mark("recoveries that were interrupted");
+                machine.disk.memory.crash(self.chance.next_u64());
+                self.start_later(at);
+                return Ok(());
+            }
+            Err(error) => return violation(format!("member {} cannot start: {error}", machine.me)),
+            Ok(recovered) => {
+                if recovered.cut.is_some() {
+                    self.reached.mark("torn tails cut");
+                }
+                if recovered.clean {
+                    self.reached.mark("logs found closed");
+                }
+            }
+        }
+        self.trace.note(self.now, "starts", &[at as u64, self.machines[at].life]);
+        if let Some(process) = &self.machines[at].process
+            && process.driven.owner.store().applied() > FOUNDING_INDEX.0
+        {
+            self.reached.mark("stores opened at a checkpoint");
+        }
+        self.observe(at)?;
+        self.wake(at);
+        Ok(())
+    }
+
+    /// From now on everything works; pauses run out.
+    pub(super) fn heal(&mut self) {
+        self.troubled = false;
+        self.resting = true;
+        self.network.heal();
+        self.network.weather = Weather::fair();
+        self.habits.lost = 0;
+        for at in 0..self.machines.len() {
+            let machine = &mut self.machines[at];
+            machine.slow_until = 0;
+            machine.disk.memory.heal();
+            machine.sync_fails = false;
+            if machine.process.is_none() {
+                let life = machine.life;
+                self.after(MILLIS, Happening::Start { at, life });
+            }
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! The world: what happens next, and the machines that it happens to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use loci_index::store::{Done, Job, JobKind};
+use loci_node::log_thread::{Report, Request};
+use loci_node::shard::Event;
+use loci_raft::{Change, LogError, MemberId, Members, Message};
+
+use super::clients::{Call, Client, Habits, Polled, Reply, Ticket};
+use super::disk::DyingDirectory;
+use super::faults::Menu;
+use super::machine::{Build, Machine};
+use super::network::{Network, Weather};
+use super::oracle::Oracle;
+use super::planted::Planted;
+use super::{Checked, MICROS, MILLIS, NOT_WELL, Nanos, Reached, Run, SECONDS, Summary, Trace, violation};
+use crate::chance::Chance;
+use crate::linearizable::{History, records};
+
+/// How long collections may take to be made.
+const PREPARED_BY: Nanos = 30 * SECONDS;
+/// Once everything works again: ten of the longest election timeouts.
+const HEALED_WITHIN: Nanos = 20 * SECONDS;
+
+/// Something that happens at its time.
+pub enum Happening {
+    /// A shard has its turn, unless another time was set since.
+    Turn { at: usize, life: u64, when: Nanos },
+    /// A message arrives.
+    Arrives { from: usize, to: usize, bytes: Bytes },
+    /// The log's sync is done.
+    Synced { at: usize, life: u64 },
+    /// A job is run.
+    Job { at: usize, life: u64, job: Job },
+    /// What came of it is told.
+    Done { at: usize, life: u64, kind: JobKind, done: Done },
+    /// A machine starts its process.
+    Start { at: usize, life: u64 },
+    /// A client does something.
+    Client { client: usize },
+    /// A request reaches a node.
+    Request { at: usize, call: Ticket },
+    /// An answer reaches a client.
+    Answer { ticket: Ticket, reply: Reply },
+    /// A client asks again.
+    Again { ticket: Ticket },
+    /// A client has waited long enough for an answer.
+    Late { ticket: Ticket },
+    /// Something goes wrong.
+    Fault,
+}
+
+/// See the module's front page.
+pub struct World<'t> {
+    pub(super) run: Run,
+    pub(super) trace: &'t mut Trace,
+    pub(super) chance: Chance,
+    pub(super) now: Nanos,
+    happened: u64,
+    queue: BTreeMap<(Nanos, u64), Happening>,
+    pub(super) machines: Vec<Machine>,
+    pub(super) members: Arc<Members>,
+    pub(super) build: Build,
+    pub(super) network: Network,
+    pub(super) menu: Menu,
+    pub(super) habits: Habits,
+    pub(super) clients: Vec<Client>,
+    pub(super) history: History<records::Action, records::Outcome>,
+    pub(super) oracle: Oracle,
+    /// Who led in which term.
+    pub(super) leaders: BTreeMap<u64, usize>,
+    /// The newest index that any answer stood at.
+    pub(super) answered: u64,
+    /// The latest time of day that any machine had.
+    pub(super) latest_day: u64,
+    pub(super) reached: Reached,
+    /// Things go wrong.
+    pub(super) troubled: bool,
+    /// Clients begin nothing new.
+    pub(super) resting: bool,
+}
+
+impl<'t> World<'t> {
+    /// A world in which nothing has happened yet.
+    pub(super) fn new(run: Run, trace: &'t mut Trace) -> World<'t> {
+        let mut chance = Chance::new(run.seed);
+        let size = match run.planted {
+            Some(_) => 3,
+            None => [1, 3, 3, 3, 3, 3, 3, 5, 5, 5][chance.index(10)],
+        };
+        let members = Members::voting((1..=size).map(MemberId)).expect("members can be founded");
+        let skewed = chance.percent(70);
+        let build = Build {
+            log_file_bytes: [8, 16, 64][chance.index(3)] << 10,
+            checkpoint_bytes: [2, 8, 32, 1024][chance.index(4)] << 10,
+            buffer_rows_max: [8, 64, 8192][chance.index(3)],
+        };
+        let machines = (1..=size).map(|me| {
+            // The lease allows clocks to differ by a tenth in how fast they run.
+            let rate = if skewed { 1_000_000 - 45_000 + chance.below(90_001) } else { 1_000_000 };
+            let offset = if skewed { chance.below(4_001) as i64 - 2_000 } else { 0 };
+            Machine::new(MemberId(me), rate, offset, run.planted)
+        });
+        let machines: Vec<Machine> = machines.collect();
+        let weather = Weather::draw(&mut chance);
+        let menu = match run.planted {
+            Some(Planted::ForgetTheVote) => Menu::restless(&mut chance),
+            _ => Menu::draw(&mut chance),
+        };
+        let mut habits = Habits::draw(&mut chance);
+        if run.planted == Some(Planted::RepeatWithoutId) {
+            (habits.ids, habits.lost) = (100, 30);
+        }
+        World {
+            run,
+            trace,
+            now: 0,
+            happened: 0,
+            queue: BTreeMap::new(),
+            machines,
+            members: Arc::new(members),
+            build,
+            network: Network::new(size as usize, weather),
+            menu,
+            clients: (0..habits.clients).map(Client::new).collect(),
+            habits,
+            history: History::new(),
+            oracle: Oracle::default(),
+            leaders: BTreeMap::new(),
+            answered: 0,
+            latest_day: 0,
+            reached: Reached::default(),
+            troubled: false,
+            resting: false,
+            chance,
+        }
+    }
+
+    /// Runs it from the beginning to the end.
+    pub(super) fn run(mut self) -> Checked<Summary> {
+        for at in 0..self.machines.len() {
+            self.start(at)?;
+        }
+        self.clients[0].script = Client::preparation();
+        self.at(0, Happening::Client { client: 0 });
+        let prepared = self.go_on_until(PREPARED_BY, |world| world.clients[0].is_idle())?;
+        if !prepared {
+            return violation("collections could not be made in a cluster where nothing is wrong");
+        }
+        let began = self.now;
+        self.troubled = true;
+        self.after(self.menu.every, Happening::Fault);
+        for client in 0..self.clients.len() {
+            self.after(MILLIS, Happening::Client { client });
+        }
+        self.go_on_until(began + self.run.seconds * SECONDS, |_| false)?;
+        self.heal();
+        let healed = self.now;
+        self.clients[0].script.push(Client::probe());
+        self.after(MILLIS, Happening::Client { client: 0 });
+        let well = self.go_on_until(healed + HEALED_WITHIN, |world| {
+            world.clients.iter().all(Client::is_idle) && world.all_alike()
+        })?;
+        if !well {
+            return violation(format!("{} s {NOT_WELL}: {}", HEALED_WITHIN / SECONDS, self.describe()));
+        }
+        let undecided = self.check_end()?;
+        let hash = self.trace.hash;
+        Ok(Summary { hash, nanos: self.now, reached: self.reached, undecided })
+    }
+
+    /// Lets things happen until a time, or until something is so; whether it was.
+    fn go_on_until(&mut self, until: Nanos, is_so: impl Fn(&World<'_>) -> bool) -> Checked<bool> {
+        while let Some(first) = self.queue.first_entry() {
+            if first.key().0 > until {
+                break;
+            }
+            let ((when, _), happening) = first.remove_entry();
+            self.now = self.now.max(when);
+            self.happen(happening)?;
+            if is_so(self) {
+                return Ok(true);
+            }
+        }
+        self.now = self.now.max(until);
+        Ok(false)
+    }
+
+    /// At a time, something will happen.
+    pub(super) fn at(&mut self, when: Nanos, happening: Happening) {
+        self.happened += 1;
+        self.queue.insert((when, self.happened), happening);
+    }
+
+    /// After a while, something will happen.
+    pub(super) fn after(&mut self, wait: Nanos, happening: Happening) {
+        self.at(self.now + wait, happening);
+    }
+
+    /// The process of that life, if it still runs.
+    fn lives(&self, at: usize, life: u64) -> bool {
+        self.machines[at].process.is_some() && self.machines[at].life == life
+    }
+
+    fn happen(&mut self, happening: Happening) -> Checked {
+        let on = match &happening {
+            Happening::Turn { at, .. } | Happening::Synced { at, .. } | Happening::Job { at, .. } => Some(*at),
+            Happening::Done { at, .. } | Happening::Request { at, .. } => Some(*at),
+            Happening::Arrives { to, .. } => Some(*to),
+            _ => None,
+        };
+        if let Some(at) = on {
+            let until = self.machines[at].paused_until;
+            if until > self.now {
+                // Its kernel goes on: what comes for the process waits for it.
+                self.at(until, happening);
+                return Ok(());
+            }
+            self.machines[at].set_clock(self.now);
+            self.latest_day = self.latest_day.max(self.machines[at].day_millis(self.now));
+        }
+        match happening {
+            Happening::Turn { at, life, when } => {
+                if self.lives(at, life) && self.machines[at].process.as_ref().is_some_and(|p| p.turn_at == Some(when)) {
+                    self.turn(at)?;
+                }
+            }
+            Happening::Arrives { from, to, bytes } => self.arrives(from, to, &bytes),
+            Happening::Synced { at, life } => {
+                if self.lives(at, life) {
+                    self.synced(at)?;
+                }
+            }
+            Happening::Job { at, life, job } => {
+                if self.lives(at, life) {
+                    self.run_job(at, job);
+                }
+            }
+            Happening::Done { at, life, kind, done } => {
+                if !self.lives(at, life) {
+                    return Ok(());
+                }
+                self.reached.mark(if kind == JobKind::Checkpoint { "checkpoints" } else { "merges" });
+                self.take(at, Event::JobDone(done))?;
+            }
+            Happening::Start { at, life } => {
+                if self.machines[at].process.is_none() && self.machines[at].life == life {
+                    self.start(at)?;
+                }
+            }
+            Happening::Client { client } => self.client(client),
+            Happening::Request { at, call } => self.request(at, call)?,
+            Happening::Answer { ticket, reply } => self.answer(ticket, reply)?,
+            Happening::Again { ticket } => self.again(ticket),
+            Happening::Late { ticket } => self.late(ticket),
+            Happening::Fault => self.strike()?,
+        }
+        Ok(())
+    }
+
+    /// Tells the owner of something; it has a turn soon.
+    pub(super) fn take(&mut self, at: usize, event: Event) -> Checked {
+        let machine = &mut self.machines[at];
+        machine.set_clock(self.now);
+        let Some(process) = &mut machine.process else { return Ok(()) };
+        if let Err(fatal) = process.driven.owner.take(event) {
+            return violation(format!("member {} stopped: {fatal}", machine.me));
+        }
+        self.wake(at);
+        Ok(())
+    }
+
+    /// The owner has a turn soon, because there is something to do.
+    pub(super) fn wake(&mut self, at: usize) {
+        let wait = match self.chance.below(20) {
+            0 => self.chance.below(3 * MILLIS),
+            _ => self.chance.below(60 * MICROS),
+        };
+        self.turn_after(at, wait);
+    }
+
+    fn turn_after(&mut self, at: usize, wait: Nanos) {
+        let when = self.now + wait;
+        let Some(process) = &mut self.machines[at].process else { return };
+        if process.turn_at.is_none_or(|set| set > when) {
+            process.turn_at = Some(when);
+            let life = self.machines[at].life;
+            self.at(when, Happening::Turn { at, life, when });
+        }
+    }
+
+    /// The owner's turn, and everything that follows from it.
+    fn turn(&mut self, at: usize) -> Checked {
+        let machine = &mut self.machines[at];
+        let Some(process) = &mut machine.process else { return Ok(()) };
+        process.turn_at = None;
+        let mut done = Ok(());
+        while let Ok(event) = process.driven.events.try_recv() {
+            done = done.and_then(|()| process.driven.owner.take(event));
+        }
+        if let Err(fatal) = done.and_then(|()| process.driven.owner.turn()) {
+            return violation(format!("member {} stopped: {fatal}", machine.me));
+        }
+        let replaced = machine.take_requests();
+        self.reached.count("entries replaced by another leader's", replaced);
+        self.begin_log(at)?;
+        self.send(at);
+        self.observe(at)?;
+        self.begin_jobs(at);
+        self.poll_calls(at)?;
+        let Some(process) = &self.machines[at].process else { return Ok(()) };
+        if process.driven.owner.is_done() {
+            return self.end(at);
+        }
+        let idle = process.real(process.driven.owner.idle_for());
+        self.turn_after(at, idle.max(MICROS));
+        Ok(())
+    }
+
+    fn begin_jobs(&mut self, at: usize) {
+        let life = self.machines[at].life;
+        let Some(process) = &self.machines[at].process else { return };
+        let jobs: Vec<Job> = process.driven.jobs.try_iter().collect();
+        for job in jobs {
+            let wait = match self.chance.below(4) {
+                0 => self.chance.below(800 * MILLIS),
+                _ => self.chance.below(20 * MILLIS),
+            };
+            self.after(wait, Happening::Job { at, life, job });
+        }
+    }
+
+    fn run_job(&mut self, at: usize, job: Job) {
+        let dies = self.troubled && self.chance.percent(self.menu.job_dies);
+        let changes = if dies { 1 + self.chance.below(4) } else { u64::MAX };
+        let directory = DyingDirectory::new(self.machines[at].directory.clone(), changes);
+        let (life, kind) = (self.machines[at].life, job.kind());
+        let done = job.run(&directory, &AtomicBool::new(false));
+        if directory.is_dead() {
+            self.reached.mark("power cuts in the middle of a checkpoint or merge");
+            return self.cut_power(at);
+        }
+        let wait = self.chance.below(5 * MILLIS);
+        self.after(wait, Happening::Done { at, life, kind, done });
+    }
+
+    /// What the log's thread does with what is queued: one write, and one sync if anybody waits for it.
+    fn begin_log(&mut self, at: usize) -> Checked {
+        let planted = self.run.planted;
+        let machine = &mut self.machines[at];
+        let Some(process) = &mut machine.process else { return Ok(()) };
+        if process.syncing.is_some() || process.queue.is_empty() {
+            return Ok(());
+        }
+        let mut last = None;
+        let mut done = Ok(());
+        for request in process.queue.drain(..) {
+            let Request::Append { mut batch, mark, .. } = request else {
+                return violation("the shard asked for room in a log that has room for anything");
+            };
+            if planted == Some(Planted::ForgetTheVote) {
+                batch.retain(|append| !matches!(append.change, Change::HardState(_)));
+            }
+            last = mark.or(last);
+            done = done.and_then(|()| process.log.append(&batch));
+        }
+        process.syncing = last;
+        if let Err(error) = done.and_then(|()| process.log.write()) {
+            return self.log_failed(at, &error);
+        }
+        if last.is_some() {
+            let slow = machine.slow_until > self.now;
+            let life = machine.life;
+            let wait = match (slow, self.chance.below(50)) {
+                (true, _) => self.chance.below(900 * MILLIS),
+                (false, 0) => self.chance.below(60 * MILLIS),
+                (false, _) => 80 * MICROS + self.chance.below(MILLIS),
+            };
+            self.after(wait, Happening::Synced { at, life });
+        }
+        Ok(())
+    }
+
+    fn synced(&mut self, at: usize) -> Checked {
+        let Some(process) = &mut self.machines[at].process else { return Ok(()) };
+        let Some(mark) = process.syncing.take() else { return Ok(()) };
+        let lies = self.run.planted == Some(Planted::AcknowledgeBeforeSync) && self.chance.below(20) > 0;
+        let synced = if lies { Ok(()) } else { process.log.sync() };
+        if let Err(error) = synced {
+            return self.log_failed(at, &error);
+        }
+        self.trace.note(self.now, "synced", &[at as u64]);
+        self.take(at, Event::Log(Report::Synced(mark)))?;
+        self.begin_log(at)
+    }
+
+    /// The first failure of the log ends the process.
+    fn log_failed(&mut self, at: usize, error: &LogError) -> Checked {
+        if !std::mem::take(&mut self.machines[at].sync_fails) {
+            return violation(format!("the log of member {} failed by itself: {error}", self.machines[at].me));
+        }
+        self.reached.mark("processes that ended because a sync failed");
+        self.kill(at);
+        Ok(())
+    }
+
+    /// Sends what the shard has for others.
+    fn send(&mut self, at: usize) {
+        let Some(process) = &self.machines[at].process else { return };
+        let messages: Vec<Message> =
+            std::mem::take(&mut *process.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+        for message in messages {
+            let to = message.to().0 as usize - 1;
+            let mut bytes = message.encode();
+            let delays = self.network.travel(&mut self.chance, at, to);
+            if delays.is_empty() || self.machines[to].process.is_none() {
+                // A connection that does not work is noticed, sometimes.
+                if self.chance.percent(20)
+                    && let Some(handle) = self.machines[at].handle()
+                {
+                    handle.unreachable(message.to());
+                    self.wake(at);
+                }
+            }
+            if self.chance.below(10_000) < self.network.weather.damaged {
+                let bit = self.chance.below(bytes.len() as u64 * 8);
+                bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
+            }
+            let bytes = Bytes::from(bytes);
+            for delay in delays {
+                self.after(delay, Happening::Arrives { from: at, to, bytes: bytes.clone() });
+            }
+        }
+    }
+
+    fn arrives(&mut self, from: usize, to: usize, bytes: &Bytes) {
+        if self.network.is_cut(from, to) {
+            return;
+        }
+        self.trace.note(self.now, "arrives", &[from as u64, to as u64, u64::from(crc32fast::hash(bytes))]);
+        let Some(handle) = self.machines[to].handle() else { return };
+        match Message::decode(bytes) {
+            Ok(message) => handle.receive(message),
+            Err(_) => return self.reached.mark("damaged messages refused"),
+        }
+        self.wake(to);
+    }
+
+    /// Polls the calls that wait on a node.
+    pub(super) fn poll_calls(&mut self, at: usize) -> Checked {
+        let Some(process) = &mut self.machines[at].process else { return Ok(()) };
+        let mut answered: Vec<(Call, Polled)> = Vec::new();
+        let mut waiting = Vec::new();
+        for mut call in std::mem::take(&mut process.calls) {
+            match call.poll() {
+                Some(polled) => answered.push((call, polled)),
+                None => waiting.push(call),
+            }
+        }
+        process.calls = waiting;
+        for (call, polled) in answered {
+            self.called(at, call, polled)?;
+        }
+        Ok(())
+    }
+
+    /// A process that was told to stop has.
+    fn end(&mut self, at: usize) -> Checked {
+        let Some(process) = self.machines[at].process.take() else { return Ok(()) };
+        let super::machine::Process { driven, mut log, requests, queue, calls, .. } = process;
+        if let Err(fatal) = driven.owner.finish() {
+            return violation(format!("member {} could not stop: {fatal}", self.machines[at].me));
+        }
+        let mut done = Ok(());
+        for request in queue.into_iter().chain(requests.try_iter()) {
+            if let Request::Append { batch, .. } = request {
+                done = done.and_then(|()| log.append(&batch));
+            }
+        }
+        let closed = done.and_then(|()| log.close());
+        let failing = std::mem::take(&mut self.machines[at].sync_fails);
+        self.machines[at].disk.memory.heal();
+        self.machines[at].disk.memory.kill();
+        self.break_calls(calls);
+        self.reached.mark("processes that stopped as they were told");
+        if let Err(error) = closed
+            && !failing
+        {
+            return violation(format!("the log of member {} could not be closed: {error}", self.machines[at].me));
+        }
+        self.start_later(at);
+        Ok(())
+    }
+}

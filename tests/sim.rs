@@ -1,0 +1,111 @@
+//! The simulation of whole clusters: many seeds, one seed twice, and mistakes made on purpose, each of which is found.
+//!
+//! `LOCI_SIM_SEEDS=1000..2000` runs others, `LOCI_SIM_SECONDS` longer, `LOCI_SIM_EXPLAIN=N` runs one seed and prints the
+//! last of what happened in it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use loci_tests::sim::planted::Planted;
+use loci_tests::sim::{Reached, Run};
+use loci_tests::{say, setting};
+
+const COMMAND: &str = "cargo test -p loci-tests --test sim seeds -- --nocapture";
+const LINES: usize = 200;
+
+/// The seeds to run.
+fn seeds() -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("LOCI_SIM_SEEDS") else { return 0..100 };
+    let range = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    range.unwrap_or_else(|| panic!("LOCI_SIM_SEEDS={text} is not like 0..100"))
+}
+
+fn run_of(seed: u64) -> Run {
+    Run { seconds: setting("LOCI_SIM_SECONDS", 60), ..Run::of(seed) }
+}
+
+#[test]
+fn seeds_find_nothing_wrong() {
+    if let Ok(seed) = std::env::var("LOCI_SIM_EXPLAIN") {
+        let seed = seed.parse().expect("LOCI_SIM_EXPLAIN is a seed");
+        return say(&run_of(seed).explain(setting("LOCI_SIM_LINES", LINES as u64) as usize));
+    }
+    let seeds = seeds();
+    let next = AtomicU64::new(seeds.start);
+    let (reached, failed) = (Mutex::new((Reached::default(), 0, 0)), Mutex::new(Vec::new()));
+    let began = Instant::now();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    match run_of(seed).run() {
+                        Ok(summary) => {
+                            let mut all = reached.lock().unwrap_or_else(PoisonError::into_inner);
+                            all.0.add(&summary.reached);
+                            all.1 += summary.nanos;
+                            all.2 += u64::from(summary.undecided);
+                        }
+                        Err(violation) => {
+                            say(&format!("seed {seed}: {}", violation.0));
+                            failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let (reached, nanos, undecided) = reached.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.sort_unstable();
+    let (virtual_seconds, seconds) = (nanos / 1_000_000_000, began.elapsed().as_secs_f64());
+    println!("{reached}");
+    println!(
+        "{} seeds, {virtual_seconds} virtual seconds in {seconds:.1} s on {workers} threads",
+        seeds.end - seeds.start
+    );
+    println!("{undecided} histories undecided");
+    if let Some(first) = failed.first() {
+        let explained = run_of(*first).explain(LINES);
+        panic!(
+            "{} seeds found something wrong: {failed:?}\n{explained}\nLOCI_SIM_SEEDS={first}..{} {COMMAND}",
+            failed.len(),
+            first + 1
+        );
+    }
+    assert!(undecided * 100 <= seeds.end - seeds.start, "{undecided} histories could not be decided");
+}
+
+#[test]
+fn a_seed_is_a_reproduction_to_the_last_event() {
+    for seed in [3, 7] {
+        let run = Run { seconds: 20, ..Run::of(seed) };
+        assert_eq!(run.run(), run.run(), "seed {seed}");
+    }
+}
+
+/// Runs seeds until one finds the mistake.
+fn find(planted: Planted, within: u64) {
+    for seed in 0..within {
+        let run = Run { planted: Some(planted), ..Run::of(seed) };
+        if let Err(violation) = run.run()
+            && planted.is_shown_by(&violation)
+        {
+            let first = violation.0.lines().next().unwrap_or_default().to_string();
+            return println!("{planted:?} is found by seed {seed}: {first}");
+        }
+    }
+    panic!("{planted:?} is not found by {within} seeds");
+}
+
+#[test]
+fn mistakes_made_on_purpose_are_found() {
+    for (planted, within) in Planted::ALL {
+        find(planted, within);
+    }
+}
