@@ -20,11 +20,16 @@ impl World<'_> {
     pub(super) fn observe(&mut self, at: usize) -> Checked {
         let machine = &mut self.machines[at];
         let me = machine.me;
+        let installed = machine.stand().map_or(0, |stand| stand.index.0);
         let Some(process) = &mut machine.process else { return Ok(()) };
         let (store, replica) = (process.driven.owner.store(), process.driven.owner.replica());
         let applied = store.applied();
         if applied < process.compared {
             return violation(format!("member {me} had applied entry {}, and now {applied}", process.compared));
+        }
+        if installed > process.compared && installed <= applied {
+            self.reached.mark("snapshots taken in");
+            process.compared = installed;
         }
         for index in process.compared + 1..=applied {
             let Some((term, data)) = machine.entries.get(&index) else {

@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use loci_index::directory::{Directory, RamDirectory};
-use loci_index::store::{Store, StoreOptions};
+use loci_index::store::{MANIFEST_FILE, Store, StoreOptions, checkpoint_files};
 use loci_node::clock::Clock;
+use loci_node::cluster::snapshot::Stand;
 use loci_node::log_thread::{LogHandle, Request};
 use loci_node::memory::Budget;
-use loci_node::shard::{Beginning, Driven, Mailbox, OwnerOptions, ShardHandle};
+use loci_node::shard::{Beginning, Driven, Install, Mailbox, OwnerOptions, ShardHandle};
 use loci_raft::{
     Change, Disk, FOUNDING_INDEX, Log, LogIndex, LogOptions, MemberId, Members, MemoryDisk, Message, Recovered,
-    Replica, ReplicaOptions, ShardId, Standing, SyncMark, Term, founding,
+    Replica, ReplicaOptions, ShardId, ShardState, Standing, SyncMark, Term, beginning, founding,
 };
 
 use super::clients::Call;
@@ -42,8 +43,21 @@ pub struct Build {
     pub log_file_bytes: u64,
     /// A checkpoint is made after so many bytes of entries.
     pub checkpoint_bytes: u64,
+    /// So many bytes of entries are kept for members that are behind; who is further behind needs a snapshot.
+    pub kept_bytes: u64,
     /// A buffer of more rows is sealed.
     pub buffer_rows_max: u32,
+}
+
+impl Build {
+    fn store_options(&self) -> StoreOptions {
+        StoreOptions { buffer_rows_max: self.buffer_rows_max, ..StoreOptions::default() }
+    }
+}
+
+/// Whether the log knows of a snapshot that the store took in.
+fn has(state: &ShardState, stand: &Stand) -> bool {
+    stand.index <= state.start || state.term_of(stand.index) == Some(stand.term)
 }
 
 /// See the module's front page.
@@ -72,6 +86,8 @@ pub struct Machine {
     pub entries: BTreeMap<u64, (Term, Bytes)>,
     /// The last entry that it ever applied.
     pub applied: u64,
+    /// Where its store stands by a snapshot that it took in.
+    stand: Arc<Mutex<Option<Stand>>>,
     founded: bool,
 }
 
@@ -153,6 +169,7 @@ impl Machine {
             sync_fails: false,
             entries: BTreeMap::new(),
             applied: FOUNDING_INDEX.0,
+            stand: Arc::default(),
             founded: false,
         }
     }
@@ -231,7 +248,7 @@ impl Machine {
         };
         let (mut log, recovered) = Log::open(self.disk.clone(), log_options).map_err(failed)?;
         let directory: Arc<dyn Directory> = Arc::new(self.directory.clone());
-        let store_options = StoreOptions { buffer_rows_max: build.buffer_rows_max, ..StoreOptions::default() };
+        let store_options = build.store_options();
         let buffers_bytes_max = store_options.buffers_bytes_max;
         let store = if self.founded {
             Store::open(directory, store_options)
@@ -241,6 +258,15 @@ impl Machine {
         };
         let store = store.map_err(|error| format!("the store: {error}"))?;
         self.founded = true;
+        // Its power failed when its store had taken a snapshot in and its log had not.
+        if let Some(stand) = self.stand()
+            && stand.index.0 == store.applied()
+            && !log.shard(SHARD).is_some_and(|state| has(&state, &stand))
+        {
+            log.append(&beginning(SHARD, stand.index, stand.term, &stand.members))
+                .and_then(|()| log.sync())
+                .map_err(failed)?;
+        }
         let (state, reader) = log.shard(SHARD).zip(log.reader(SHARD)).ok_or("the log holds nothing of the shard")?;
         let applied = LogIndex(store.applied());
         for index in state.start.0 + 1..=state.last.0 {
@@ -266,8 +292,7 @@ impl Machine {
             options: OwnerOptions {
                 checkpoint_bytes: build.checkpoint_bytes,
                 buffers_bytes_max,
-                // Nobody falls so far behind as to need a snapshot.
-                kept_bytes: 1 << 30,
+                kept_bytes: build.kept_bytes,
                 log_path: "the log".into(),
             },
         };
@@ -290,6 +315,32 @@ impl Machine {
             stopping: false,
         });
         Ok(recovered)
+    }
+
+    /// Where its store stands by the last snapshot that it took in.
+    pub fn stand(&self) -> Option<Stand> {
+        self.stand.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in a copy of another machine's last checkpoint, once it is asked to.
+    pub fn install(&self, message: Message, stand: Stand, source: &RamDirectory, build: &Build) -> Option<Install> {
+        let (manifest, applied, names) = checkpoint_files(source).ok()?;
+        if applied != stand.index.0 {
+            return None;
+        }
+        let files: Vec<(String, Vec<u8>)> =
+            names.into_iter().map(|name| source.bytes(&name).map(|bytes| (name, bytes))).collect::<Option<_>>()?;
+        let (target, options) = (self.directory.clone(), build.store_options());
+        let (known, stands) = (self.stand.clone(), stand.clone());
+        let open = Box::new(move || {
+            for (name, bytes) in &files {
+                target.put(name, bytes);
+            }
+            target.put(MANIFEST_FILE, &manifest);
+            *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(stands);
+            Store::open(Arc::new(target), options).map_err(|error| error.to_string())
+        });
+        Some(Install { message, stand, open })
     }
 
     /// Takes in what the shard asks of the log. How many entries took the place of others.

@@ -23,7 +23,8 @@
 //! - a run has three parts: collections are made; things go wrong for a minute; everything works again, and then a write
 //!   must get through and all members must come to the same state.
 //!
-//! What is not here yet: members that change, and snapshots. The log keeps so much that nobody needs one.
+//! A snapshot is a copy of the sender's last checkpoint that arrives as a whole; how its files travel is tested elsewhere.
+//! What is not here yet: members that change.
 
 mod calls;
 mod checks;

@@ -16,7 +16,7 @@ use loci_index::command::{
     ArchivedAction, ArchivedCommand, ArchivedContent, ArchivedExpect, ArchivedOrigin, Entry, Found, Outcome, Refusal,
 };
 use loci_index::record::Position;
-use loci_raft::{FOUNDING_INDEX, MemberId, Term};
+use loci_raft::{FOUNDING_INDEX, FOUNDING_TERM, MemberId, Term};
 
 use super::{Checked, violation};
 
@@ -78,6 +78,11 @@ impl Oracle {
     /// The log's clock as of an entry.
     pub fn clock(&self, index: u64) -> u64 {
         self.entry(index).map_or(0, |entry| entry.clock)
+    }
+
+    /// The term of an entry.
+    pub fn term(&self, index: u64) -> Term {
+        self.entry(index).map_or(FOUNDING_TERM, |entry| entry.term)
     }
 
     /// What became of the commands of an entry.

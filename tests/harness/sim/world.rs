@@ -6,10 +6,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use loci_index::store::{Done, Job, JobKind};
+use loci_index::store::{Done, Job, JobKind, checkpoint_files};
+use loci_node::cluster::snapshot::Stand;
 use loci_node::log_thread::{Report, Request};
 use loci_node::shard::Event;
-use loci_raft::{Change, LogError, MemberId, Members, Message};
+use loci_raft::{Change, LogError, LogIndex, MemberId, Members, Message};
 
 use super::clients::{Call, Client, Habits, Polled, Reply, Ticket};
 use super::disk::DyingDirectory;
@@ -24,8 +25,10 @@ use crate::linearizable::{History, records};
 
 /// How long collections may take to be made.
 const PREPARED_BY: Nanos = 30 * SECONDS;
-/// Once everything works again: ten of the longest election timeouts.
+/// Once everything works again writes get through within ten of the longest election timeouts.
 const HEALED_WITHIN: Nanos = 20 * SECONDS;
+/// Members are alike within the time after which a snapshot is offered again whose acknowledgement was lost.
+const ALIKE_WITHIN: Nanos = 90 * SECONDS;
 
 /// Something that happens at its time.
 pub enum Happening {
@@ -33,6 +36,8 @@ pub enum Happening {
     Turn { at: usize, life: u64, when: Nanos },
     /// A message arrives.
     Arrives { from: usize, to: usize, bytes: Bytes },
+    /// A snapshot arrives, with its message.
+    Snapshot { from: usize, to: usize, bytes: Bytes },
     /// The log's sync is done.
     Synced { at: usize, life: u64 },
     /// A job is run.
@@ -98,6 +103,7 @@ impl<'t> World<'t> {
         let build = Build {
             log_file_bytes: [8, 16, 64][chance.index(3)] << 10,
             checkpoint_bytes: [2, 8, 32, 1024][chance.index(4)] << 10,
+            kept_bytes: [8 << 10, 64 << 10, 1 << 30][chance.index(3)],
             buffer_rows_max: [8, 64, 8192][chance.index(3)],
         };
         let machines = (1..=size).map(|me| {
@@ -163,12 +169,14 @@ impl<'t> World<'t> {
         let healed = self.now;
         self.clients[0].script.push(Client::probe());
         self.after(MILLIS, Happening::Client { client: 0 });
-        let well = self.go_on_until(healed + HEALED_WITHIN, |world| {
-            world.clients.iter().all(Client::is_idle) && world.all_alike()
-        })?;
-        if !well {
-            return violation(format!("{} s {NOT_WELL}: {}", HEALED_WITHIN / SECONDS, self.describe()));
+        let written = self.go_on_until(healed + HEALED_WITHIN, |world| world.clients.iter().all(Client::is_idle))?;
+        let alike = written && self.go_on_until(healed + ALIKE_WITHIN, |world| world.all_alike())?;
+        if !alike {
+            let seconds = if written { ALIKE_WITHIN } else { HEALED_WITHIN } / SECONDS;
+            return violation(format!("{seconds} s {NOT_WELL}: {}", self.describe()));
         }
+        self.reached
+            .count("members that took long to be like the others", u64::from(self.now > healed + HEALED_WITHIN));
         let undecided = self.check_end()?;
         let hash = self.trace.hash;
         Ok(Summary { hash, nanos: self.now, reached: self.reached, undecided })
@@ -211,7 +219,7 @@ impl<'t> World<'t> {
         let on = match &happening {
             Happening::Turn { at, .. } | Happening::Synced { at, .. } | Happening::Job { at, .. } => Some(*at),
             Happening::Done { at, .. } | Happening::Request { at, .. } => Some(*at),
-            Happening::Arrives { to, .. } => Some(*to),
+            Happening::Arrives { to, .. } | Happening::Snapshot { to, .. } => Some(*to),
             _ => None,
         };
         if let Some(at) = on {
@@ -231,6 +239,7 @@ impl<'t> World<'t> {
                 }
             }
             Happening::Arrives { from, to, bytes } => self.arrives(from, to, &bytes),
+            Happening::Snapshot { from, to, bytes } => self.snapshot_arrives(from, to, bytes)?,
             Happening::Synced { at, life } => {
                 if self.lives(at, life) {
                     self.synced(at)?;
@@ -416,6 +425,12 @@ impl<'t> World<'t> {
             std::mem::take(&mut *process.outbox.lock().unwrap_or_else(PoisonError::into_inner));
         for message in messages {
             let to = message.to().0 as usize - 1;
+            if let Some(index) = message.snapshot_index() {
+                self.trace.note(self.now, "snapshot", &[at as u64, to as u64, index.0]);
+                let wait = self.chance.below(200 * MILLIS);
+                self.after(wait, Happening::Snapshot { from: at, to, bytes: Bytes::from(message.encode()) });
+                continue;
+            }
             let mut bytes = message.encode();
             let delays = self.network.travel(&mut self.chance, at, to);
             if delays.is_empty() || self.machines[to].process.is_none() {
@@ -449,6 +464,25 @@ impl<'t> World<'t> {
             Err(_) => return self.reached.mark("damaged messages refused"),
         }
         self.wake(to);
+    }
+
+    /// A snapshot's message is handed over with its files, which are fetched until they are here.
+    fn snapshot_arrives(&mut self, from: usize, to: usize, bytes: Bytes) -> Checked {
+        let reachable = !self.network.is_cut(from, to) && !self.network.is_cut(to, from);
+        if !reachable || self.machines[from].process.is_none() || self.machines[to].process.is_none() {
+            self.after(300 * MILLIS, Happening::Snapshot { from, to, bytes });
+            return Ok(());
+        }
+        let Ok(message) = Message::decode(&bytes) else { return violation("a snapshot's message is damaged") };
+        let source = self.machines[from].directory.clone();
+        let Ok((_, applied, _)) = checkpoint_files(&source) else { return Ok(()) };
+        let (index, term) = (LogIndex(applied), self.oracle.term(applied));
+        let stand = Stand { index, term, members: self.members.clone() };
+        if let Some(install) = self.machines[to].install(message, stand, &source, &self.build) {
+            let (done, _) = tokio::sync::oneshot::channel();
+            self.take(to, Event::Install { install: Box::new(install), done })?;
+        }
+        Ok(())
     }
 
     /// Polls the calls that wait on a node.
