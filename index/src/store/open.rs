@@ -106,13 +106,7 @@ impl Store {
     /// Opens the store as of its last checkpoint; the log's entries after [`Store::applied`] are to be applied again.
     /// Checks every byte of every file, and removes files that a crash left over.
     pub fn open(directory: Arc<dyn Directory>, options: StoreOptions) -> Result<Store, StoreError> {
-        let bytes = match directory.read(MANIFEST_FILE, Manifest::FILE_BYTES_MAX) {
-            Ok(bytes) => bytes,
-            Err(DirectoryError::Missing(_)) => return Err(StoreError::Missing),
-            Err(error) => return Err(error.into()),
-        };
-        let manifest =
-            Manifest::decode(&bytes).map_err(|error| StoreError::framed(MANIFEST_FILE, MANIFEST_VERSION, error))?;
+        let (_, manifest) = read_manifest(&*directory)?;
         Store::from_manifest(directory, options, manifest)
     }
 
@@ -184,6 +178,12 @@ impl Store {
 /// The bytes of the last checkpoint's manifest, the entry up to which it holds the state, and the files that it names, all
 /// of which are needed to open a copy of it elsewhere.
 pub fn checkpoint_files(directory: &dyn Directory) -> Result<(Vec<u8>, u64, Vec<String>), StoreError> {
+    let (bytes, manifest) = read_manifest(directory)?;
+    let files = manifest.files().map(|file| file.to_string()).collect();
+    Ok((bytes, manifest.applied, files))
+}
+
+fn read_manifest(directory: &dyn Directory) -> Result<(Vec<u8>, Manifest), StoreError> {
     let bytes = match directory.read(MANIFEST_FILE, Manifest::FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(DirectoryError::Missing(_)) => return Err(StoreError::Missing),
@@ -191,8 +191,7 @@ pub fn checkpoint_files(directory: &dyn Directory) -> Result<(Vec<u8>, u64, Vec<
     };
     let manifest =
         Manifest::decode(&bytes).map_err(|error| StoreError::framed(MANIFEST_FILE, MANIFEST_VERSION, error))?;
-    let files = manifest.files().map(|file| file.to_string()).collect();
-    Ok((bytes, manifest.applied, files))
+    Ok((bytes, manifest))
 }
 
 fn read(directory: &dyn Directory, file: FileName, bytes_max: u64) -> Result<Vec<u8>, StoreError> {

@@ -9,10 +9,10 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use loci_raft::{MemberId, Part};
+use loci_raft::MemberId;
 use loci_wire::v1;
 
-use super::{Cluster, book};
+use super::Cluster;
 use crate::fatal;
 use crate::shard::Fingerprint;
 
@@ -60,12 +60,10 @@ pub async fn run(cluster: Cluster, store: std::path::PathBuf) {
             continue;
         }
         let Some(own) = shard.fingerprint(None) else { continue };
-        let lines = book::read(&shard.newest());
-        let mut all = vec![(cluster.me(), own)];
         let Some(members) = shard.members() else { continue };
+        let mut all = vec![(cluster.me(), own)];
         // Learners have what a voter gave them: their word adds nothing.
-        let votes = |member: &MemberId| members.part(*member) == Part::Voter;
-        for (member, _) in lines.iter().filter(|(member, _)| **member != cluster.me() && votes(member)) {
+        for member in members.voters().iter().filter(|member| **member != cluster.me()) {
             let request = v1::CompareRequest { shard: shard.id(), index: own.index };
             let asked = async { cluster.links().client(*member)?.compare(request).await };
             // Whoever is behind or away is compared another time.

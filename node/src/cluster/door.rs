@@ -20,6 +20,7 @@ use super::snapshot::{self, Receiving};
 use super::{Cluster, NotWritten, agreement, book};
 use crate::doors::grpc::{Failure, deadline};
 use crate::gate;
+use crate::identity::NodeId;
 use crate::shard::{ChangeError, Level};
 
 /// How often a change of members is tried that has to wait for another.
@@ -79,7 +80,8 @@ impl Door {
             );
             return Err(Failure::new(Code::FailedPrecondition, "no_address", message));
         }
-        let node: String = request.node.iter().map(|byte| format!("{byte:02x}")).collect();
+        let node = <[u8; 16]>::try_from(&request.node[..]).map(|id| NodeId(id).to_string());
+        let Ok(node) = node else { return Err(Failure::invalid("invalid_node", "a node has an id of 16 bytes")) };
         for envelope in book::making() {
             refused(cluster.write(envelope, deadline).await?)?;
         }
@@ -171,8 +173,8 @@ impl Peers for Door {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
         let deadline = gate::deadline(None, JOIN_TIME);
         let request = request.into_inner();
-        if request.node.len() != 16 || request.address.is_empty() {
-            return Err(Failure::invalid("invalid_node", "a node has an id of 16 bytes and an address").into());
+        if request.address.is_empty() {
+            return Err(Failure::invalid("invalid_node", "a node has an address").into());
         }
         let leader = self.cluster.leader(deadline).await;
         if leader == Some(self.cluster.me()) {

@@ -167,15 +167,11 @@ fn is_better(new: &Path, store: &Path) -> bool {
 pub fn settle(store: &Path) -> io::Result<()> {
     let (new, old) = (incoming(store), outgoing(store));
     let parent = store.parent().unwrap_or(Path::new("."));
-    if !store.exists() && old.exists() && Stand::read(&new)?.is_none() {
-        fs::rename(&old, store)?;
-        sync_directory(parent)?;
-    }
-    if Stand::read(&new)?.is_some() && is_better(&new, if store.exists() { store } else { &old }) {
+    // One whose SNAPSHOT cannot be read is as good as none: it can be fetched again.
+    let whole = matches!(Stand::read(&new), Ok(Some(_)));
+    if whole && is_better(&new, if store.exists() { store } else { &old }) {
         if store.exists() {
             remove(&old)?;
-        }
-        if store.exists() {
             fs::rename(store, &old)?;
         }
         fs::rename(&new, store)?;
@@ -457,6 +453,10 @@ mod tests {
         store(&path, 3);
         let new = received(&path, 6);
         fs::remove_file(new.join(SNAPSHOT_FILE)).unwrap();
+        settle(&path).unwrap();
+        assert_eq!(checkpoint_of(&path), Some(8));
+        let new = received(&path, 6);
+        fs::write(new.join(SNAPSHOT_FILE), "rotten").unwrap();
         settle(&path).unwrap();
         assert_eq!(checkpoint_of(&path), Some(8));
         let new = received(&path, 6);

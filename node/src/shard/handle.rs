@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use loci_index::command::Envelope;
+use loci_index::store::Store;
 use loci_index::view::{View, ViewHandle};
 use loci_raft::{MemberChange, MemberId, Members, Message};
 use tokio::sync::{oneshot, watch};
@@ -89,6 +90,37 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Of a shard that starts, as member `me`.
+    pub fn new(
+        id: u32,
+        me: MemberId,
+        events: Sender<Event>,
+        store: &Store,
+        budget: Arc<Budget>,
+        clock: Arc<Clock>,
+    ) -> Shared {
+        Shared {
+            id,
+            me,
+            events,
+            queue: Queue::new(budget.clone()),
+            view: store.views(),
+            applied: watch::Sender::new(store.applied()),
+            ready: watch::Sender::new(false),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            leader: AtomicU64::new(0),
+            lease: AtomicU64::new(0),
+            lease_used: AtomicBool::new(false),
+            committed: AtomicU64::new(0),
+            fresh: AtomicU64::new(0),
+            members: Mutex::default(),
+            fingerprints: Mutex::default(),
+            progress: Mutex::default(),
+            budget,
+            clock,
+        }
+    }
+
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Starting,

@@ -24,8 +24,7 @@ mod jobs;
 mod owner;
 mod queue;
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ use loci_index::command::Outcome;
 use loci_index::directory::Directory;
 use loci_index::store::{Done, Job, Store};
 use loci_raft::{MemberChange, MemberId, Message, Replica, TransferError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 pub use handle::ShardHandle;
 pub use owner::{Owner, OwnerOptions};
@@ -404,26 +403,7 @@ impl Driven {
 fn make(mailbox: Mailbox, beginning: Beginning, jobs: jobs::Jobs) -> (ShardHandle, Owner, Receiver<Event>) {
     let Mailbox { sender, receiver } = mailbox;
     let Beginning { id, replica, store, log, budget, clock, outbox, options } = beginning;
-    let shared = Arc::new(handle::Shared {
-        id,
-        me: replica.me(),
-        events: sender,
-        queue: queue::Queue::new(budget.clone()),
-        view: store.views(),
-        applied: watch::Sender::new(store.applied()),
-        ready: watch::Sender::new(false),
-        phase: AtomicU8::new(handle::Phase::Starting as u8),
-        leader: AtomicU64::new(0),
-        lease: AtomicU64::new(0),
-        lease_used: AtomicBool::new(false),
-        fresh: AtomicU64::new(0),
-        members: Mutex::default(),
-        fingerprints: Mutex::default(),
-        committed: AtomicU64::new(0),
-        progress: Mutex::default(),
-        budget,
-        clock,
-    });
+    let shared = Arc::new(handle::Shared::new(id, replica.me(), sender, &store, budget, clock));
     let parts = owner::Parts { shared: shared.clone(), options, replica, store, log, jobs, outbox };
     (ShardHandle(shared), Owner::new(parts), receiver)
 }

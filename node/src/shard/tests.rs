@@ -25,26 +25,10 @@ fn idle(budget_bytes: u64) -> Idle {
     let store = Store::create(files, StoreOptions::default(), [7; 32], 5).unwrap();
     let (sender, events) = unbounded();
     let budget = Arc::new(Budget::new(budget_bytes));
-    let shared = Shared {
-        id: 1,
-        me: loci_raft::MemberId(1),
-        events: sender,
-        queue: queue::Queue::new(budget.clone()),
-        view: store.views(),
-        applied: watch::Sender::new(5),
-        ready: watch::Sender::new(true),
-        phase: AtomicU8::new(Phase::Ready as u8),
-        leader: AtomicU64::new(1),
-        lease: AtomicU64::new(owner::FOREVER),
-        lease_used: AtomicBool::new(false),
-        fresh: AtomicU64::new(0),
-        members: Mutex::default(),
-        fingerprints: Mutex::default(),
-        committed: AtomicU64::new(0),
-        progress: Mutex::default(),
-        budget,
-        clock: Arc::new(Clock::new()),
-    };
+    let shared = Shared::new(1, loci_raft::MemberId(1), sender, &store, budget, Arc::new(Clock::new()));
+    shared.set_phase(Phase::Ready);
+    shared.leader.store(1, Ordering::Release);
+    shared.lease.store(owner::FOREVER, Ordering::Release);
     Idle { handle: ShardHandle(Arc::new(shared)), events, _directory: directory }
 }
 

@@ -175,7 +175,8 @@ impl Owner {
         let checkpoint = known.checkpoint.index.0;
         // Everything before this lies so far back that a snapshot is the shorter way. Who is being sent one needs what comes
         // after it, or would be sent another, and another.
-        let sending = self.replica.progress().iter().any(|known| known.snapshot.is_some());
+        let progress = self.replica.progress();
+        let sending = progress.iter().any(|known| known.snapshot.is_some());
         let kept = self.options.kept_bytes * if sending { SENDING_TIMES } else { 1 };
         let mut far_back = 0;
         while let Some((index, bytes)) = known.passed.front().copied()
@@ -187,7 +188,7 @@ impl Owner {
         let others = self.replica.members().all().any(|member| member != self.replica.me());
         let slowest = match self.replica.standing().role {
             _ if !others => checkpoint,
-            Role::Leader => self.replica.progress().iter().map(|known| known.matched.0).min().unwrap_or(0),
+            Role::Leader => progress.iter().map(|known| known.matched.0).min().unwrap_or(0),
             // Whoever leads next must be able to tell the others what they lack.
             Role::Follower | Role::Candidate => 0,
         };

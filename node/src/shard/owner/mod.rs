@@ -293,7 +293,6 @@ impl Owner {
             }
             if let Some(member) = effects.snapshot_wanted {
                 self.offer_snapshot(member);
-                self.more = true;
             }
             for read in effects.reads {
                 self.read_confirmed(read.context, read.index.0);
