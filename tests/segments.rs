@@ -386,3 +386,22 @@ fn no_lie_in_large_attribute_indexes_makes_them_panic() {
     let schema = Schema { indexes: indexes(), ..Schema::default() };
     check_lies("segment-indexes", &schema, 2_401, &[30]);
 }
+
+/// What is due is ended by its key.
+#[test]
+fn a_record_with_a_deadline_that_its_key_does_not_lead_to_is_refused() {
+    const SLOTS: u16 = 11;
+    let files = Files::new(&Schema::default(), 50);
+    let whole = SegmentFile::decode(&files.all[&files.segment]).expect("it is whole");
+    let slots = whole.sections.iter().position(|section| section.kind == SLOTS).expect("every segment has slots");
+    for slot in 0..whole.sections[slots].bytes.len() / 8 {
+        let mut lying = whole.clone();
+        lying.sections[slots].bytes[slot * 8..][..8].fill(0xff);
+        let answer = files.use_with(&lying.encode());
+        assert!(answer.contains("not found by its key") || answer.contains("; written true"), "{answer}");
+    }
+    let mut lying = whole;
+    lying.sections[slots].bytes.fill(0xff);
+    let answer = files.use_with(&lying.encode());
+    assert!(answer.contains("row 0 has a deadline and is not found by its key"), "{answer}");
+}

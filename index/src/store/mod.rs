@@ -114,7 +114,7 @@ struct State {
 }
 
 /// Where a version lies.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Location {
     Buffer(usize, u32),
     Segment(usize, u32),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{State, Store, StoreOptions, catalog, empty_views, jobs::Work, new_buffer};
+use super::{Deadlines, Location, State, Store, StoreOptions, catalog, empty_views, jobs::Work, new_buffer};
 use crate::directory::{Directory, DirectoryError};
 use crate::framed::FramedError;
 use crate::manifest::{CollectionFiles, Ends, FileName, MANIFEST_FILE, MANIFEST_VERSION, Manifest};
@@ -254,15 +254,24 @@ fn open_collection(
         segments,
     });
     let mut records = 0;
-    for sealed in &state.shared.segments {
+    let mut deadlines = Deadlines::new();
+    for (s, sealed) in state.shared.segments.iter().enumerate() {
         records += u64::from(sealed.len()) - u64::from(sealed.ended());
         for row in 0..sealed.len() {
             let deadline = sealed.segment.deadline(row);
-            if deadline != 0 && sealed.end(row) == Position::NEVER {
-                state.deadlines.insert((deadline, sealed.segment.key(row).into()));
+            if deadline == 0 || sealed.end(row) != Position::NEVER {
+                continue;
             }
+            let key = sealed.segment.key(row);
+            // What is due is ended by its key, so the key must lead to it.
+            if state.find(key).is_none_or(|found| found.location != Location::Segment(s, row)) {
+                let name = FileName::Segment(sealed.file);
+                return Err(unfit(name, format!("its row {row} has a deadline and is not found by its key")));
+            }
+            deadlines.insert((deadline, key.into()));
         }
     }
+    state.deadlines = deadlines;
     if records != files.records {
         return Err(wrong(&format!("{records} records instead of {}", files.records)));
     }
