@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use loci_tests::api::{self, Api};
 use loci_tests::chance::Chance;
-use loci_tests::disks::{self, Disk};
+use loci_tests::cluster::files_below;
+use loci_tests::disks::{self, Ballast, Disk};
 use loci_tests::load::reason;
 use loci_tests::process::{Node, PATIENCE, Start};
 use loci_tests::{say, seed, skip};
@@ -93,25 +93,6 @@ async fn a_failed_sync_stops_the_process_and_loses_nothing_acknowledged() {
         assert!(found.contains_key(key), "{key} was acknowledged");
     }
     assert!(found.len() <= acknowledged.len() + 1, "{found:?}");
-}
-
-/// Takes all the room that is left; gives it back when dropped.
-struct Ballast(PathBuf);
-
-impl Ballast {
-    fn fill(folder: &Path) -> Ballast {
-        let path = folder.join("ballast");
-        let mut file = fs::File::create(&path).unwrap();
-        while file.write_all(&[1; 4096]).is_ok() {}
-        Ballast(path)
-    }
-}
-
-impl Drop for Ballast {
-    fn drop(&mut self) {
-        // The disk goes away with the test in any case.
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,20 +182,6 @@ async fn furnish(data: &Path) -> BTreeMap<String, Vec<u8>> {
     records.insert("last".into(), b"last".to_vec());
     node.kill();
     records
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(files_below(&path));
-        } else {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
 }
 
 fn copy_tree(from: &Path, to: &Path) {

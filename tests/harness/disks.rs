@@ -1,6 +1,7 @@
 //! Disks that fail on request: a file system in a file that is shut down as a power cut shuts it down, and one that is
 //! small. Both need root.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -102,5 +103,25 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // Not mounted: then there is nothing to undo.
         let _ = run(&["umount", "-l", text(&self.path())]);
+    }
+}
+
+/// Takes all the room that is left; gives it back when dropped.
+pub struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Of the disk on which this folder lies.
+    pub fn fill(folder: &Path) -> Ballast {
+        let path = folder.join("ballast");
+        let mut file = std::fs::File::create(&path).expect("a file can be made");
+        while file.write_all(&[1; 4096]).is_ok() {}
+        Ballast(path)
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        // The disk goes away with the test in any case.
+        let _ = std::fs::remove_file(&self.0);
     }
 }

@@ -13,6 +13,7 @@ use std::sync::LazyLock;
 
 pub mod api;
 pub mod chance;
+pub mod cluster;
 pub mod data;
 pub mod disks;
 pub mod fuzz;

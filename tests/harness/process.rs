@@ -238,6 +238,16 @@ impl Node {
         self.signal(Signal::TERM);
     }
 
+    /// It stands still until it is told to go on.
+    pub fn send_stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// It goes on.
+    pub fn send_go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// As ctrl-c does.
     pub fn send_interrupt(&self) {
         self.signal(Signal::INT);

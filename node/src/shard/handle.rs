@@ -25,8 +25,9 @@ use crate::memory::Budget;
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How often it is looked whether this member was removed.
 const REMOVED_LOOK: Duration = Duration::from_millis(500);
-/// The longest that a read waits for a leader when it has no deadline of its own.
-const LATEST_WAIT_MAX: Duration = Duration::from_secs(10);
+/// The longest that a read waits for a leader to say how new it must be, and to be as new: twice the time of an election.
+/// Another node may know, and whoever asked has time left to ask there.
+const LATEST_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Where a shard is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,7 +235,8 @@ impl ShardHandle {
     async fn wait_for_latest(&self, deadline: Option<Instant>) -> Result<(), ReadError> {
         let (reader, answer) = oneshot::channel();
         self.0.events.send(Event::Read(reader)).map_err(|_| ReadError::Stopping)?;
-        let until = deadline.unwrap_or_else(|| Instant::now() + LATEST_WAIT_MAX);
+        let longest = Instant::now() + LATEST_WAIT_MAX;
+        let until = deadline.map_or(longest, |deadline| deadline.min(longest));
         match tokio::time::timeout_at(until.into(), answer).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(ReadError::Stopping),

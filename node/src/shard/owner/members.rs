@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use loci_raft::{ELECTION_TICKS, LogIndex, MemberChange, MemberId, Members, Role, Term};
+use loci_raft::{ELECTION_TICKS, LogIndex, MemberChange, MemberId, Members, Role, Term, TransferError};
 use tokio::sync::oneshot;
 
 use super::{Fatal, Owner};
@@ -31,7 +31,7 @@ const FINGERPRINTS: usize = 256;
 /// So many times as much is kept while a member is being sent a snapshot.
 const SENDING_TIMES: u64 = 16;
 /// Who was heard of within so many ticks counts as active.
-const ACTIVE_TICKS: u32 = 2 * ELECTION_TICKS;
+pub(super) const ACTIVE_TICKS: u32 = 2 * ELECTION_TICKS;
 /// A member that was offered a snapshot and did not take it in this time is offered one again.
 const SNAPSHOT_TIME: Duration = Duration::from_secs(60);
 
@@ -101,10 +101,15 @@ impl Owner {
     }
 
     pub(super) fn transfer(&mut self, to: MemberId, reply: oneshot::Sender<Result<(), ChangeError>>) {
+        // Whoever asked may have gone.
+        let _ = reply.send(self.hand_over(to).map_err(ChangeError::from));
+    }
+
+    pub(super) fn hand_over(&mut self, to: MemberId) -> Result<(), TransferError> {
         self.end_lease();
         // The other may take the word late, however long it was paused; in a later term it is void.
         self.known.no_lease_in = Some(self.replica.standing().term);
-        let _ = reply.send(self.replica.transfer(to).map_err(ChangeError::from));
+        self.replica.transfer(to)
     }
 
     pub(super) fn may_have_lease(&self) -> bool {

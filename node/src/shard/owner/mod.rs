@@ -98,6 +98,8 @@ pub struct Owner {
     /// The replica has more effects already.
     more: bool,
     room: Room,
+    /// When the lead was last handed on because the disk was full.
+    gave_way: Option<Instant>,
     last_tick: Instant,
     last_due: Option<Instant>,
     last_count: Option<Instant>,
@@ -160,6 +162,7 @@ impl Owner {
             replayed: 0,
             more: true,
             room: Room::default(),
+            gave_way: None,
             last_tick: now,
             last_due: None,
             last_count: None,
@@ -209,7 +212,7 @@ impl Owner {
             Event::Log(Report::Room) => self.room = Room::default(),
             Event::Log(Report::Full { needed_bytes }) => {
                 self.room = Room { asked: false, full: Some(Full { needed_bytes, asked_at: self.now }) };
-                self.refuse_waiting(&self.disk_full(needed_bytes));
+                self.refuse_full(needed_bytes);
             }
             Event::JobDone(done) => self.install(done),
             Event::MergeLost => self.work.merge_lost(),

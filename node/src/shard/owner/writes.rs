@@ -4,6 +4,9 @@
 //!   writes -> waiting -> (batch -> entry -> replica) -> proposed -> (synced, committed) -> store -> answers
 //! ```
 //!
+//! A leader whose disk is full has another lead whose disk may not be, so that writes go on; what waits is told that nobody
+//! leads just now, and tries again there. Should all disks be full, the lead goes round slowly, and writes are told so.
+//!
 //! At most [`IN_FLIGHT_MAX`] entries are on their way to the disk: one that is being synced and one that is next. What
 //! arrives meanwhile gathers into the entry after them, so the busier the shard, the more commands share a sync.
 
@@ -11,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use loci_index::command::{ENTRY_BYTES_MAX, Entry, Outcome};
 use loci_index::record::Position;
-use loci_raft::{ProposeError, Proposed, Role};
+use loci_raft::{MemberId, ProposeError, Proposed, Role};
 use tokio::sync::oneshot;
 
 use super::{APPEND_BYTES, Owner, Phase, TICK};
@@ -25,6 +28,10 @@ const ENTRY_BYTES_GOAL: usize = 4 << 20;
 const _: () = assert!(ENTRY_BYTES_GOAL < ENTRY_BYTES_MAX);
 /// How often a full disk is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
+/// A member whose disk is full hands the lead on no more often than this: where all disks are full it must not fly round.
+const GIVE_WAY_EVERY: Duration = Duration::from_secs(5);
+/// How long the one that it was handed to may take to lead.
+const GIVING_WAY: Duration = Duration::from_secs(1);
 /// How often an entry is proposed only to end what has expired, unless more has expired than one entry ends.
 const DUE_EVERY: Duration = Duration::from_millis(100);
 /// Writes wait while buffers hold so many times what a checkpoint is due at, and one is running.
@@ -183,8 +190,7 @@ impl Owner {
         let full_since = self.room.full.map(|full| (full.needed_bytes, self.now - full.asked_at));
         match full_since {
             Some((needed_bytes, since)) if since < FULL_RETRY => {
-                let error = self.disk_full(needed_bytes);
-                self.refuse_waiting(&error);
+                self.refuse_full(needed_bytes);
                 false
             }
             None if self.log.has_room(bytes as u64) => true,
@@ -196,8 +202,44 @@ impl Owner {
         }
     }
 
-    pub(super) fn disk_full(&self, needed_bytes: u64) -> WriteError {
-        WriteError::DiskFull { path: self.options.log_path.clone(), needed_bytes }
+    /// There is no room for what waits: somebody else is to have it, or it is refused.
+    pub(super) fn refuse_full(&mut self, needed_bytes: u64) {
+        self.give_way();
+        let giving_way = self.gave_way.is_some_and(|at| self.now - at < GIVING_WAY);
+        let error = match giving_way {
+            true => WriteError::NotLeader { shard: self.shared.id },
+            false => WriteError::DiskFull { path: self.options.log_path.clone(), needed_bytes },
+        };
+        self.refuse_waiting(&error);
+    }
+
+    /// Hands the lead to the member that is nearest to having everything, if there is one.
+    fn give_way(&mut self) {
+        let leads = self.replica.standing().role == Role::Leader;
+        let lately = self.gave_way.is_some_and(|at| self.now - at < GIVE_WAY_EVERY);
+        if !leads || lately {
+            return;
+        }
+        let Some(next) = self.fit_to_lead() else { return };
+        match self.hand_over(next) {
+            Ok(()) => {
+                self.gave_way = Some(self.now);
+                tracing::warn!(shard = self.shared.id, member = next.0, "the disk is full: another member is to lead");
+            }
+            Err(error) => tracing::warn!(shard = self.shared.id, %error, "the disk is full, and nobody takes the lead"),
+        }
+    }
+
+    /// The voter that was heard of lately and has most of the log.
+    fn fit_to_lead(&self) -> Option<MemberId> {
+        let me = self.replica.me();
+        let voters = self.replica.members().voters();
+        let known = self.replica.progress().into_iter();
+        let fit = known.filter(|known| {
+            let active = known.silent_ticks <= super::members::ACTIVE_TICKS && known.snapshot.is_none();
+            known.member != me && active && voters.contains(&known.member)
+        });
+        fit.max_by_key(|known| known.matched).map(|known| known.member)
     }
 
     pub(super) fn refuse_waiting(&mut self, error: &WriteError) {
