@@ -8,8 +8,9 @@
 //! ```
 //!
 //! The archive is read in place when the bytes lie on a multiple of 16, and from one aligned copy when they do not.
-//! Whoever hands an entry over has verified its checksum; the archive is bounds-checked on top of that. Entries of
-//! version 1 are read too, slowly ([`v1`]).
+//! Whoever hands an entry over has verified its checksum; the archive is bounds-checked on top of that. Version 3 is
+//! version 2 with one more command, and only an entry that carries that command has it: so whatever an older program can
+//! understand, it reads. Entries of version 1 are read too, slowly ([`v1`]).
 //!
 //! Always: everything that the outcome depends on is in the entry or in the store. In particular embeddings are already
 //! normalised where the metric asks for it, and attributes are in their canonical encoding: no arithmetic that two
@@ -24,7 +25,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 use crate::record::Position;
 
 /// The version of the entry format this program writes, and the newest it reads. It reads all before it, too.
-pub const ENTRY_VERSION: u16 = 2;
+pub const ENTRY_VERSION: u16 = 3;
 /// The most bytes of one entry. A batch that is larger is refused before it is logged.
 pub const ENTRY_BYTES_MAX: usize = 72 << 20;
 /// The longest request id, in bytes.
@@ -109,6 +110,24 @@ pub enum Command {
         /// The changes.
         changes: Vec<Change>,
     },
+    /// Makes the store have exactly this collection, under an id that somebody else gave out.
+    InstallCollection(Box<Installation>),
+}
+
+// Logs hold it: a command that needs more room than the others did is boxed.
+const _: () = assert!(size_of::<ArchivedCommand>() == 80);
+
+/// A collection as it shall be. Its namespace is made where it is missing, and another collection of its name goes.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Installation {
+    /// Its id, from 1 to [`crate::record::CollectionId::MAX`]. The store gives out only larger ones from then on.
+    pub collection: u64,
+    /// The tenant it belongs to.
+    pub namespace: String,
+    /// Its name, unique in the namespace.
+    pub name: String,
+    /// Its rules.
+    pub schema: Schema,
 }
 
 /// The rules of a collection.
@@ -336,6 +355,8 @@ pub enum Outcome {
     },
     /// Nothing changed.
     Refused(Refusal),
+    /// What was wanted is there already.
+    Unchanged,
 }
 
 /// Why a command changed nothing.
@@ -357,7 +378,7 @@ pub enum Refusal {
     /// The collection does not exist (any more).
     #[error("collection {0} does not exist (any more); describe it by name to get its current id")]
     UnknownCollection(u64),
-    /// A namespace or collection of this name is already there.
+    /// A namespace or collection of this name, or a collection of this id, is already there.
     #[error("{0:?} already exists")]
     AlreadyExists(String),
     /// An embedding does not fit the collection's rules.
@@ -435,12 +456,18 @@ pub enum EntryError {
 }
 
 impl Entry {
+    /// The first version that could say it.
+    fn version(&self) -> u16 {
+        let later = |envelope: &Envelope| matches!(envelope.command, Command::InstallCollection(_));
+        if self.commands.iter().any(later) { 3 } else { 2 }
+    }
+
     /// Its bytes in the log.
     pub fn encode(&self) -> Vec<u8> {
         let archive = rkyv::to_bytes::<rancor::Error>(self).expect("serializing into memory does not fail");
         let mut bytes = Vec::with_capacity(HEADER_BYTES + archive.len());
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&ENTRY_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.version().to_le_bytes());
         bytes.extend_from_slice(&[0; 2]);
         bytes.extend_from_slice(&(archive.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&archive);
@@ -455,7 +482,7 @@ impl Entry {
 
     /// Reads an entry in place: `read` sees the archive for as long as it runs.
     ///
-    /// An entry of version 1 is first turned into one of this version, which takes a copy of it.
+    /// An entry of version 1 is first turned into one of the newest, which takes a copy of it.
     pub fn access<R>(bytes: &[u8], read: impl FnOnce(&ArchivedEntry) -> R) -> Result<R, EntryError> {
         let (header, archive) = bytes
             .split_at_checked(HEADER_BYTES)
@@ -493,6 +520,10 @@ impl Entry {
         let entry = rkyv::access::<ArchivedEntry, rancor::Error>(archive).map_err(damaged)?;
         if entry.commands.len() >= Position::COMMANDS_MAX {
             return Err(EntryError::Damaged(format!("it has {} commands", entry.commands.len())));
+        }
+        let later = |envelope: &ArchivedEnvelope| matches!(envelope.command, ArchivedCommand::InstallCollection(_));
+        if entry.commands.iter().any(later) != (version == 3) {
+            return Err(EntryError::Damaged(format!("its commands are not those of version {version}")));
         }
         Ok(read(entry))
     }
@@ -589,6 +620,18 @@ pub(crate) mod tests {
         entry
     }
 
+    /// The same, with everything that version 3 added.
+    fn sample_3() -> Entry {
+        let mut entry = sample();
+        let Command::CreateCollection { namespace, name, schema } = entry.commands[2].command.clone() else {
+            panic!("the third command of the sample creates a collection")
+        };
+        let installation = Installation { collection: 12, namespace, name, schema };
+        let command = Command::InstallCollection(installation.into());
+        entry.commands.push(Envelope { origin: Origin::default(), command });
+        entry
+    }
+
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -606,22 +649,29 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn version_3_never_changes() {
+        assert_eq!(hex(&sample_3().encode()), include_str!("../golden/entry-3.hex").trim());
+    }
+
+    #[test]
     fn version_1_is_still_read() {
         assert_eq!(Entry::decode(&golden_1()), Ok(sample_1()));
     }
 
     #[test]
     fn what_was_encoded_is_read_wherever_it_lies() {
-        let bytes = sample().encode();
-        for shift in 0..16 {
-            let shifted = [&vec![0; shift][..], &bytes].concat();
-            assert_eq!(Entry::decode(&shifted[shift..]), Ok(sample()));
+        for entry in [sample(), sample_3()] {
+            let bytes = entry.encode();
+            for shift in 0..16 {
+                let shifted = [&vec![0; shift][..], &bytes].concat();
+                assert_eq!(Entry::decode(&shifted[shift..]).as_ref(), Ok(&entry));
+            }
         }
     }
 
     #[test]
     fn a_cut_entry_is_an_error_and_a_flipped_bit_never_a_panic() {
-        for bytes in [sample().encode(), golden_1()] {
+        for bytes in [sample().encode(), sample_3().encode(), golden_1()] {
             for len in 0..bytes.len() {
                 assert!(Entry::decode(&bytes[..len]).is_err(), "cut at {len}");
             }
@@ -633,8 +683,8 @@ pub(crate) mod tests {
                 assert!(bit >= HEADER_BYTES * 8 || read.is_err(), "bit {bit} of the header");
             }
             let mut newer = bytes;
-            newer[4] = 3;
-            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(3)));
+            newer[4] = 4;
+            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(4)));
         }
     }
 }

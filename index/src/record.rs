@@ -87,9 +87,14 @@ impl fmt::Debug for Position {
 }
 
 /// Which collection a change is for. Given out once and never again, so that a change meant for a collection that was
-/// dropped cannot reach a new one of the same name.
+/// dropped cannot reach a new one of the same name. Whoever brings ids along in commands keeps to that as well.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CollectionId(pub u64);
+
+impl CollectionId {
+    /// The largest that a command may bring along. However many are given out after it, they do not run out.
+    pub const MAX: CollectionId = CollectionId(u64::MAX >> 1);
+}
 
 #[cfg(test)]
 mod tests {

@@ -45,7 +45,7 @@ impl Answered {
         let outcome = match &self.outcome {
             Outcome::Written { existed, .. } => existed.len(),
             Outcome::Refused(_) => 64,
-            Outcome::Done | Outcome::Created { .. } => 0,
+            Outcome::Done | Outcome::Created { .. } | Outcome::Unchanged => 0,
         };
         160 + self.principal.len() + self.request_id.len() + outcome
     }

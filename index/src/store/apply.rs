@@ -142,6 +142,7 @@ impl Store {
             }
             ArchivedCommand::DropCollection { collection } => self.drop_collection(collection.to_native()),
             ArchivedCommand::Write { conditions, changes } => self.write(at, conditions, changes),
+            ArchivedCommand::InstallCollection(installation) => self.install_collection(installation),
         };
         outcome.unwrap_or_else(Outcome::Refused)
     }

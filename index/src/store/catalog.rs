@@ -8,7 +8,8 @@ use rkyv::rancor;
 use super::{State, Store, new_buffer};
 use crate::attributes::path_text;
 use crate::command::{
-    ArchivedSchema, ArchivedSchemaChange, EmbeddingSpec, IndexSpec, Outcome, Refusal, Schema, SchemaChange,
+    ArchivedInstallation, ArchivedSchema, ArchivedSchemaChange, EmbeddingSpec, IndexSpec, Outcome, Refusal, Schema,
+    SchemaChange,
 };
 use crate::distance::Metric;
 use crate::record::{
@@ -148,8 +149,18 @@ pub(super) fn fields(schema: &Schema) -> Option<Arc<[Field]>> {
     schema.embeddings.iter().map(field).collect()
 }
 
-fn own_schema(schema: &ArchivedSchema) -> Result<Schema, Refusal> {
-    rkyv::deserialize::<Schema, rancor::Error>(schema).map_err(|error| Refusal::InvalidSchema(error.to_string()))
+/// A command's rules, checked, with the embeddings that they declare.
+fn own_schema(schema: &ArchivedSchema) -> Result<(Schema, Arc<[Field]>), Refusal> {
+    let schema = rkyv::deserialize::<Schema, rancor::Error>(schema)
+        .map_err(|error| Refusal::InvalidSchema(error.to_string()))?;
+    check_schema(&schema).map_err(|error| Refusal::InvalidSchema(error.to_string()))?;
+    let fields = fields(&schema).ok_or_else(|| Refusal::InvalidSchema("unknown metric".into()))?;
+    Ok((schema, fields))
+}
+
+/// Whether records that fit one of the schemas fit the other: they differ at most in what can be altered.
+fn fit_alike(a: &Schema, b: &Schema) -> bool {
+    a.embeddings == b.embeddings && a.sparse == b.sparse && a.texts == b.texts
 }
 
 fn altered(schema: &Schema, change: SchemaChange) -> Schema {
@@ -197,10 +208,8 @@ impl Store {
         name: &str,
         schema: &ArchivedSchema,
     ) -> Result<Outcome, Refusal> {
-        let schema = own_schema(schema)?;
-        check_schema(&schema).map_err(|error| Refusal::InvalidSchema(error.to_string()))?;
-        let fields = fields(&schema).ok_or_else(|| Refusal::InvalidSchema("unknown metric".into()))?;
-        let Some(collections) = self.namespaces.get_mut(namespace) else {
+        let (schema, fields) = own_schema(schema)?;
+        let Some(collections) = self.namespaces.get(namespace) else {
             return Err(Refusal::UnknownNamespace(namespace.to_owned()));
         };
         if collections.contains_key(name) {
@@ -209,11 +218,21 @@ impl Store {
         if self.collections.len() >= COLLECTIONS_MAX {
             return Err(Refusal::TooMany(COLLECTIONS_MAX as u32));
         }
-        let id = CollectionId(self.next_collection);
-        self.next_collection += 1;
-        collections.insert(name.to_owned(), id);
-        // Ids grow, so the new one is the last.
-        self.collections.push(State::new(Collection {
+        Ok(self.add_collection(CollectionId(self.next_collection), namespace, name, schema, fields))
+    }
+
+    /// Adds a collection, and its namespace if that is missing. There is none of that id, and none of that name.
+    fn add_collection(
+        &mut self,
+        id: CollectionId,
+        namespace: &str,
+        name: &str,
+        schema: Schema,
+        fields: Arc<[Field]>,
+    ) -> Outcome {
+        self.namespaces.entry(namespace.to_owned()).or_default().insert(name.to_owned(), id);
+        self.next_collection = self.next_collection.max(id.0 + 1);
+        let state = State::new(Collection {
             id,
             namespace: namespace.into(),
             name: name.into(),
@@ -221,9 +240,49 @@ impl Store {
             fields,
             buffers: vec![new_buffer()],
             segments: Vec::new(),
-        }));
+        });
+        let place = self.collections.partition_point(|other| other.shared.id < id);
+        self.collections.insert(place, state);
         self.restructured = true;
-        Ok(Outcome::Created { collection: id.0 })
+        Outcome::Created { collection: id.0 }
+    }
+
+    /// Makes the store have exactly this collection, whatever it has of that id or that name.
+    pub(super) fn install_collection(&mut self, wanted: &ArchivedInstallation) -> Result<Outcome, Refusal> {
+        let (namespace, name, id) = (&*wanted.namespace, &*wanted.name, CollectionId(wanted.collection.to_native()));
+        let (schema, fields) = own_schema(&wanted.schema)?;
+        if !(1..=CollectionId::MAX.0).contains(&id.0) {
+            return Err(Refusal::InvalidSchema(format!("its id {} is not from 1 to {}", id.0, CollectionId::MAX.0)));
+        }
+        if let Some(place) = self.place(id) {
+            let shared = &self.collections[place].shared;
+            if (&*shared.namespace, &*shared.name) != (namespace, name) {
+                let there = format!("collection {} as {}/{}", id.0, shared.namespace, shared.name);
+                return Err(Refusal::AlreadyExists(there));
+            }
+            if *shared.schema == schema {
+                return Ok(Outcome::Unchanged);
+            }
+            if !fit_alike(&shared.schema, &schema) {
+                let why = format!("collection {} has other embeddings, sparse vectors or texts; drop it first", id.0);
+                return Err(Refusal::InvalidSchema(why));
+            }
+            self.reshape(place, |collection| collection.schema = Arc::new(schema));
+            self.work.note_indexes();
+            return Ok(Outcome::Done);
+        }
+        let collections = self.namespaces.get(namespace);
+        if collections.is_none() && self.namespaces.len() >= NAMESPACES_MAX {
+            return Err(Refusal::TooMany(NAMESPACES_MAX as u32));
+        }
+        let other = collections.and_then(|collections| collections.get(name)).copied();
+        if self.collections.len() - usize::from(other.is_some()) >= COLLECTIONS_MAX {
+            return Err(Refusal::TooMany(COLLECTIONS_MAX as u32));
+        }
+        if let Some(other) = other {
+            self.forget_collection(other);
+        }
+        Ok(self.add_collection(id, namespace, name, schema, fields))
     }
 
     pub(super) fn alter_collection(&mut self, id: u64, change: &ArchivedSchemaChange) -> Result<Outcome, Refusal> {

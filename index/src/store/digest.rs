@@ -251,6 +251,13 @@ pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
                 archived_action(h, &change.action);
             }
         }
+        ArchivedCommand::InstallCollection(installation) => {
+            h.update(b"g");
+            number(h, installation.collection.to_native());
+            part(h, installation.namespace.as_bytes());
+            part(h, installation.name.as_bytes());
+            archived_schema(h, &installation.schema);
+        }
     }
     first_16(&hasher)
 }

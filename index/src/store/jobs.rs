@@ -755,8 +755,10 @@ impl Store {
         let Written { manifest, flats, ends, request_changes, garbage_bytes, created } = written;
         let position = Position::end_of(manifest.applied);
         for Flattened { id, buffers, sealed } in flats {
-            // Dropped meanwhile: its file goes below.
-            let Some(place) = self.place(id) else { continue };
+            // Dropped meanwhile, even if it is there anew: its file goes below.
+            let is_frozen = |buffer: &Arc<Buffer>| buffers.iter().any(|frozen| Arc::ptr_eq(frozen, buffer));
+            let has_them = |place: &usize| self.collections[*place].shared.buffers.iter().any(is_frozen);
+            let Some(place) = self.place(id).filter(has_them) else { continue };
             if let Some(sealed) = &sealed {
                 for (_, row) in buffers.iter().flat_map(|buffer| buffer.rows()) {
                     if row.begin <= position && position < row.end() && row.end() != Position::NEVER {
@@ -765,7 +767,7 @@ impl Store {
                 }
             }
             self.reshape(place, |collection| {
-                collection.buffers.retain(|buffer| !buffers.iter().any(|frozen| Arc::ptr_eq(frozen, buffer)));
+                collection.buffers.retain(|buffer| !is_frozen(buffer));
                 collection.segments.splice(0..0, sealed);
             });
         }
@@ -810,8 +812,10 @@ impl Store {
             self.work.files.insert(FileName::Segment(file));
         }
         self.work.outdated = true;
-        let Some(place) = self.place(id) else {
-            // Dropped meanwhile: all of it is garbage.
+        let is_source = |sealed: &Arc<Sealed>| sources.iter().any(|source| source.file == sealed.file);
+        let has_them = |place: &usize| self.collections[*place].shared.segments.iter().any(is_source);
+        let Some(place) = self.place(id).filter(has_them) else {
+            // Dropped meanwhile, even if it is there anew: all of it is garbage.
             self.work.checkpoint_wanted = true;
             return;
         };
@@ -825,7 +829,6 @@ impl Store {
         }
         self.work.garbage_bytes += sources.iter().map(|source| source.segment.file_bytes()).sum::<u64>();
         self.reshape(place, |collection| {
-            let is_source = |sealed: &Arc<Sealed>| sources.iter().any(|source| source.file == sealed.file);
             let newest = collection.segments.iter().position(is_source).unwrap_or(0);
             collection.segments.retain(|sealed| !is_source(sealed));
             collection.segments.splice(newest..newest, sealed);

@@ -160,7 +160,7 @@ impl View {
         self.structure.namespaces.contains_key(name)
     }
 
-    /// All collections, in the order in which they were made.
+    /// All collections, ascending by id: in the order in which they were made, wherever that was.
     pub fn collections(&self) -> impl Iterator<Item = CollectionView<'_>> {
         (0..self.structure.collections.len()).filter_map(|place| self.at(place))
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use loci_index::command::{Action, Change, Command, Content, ENTRY_BYTES_MAX, Envelope};
+use loci_index::command::{Action, Change, Command, Content, ENTRY_BYTES_MAX, Envelope, Schema};
 use tokio::sync::oneshot;
 
 use super::{WriteError, Written};
@@ -148,11 +148,10 @@ pub(super) fn envelope_bytes(envelope: &Envelope) -> usize {
     let command_bytes = match &envelope.command {
         Command::CreateNamespace { name } | Command::DropNamespace { name } => name.len(),
         Command::CreateCollection { namespace, name, schema } => {
-            let embeddings: usize = schema.embeddings.iter().map(|spec| spec.name.len() + PART).sum();
-            let sparse: usize = schema.sparse.iter().map(|spec| spec.name.len() + PART).sum();
-            let texts: usize = schema.texts.iter().map(|text| path_bytes(&text.path)).sum();
-            let indexes: usize = schema.indexes.iter().map(|index| path_bytes(&index.path)).sum();
-            namespace.len() + name.len() + embeddings + sparse + texts + indexes + PART
+            namespace.len() + name.len() + schema_bytes(schema) + PART
+        }
+        Command::InstallCollection(wanted) => {
+            wanted.namespace.len() + wanted.name.len() + schema_bytes(&wanted.schema) + 2 * PART
         }
         Command::AlterCollection { change, .. } => {
             let added = change.add_indexes.iter().map(|index| path_bytes(&index.path));
@@ -165,6 +164,14 @@ pub(super) fn envelope_bytes(envelope: &Envelope) -> usize {
         }
     };
     return origin_bytes + command_bytes;
+
+    fn schema_bytes(schema: &Schema) -> usize {
+        let embeddings: usize = schema.embeddings.iter().map(|spec| spec.name.len() + PART).sum();
+        let sparse: usize = schema.sparse.iter().map(|spec| spec.name.len() + PART).sum();
+        let texts: usize = schema.texts.iter().map(|text| path_bytes(&text.path)).sum();
+        let indexes: usize = schema.indexes.iter().map(|index| path_bytes(&index.path)).sum();
+        embeddings + sparse + texts + indexes
+    }
 
     fn path_bytes(path: &[String]) -> usize {
         path.iter().map(|name| name.len() + PART).sum::<usize>() + PART
@@ -195,6 +202,8 @@ pub(super) fn only_frees(command: &Command) -> bool {
         Command::Write { changes, .. } => {
             changes.iter().all(|change| matches!(change.action, Action::Delete | Action::DeleteVersion(_)))
         }
+        // It may drop another collection, but is not sent for that.
+        Command::InstallCollection(_) => false,
         Command::CreateNamespace { .. } | Command::CreateCollection { .. } | Command::AlterCollection { .. } => false,
     }
 }
@@ -202,7 +211,8 @@ pub(super) fn only_frees(command: &Command) -> bool {
 #[cfg(test)]
 mod tests {
     use loci_index::command::{
-        Condition, Entry, Expect, IndexKind, IndexSpec, Language, Origin, Schema, SchemaChange, SparseSpec, TextSpec,
+        Condition, Entry, Expect, IndexKind, IndexSpec, Installation, Language, Origin, SchemaChange, SparseSpec,
+        TextSpec,
     };
 
     use super::*;
@@ -283,7 +293,10 @@ mod tests {
                 remove_indexes: vec![index(n).path; n % 4],
                 ..SchemaChange::default()
             };
+            let (namespace, name) = ("n".repeat(n), "c".repeat(n % 9));
+            let installation = Installation { collection: 9, namespace, name, schema: schema.clone() };
             let commands = [
+                Command::InstallCollection(installation.into()),
                 Command::AlterCollection { collection: 7, change },
                 Command::Write { conditions, changes: changes.into() },
                 Command::CreateNamespace { name: "n".repeat(n) },
@@ -308,5 +321,8 @@ mod tests {
         assert!(!only_frees(&write(&[Action::Delete, Action::Put(Content::default())])));
         assert!(only_frees(&Command::DropCollection { collection: 1 }));
         assert!(!only_frees(&Command::CreateNamespace { name: "a".into() }));
+        let (namespace, name) = ("a".into(), "b".into());
+        let installation = Installation { collection: 1, namespace, name, schema: Schema::default() };
+        assert!(!only_frees(&Command::InstallCollection(installation.into())));
     }
 }

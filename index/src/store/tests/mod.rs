@@ -4,6 +4,7 @@ mod ask;
 mod churn;
 mod faults;
 mod indexes;
+mod installation;
 mod model;
 mod newest;
 mod random;

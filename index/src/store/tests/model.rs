@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::attributes::{self, Attributes};
 use crate::command::{
-    Action, Change, Command, Condition, Content, Envelope, Expect, Found, Outcome, Refusal, Schema, SchemaChange,
+    Action, Change, Command, Condition, Content, Envelope, Expect, Found, Installation, Outcome, Refusal, Schema,
+    SchemaChange,
 };
 use crate::record::Position;
 use crate::requests::REQUEST_AGE_MAX_MILLIS;
@@ -118,7 +119,34 @@ impl Model {
                 Ok(Outcome::Done)
             }
             Command::Write { conditions, changes } => self.write(place, conditions, changes),
+            Command::InstallCollection(wanted) => self.install(wanted),
         }
+    }
+
+    fn install(&mut self, wanted: &Installation) -> Result<Outcome, Refusal> {
+        let Installation { collection: id, namespace, name, schema } = wanted;
+        if let Some(found) = self.collections.get_mut(id) {
+            if (&found.namespace, &found.name) != (namespace, name) {
+                let there = format!("collection {id} as {}/{}", found.namespace, found.name);
+                return Err(Refusal::AlreadyExists(there));
+            }
+            let rest = |schema: &Schema| (schema.embeddings.clone(), schema.sparse.clone(), schema.texts.clone());
+            if rest(&found.schema) != rest(schema) {
+                let why = format!("collection {id} has other embeddings, sparse vectors or texts; drop it first");
+                return Err(Refusal::InvalidSchema(why));
+            }
+            let before = std::mem::replace(&mut found.schema, schema.clone());
+            return Ok(if before == *schema { Outcome::Unchanged } else { Outcome::Done });
+        }
+        self.collections.retain(|_, other| (&other.namespace, &other.name) != (namespace, name));
+        if !self.namespaces.contains(namespace) {
+            self.namespaces.push(namespace.clone());
+            self.namespaces.sort();
+        }
+        let (namespace, name, schema) = (namespace.clone(), name.clone(), schema.clone());
+        self.collections.insert(*id, ModelCollection { namespace, name, schema, records: BTreeMap::new() });
+        self.made = self.made.max(*id);
+        Ok(Outcome::Created { collection: *id })
     }
 
     fn write(&mut self, place: usize, conditions: &[Condition], changes: &[Change]) -> Result<Outcome, Refusal> {

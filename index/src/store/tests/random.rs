@@ -3,7 +3,7 @@
 use super::model::{Model, ModelCollection};
 use super::*;
 use crate::attributes::{self, Attributes, Value};
-use crate::command::{Durability, IndexKind, IndexSpec, Language, SchemaChange, SparseSpec, TextSpec};
+use crate::command::{Durability, IndexKind, IndexSpec, Installation, Language, SchemaChange, SparseSpec, TextSpec};
 use crate::directory::Fault;
 use crate::filter::{Filter, Limit, Range};
 use crate::record::CollectionId;
@@ -67,13 +67,10 @@ fn command(random: &mut Random, model: &Model) -> Command {
     match random.below(if model.collections.is_empty() { 4 } else { 200 }) {
         0 | 1 => Command::CreateNamespace { name: namespace(random) },
         2 | 3 => {
-            let embeddings = specs(random.below(3) as usize, 4, Metric::SquaredL2);
-            let indexes = if random.chance(50) { vec![index(random)] } else { vec![] };
-            let sparse = (0..random.below(3)).map(|i| SparseSpec { name: format!("s{i}") }).collect();
-            let text = TextSpec { path: vec!["n".into()], language: Language::Plain };
-            let schema = Schema { embeddings, sparse, texts: vec![text], indexes, ..Schema::default() };
-            Command::CreateCollection { namespace: namespace(random), name: format!("c{}", random.below(2)), schema }
+            let (name, schema) = (format!("c{}", random.below(2)), schema(random));
+            Command::CreateCollection { namespace: namespace(random), name, schema }
         }
+        7 => Command::InstallCollection(installation(random, model, collection).into()),
         4 if random.chance(30) => Command::DropNamespace { name: namespace(random) },
         5 if random.chance(30) => Command::DropCollection { collection: collection(random) },
         6 => {
@@ -123,6 +120,31 @@ fn command(random: &mut Random, model: &Model) -> Command {
             write_if(conditions, changes)
         }
     }
+}
+
+fn schema(random: &mut Random) -> Schema {
+    let embeddings = specs(random.below(3) as usize, 4, Metric::SquaredL2);
+    let indexes = if random.chance(50) { vec![index(random)] } else { vec![] };
+    let sparse = (0..random.below(3)).map(|i| SparseSpec { name: format!("s{i}") }).collect();
+    let text = TextSpec { path: vec!["n".into()], language: Language::Plain };
+    Schema { embeddings, sparse, texts: vec![text], indexes, ..Schema::default() }
+}
+
+/// Of a collection that is there, alike or nearly, or of any id: below those that are there, between them, or beyond.
+fn installation(random: &mut Random, model: &Model, known: impl Fn(&mut Random) -> u64) -> Installation {
+    let id = known(random);
+    if let Some(there) = model.collections.get(&id).filter(|_| random.chance(60)) {
+        let (namespace, name, mut schema) = (there.namespace.clone(), there.name.clone(), there.schema.clone());
+        if random.chance(60) {
+            schema.indexes = if random.chance(70) { vec![index(random)] } else { vec![] };
+            schema.eviction_bytes = random.below(2);
+        }
+        let collection = if random.chance(80) { id } else { id + random.below(3) };
+        return Installation { collection, namespace, name, schema };
+    }
+    let collection = 1 + random.below(model.collections.last_key_value().map_or(5, |(last, _)| last + 3));
+    let (namespace, name) = (format!("n{}", random.below(3)), format!("c{}", random.below(2)));
+    Installation { collection, namespace, name, schema: schema(random) }
 }
 
 /// A few request ids, so that they are used again, by the same command and by others.
