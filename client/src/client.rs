@@ -1,43 +1,35 @@
-//! The client: a few connections that all its clones share, and the loop that tries again.
+//! The client: connections that all its clones share, and the loop that tries again.
 //!
 //! ```text
-//! Collection --> Call --> unary ----> one of the connections, in turn
+//! Collection --> Call --> unary ----> a connection of the node that the call goes to: see `nodes`
 //!                    `--> Pipeline -> one stream, many calls at a time
 //! ```
 //!
-//! An address at which nobody answers is left out for a second, so that a dead node of a cluster costs a call now and then
-//! and not every third one.
-//!
-//! A call has one deadline over all its attempts. A write gets its request id before the first attempt, so the node can
-//! tell a repetition from a second write.
+//! A call has one deadline over all its attempts, and each attempt tells the node what is left of it. A write gets its request
+//! id before the first attempt, so the node can tell a repetition from a second write.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 use loci_wire::v1::{admin_client::AdminClient, records_client::RecordsClient};
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+use crate::breaker::Verdict;
+use crate::hedge::{Hedge, Recent};
+use crate::nodes::{Failed, Node, Nodes, Wish, is_stale, random_number};
 use crate::retry::{Budget, Policy};
 use crate::{Collection, Error, Pipeline};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How soon a connection that died without a word is noticed: after interval and timeout together.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Large vectors in many calls at a time would wait for the 64 KiB that HTTP/2 begins with.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Calls that may wait for their turn on a connection.
-const CALLS_WAITING_MAX: usize = 4096;
-/// How long an address is left out at which nobody answered.
-const LEFT_OUT: Duration = Duration::from_secs(1);
+/// The header that carries a W3C trace context.
+const TRACEPARENT: &str = "traceparent";
 
 /// A connection to a node. Cheap to clone: clones share the connections.
 #[derive(Debug, Clone)]
@@ -48,15 +40,35 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    /// One after another to each address, and again.
-    channels: Vec<Channel>,
-    /// For each address: until when it is left out, in milliseconds since `begun`.
-    left_out: Vec<AtomicU64>,
-    begun: Instant,
-    next: AtomicUsize,
+    nodes: Arc<Nodes>,
     timeout: Duration,
     policy: Policy,
     budget: Budget,
+    recent: Recent,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    retries: AtomicU64,
+    refused: AtomicU64,
+    hedges: AtomicU64,
+    hedges_won: AtomicU64,
+}
+
+/// What a client has done besides asking once, and what it thinks of its nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientFigures {
+    /// Attempts after the first.
+    pub retries: u64,
+    /// Retries and hedges that were not made, because the budget was used up.
+    pub refused: u64,
+    /// Second nodes asked for a hedged read.
+    pub hedges: u64,
+    /// How many of them answered first.
+    pub hedges_won: u64,
+    /// Every known node's address, and whether calls go there: not to one that lately did not answer.
+    pub nodes: Vec<(String, bool)>,
 }
 
 /// What every write of a client says about where it comes from.
@@ -74,7 +86,9 @@ pub struct Builder {
     connections: usize,
     timeout: Duration,
     retries: u32,
-    retry_budget: u32,
+    retry_share: f64,
+    retry_floor: f64,
+    follow_leader: bool,
     origin: OriginOf,
 }
 
@@ -85,7 +99,9 @@ impl Default for Builder {
             connections: 2,
             timeout: Duration::from_secs(30),
             retries: 8,
-            retry_budget: 100,
+            retry_share: 0.1,
+            retry_floor: 30.0,
+            follow_leader: true,
             origin: OriginOf::default(),
         }
     }
@@ -116,9 +132,23 @@ impl Builder {
         self
     }
 
-    /// How many retries all calls together may have in hand; 100 unless set. Ten successful calls give one back.
-    pub fn retry_budget(mut self, retries: u32) -> Builder {
-        self.retry_budget = retries;
+    /// How many retries and hedged reads all calls together may make: this share of the calls of the last ten seconds or so;
+    /// 0.1 unless set. Attempts that reached nobody are not counted: they are no load.
+    pub fn retry_share(mut self, share: f64) -> Builder {
+        self.retry_share = share.clamp(0.0, 10.0);
+        self
+    }
+
+    /// How many retries a second there may be besides that share; 30 unless set. Those of ten seconds may come at once.
+    pub fn retry_floor(mut self, per_second: f64) -> Builder {
+        self.retry_floor = per_second.clamp(0.0, 1e6);
+        self
+    }
+
+    /// Whether writes and reads at `latest` go to the node that replies say leads, at the address that it advertises; yes unless
+    /// set. Set it to false where only the given addresses can be reached, through a proxy for example.
+    pub fn follow_leader(mut self, follow: bool) -> Builder {
+        self.follow_leader = follow;
         self
     }
 
@@ -141,53 +171,28 @@ impl Builder {
         Ok(client)
     }
 
-    /// Connects with the first call. Must be called within a tokio runtime.
+    /// Connects in the background, to all addresses. Must be called within a tokio runtime.
     pub fn connect_lazy(self) -> Result<Client, Error> {
         let mut addresses = self.addresses;
         if addresses.is_empty() {
             addresses.push("127.0.0.1:7700".into());
         }
-        let endpoints: Vec<Endpoint> = addresses.iter().map(|address| endpoint(address)).collect::<Result<_, _>>()?;
-        let channels = (0..self.connections).flat_map(|_| &endpoints).map(Endpoint::connect_lazy).collect();
         Ok(Client {
             shared: Arc::new(Shared {
-                channels,
-                left_out: endpoints.iter().map(|_| AtomicU64::new(0)).collect(),
-                begun: Instant::now(),
-                next: AtomicUsize::new(0),
+                nodes: Nodes::connect(&addresses, self.connections, self.follow_leader)?,
                 timeout: self.timeout,
                 policy: Policy {
                     retries: self.retries,
                     backoff_first: Duration::from_millis(20),
                     backoff_max: Duration::from_secs(1),
                 },
-                budget: Budget::new(self.retry_budget),
+                budget: Budget::new(self.retry_share, self.retry_floor, Instant::now()),
+                recent: Recent::default(),
+                counts: Counts::default(),
             }),
             origin: Arc::new(self.origin),
         })
     }
-}
-
-fn endpoint(address: &str) -> Result<Endpoint, Error> {
-    let wrong = |message: String| Error::Address { address: address.to_owned(), message };
-    let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    if !uri.starts_with("http://") {
-        return Err(wrong("must begin with http:// or be host:port".into()));
-    }
-    let endpoint = Endpoint::from_shared(uri).map_err(|error| wrong(error.to_string()))?;
-    if endpoint.uri().port().is_none() {
-        return Err(wrong("has no port, such as :7700".into()));
-    }
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(KEEPALIVE_INTERVAL))
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .buffer_size(CALLS_WAITING_MAX))
 }
 
 impl Client {
@@ -211,7 +216,8 @@ impl Client {
         self.with_origin(|origin| origin.principal = principal.into())
     }
 
-    /// The same connections, for writes with this W3C traceparent.
+    /// The same connections, for calls that are part of the trace with this W3C traceparent, which every call carries and every
+    /// write keeps in the log.
     pub fn with_trace(&self, traceparent: impl Into<String>) -> Client {
         self.with_origin(|origin| origin.trace = traceparent.into())
     }
@@ -237,18 +243,31 @@ impl Client {
         Pipeline::new(self.clone(), in_flight)
     }
 
-    /// Asks the node whether it is ready, and says how long the answer took.
+    /// Asks a node whether it is ready, and says how long the answer took.
     pub async fn ping(&self) -> Result<Duration, Error> {
-        self.retrying(self.shared.timeout, |channel, _| async move {
+        self.retrying(self.shared.timeout, Wish::Any, |channel, remaining| async move {
             let begun = Instant::now();
-            let request = HealthCheckRequest::default();
+            let request = within(HealthCheckRequest::default(), remaining);
             let reply = HealthClient::new(channel).check(request).await?;
-            match reply.into_inner().status() {
-                tonic_health::pb::health_check_response::ServingStatus::Serving => Ok(begun.elapsed()),
+            match reply.get_ref().status() {
+                tonic_health::pb::health_check_response::ServingStatus::Serving => Ok(reply.map(|_| begun.elapsed())),
                 other => Err(Status::unavailable(format!("the node is not ready: it says {}", other.as_str_name()))),
             }
         })
         .await
+    }
+
+    /// What it has done besides asking once, and what it thinks of its nodes.
+    pub fn figures(&self) -> ClientFigures {
+        let Counts { retries, refused, hedges, hedges_won } = &self.shared.counts;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        ClientFigures {
+            retries: read(retries),
+            refused: read(refused),
+            hedges: read(hedges),
+            hedges_won: read(hedges_won),
+            nodes: self.shared.nodes.states(),
+        }
     }
 
     /// How long a call may take unless it says otherwise.
@@ -266,131 +285,226 @@ impl Client {
         })
     }
 
-    /// The next connection whose address is not left out; if all are, the next.
-    fn channel(&self) -> (Address, Channel) {
-        let shared = &*self.shared;
-        let (all, addresses) = (shared.channels.len(), shared.left_out.len());
-        let turn = shared.next.fetch_add(1, Ordering::Relaxed);
-        let now = shared.begun.elapsed().as_millis() as u64;
-        let answers = |at: &usize| shared.left_out[at % addresses].load(Ordering::Relaxed) <= now;
-        let at = (turn..turn + addresses).map(|turn| turn % all).find(answers).unwrap_or(turn % all);
-        (Address(at % addresses), shared.channels[at].clone())
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.shared.nodes
     }
 
-    /// Leaves an address out for a while if this is how a call fails that reaches nobody.
-    pub(crate) fn failed(&self, Address(address): Address, status: &Status) {
-        // A node says why; a connection that breaks, or is never made, does not.
-        let nobody = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled);
-        if nobody && status.details().is_empty() && std::error::Error::source(status).is_some() {
-            let until = self.shared.begun.elapsed() + LEFT_OUT;
-            self.shared.left_out[address].store(until.as_millis() as u64, Ordering::Relaxed);
+    pub(crate) async fn call(&self, call: Call, timeout: Duration, hedge: Hedge) -> Result<Reply, Error> {
+        if !is_stale(&call) {
+            let wish = Wish::of(&call);
+            return self
+                .retrying(timeout, wish, |channel, remaining| {
+                    let (call, trace) = (call.clone(), self.traceparent());
+                    async move { once(channel, call, remaining, trace).await }
+                })
+                .await;
         }
-    }
-
-    pub(crate) fn records(&self) -> (Address, RecordsClient<Channel>) {
-        let (address, channel) = self.channel();
-        (address, records(channel))
-    }
-
-    pub(crate) async fn call(&self, call: Call, timeout: Duration) -> Result<Reply, Error> {
-        self.retrying(timeout, |channel, remaining| {
+        self.retrying_errors(timeout, |deadline, not| {
             let call = call.clone();
-            async move { once(channel, call, remaining).await }
+            async move { self.stale(call, deadline, hedge, not).await }
         })
         .await
+    }
+
+    /// One attempt at a read that any node can answer: at one of them, and at another if that takes long.
+    async fn stale(
+        &self,
+        call: Call,
+        deadline: Instant,
+        hedge: Hedge,
+        not: Option<Arc<Node>>,
+    ) -> Result<Reply, (Failed, Option<Arc<Node>>)> {
+        let shared = &*self.shared;
+        let begun = Instant::now();
+        let ask = |node: &Arc<Node>| {
+            let (node, call, trace) = (Arc::clone(node), call.clone(), self.traceparent());
+            let made = once(node.channel(), call, deadline.saturating_duration_since(Instant::now()), trace);
+            async move {
+                match self.asked(&node, Wish::Any, deadline, made).await {
+                    Ok(reply) => Ok(reply),
+                    Err(failed) => Err((failed, Some(node))),
+                }
+            }
+        };
+        let node = shared.nodes.choose(Wish::Any, not.as_ref());
+        let mut first = std::pin::pin!(ask(&node));
+        let delay = shared.recent.delay(hedge, &call);
+        let answer = 'answer: {
+            let Some(delay) = delay else { break 'answer first.await };
+            tokio::select! {
+                biased;
+                answer = &mut first => break 'answer answer,
+                () = sleep(delay) => {}
+            }
+            let other = shared.nodes.choose(Wish::Any, Some(&node));
+            if Arc::ptr_eq(&node, &other) || !other.lets_in() {
+                break 'answer first.await;
+            }
+            if !shared.budget.spend(Instant::now()) {
+                shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+                break 'answer first.await;
+            }
+            shared.counts.hedges.fetch_add(1, Ordering::Relaxed);
+            let mut second = std::pin::pin!(ask(&other));
+            // What fails for good would fail at the other node, too.
+            let may_pass = |(failed, _): &(Failed, _)| failed.error.is_transient();
+            tokio::select! {
+                biased;
+                answer = &mut first => match answer {
+                    Err(failed) if may_pass(&failed) => second.await,
+                    answer => answer,
+                },
+                answer = &mut second => match answer {
+                    Err(failed) if may_pass(&failed) => first.await,
+                    answer => {
+                        shared.counts.hedges_won.fetch_add(1, Ordering::Relaxed);
+                        answer
+                    }
+                },
+            }
+        };
+        if answer.is_ok() {
+            shared.recent.add(&call, begun.elapsed());
+        }
+        answer
     }
 
     pub(crate) async fn admin<T, F, Fut>(&self, attempt: F) -> Result<T, Error>
     where
         F: Fn(AdminClient<Channel>, Duration) -> Fut,
-        Fut: Future<Output = Result<tonic::Response<T>, Status>>,
+        Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let reply = self
-            .retrying(self.shared.timeout, |channel, remaining| {
-                let admin = AdminClient::new(channel)
-                    .max_decoding_message_size(loci_wire::MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(loci_wire::MESSAGE_BYTES_MAX);
-                attempt(admin, remaining)
-            })
-            .await?;
-        Ok(reply.into_inner())
-    }
-
-    async fn retrying<T, F, Fut>(&self, timeout: Duration, attempt: F) -> Result<T, Error>
-    where
-        F: Fn(Channel, Duration) -> Fut,
-        Fut: Future<Output = Result<T, Status>>,
-    {
-        self.retrying_errors(timeout, |remaining| {
-            let (address, channel) = self.channel();
-            let made = attempt(channel, remaining);
-            async move {
-                made.await.map_err(|status| {
-                    self.failed(address, &status);
-                    Error::from_status(&status)
-                })
-            }
+        self.retrying(self.shared.timeout, Wish::Any, |channel, remaining| {
+            let admin = AdminClient::new(channel)
+                .max_decoding_message_size(loci_wire::MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(loci_wire::MESSAGE_BYTES_MAX);
+            attempt(admin, remaining)
         })
         .await
     }
 
-    /// Tries until an attempt succeeds, fails for good, or the time or the retries are used up.
-    pub(crate) async fn retrying_errors<T, F, Fut>(&self, timeout: Duration, attempt: F) -> Result<T, Error>
+    async fn retrying<T, F, Fut>(&self, timeout: Duration, wish: Wish<'_>, attempt: F) -> Result<T, Error>
     where
-        F: Fn(Duration) -> Fut,
-        Fut: Future<Output = Result<T, Error>>,
+        F: Fn(Channel, Duration) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let begun = Instant::now();
-        // A timeout that the clock cannot count to is none.
-        let deadline = begun.checked_add(timeout).unwrap_or_else(|| begun + Duration::from_secs(1 << 30));
-        let mut failed = 0;
-        loop {
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            let error = match timeout_at(deadline, attempt(remaining)).await {
-                Ok(Ok(answer)) => {
-                    self.shared.budget.earn();
-                    return Ok(answer);
-                }
-                Ok(Err(error)) => error,
-                Err(_) => {
-                    return Err(Error::DeadlineExceeded { message: format!("no answer within {timeout:?}") });
-                }
-            };
-            failed += 1;
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            let pause = self.shared.policy.pause(&error, failed, remaining, random_number());
-            match pause {
-                Some(pause) if self.shared.budget.spend() => {
-                    tracing::debug!(%error, failed, ?pause, "trying again");
-                    sleep(pause).await;
-                }
-                _ => return Err(error),
+        self.retrying_errors(timeout, |deadline, not| {
+            let node = self.shared.nodes.choose(wish, not.as_ref());
+            let made = attempt(node.channel(), deadline.saturating_duration_since(Instant::now()));
+            async move { self.asked(&node, wish, deadline, made).await.map_err(|failed| (failed, Some(node))) }
+        })
+        .await
+    }
+
+    /// Waits for what a node answers, and takes in what that says of the nodes.
+    async fn asked<T>(
+        &self,
+        node: &Node,
+        wish: Wish<'_>,
+        deadline: Instant,
+        made: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failed> {
+        let nodes = &*self.shared.nodes;
+        match timeout_at(deadline, made).await {
+            Ok(Ok(reply)) => {
+                nodes.ended(node, Verdict::Answered);
+                nodes.read(wish, reply.metadata());
+                Ok(reply.into_inner())
+            }
+            Ok(Err(status)) => {
+                nodes.ended(node, Verdict::of(&status));
+                nodes.read(wish, status.metadata());
+                Err(Failed::of(&status))
+            }
+            Err(_) => {
+                nodes.ended(node, Verdict::Slow);
+                Err(late().into())
             }
         }
     }
+
+    /// Tries until an attempt succeeds, fails for good, or the time or the retries are used up. An attempt is told until when it
+    /// may take, and which node not to ask again if there is another.
+    pub(crate) async fn retrying_errors<T, F, Fut>(&self, timeout: Duration, attempt: F) -> Result<T, Error>
+    where
+        F: Fn(Instant, Option<Arc<Node>>) -> Fut,
+        Fut: Future<Output = Result<T, (Failed, Option<Arc<Node>>)>>,
+    {
+        let shared = &*self.shared;
+        let begun = Instant::now();
+        // A timeout that the clock cannot count to is none.
+        let deadline = begun.checked_add(timeout).unwrap_or_else(|| begun + Duration::from_secs(1 << 30));
+        shared.budget.call();
+        let (mut failed, mut not) = (0, None);
+        loop {
+            let (Failed { error, reached }, node) = match timeout_at(deadline, attempt(deadline, not.take())).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(failure)) => failure,
+                Err(_) => (late().into(), None),
+            };
+            failed += 1;
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            let Some(pause) = shared.policy.pause(&error, failed, remaining, random_number()) else {
+                return Err(error);
+            };
+            // Who reached nobody was no load, and is none at another node.
+            if reached && !shared.budget.spend(Instant::now()) {
+                shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+                return Err(error);
+            }
+            shared.counts.retries.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%error, failed, ?pause, "trying again");
+            sleep(pause).await;
+            // One who has too much to do is asked again, as it said; and others are not asked in vain forever.
+            not = node.filter(|_| failed % 2 == 1 && !matches!(error, Error::Overloaded { .. }));
+        }
+    }
+
+    /// A request that tells the node how long the caller will wait, and which trace it is part of.
+    pub(crate) fn request<T>(&self, message: T, remaining: Duration) -> tonic::Request<T> {
+        traced(message, remaining, self.traceparent())
+    }
+
+    fn traceparent(&self) -> Option<AsciiMetadataValue> {
+        let trace = &self.origin.trace;
+        if trace.is_empty() { None } else { AsciiMetadataValue::try_from(trace.as_str()).ok() }
+    }
 }
 
-/// Which of the addresses.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Address(usize);
+fn late() -> Error {
+    Error::DeadlineExceeded { message: "no answer within the time of the call".into() }
+}
 
-fn records(channel: Channel) -> RecordsClient<Channel> {
+pub(crate) fn records(channel: Channel) -> RecordsClient<Channel> {
     RecordsClient::new(channel)
         .max_decoding_message_size(loci_wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(loci_wire::MESSAGE_BYTES_MAX)
 }
 
-async fn once(channel: Channel, call: Call, remaining: Duration) -> Result<Reply, Status> {
+async fn once(
+    channel: Channel,
+    call: Call,
+    remaining: Duration,
+    trace: Option<AsciiMetadataValue>,
+) -> Result<Response<Reply>, Status> {
     let mut records = records(channel);
     Ok(match call {
-        Call::Put(put) => Reply::Write(records.put(within(put, remaining)).await?.into_inner()),
-        Call::Get(get) => Reply::Get(records.get(within(get, remaining)).await?.into_inner()),
-        Call::Delete(delete) => Reply::Delete(records.delete(within(delete, remaining)).await?.into_inner()),
-        Call::Batch(batch) => Reply::Write(records.batch(within(batch, remaining)).await?.into_inner()),
-        Call::Scan(scan) => Reply::Scan(records.scan(within(scan, remaining)).await?.into_inner()),
-        Call::Count(count) => Reply::Count(records.count(within(count, remaining)).await?.into_inner()),
-        Call::Search(search) => Reply::Search(records.search(within(search, remaining)).await?.into_inner()),
+        Call::Put(put) => records.put(traced(put, remaining, trace)).await?.map(Reply::Write),
+        Call::Get(get) => records.get(traced(get, remaining, trace)).await?.map(Reply::Get),
+        Call::Delete(delete) => records.delete(traced(delete, remaining, trace)).await?.map(Reply::Delete),
+        Call::Batch(batch) => records.batch(traced(batch, remaining, trace)).await?.map(Reply::Write),
+        Call::Scan(scan) => records.scan(traced(scan, remaining, trace)).await?.map(Reply::Scan),
+        Call::Count(count) => records.count(traced(count, remaining, trace)).await?.map(Reply::Count),
+        Call::Search(search) => records.search(traced(search, remaining, trace)).await?.map(Reply::Search),
     })
+}
+
+fn traced<T>(message: T, remaining: Duration, trace: Option<AsciiMetadataValue>) -> tonic::Request<T> {
+    let mut request = within(message, remaining);
+    if let Some(trace) = trace {
+        request.metadata_mut().insert(TRACEPARENT, trace);
+    }
+    request
 }
 
 /// A request that tells the node how long the caller will wait.
@@ -407,46 +521,9 @@ fn request_id() -> Bytes {
     Bytes::copy_from_slice(&id)
 }
 
-fn random_number() -> u32 {
-    getrandom::u32().expect("the operating system has random numbers")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_need_host_and_port() {
-        for good in ["127.0.0.1:7700", "http://localhost:7700", "http://[::1]:7700"] {
-            assert!(endpoint(good).is_ok(), "{good}");
-        }
-        for bad in ["", "localhost", "https://localhost:7700", "http://", "a b:1"] {
-            let error = endpoint(bad).expect_err(bad);
-            assert!(matches!(error, Error::Address { .. }), "{bad}: {error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_address_at_which_nobody_answers_is_left_out_for_a_while() {
-        let client = Client::builder().address("127.0.0.1:1").address("127.0.0.1:2").connections(2);
-        let client = client.connect_lazy().unwrap();
-        let addresses = |count: usize| (0..count).map(|_| client.channel().0.0).collect::<Vec<_>>();
-        assert_eq!(addresses(4), [0, 1, 0, 1]);
-        let said = Status::with_details(
-            Code::Unavailable,
-            "starting",
-            loci_wire::encode_detail(14, "", &Default::default()).into(),
-        );
-        client.failed(Address(0), &said);
-        assert_eq!(addresses(4), [0, 1, 0, 1], "somebody is there");
-        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let mut nobody = Status::from_error(Box::new(refused));
-        client.failed(Address(0), &nobody);
-        assert_eq!(addresses(4), [1; 4]);
-        nobody = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
-        client.failed(Address(1), &nobody);
-        assert_eq!(addresses(4), [0, 1, 0, 1], "with nobody anywhere, all are tried");
-    }
 
     #[test]
     fn request_ids_differ() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 
-use crate::{Batch, Client, Error, Filter, Parts, Pipeline, Query, Record, Scan, Search};
+use crate::{Batch, Client, Error, Filter, Hedge, Parts, Pipeline, Query, Record, Scan, Search};
 
 /// A collection of a node. Cheap to make and to clone; what it is set to holds for the calls made through it.
 ///
@@ -29,6 +29,7 @@ pub struct Collection {
     timeout: Duration,
     parts: Parts,
     consistency: Consistency,
+    hedge: Hedge,
 }
 
 /// How new a read must be.
@@ -142,6 +143,7 @@ impl Collection {
             name: v1::CollectionName { namespace, collection: name },
             parts: Parts::default(),
             consistency: Consistency::default(),
+            hedge: Hedge::default(),
         }
     }
 
@@ -170,6 +172,13 @@ impl Collection {
     /// The same collection, reading as new as this.
     pub fn with_consistency(mut self, consistency: Consistency) -> Collection {
         self.consistency = consistency;
+        self
+    }
+
+    /// The same collection, whose reads at [`Consistency::Stale`] ask a second node when the first takes long. Has no effect on
+    /// other reads, nor on a pipeline.
+    pub fn with_hedge(mut self, hedge: Hedge) -> Collection {
+        self.hedge = hedge;
         self
     }
 
@@ -342,7 +351,7 @@ impl Collection {
     pub(crate) async fn send(&self, call: Call) -> Result<Reply, Error> {
         match &self.pipeline {
             Some(pipeline) => pipeline.call(call, self.timeout).await,
-            None => self.client.call(call, self.timeout).await,
+            None => self.client.call(call, self.timeout, self.hedge).await,
         }
     }
 

@@ -30,17 +30,36 @@
 //!
 //! A call that fails for a reason that may pass is tried again within its time, writes too: all attempts of a write carry
 //! one request id, by which the node knows a repetition.
+//!
+//! # With a cluster
+//!
+//! Give [`Builder::address`] one address or several. Any node takes any call, and the client asks the one that answers without
+//! a detour:
+//!
+//! | | |
+//! |---|---|
+//! | leader | replies of other nodes say who leads and where it is reached; writes and reads at [`Consistency::Latest`] then go there, all others to each node in turn. [`Builder::follow_leader`] turns it off |
+//! | connections | made to all addresses at once and kept; a dead one is noticed within four seconds, one that was closed at once |
+//! | circuit breaker | a node that does not answer is left out for 0.1 s, then twice as long each time up to 5 s, less up to half by chance, while it is probed in the background; one that stops says so and is left out as well |
+//! | retry budget | retries and hedges are at most a tenth of the calls of the last ten seconds or so, and 30 a second besides ([`Builder::retry_share`], [`Builder::retry_floor`]); beyond that a failure is returned at once. An attempt that reached nobody is no load and not counted |
+//! | hedged reads | [`Collection::with_hedge`]: a read at [`Consistency::Stale`] that takes longer than most asks a second node, the first answer counts and the other question is taken back |
+//! | deadlines | each attempt tells the node what is left of the call's time, and the node stops working on it then |
+//!
+//! [`Client::figures`] says how often each of these was needed.
 #![forbid(unsafe_code)]
 
 mod admin;
 mod batch;
+mod breaker;
 mod client;
 mod cluster;
 mod collection;
 mod error;
 mod explain;
 mod filter;
+mod hedge;
 mod ingest;
+mod nodes;
 mod pipeline;
 mod query;
 mod record;
@@ -53,12 +72,13 @@ pub use admin::{
     Metric, NodeStats, Schema, ShardStats, Storage, TextSpec,
 };
 pub use batch::{Batch, Removals};
-pub use client::{Builder, Client};
+pub use client::{Builder, Client, ClientFigures};
 pub use cluster::{ClusterDescription, MemberDescription};
 pub use collection::{Collection, Condition, Consistency, Deleted, PutMode, PutOptions, Token, Written};
 pub use error::Error;
 pub use explain::{Cover, Explanation, Step, Way};
 pub use filter::{Attribute, Filter, attribute};
+pub use hedge::Hedge;
 pub use ingest::{Ingest, IngestLimits, Refused};
 pub use pipeline::Pipeline;
 pub use query::{Fusion, Query, Recommend};

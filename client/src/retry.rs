@@ -2,8 +2,11 @@
 //!
 //! Every write carries a request id that all its attempts share, so trying again is safe for writes as for reads.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::Error;
 
@@ -35,28 +38,57 @@ impl Policy {
     }
 }
 
-/// Retries a client may make: each takes one away, ten successes give one back.
+/// How many retries and hedges all calls of a client together may make: a share of the calls of about the last ten seconds,
+/// and a few besides.
+///
+/// A bucket that calls and time fill, and that loses what nobody takes with a time constant of [`WINDOW`]: so it never holds
+/// much more than the last ten seconds have earned.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    tenths: AtomicU32,
-    tenths_max: u32,
+    /// Earned by each call.
+    share: f64,
+    /// Earned in each second.
+    floor: f64,
+    /// Calls since the bucket was last looked into.
+    calls: AtomicU64,
+    bucket: Mutex<Bucket>,
 }
 
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+const WINDOW: f64 = 10.0;
+
 impl Budget {
-    pub fn new(retries: u32) -> Budget {
-        let tenths_max = retries.saturating_mul(10);
-        Budget { tenths: AtomicU32::new(tenths_max), tenths_max }
+    /// As full as ten seconds without a call make it.
+    pub fn new(share: f64, floor: f64, now: Instant) -> Budget {
+        let bucket = Bucket { tokens: floor * WINDOW, at: now };
+        Budget { share, floor, calls: AtomicU64::new(0), bucket: Mutex::new(bucket) }
     }
 
-    pub fn spend(&self) -> bool {
-        self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tenths| tenths.checked_sub(10)).is_ok()
+    /// A call begins.
+    pub fn call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn earn(&self) {
-        // Full is the usual case, and needs no write to shared memory.
-        if self.tenths.load(Ordering::Relaxed) < self.tenths_max {
-            self.tenths.fetch_add(1, Ordering::Relaxed);
+    /// Takes one, if there is one.
+    pub fn spend(&self, now: Instant) -> bool {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let earned = self.calls.swap(0, Ordering::Relaxed) as f64 * self.share;
+        let seconds = now.saturating_duration_since(bucket.at).as_secs_f64();
+        bucket.at = bucket.at.max(now);
+        let left = (-seconds / WINDOW).exp();
+        // Of what came evenly over so many seconds, so much is left at their end.
+        let kept = if seconds > 0.0 { WINDOW * (1.0 - left) / seconds } else { 1.0 };
+        bucket.tokens = bucket.tokens * left + (earned + self.floor * seconds) * kept;
+        let has = bucket.tokens >= 1.0;
+        if has {
+            bucket.tokens -= 1.0;
         }
+        has
     }
 }
 
@@ -111,15 +143,45 @@ mod tests {
         assert_eq!(pause, Some(Duration::from_millis(700)));
     }
 
+    /// How many can be spent at once.
+    fn spend_all(budget: &Budget, now: Instant) -> u32 {
+        (0..).take_while(|_| budget.spend(now)).count() as u32
+    }
+
     #[test]
-    fn an_empty_budget_refills_with_successes() {
-        let budget = Budget::new(2);
-        assert!(budget.spend() && budget.spend());
-        assert!(!budget.spend());
-        for _ in 0..10 {
-            budget.earn();
+    fn in_the_long_run_retries_are_a_share_of_the_calls_and_a_few_a_second() {
+        let mut now = Instant::now();
+        let budget = Budget::new(0.1, 2.0, now);
+        spend_all(&budget, now);
+        let mut spent = 0;
+        for _ in 0..1_000 {
+            (0..10).for_each(|_| budget.call());
+            now += Duration::from_millis(100);
+            spent += spend_all(&budget, now);
         }
-        assert!(budget.spend());
-        assert!(!budget.spend());
+        // 10,000 calls in 100 seconds.
+        assert!((1_180..=1_200).contains(&spent), "{spent}");
+    }
+
+    #[test]
+    fn what_was_not_spent_is_kept_for_about_ten_seconds() {
+        let now = Instant::now();
+        let budget = Budget::new(0.1, 1.0, now);
+        assert_eq!(spend_all(&budget, now), 10, "a new client has what ten seconds give");
+        (0..1_000_000).for_each(|_| budget.call());
+        let later = now + Duration::from_secs(100);
+        let spent = spend_all(&budget, later);
+        // 100,000 were earned evenly over a hundred seconds; the last ten of them count.
+        assert!((9_900..=10_100).contains(&spent), "{spent}");
+        let calm = later + Duration::from_secs(1_000);
+        assert!((9..=10).contains(&spend_all(&budget, calm)), "only the floor is left");
+    }
+
+    #[test]
+    fn with_nothing_to_spend_nothing_is_spent() {
+        let now = Instant::now();
+        let budget = Budget::new(0.0, 0.0, now);
+        (0..100).for_each(|_| budget.call());
+        assert!(!budget.spend(now + Duration::from_secs(60)));
     }
 }

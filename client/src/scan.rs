@@ -7,12 +7,15 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::client::within;
+use crate::breaker::Verdict;
+use crate::client::records;
 use crate::collection::unexpected;
+use crate::nodes::{Failed, Wish};
 use crate::{Collection, Error, Filter, Record};
 
 /// Records that a stream holds ready for its reader.
@@ -154,18 +157,28 @@ impl Scan {
         let client = self.collection.client();
         let timeout = self.collection.call_timeout();
         let (page, stream) = client
-            .retrying_errors(timeout, |remaining| {
-                let request = within(self.request.clone(), remaining);
-                let (_, mut records) = client.records();
+            .retrying_errors(timeout, |deadline, not| {
+                let wish = Wish::of_scan(&self.request);
+                let node = client.nodes().choose(wish, not.as_ref());
+                let remaining = deadline.saturating_duration_since(Instant::now());
+                let request = client.request(self.request.clone(), remaining);
                 async move {
                     let opened = async {
-                        let mut stream = records.scan_stream(request).await?.into_inner();
+                        let reply = records(node.channel()).scan_stream(request).await?;
+                        client.nodes().read(wish, reply.metadata());
+                        let mut stream = reply.into_inner();
                         Ok::<_, tonic::Status>((stream.message().await?, stream))
                     };
                     match opened.await {
-                        Ok((Some(page), stream)) => Ok((page, stream)),
-                        Ok((None, _)) => Err(Error::protocol("a scan without a page")),
-                        Err(status) => Err(Error::from_status(&status)),
+                        Ok((Some(page), stream)) => {
+                            client.nodes().ended(&node, Verdict::Answered);
+                            Ok((page, stream))
+                        }
+                        Ok((None, _)) => Err((Error::protocol("a scan without a page").into(), Some(node))),
+                        Err(status) => {
+                            client.nodes().ended(&node, Verdict::of(&status));
+                            Err((Failed::of(&status), Some(node)))
+                        }
                     }
                 }
             })

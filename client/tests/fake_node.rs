@@ -246,7 +246,7 @@ fn echo(request: v1::PipelineRequest) -> v1::PipelineReply {
         Some(Call::Put(put)) => Reply::Write(written(&put)),
         _ => Reply::Error(v1::CallError { code: 12, message: "only get and put".into(), detail: None }),
     };
-    v1::PipelineReply { id: request.id, reply: Some(reply) }
+    v1::PipelineReply { id: request.id, reply: Some(reply), leader: None }
 }
 
 #[tokio::test]

@@ -447,6 +447,11 @@ impl Node {
         self.endpoint.as_ref().map(Endpoint::address)
     }
 
+    /// What its doors have counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// How it is doing.
     pub fn status(&self) -> &Arc<NodeStatus> {
         &self.status

@@ -7,8 +7,10 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod leader;
 
 pub use error::{decode_detail, encode_detail};
+pub use leader::{LEADER_KEY, LEADER_SHARD_KEY, insert_leader, leader};
 
 /// The native API, version 1.
 #[expect(

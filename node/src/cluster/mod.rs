@@ -3,6 +3,7 @@
 //! ```text
 //!   formation   an empty node founds a cluster with others, or asks to join one
 //!   book        who is where: ordinary records in namespace `_loci`, so that every member has them
+//!   hint        who leads, told to clients that asked another node
 //!   links       messages, writes and snapshots on their way to other nodes
 //!   door        the same on their way in (service `loci.v1.Peers`)
 //!   snapshot    a shard's files, from one node to another
@@ -19,6 +20,7 @@ pub mod agreement;
 pub mod book;
 pub mod door;
 pub mod formation;
+pub mod hint;
 pub mod links;
 pub mod policy;
 pub mod snapshot;
@@ -34,6 +36,7 @@ use tonic::Status;
 
 use crate::identity::Identity;
 use crate::shard::{ShardHandle, WriteError, Written};
+use hint::Hints;
 use links::Links;
 
 /// How long a write waits for somebody to lead before it is refused.
@@ -52,6 +55,7 @@ struct Shared {
     address: String,
     shard: ShardHandle,
     links: Links,
+    hints: Hints,
 }
 
 /// Why a write has no outcome.
@@ -72,7 +76,15 @@ impl From<WriteError> for NotWritten {
 impl Cluster {
     /// Of a node that others reach at `address`.
     pub fn new(identity: Identity, address: String, shard: ShardHandle, links: Links) -> Cluster {
-        Cluster { shared: Arc::new(Shared { identity, address, shard, links }) }
+        Cluster {
+            shared: Arc::new(Shared {
+                identity,
+                address,
+                shard,
+                links,
+                hints: Hints::default(),
+            }),
+        }
     }
 
     /// Which node this is.
@@ -98,6 +110,11 @@ impl Cluster {
     /// Which member this node is.
     pub fn me(&self) -> MemberId {
         MemberId(self.shared.identity.member)
+    }
+
+    /// Who leads the shard, if that is known and another node.
+    pub fn leader_elsewhere(&self) -> Option<loci_wire::v1::Leader> {
+        self.shared.hints.of(&self.shared.shard, &self.shared.shard, self.me())
     }
 
     /// The member that leads; waits a while for one.

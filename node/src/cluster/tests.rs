@@ -28,6 +28,8 @@ fn address(node: &Node) -> String {
 
 async fn client(nodes: &[&Node]) -> Client {
     let builder = nodes.iter().fold(Client::builder(), |builder, node| builder.address(address(node)));
+    // A client of one node is to be answered by that one.
+    let builder = builder.follow_leader(nodes.len() > 1);
     builder.connections(1).retries(100).timeout(PATIENCE).connect().await.unwrap()
 }
 
@@ -84,6 +86,33 @@ async fn any_node_takes_writes_and_every_node_shows_them_to_reads_that_begin_aft
     let reserved = clients[0].collection("_loci", "nodes");
     reserved.put(Record::new("1").with_value("x")).await.unwrap_err();
     assert!(reserved.get("1").await.unwrap().is_some());
+    for node in nodes {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_a_follower_learns_who_leads_and_asks_there() {
+    let data = tempfile::tempdir().unwrap();
+    let nodes = three(data.path()).await;
+    let through =
+        Client::builder().address(address(&nodes[1])).connections(1).timeout(PATIENCE).connect().await.unwrap();
+    let cache = through.collection("default", "cache");
+    cache.ensure(loci_client::Schema::default()).await.unwrap();
+    let leader = through.describe_cluster().await.unwrap().leader.expect("somebody leads");
+    let leading = &nodes[leader as usize - 1];
+    // One call learns it; the next goes there.
+    put(&through, "first", "1").await;
+    let before = leading.metrics().answered("put");
+    put(&through, "second", "2").await;
+    assert_eq!(leading.metrics().answered("put"), before + 1);
+    let pipelined = through.pipeline().collection("default", "cache");
+    for number in 0..10 {
+        pipelined.put(Record::new(format!("{number}"))).await.unwrap();
+    }
+    assert!(leading.metrics().answered("put") >= before + 10, "the pipeline has moved");
+    let known: Vec<String> = through.figures().nodes.into_iter().map(|(address, _)| address).collect();
+    assert_eq!(known, [address(&nodes[1]), address(leading)]);
     for node in nodes {
         node.shutdown().await.unwrap();
     }

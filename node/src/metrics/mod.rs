@@ -98,6 +98,11 @@ impl Metrics {
         seconds.observe(took);
     }
 
+    /// How many calls of a method were answered.
+    pub fn answered(&self, method: &str) -> u64 {
+        self.methods().find(|(known, _)| *known == method).map_or(0, |(_, counts)| counts.seconds.count())
+    }
+
     fn methods(&self) -> impl Iterator<Item = (&'static str, &Method)> {
         METHODS.into_iter().zip(&self.methods).filter(|(_, method)| method.seconds.count() > 0)
     }

@@ -108,7 +108,7 @@ impl Cluster {
         builder
             .connections(1)
             .retries(40)
-            .retry_budget(100_000)
+            .retry_floor(1_000.0)
             .timeout(Duration::from_secs(20))
             .connect_lazy()
             .expect("addresses")
@@ -117,7 +117,7 @@ impl Cluster {
     /// A client of one node only.
     pub fn client_of(&self, number: usize) -> Client {
         let builder = Client::builder().address(&self.addresses[number]).connections(1).retries(0);
-        builder.timeout(Duration::from_secs(20)).connect_lazy().expect("an address")
+        builder.follow_leader(false).timeout(Duration::from_secs(20)).connect_lazy().expect("an address")
     }
 
     /// The last lines that each node that runs wrote to standard error.

@@ -105,5 +105,5 @@ async fn answer(
         Ok(reply) => reply,
         Err(failure) => Reply::Error(failure.into_call_error()),
     };
-    v1::PipelineReply { id, reply: Some(reply) }
+    v1::PipelineReply { id, reply: Some(reply), leader: calls.cluster.leader_elsewhere() }
 }

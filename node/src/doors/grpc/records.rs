@@ -72,7 +72,28 @@ pub async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>
         let _pass = calls.enter(&request)?;
         call(request, deadline).await
     };
-    Ok(Response::new(measured(metrics, method, writes, deadline, run).await?))
+    with_leader(calls, measured(metrics, method, writes, deadline, run).await)
+}
+
+/// Says beside the answer who leads, if another node does: the next call may go there.
+fn with_leader<R>(calls: &Calls, result: Result<R, Failure>) -> Result<Response<R>, Status> {
+    let leader = calls.cluster.leader_elsewhere();
+    match result {
+        Ok(reply) => {
+            let mut reply = Response::new(reply);
+            if let Some(leader) = leader {
+                loci_wire::insert_leader(reply.metadata_mut(), &leader);
+            }
+            Ok(reply)
+        }
+        Err(failure) => {
+            let mut status = Status::from(failure);
+            if let Some(leader) = leader {
+                loci_wire::insert_leader(status.metadata_mut(), &leader);
+            }
+            Err(status)
+        }
+    }
 }
 
 impl RecordsService {
@@ -146,7 +167,7 @@ impl Records for RecordsService {
             }
             drop(pass);
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        with_leader(&self.calls, Ok(ReceiverStream::new(stream)))
     }
 
     type PipelineStream = ReceiverStream<Result<v1::PipelineReply, Status>>;

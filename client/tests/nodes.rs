@@ -1,0 +1,378 @@
+//! The client against several nodes that misbehave on purpose: which of them it asks, and how often.
+
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use loci_client::{Builder, Client, Collection, Consistency, Error, Hedge, Record};
+use loci_wire::v1::records_server::{Records, RecordsServer};
+use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// What a node does with puts and gets, besides counting them.
+#[derive(Debug, Clone, Default)]
+enum Mood {
+    #[default]
+    Answers,
+    /// Nothing comes back.
+    Hangs,
+    /// It says that this can be tried again.
+    Fails(&'static str),
+    /// It has too much to do.
+    Overloaded,
+}
+
+#[derive(Default)]
+struct Fake {
+    mood: Mutex<Mood>,
+    /// Who leads, if it is another.
+    leader: Mutex<Option<String>>,
+    puts: AtomicUsize,
+    gets: AtomicUsize,
+    piped: AtomicUsize,
+    /// What each call said about its time, in microseconds.
+    timeouts: Mutex<Vec<u64>>,
+    traces: Mutex<Vec<Option<String>>>,
+    /// Told when a call is no longer wanted.
+    cancelled: Arc<Notify>,
+}
+
+struct Cancelled(Arc<Notify>);
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl Fake {
+    fn hint(&self) -> Option<v1::Leader> {
+        let address = self.leader.lock().unwrap().clone()?;
+        Some(v1::Leader { shard: 1, address })
+    }
+
+    async fn answer<Q, R>(&self, request: Request<Q>, reply: R) -> Answer<R> {
+        let header = |name: &str| Some(request.metadata().get(name)?.to_str().ok()?.to_owned());
+        if let Some(timeout) = header("grpc-timeout") {
+            let (digits, unit) = timeout.split_at(timeout.len() - 1);
+            let scale = match unit {
+                "n" => 1.0 / 1e3,
+                "u" => 1.0,
+                "m" => 1e3,
+                _ => 1e6,
+            };
+            self.timeouts.lock().unwrap().push((digits.parse::<f64>().unwrap() * scale) as u64);
+        }
+        self.traces.lock().unwrap().push(header("traceparent"));
+        let mood = self.mood.lock().unwrap().clone();
+        let detail = |reason: &str, millis| {
+            let code = if millis == 0 { Code::Unavailable } else { Code::ResourceExhausted };
+            let detail = v1::ErrorDetail { reason: reason.into(), retry_after_millis: millis, ..Default::default() };
+            Status::with_details(code, reason, loci_wire::encode_detail(code as i32, reason, &detail).into())
+        };
+        let mut answer = match mood {
+            Mood::Answers => Ok(Response::new(reply)),
+            Mood::Fails(reason) => Err(detail(reason, 0)),
+            Mood::Overloaded => Err(detail("overloaded", 1)),
+            Mood::Hangs => {
+                let _cancelled = Cancelled(self.cancelled.clone());
+                pending().await
+            }
+        };
+        if let Some(leader) = self.hint() {
+            let metadata = match &mut answer {
+                Ok(reply) => reply.metadata_mut(),
+                Err(status) => status.metadata_mut(),
+            };
+            loci_wire::insert_leader(metadata, &leader);
+        }
+        answer
+    }
+}
+
+#[derive(Clone)]
+struct Door(Arc<Fake>);
+
+#[tonic::async_trait]
+impl Records for Door {
+    type ScanStreamStream = Pin<Box<dyn Stream<Item = Result<v1::ScanReply, Status>> + Send>>;
+    type PipelineStream = ReceiverStream<Result<v1::PipelineReply, Status>>;
+
+    async fn put(&self, request: Request<v1::PutRequest>) -> Answer<v1::WriteReply> {
+        self.0.puts.fetch_add(1, Ordering::Relaxed);
+        self.0.answer(request, v1::WriteReply::default()).await
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Answer<v1::GetReply> {
+        self.0.gets.fetch_add(1, Ordering::Relaxed);
+        let records = request.get_ref().keys.iter().map(|_| v1::FoundRecord::default()).collect();
+        self.0.answer(request, v1::GetReply { records, ..Default::default() }).await
+    }
+
+    async fn pipeline(&self, request: Request<Streaming<v1::PipelineRequest>>) -> Answer<Self::PipelineStream> {
+        let mut requests = request.into_inner();
+        let (sender, receiver) = mpsc::channel(16);
+        let fake = self.0.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(request)) = requests.next().await {
+                fake.piped.fetch_add(1, Ordering::Relaxed);
+                assert!(matches!(request.call, Some(Call::Put(_))));
+                let reply = Some(Reply::Write(v1::WriteReply::default()));
+                let reply = v1::PipelineReply { id: request.id, reply, leader: fake.hint() };
+                if sender.send(Ok(reply)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn scan_stream(&self, _: Request<v1::ScanRequest>) -> Answer<Self::ScanStreamStream> {
+        Err(Status::unimplemented("scan_stream"))
+    }
+
+    async fn delete(&self, _: Request<v1::DeleteRequest>) -> Answer<v1::DeleteReply> {
+        Err(Status::unimplemented("delete"))
+    }
+
+    async fn batch(&self, _: Request<v1::BatchRequest>) -> Answer<v1::WriteReply> {
+        Err(Status::unimplemented("batch"))
+    }
+
+    async fn scan(&self, _: Request<v1::ScanRequest>) -> Answer<v1::ScanReply> {
+        Err(Status::unimplemented("scan"))
+    }
+
+    async fn count(&self, _: Request<v1::CountRequest>) -> Answer<v1::CountReply> {
+        Err(Status::unimplemented("count"))
+    }
+
+    async fn search(&self, _: Request<v1::SearchRequest>) -> Answer<v1::SearchReply> {
+        Err(Status::unimplemented("search"))
+    }
+}
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    (listener, address)
+}
+
+fn serve(listener: TcpListener) -> Arc<Fake> {
+    let fake = Arc::new(Fake::default());
+    let server = tonic::transport::Server::builder().add_service(RecordsServer::new(Door(fake.clone())));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    fake
+}
+
+/// Two nodes, and a client that is given both addresses.
+async fn two() -> ([Arc<Fake>; 2], [String; 2], Builder) {
+    let (first, at_first) = listen().await;
+    let (second, at_second) = listen().await;
+    let builder = Client::builder().address(&at_first).address(&at_second).connections(1);
+    ([serve(first), serve(second)], [at_first, at_second], builder)
+}
+
+fn notes(client: &Client) -> Collection {
+    client.collection("ns", "notes")
+}
+
+fn stale(client: &Client) -> Collection {
+    notes(client).with_consistency(Consistency::Stale)
+}
+
+async fn put(client: &Client) {
+    notes(client).put(Record::new("k")).await.expect("written");
+}
+
+fn puts(nodes: &[Arc<Fake>]) -> Vec<usize> {
+    nodes.iter().map(|node| node.puts.load(Ordering::Relaxed)).collect()
+}
+
+fn gets(nodes: &[Arc<Fake>]) -> Vec<usize> {
+    nodes.iter().map(|node| node.gets.load(Ordering::Relaxed)).collect()
+}
+
+#[tokio::test]
+async fn writes_and_latest_reads_go_to_whom_replies_say_leads_and_stale_reads_to_everybody() {
+    let (nodes, addresses, builder) = two().await;
+    *nodes[0].leader.lock().unwrap() = Some(addresses[1].clone());
+    let client = builder.connect_lazy().unwrap();
+    put(&client).await;
+    assert_eq!(puts(&nodes), [1, 0], "nobody has said anything yet");
+    for _ in 0..4 {
+        put(&client).await;
+        notes(&client).get("k").await.unwrap();
+    }
+    assert_eq!((puts(&nodes), gets(&nodes)), (vec![1, 4], vec![0, 4]));
+    for _ in 0..4 {
+        stale(&client).get("k").await.unwrap();
+    }
+    assert_eq!(gets(&nodes), [2, 6]);
+    // The lead changes.
+    *nodes[0].leader.lock().unwrap() = None;
+    *nodes[1].leader.lock().unwrap() = Some(addresses[0].clone());
+    for _ in 0..4 {
+        put(&client).await;
+    }
+    assert_eq!(puts(&nodes), [4, 5]);
+}
+
+#[tokio::test]
+async fn a_failed_write_is_tried_again_where_the_status_says_that_the_leader_is() {
+    let (nodes, addresses, _) = two().await;
+    *nodes[0].mood.lock().unwrap() = Mood::Fails("not_leader");
+    *nodes[0].leader.lock().unwrap() = Some(addresses[1].clone());
+    // The second address is learned.
+    let client = Client::builder().address(&addresses[0]).connect_lazy().unwrap();
+    put(&client).await;
+    assert_eq!(puts(&nodes), [1, 1]);
+    let known: Vec<String> = client.figures().nodes.into_iter().map(|(address, _)| address).collect();
+    assert_eq!(known, addresses);
+}
+
+#[tokio::test]
+async fn a_dead_leader_costs_no_call() {
+    let (nodes, addresses, _) = two().await;
+    let (gone, at_gone) = listen().await;
+    drop(gone);
+    *nodes[0].leader.lock().unwrap() = Some(at_gone);
+    let client = Client::builder().address(&addresses[0]).retry_floor(0.0).retry_share(0.0).connect_lazy().unwrap();
+    for _ in 0..5 {
+        put(&client).await;
+    }
+    assert_eq!(client.figures().refused, 0, "whoever reaches nobody takes nothing out of the budget");
+}
+
+#[tokio::test]
+async fn a_node_that_stops_is_left_out_at_once() {
+    let (nodes, _, builder) = two().await;
+    *nodes[0].mood.lock().unwrap() = Mood::Fails("stopping");
+    let client = builder.connect_lazy().unwrap();
+    for _ in 0..10 {
+        put(&client).await;
+    }
+    let [stopping, other] = puts(&nodes)[..] else { unreachable!() };
+    assert!(stopping >= 1 && other == 10, "{stopping} and {other}");
+    assert_eq!(client.figures().retries, stopping as u64);
+}
+
+#[tokio::test]
+async fn retries_end_with_the_budget() {
+    let (nodes, _, builder) = two().await;
+    for node in &nodes {
+        *node.mood.lock().unwrap() = Mood::Overloaded;
+    }
+    // A third of a retry a second, and ten seconds' worth of them to begin with.
+    let client = builder.retries(100).retry_share(0.0).retry_floor(0.3).connect_lazy().unwrap();
+    let refused = notes(&client).put(Record::new("k")).await;
+    assert!(matches!(refused, Err(Error::Overloaded { .. })), "{refused:?}");
+    assert_eq!(puts(&nodes).iter().sum::<usize>(), 4, "one attempt and three retries");
+    let figures = client.figures();
+    assert_eq!((figures.retries, figures.refused), (3, 1));
+}
+
+#[tokio::test]
+async fn each_attempt_says_what_is_left_of_the_calls_time() {
+    let (nodes, _, builder) = two().await;
+    for node in &nodes {
+        *node.mood.lock().unwrap() = Mood::Fails("not_leader");
+    }
+    let client = builder.retries(3).connect_lazy().unwrap();
+    let traced = client.with_trace("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let failed = notes(&traced).with_timeout(Duration::from_secs(60)).put(Record::new("k")).await;
+    assert!(matches!(failed, Err(Error::Unavailable { .. })), "{failed:?}");
+    let mut timeouts: Vec<u64> = nodes.iter().flat_map(|node| node.timeouts.lock().unwrap().clone()).collect();
+    timeouts.sort_unstable_by(|a, b| b.cmp(a));
+    assert_eq!(timeouts.len(), 4);
+    assert!(timeouts[0] <= 60_000_000, "{timeouts:?}");
+    // Between two attempts there is a pause of at least half of 20 ms.
+    assert!(timeouts.is_sorted_by(|longer, shorter| *longer >= shorter + 10_000), "{timeouts:?}");
+    let traces: Vec<_> = nodes.iter().flat_map(|node| node.traces.lock().unwrap().clone()).collect();
+    assert!(traces.iter().all(|trace| trace.as_deref().is_some_and(|trace| trace.contains("0af7651916cd43dd"))));
+}
+
+#[tokio::test]
+async fn a_stale_read_that_takes_long_is_answered_by_another_node_and_the_first_is_told() {
+    let (nodes, _, builder) = two().await;
+    *nodes[0].mood.lock().unwrap() = Mood::Hangs;
+    let client = builder.connect_lazy().unwrap();
+    let hedged = stale(&client).with_hedge(Hedge::After(Duration::from_millis(1)));
+    hedged.get("k").await.expect("the second node answers");
+    let figures = client.figures();
+    assert_eq!((figures.hedges, figures.hedges_won, figures.retries), (1, 1, 0));
+    assert_eq!(gets(&nodes), [1, 1]);
+    nodes[0].cancelled.notified().await;
+}
+
+#[tokio::test]
+async fn a_read_that_is_not_stale_is_not_hedged() {
+    let (nodes, _, builder) = two().await;
+    *nodes[0].mood.lock().unwrap() = Mood::Hangs;
+    let client = builder.connect_lazy().unwrap();
+    let latest = notes(&client).with_hedge(Hedge::After(Duration::ZERO)).with_timeout(Duration::from_millis(500));
+    let late = latest.get("k").await;
+    assert!(matches!(late, Err(Error::DeadlineExceeded { .. })), "{late:?}");
+    assert_eq!(gets(&nodes), [1, 0]);
+}
+
+#[tokio::test]
+async fn hedges_come_out_of_the_budget() {
+    let (nodes, _, builder) = two().await;
+    *nodes[0].mood.lock().unwrap() = Mood::Hangs;
+    let client = builder.retry_share(0.0).retry_floor(0.0).connect_lazy().unwrap();
+    let hedged = stale(&client).with_hedge(Hedge::After(Duration::ZERO)).with_timeout(Duration::from_millis(500));
+    let late = hedged.get("k").await;
+    assert!(matches!(late, Err(Error::DeadlineExceeded { .. })), "{late:?}");
+    let figures = client.figures();
+    assert_eq!((figures.hedges, figures.refused), (0, 1));
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_is_found_without_a_call() {
+    let (first, at_first) = listen().await;
+    let (second, at_second) = listen().await;
+    drop(second);
+    let _first = serve(first);
+    let client = Client::builder().address(&at_first).address(&at_second).connect_lazy().unwrap();
+    let until = async |expected: bool| {
+        while client.figures().nodes[1].1 != expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // It is connected to without a call, too.
+    until(false).await;
+    let _second = serve(TcpListener::bind(&at_second).await.expect("still free"));
+    until(true).await;
+}
+
+#[tokio::test]
+async fn a_pipeline_moves_to_the_leader_and_loses_no_call() {
+    let (nodes, addresses, builder) = two().await;
+    *nodes[0].leader.lock().unwrap() = Some(addresses[1].clone());
+    let client = builder.connect_lazy().unwrap();
+    let notes = client.pipeline().collection("ns", "notes");
+    for _ in 0..5 {
+        let calls: Vec<_> = (0..10)
+            .map(|_| {
+                let notes = notes.clone();
+                tokio::spawn(async move { notes.put(Record::new("k")).await })
+            })
+            .collect();
+        for call in calls {
+            call.await.unwrap().expect("written");
+        }
+    }
+    let piped: Vec<usize> = nodes.iter().map(|node| node.piped.load(Ordering::Relaxed)).collect();
+    assert_eq!(piped.iter().sum::<usize>(), 50, "{piped:?}");
+    assert!((1..=10).contains(&piped[0]), "{piped:?}");
+    assert_eq!(client.figures().retries, 0);
+}
