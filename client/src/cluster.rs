@@ -37,6 +37,10 @@ pub struct MemberDescription {
     pub lag: u64,
     /// Whether it is being sent a snapshot.
     pub snapshot: bool,
+    /// How many bytes of it have gone, if the leader is sending it just now.
+    pub snapshot_bytes: u64,
+    /// Of how many.
+    pub snapshot_bytes_total: u64,
 }
 
 impl Client {
@@ -80,7 +84,8 @@ impl Client {
 
 impl From<v1::Member> for MemberDescription {
     fn from(member: v1::Member) -> MemberDescription {
-        let v1::Member { member, node, address, part, active, lag, snapshot } = member;
-        MemberDescription { member, node, address, part, active, lag, snapshot }
+        let v1::Member { member, node, address, part, active, lag, snapshot, snapshot_bytes, snapshot_bytes_total } =
+            member;
+        MemberDescription { member, node, address, part, active, lag, snapshot, snapshot_bytes, snapshot_bytes_total }
     }
 }

@@ -367,6 +367,7 @@ impl Node {
             recall: recall.clone(),
             walker,
             residency: residency_figures,
+            transfers: cluster.transfers().clone(),
         }));
 
         let calls = grpc::Calls {

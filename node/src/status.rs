@@ -7,6 +7,7 @@ use std::time::Instant;
 use loci_index::view::View;
 use loci_wire::v1;
 
+use crate::cluster::transfers::Transfers;
 use crate::cpu_time::process_cpu_nanos;
 use crate::identity::NodeId;
 use crate::idle::recall::Recall;
@@ -29,6 +30,7 @@ pub struct NodeStatus {
     recall: Arc<Recall>,
     walker: Arc<WalkerFigures>,
     residency: Arc<ResidencyFigures>,
+    transfers: Transfers,
     draining: AtomicBool,
 }
 
@@ -43,12 +45,13 @@ pub(crate) struct Parts {
     pub recall: Arc<Recall>,
     pub walker: Arc<WalkerFigures>,
     pub residency: Arc<ResidencyFigures>,
+    pub transfers: Transfers,
 }
 
 impl NodeStatus {
     /// Of a node that has just started.
     pub(crate) fn new(parts: Parts) -> NodeStatus {
-        let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency } = parts;
+        let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency, transfers } = parts;
         NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
@@ -60,6 +63,7 @@ impl NodeStatus {
             recall,
             walker,
             residency,
+            transfers,
             draining: AtomicBool::new(false),
         }
     }
@@ -107,6 +111,11 @@ impl NodeStatus {
     /// What is in memory of the segments.
     pub fn residency(&self) -> &ResidencyFigures {
         &self.residency
+    }
+
+    /// How far snapshots have come.
+    pub fn transfers(&self) -> &Transfers {
+        &self.transfers
     }
 
     /// The node is about to stop: new clients should go elsewhere.

@@ -71,7 +71,7 @@ fn table(described: &ClusterDescription) -> String {
             member.member.to_string(),
             member.part.clone(),
             member.address.clone(),
-            health(described, member).to_owned(),
+            health(described, member),
             shown,
             member.node.chars().take(8).collect(),
         ]);
@@ -84,14 +84,21 @@ fn table(described: &ClusterDescription) -> String {
 }
 
 /// In a word. Only a leader knows of the others.
-fn health(described: &ClusterDescription, member: &MemberDescription) -> &'static str {
-    match member.part.as_str() {
+fn health(described: &ClusterDescription, member: &MemberDescription) -> String {
+    let (bytes, total) = (member.snapshot_bytes, member.snapshot_bytes_total);
+    let health = match member.part.as_str() {
         "removed" => "",
+        // Also one that joins, and has no part yet.
+        _ if total > 0 => {
+            let mib = |bytes: u64| grouped(bytes.div_ceil(1 << 20));
+            return format!("receives a snapshot: {} of {} MiB", mib(bytes), mib(total));
+        }
         _ if member.snapshot => "receives a snapshot",
         _ if member.active => "ok",
         _ if described.leader.is_none() => "unknown",
         _ => "silent",
-    }
+    };
+    health.to_owned()
 }
 
 fn cluster_json(described: &ClusterDescription) -> Json {
@@ -104,6 +111,8 @@ fn cluster_json(described: &ClusterDescription) -> Json {
             "active": member.active,
             "lag": member.lag,
             "snapshot": member.snapshot,
+            "snapshot_bytes": member.snapshot_bytes,
+            "snapshot_bytes_total": member.snapshot_bytes_total,
         })
     });
     json!({
@@ -129,6 +138,8 @@ mod tests {
             active,
             lag: 7,
             snapshot: false,
+            snapshot_bytes: if member == 2 { 5 << 20 } else { 0 },
+            snapshot_bytes_total: if member == 2 { 12 << 20 } else { 0 },
         };
         let described = ClusterDescription {
             cluster: "cd".repeat(16),
@@ -140,6 +151,7 @@ mod tests {
         let table = table(&described);
         assert!(table.contains("member 1 leads in term 9"), "{table}");
         let silent = table.lines().find(|line| line.contains("127.0.0.1:7703")).unwrap();
+        assert!(table.contains("receives a snapshot: 5 of 12 MiB"), "{table}");
         assert!(silent.contains("silent") && silent.contains('7'), "{table}");
     }
 }

@@ -26,6 +26,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::links;
 use super::snapshot::{self, Stand};
+use super::transfers::Transfers;
 use crate::doors::grpc::Failure;
 use crate::identity::{ClusterId, Identity, NodeId};
 
@@ -139,7 +140,7 @@ impl Applicant {
         let from = MemberId(who(address).await?.member);
         let request = v1::SnapshotRequest { shard: 1, member: reply.member };
         let parts = links::member_at(address, cluster, from)?.snapshot(request).await?.into_inner();
-        let stand = snapshot::fetch(store, parts).await?;
+        let stand = snapshot::fetch(store, parts, (&Transfers::default(), 1, from)).await?;
         Ok(Formed::Joined { cluster, member: reply.member, stand })
     }
 }

@@ -7,6 +7,7 @@
 //!   links       messages, writes and snapshots on their way to other nodes
 //!   door        the same on their way in (service `loci.v1.Peers`)
 //!   snapshot    a shard's files, from one node to another
+//!   transfers   how far they have come
 //!   agreement   whether all members have the same state; whoever has not stops
 //!   policy      which member votes: decided where the shard is led, carried out by the shard
 //! ```
@@ -24,6 +25,7 @@ pub mod hint;
 pub mod links;
 pub mod policy;
 pub mod snapshot;
+pub mod transfers;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +40,7 @@ use crate::identity::Identity;
 use crate::shard::{ShardHandle, WriteError, Written};
 use hint::Hints;
 use links::Links;
+use transfers::Transfers;
 
 /// How long a write waits for somebody to lead before it is refused.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
@@ -56,6 +59,7 @@ struct Shared {
     shard: ShardHandle,
     links: Links,
     hints: Hints,
+    transfers: Transfers,
 }
 
 /// Why a write has no outcome.
@@ -83,6 +87,7 @@ impl Cluster {
                 shard,
                 links,
                 hints: Hints::default(),
+                transfers: Transfers::default(),
             }),
         }
     }
@@ -105,6 +110,11 @@ impl Cluster {
     /// The ways to other nodes.
     pub fn links(&self) -> &Links {
         &self.shared.links
+    }
+
+    /// How far snapshots have come.
+    pub fn transfers(&self) -> &Transfers {
+        &self.shared.transfers
     }
 
     /// Which member this node is.

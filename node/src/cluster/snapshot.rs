@@ -37,6 +37,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::Cluster;
+use super::transfers::{Account, Direction, Transfers};
 use crate::doors::grpc::Failure;
 use crate::shard::{Install, StoreOpener};
 
@@ -208,7 +209,9 @@ pub async fn serve(
             Ok((head, opened)) => {
                 tracing::info!(member = member.0, index = head.index, files = head.files.len(), "sending a snapshot");
                 let (parts, stream) = mpsc::channel(PIECES_WAITING);
-                tokio::task::spawn_blocking(move || send(head, opened, &parts));
+                let shard = cluster.shard().id();
+                let account = cluster.transfers().begin(shard, Direction::Sent, member, bytes_of(&head));
+                tokio::task::spawn_blocking(move || send(head, opened, &parts, &account));
                 return Ok(ReceiverStream::new(stream));
             }
             Err(error) => last = Some(error),
@@ -250,7 +253,16 @@ fn open_files(store: &Path, stand: Stand) -> io::Result<(v1::SnapshotHead, Vec<(
     Ok((head, opened))
 }
 
-fn send(head: v1::SnapshotHead, files: Vec<(File, u64)>, parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>) {
+fn bytes_of(head: &v1::SnapshotHead) -> u64 {
+    head.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add)
+}
+
+fn send(
+    head: v1::SnapshotHead,
+    files: Vec<(File, u64)>,
+    parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>,
+    account: &Account,
+) {
     let part = |wire| Ok(v1::SnapshotPart { part: Some(wire) });
     let mut sent = parts.blocking_send(part(Wire::Head(head))).is_ok();
     for (mut file, bytes) in files {
@@ -258,13 +270,15 @@ fn send(head: v1::SnapshotHead, files: Vec<(File, u64)>, parts: &mpsc::Sender<Re
         while left > 0 && sent {
             let mut piece = vec![0; (left as usize).min(PIECE_BYTES)];
             let read = file.read_exact(&mut piece);
-            left -= piece.len() as u64;
+            let count = piece.len() as u64;
+            left -= count;
             let crc32 = crc32fast::hash(&piece);
             let bytes = v1::SnapshotBytes { bytes: piece.into(), crc32 };
             let wire =
                 read.map_or_else(|error| Err(Status::data_loss(error.to_string())), |()| part(Wire::Bytes(bytes)));
             // The other side may have gone.
             sent = parts.blocking_send(wire).is_ok();
+            account.add(if sent { count } else { 0 });
         }
     }
 }
@@ -277,7 +291,11 @@ async fn next_part(parts: &mut Streaming<v1::SnapshotPart>) -> Result<Option<v1:
 }
 
 /// Receives a snapshot into the directory beside `store`, whole and durable when this returns.
-pub async fn fetch(store: &Path, mut parts: Streaming<v1::SnapshotPart>) -> Result<Stand, Status> {
+pub async fn fetch(
+    store: &Path,
+    mut parts: Streaming<v1::SnapshotPart>,
+    (transfers, shard, from): (&Transfers, u32, MemberId),
+) -> Result<Stand, Status> {
     let io = |error: io::Error| Status::internal(format!("cannot write the snapshot: {error}"));
     let wrong = |what: &str| Status::data_loss(format!("the snapshot is not what was promised: {what}"));
     let into = incoming(store);
@@ -286,6 +304,7 @@ pub async fn fetch(store: &Path, mut parts: Streaming<v1::SnapshotPart>) -> Resu
     let Some(v1::SnapshotPart { part: Some(Wire::Head(head)) }) = next_part(&mut parts).await? else {
         return Err(wrong("it has no head"));
     };
+    let account = transfers.begin(shard, Direction::Received, from, bytes_of(&head));
     let members = Members::decode(&head.members).map_err(|error| wrong(&error.to_string()))?;
     let stand = Stand { index: LogIndex(head.index), term: Term(head.term), members: Arc::new(members) };
     for v1::SnapshotFile { name, bytes } in head.files {
@@ -304,6 +323,7 @@ pub async fn fetch(store: &Path, mut parts: Streaming<v1::SnapshotPart>) -> Resu
             if piece.bytes.is_empty() || crc32fast::hash(&piece.bytes) != piece.crc32 {
                 return Err(wrong("a piece is damaged"));
             }
+            account.add(piece.bytes.len() as u64);
             file = tokio::task::spawn_blocking(move || file.write_all(&piece.bytes).map(|()| file))
                 .await
                 .map_err(|error| Status::internal(error.to_string()))?
@@ -363,7 +383,7 @@ impl Receiving {
         let shard = cluster.shard();
         let request = v1::SnapshotRequest { shard: shard.id(), member: cluster.me().0 };
         let parts = cluster.links().client(message.from())?.snapshot(request).await?.into_inner();
-        let stand = fetch(&self.store, parts).await?;
+        let stand = fetch(&self.store, parts, (cluster.transfers(), shard.id(), message.from())).await?;
         tracing::info!(index = stand.index.0, "a snapshot was fetched");
         let (store, open) = (self.store.clone(), self.open.clone());
         let open = Box::new(move || {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use loci_client::{Client, Record};
 
+use super::transfers::Direction;
 use crate::config::Config;
 use crate::run::Node;
 
@@ -198,6 +199,10 @@ async fn a_member_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
     assert_eq!(get(&client(&[&back]).await, "after").await.as_deref(), Some("1"));
     assert!(path.join("shards/1").join(super::snapshot::SNAPSHOT_FILE).exists(), "it was sent a snapshot");
     assert!(back.shard().newest().index() > missed_from);
+    let received = back.status().transfers().totals()[&(1, Direction::Received)];
+    assert!(received.whole >= 1 && received.bytes > 1 << 20, "{received:?}");
+    let sent = |node: &Node| node.status().transfers().totals().get(&(1, Direction::Sent)).map_or(0, |sent| sent.bytes);
+    assert!(sent(&first) + sent(&second) >= received.bytes);
     until("it has the same state", async || {
         let (ours, theirs) = (back.shard().newest(), first.shard().newest());
         ours.index() == theirs.index() && ours.digest() == theirs.digest()

@@ -15,6 +15,8 @@ use crate::status::NodeStatus;
 /// So many collections, those with the most records, have metrics of their own.
 pub const COLLECTIONS_MAX: usize = 100;
 
+const ROLES: [&str; 3] = ["leader", "follower", "candidate"];
+
 #[derive(Debug)]
 pub(super) struct Sampled {
     metrics: Arc<Metrics>,
@@ -32,6 +34,8 @@ impl Collector for Sampled {
         let mut page = Page { encoder };
         self.calls(&mut page)?;
         self.shards(&mut page)?;
+        self.members(&mut page)?;
+        self.snapshots(&mut page)?;
         self.collections(&mut page)?;
         self.log(&mut page)?;
         self.process(&mut page)
@@ -71,6 +75,15 @@ impl Sampled {
         each!(gauges "loci_shard_ready" "Whether the shard answers" row => u64::from(row.1.ready));
         each!(gauges "loci_shard_leader" "Whether this node leads the shard" row => u64::from(row.1.role == "leader"));
         each!(gauges "loci_shard_term" "The raft term" row => row.1.term);
+        let roles = rows.iter().flat_map(|row| {
+            ROLES.iter().map(|role| ([("shard", &*row.0), ("role", role)], u64::from(row.1.role == *role)))
+        });
+        page.gauges("loci_shard_role", "Whether this is the member's role in the shard", roles)?;
+        each!(counters "loci_shard_elections" "Elections that this member began" row => row.1.elections);
+        each!(counters "loci_shard_leader_changes" "How often another member led than before" row => row.1.leader_changes);
+        each!(gauges "loci_shard_commit_index" "The last entry known to be committed" row => row.1.committed);
+        each!(gauges "loci_shard_unapplied_entries" "Entries committed and not yet applied"
+            row => row.1.committed.saturating_sub(row.1.applied));
         each!(gauges "loci_shard_applied_index" "The last applied entry" row => row.1.applied);
         each!(gauges "loci_shard_checkpoint_index" "The entry up to which the log is not needed" row => row.1.checkpoint);
         each!(gauges "loci_shard_checkpoint_seconds" "When the last checkpoint since the start ended, unix time; 0: none"
@@ -87,6 +100,52 @@ impl Sampled {
         each!(gauges "loci_shard_remembered_request_bytes" "Bytes they take" row => row.2.request_bytes);
         each!(counters "loci_shard_requests_evicted" "Remembered requests forgotten early" row => row.2.requests_evicted);
         Ok(())
+    }
+
+    /// What the leader knows of the others.
+    fn members(&self, page: &mut Page<'_>) -> fmt::Result {
+        let mut rows = Vec::new();
+        for shard in self.status.shards() {
+            let status = shard.status();
+            let leader = shard.leader().filter(|_| status.role == "leader");
+            let others = shard.progress().into_iter().filter(|known| leader.is_some_and(|own| own != known.member));
+            rows.extend(others.map(|known| {
+                let lag = status.committed.saturating_sub(known.matched);
+                (shard.id().to_string(), known.member.to_string(), lag, known.active)
+            }));
+        }
+        let each = || rows.iter().map(|row| ([("shard", &*row.0), ("member", &*row.1)], row));
+        let lags = each().map(|(labels, row)| (labels, row.2));
+        page.gauges("loci_shard_member_lag_entries", "At the leader: committed entries that a member has not", lags)?;
+        let active = each().map(|(labels, row)| (labels, u64::from(row.3)));
+        page.gauges("loci_shard_member_active", "At the leader: whether a member was heard of lately", active)
+    }
+
+    fn snapshots(&self, page: &mut Page<'_>) -> fmt::Result {
+        let transfers = self.status.transfers();
+        let totals: Vec<_> = transfers
+            .totals()
+            .into_iter()
+            .map(|((shard, way), totals)| (shard.to_string(), way.name(), totals))
+            .collect();
+        let each = || totals.iter().map(|(shard, way, totals)| ([("shard", &**shard), ("direction", *way)], totals));
+        let whole = each().map(|(labels, totals)| (labels, totals.whole));
+        page.counters("loci_snapshots", "Snapshots sent to and received from other members, whole", whole)?;
+        let bytes = each().map(|(labels, totals)| (labels, totals.bytes));
+        page.counters("loci_snapshot_bytes", "Bytes of snapshots sent and received", bytes)?;
+        let under_way: Vec<_> = transfers
+            .under_way()
+            .into_iter()
+            .map(|one| (one.shard.to_string(), one.direction.name(), one.member.to_string(), one))
+            .collect();
+        let each = || {
+            let labels = |shard, way, member| [("shard", shard), ("direction", way), ("member", member)];
+            under_way.iter().map(move |(shard, way, member, one)| (labels(&**shard, *way, &**member), one))
+        };
+        let bytes = each().map(|(labels, one)| (labels, one.bytes));
+        page.gauges("loci_snapshot_under_way_bytes", "Bytes of a snapshot under way that have gone or come", bytes)?;
+        let total = each().map(|(labels, one)| (labels, one.bytes_total));
+        page.gauges("loci_snapshot_under_way_total_bytes", "Of how many", total)
     }
 
     fn collections(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -54,6 +54,10 @@ pub(super) struct Progress {
     pub checkpoints: u64,
     pub merges: u64,
     pub jobs_failed: u64,
+    /// Elections that this member began.
+    pub elections: u64,
+    /// How often it heard of another leader than the last.
+    pub leader_changes: u64,
     /// Of all members, while this one leads.
     pub members: Vec<MemberProgress>,
 }
@@ -355,8 +359,20 @@ impl ShardHandle {
 
     /// How the shard is doing.
     pub fn status(&self) -> ShardStatus {
-        let Progress { role, term, checkpoint, checkpoint_at_millis, checkpoints, merges, jobs_failed, .. } =
-            self.0.progress();
+        let Progress {
+            role,
+            term,
+            checkpoint,
+            checkpoint_at_millis,
+            checkpoints,
+            merges,
+            jobs_failed,
+            elections,
+            leader_changes,
+            ..
+        } = self.0.progress();
+        // Before the view: what is applied was committed before.
+        let committed = self.0.committed.load(Ordering::Acquire);
         let view = self.0.view.load();
         ShardStatus {
             shard: self.0.id,
@@ -364,6 +380,9 @@ impl ShardHandle {
             role,
             term,
             applied: view.index(),
+            committed: committed.max(view.index()),
+            elections,
+            leader_changes,
             checkpoint,
             checkpoint_at_millis,
             checkpoints,

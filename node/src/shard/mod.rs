@@ -263,6 +263,12 @@ pub struct ShardStatus {
     pub term: u64,
     /// The last applied entry.
     pub applied: u64,
+    /// The last entry that this member knows to be committed.
+    pub committed: u64,
+    /// Elections that this member began since the start.
+    pub elections: u64,
+    /// How often another member led than before, since the start.
+    pub leader_changes: u64,
     /// The entry up to which the log is no longer needed.
     pub checkpoint: u64,
     /// When the last checkpoint was finished, milliseconds since 1970; zero: none since the start.

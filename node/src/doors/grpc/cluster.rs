@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::Failure;
+use crate::cluster::transfers::Direction;
 use crate::cluster::{Cluster, book, links};
 use crate::shard::ChangeError;
 
@@ -46,6 +47,7 @@ pub async fn describe(
     let leader = shard.leader();
     let last = view.index();
     let progress = shard.progress();
+    let sending = cluster.transfers().under_way();
     let mut all: Vec<MemberId> = lines.keys().copied().collect();
     all.extend(members.iter().flat_map(|members| members.all()).filter(|member| !lines.contains_key(member)));
     all.sort_unstable();
@@ -54,6 +56,7 @@ pub async fn describe(
     let members = all.into_iter().map(|member| {
         let line = lines.get(&member).or_else(|| (member == cluster.me()).then_some(&own));
         let known = progress.iter().find(|known| known.member == member);
+        let sent = sending.iter().find(|sent| sent.member == member && sent.direction == Direction::Sent);
         let part = match part(member) {
             _ if leader == Some(member) => "leader",
             Part::Voter => "voter",
@@ -70,6 +73,8 @@ pub async fn describe(
             active: member == cluster.me() || known.is_some_and(|known| known.active),
             lag: known.map_or(0, |known| last.saturating_sub(known.matched)),
             snapshot: known.is_some_and(|known| known.snapshot),
+            snapshot_bytes: sent.map_or(0, |sent| sent.bytes),
+            snapshot_bytes_total: sent.map_or(0, |sent| sent.bytes_total),
         }
     });
     Ok(v1::DescribeClusterReply {

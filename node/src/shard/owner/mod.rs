@@ -32,7 +32,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use loci_index::store::Store;
-use loci_raft::{Append, Change, Committed, LogIndex, Message, MessageError, Part, Proposed, Replica, Role, Standing};
+use loci_raft::{
+    Append, Change, Committed, LogIndex, MemberId, Message, MessageError, Part, Proposed, Replica, Role, Standing,
+};
 
 use super::handle::{Phase, Progress, Shared};
 use super::jobs::Jobs;
@@ -89,6 +91,8 @@ pub struct Owner {
     proposed_clock: u64,
     standing: Standing,
     heard_leader: Option<Instant>,
+    /// Who led last, as far as this member knows.
+    last_leader: Option<MemberId>,
     /// Whether this member leads and has applied everything that earlier leaders proposed.
     may_propose: bool,
     reads: Reads,
@@ -155,6 +159,7 @@ impl Owner {
             proposed_clock,
             standing,
             heard_leader: None,
+            last_leader: standing.leader,
             may_propose: false,
             reads: Reads::default(),
             known,
@@ -351,6 +356,16 @@ impl Owner {
     /// Role, term, leader or part changed.
     fn stand(&mut self, standing: Standing) {
         let before = std::mem::replace(&mut self.standing, standing);
+        let began = standing.role == Role::Candidate && (before.role, before.term) != (standing.role, standing.term);
+        let changed = standing.leader.is_some() && standing.leader != self.last_leader;
+        if began || changed {
+            let is_change = changed && self.last_leader.is_some();
+            self.last_leader = standing.leader.or(self.last_leader);
+            self.publish(|progress| {
+                progress.elections += u64::from(began);
+                progress.leader_changes += u64::from(is_change);
+            });
+        }
         if standing.part == Part::Removed && before.part != Part::Removed {
             tracing::error!(
                 shard = self.shared.id,
