@@ -13,8 +13,8 @@
 //! ```
 //!
 //! with K1 = 1.2 and B = 0.75. N is the number of texts with at least one word, n(w) of those with the word, `average`
-//! their mean length. They are counted over the whole collection as the view sees it, not by segment and not by what a
-//! filter takes: so scores can be compared, do not depend on where a record lies, and are the same on every member. Texts
+//! their mean length. They are counted over the whole collection as the view sees it, or as the views of all its parts do,
+//! not by segment and not by what a filter takes: so scores can be compared, do not depend on where a record lies, and are the same on every member. Texts
 //! of records that have expired count until the store has ended them.
 //!
 //! A record's text is the string at the declared path; of a list, all strings in it, one after the other.

@@ -3,14 +3,17 @@
 //! ```text
 //!   query --find--> candidates --decay--> in order of score --group | mmr | cut--> hits
 //!             ^          |
-//!             '-- fuse --'   each part finds its own
+//!             '-- fuse --'   each query finds its own
 //! ```
+//!
+//! A query looks through all parts of the collection ([`super::Parts`]) before it hands out a hit. So whatever is made of
+//! hits is made of those of the whole collection.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::search::SearchError;
-use super::{Cancelled, CollectionView, Hit, RecordRef, SearchRequest, SearchResult, SearchScratch};
+use super::search::{SearchError, keep_nearest};
+use super::{Cancelled, Collection, CollectionView, Hit, Parts, RecordRef, SearchRequest, SearchResult, SearchScratch};
 use crate::ask::recommend::Strategy;
 use crate::ask::{Ask, AskError, Decay, Example, LimitError, Mmr, Part, Query, Within, decay, diversity, recommend};
 use crate::ask::{fusion, similarity};
@@ -23,12 +26,13 @@ const BEYOND_MIN: usize = 16;
 
 /// What one question needs while it is answered.
 pub(super) struct Asking<'a, 'v> {
-    pub collection: CollectionView<'v>,
+    /// At least one, all with the same rules.
+    pub parts: &'a [CollectionView<'v>],
     pub ask: &'a Ask,
     pub scratch: &'a mut SearchScratch,
     pub keep_going: &'a mut dyn FnMut() -> bool,
-    /// Is told of every search by nearness.
-    pub watch: &'a mut dyn FnMut(&SearchRequest<'_>, &SearchResult<'_>),
+    /// Is told of every search by nearness, and of which part.
+    pub watch: &'a mut dyn FnMut(usize, &SearchRequest<'_>, &SearchResult<'_>),
     /// What it has cost so far.
     pub cost: SearchResult<'v>,
 }
@@ -53,11 +57,38 @@ impl<'v> CollectionView<'v> {
         keep_going: &mut dyn FnMut() -> bool,
         watch: &mut dyn FnMut(&SearchRequest<'_>, &SearchResult<'_>),
     ) -> Result<SearchResult<'v>, AskError> {
+        let watch = &mut |_, request: &SearchRequest<'_>, found: &SearchResult<'_>| watch(request, found);
+        Parts::new(std::slice::from_ref(self)).ask_watched(ask, scratch, keep_going, watch)
+    }
+}
+
+impl<'v> Parts<'_, 'v> {
+    /// Answers a question of any form, as [`CollectionView::ask`] would if all records lay in one store: the same hits, in
+    /// the same order, with the same scores.
+    pub fn ask(
+        &self,
+        ask: &Ask,
+        scratch: &mut SearchScratch,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<SearchResult<'v>, AskError> {
+        self.ask_watched(ask, scratch, keep_going, &mut |_, _, _| {})
+    }
+
+    /// The same, and `watch` is told of every search by nearness that it took, with the number of the part.
+    pub fn ask_watched(
+        &self,
+        ask: &Ask,
+        scratch: &mut SearchScratch,
+        keep_going: &mut dyn FnMut() -> bool,
+        watch: &mut dyn FnMut(usize, &SearchRequest<'_>, &SearchResult<'_>),
+    ) -> Result<SearchResult<'v>, AskError> {
         ask.check()?;
         let cost = SearchResult { hits: Vec::new(), distances: 0, walked: 0, scanned: 0 };
-        let mut asking = Asking { collection: *self, ask, scratch, keep_going, watch, cost };
-        let hits = asking.answer()?;
-        Ok(SearchResult { hits, ..asking.cost })
+        let mut asking = Asking { parts: self.0, ask, scratch, keep_going, watch, cost };
+        let answer = asking.answer();
+        // Whoever searches one part with the same scratch searches the first.
+        asking.scratch.explaining.enter(0);
+        Ok(SearchResult { hits: answer?, ..asking.cost })
     }
 }
 
@@ -163,7 +194,12 @@ impl<'v> Asking<'_, 'v> {
 
     /// The metric of a field.
     fn metric(&self, field: u16) -> Option<Metric> {
-        self.collection.collection.fields.get(usize::from(field)).map(|field| field.metric)
+        self.rules().fields.get(usize::from(field)).map(|field| field.metric)
+    }
+
+    /// What all parts have in common.
+    pub(super) fn rules(&self) -> &'v Collection {
+        self.parts[0].collection
     }
 
     fn vector<'e>(&self, field: u16, example: &'e Example) -> Result<Cow<'e, [f32]>, AskError>
@@ -173,11 +209,10 @@ impl<'v> Asking<'_, 'v> {
         match example {
             Example::Vector(vector) => Ok(Cow::Borrowed(vector)),
             Example::Key(key) => {
-                let record =
-                    self.collection.get(key, self.ask.now).ok_or_else(|| AskError::UnknownRecord(key.clone()))?;
+                let record = self.parts.iter().find_map(|part| part.get(key, self.ask.now));
+                let record = record.ok_or_else(|| AskError::UnknownRecord(key.clone()))?;
                 let vector = record.embedding(field).ok_or_else(|| {
-                    let name =
-                        self.collection.schema().embeddings.get(usize::from(field)).map(|spec| spec.name.clone());
+                    let name = self.rules().schema.embeddings.get(usize::from(field)).map(|spec| spec.name.clone());
                     AskError::NoEmbedding { key: key.clone(), name: name.unwrap_or_default() }
                 })?;
                 Ok(vector)
@@ -217,13 +252,23 @@ impl<'v> Asking<'_, 'v> {
                 max_distance: within.distance_max,
                 now: self.ask.now,
             };
-            let found = self.collection.search(&request, self.scratch, self.keep_going)?;
-            (self.watch)(&request, &found);
-            self.cost.distances += found.distances;
-            self.cost.walked += found.walked;
-            self.cost.scanned += found.scanned;
-            let all = found.hits.len() < wanted;
-            let mut hits = found.hits;
+            let mut hits = Vec::new();
+            for (number, part) in self.parts.iter().enumerate() {
+                self.scratch.explaining.enter(number);
+                let found = part.search(&request, self.scratch, self.keep_going)?;
+                (self.watch)(number, &request, &found);
+                self.cost.distances += found.distances;
+                self.cost.walked += found.walked;
+                self.cost.scanned += found.scanned;
+                match number {
+                    0 => hits = found.hits,
+                    _ => hits.extend(found.hits),
+                }
+            }
+            if self.parts.len() > 1 {
+                keep_nearest(&mut hits, wanted);
+            }
+            let all = hits.len() < wanted;
             hits.retain(|hit| within.takes(hit.distance, None) && !except.contains(&Some(hit.record.key())));
             if all || hits.len() >= k || within.distance_min.is_none() {
                 hits.truncate(k);
@@ -242,7 +287,7 @@ impl<'v> Asking<'_, 'v> {
         within: Within,
     ) -> Result<Vec<Hit<'v>>, AskError> {
         let Examples { field, liked, disliked, except } = *examples;
-        let kernel = self.collection.collection.fields.get(usize::from(field)).map(|field| field.kernel);
+        let kernel = self.rules().fields.get(usize::from(field)).map(|field| field.kernel);
         let mut wanted = k.max(BEYOND_MIN);
         // What is too near to one example is no better for being farther from another.
         let near_enough = Within { distance_min: None, ..within };
@@ -332,8 +377,8 @@ impl<'v> Asking<'_, 'v> {
     }
 
     fn diversify(&mut self, mmr: &Mmr, hits: &[Hit<'v>]) -> Result<Vec<Hit<'v>>, AskError> {
-        let Some(field) = self.collection.collection.fields.get(usize::from(mmr.field)) else {
-            let collection = self.collection.name().to_owned();
+        let Some(field) = self.rules().fields.get(usize::from(mmr.field)) else {
+            let collection = self.rules().name.to_string();
             return Err(SearchError::UnknownField { collection, field: mmr.field }.into());
         };
         let mut relevance: Vec<f64> = hits.iter().map(|hit| self.relevance(hit)).collect();

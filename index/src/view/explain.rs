@@ -1,4 +1,4 @@
-//! How a search went: for each part of a collection what was chosen and why, and what it cost.
+//! How a search went: for each piece of a collection what was chosen and why, and what it cost.
 //!
 //! A search explains itself into its scratch if that was asked for. Time comes from the caller: a function that says how
 //! many nanoseconds have passed since some moment.
@@ -8,9 +8,11 @@ use super::select::Covered;
 /// Nanoseconds since any fixed moment.
 pub type Clock = fn() -> u64;
 
-/// One part of a collection, as one query searched it.
+/// One piece of a collection, as one query searched it: a segment, or the newest records.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
+    /// Which of the collection's parts that was, counted from 0 ([`super::Parts`]).
+    pub part: usize,
     /// The number of the segment; none: the buffers, in memory.
     pub segment: Option<u64>,
     /// How many versions of records there are in it.
@@ -41,7 +43,7 @@ pub struct Step {
     pub find_nanos: u64,
 }
 
-/// How a part was searched.
+/// How a piece was searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Every row that may be taken was looked at.
@@ -62,12 +64,13 @@ pub(super) struct Explaining {
     clock: Option<Clock>,
     steps: Vec<Step>,
     start: u64,
+    part: usize,
 }
 
 /// How a whole search went.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Explanation {
-    /// Its parts, in the order in which they were searched.
+    /// Its pieces, in the order in which they were searched.
     pub steps: Vec<Step>,
     /// Time for all of it.
     pub total_nanos: u64,
@@ -75,7 +78,7 @@ pub struct Explanation {
 
 impl Explaining {
     pub fn start(&mut self, clock: Clock) {
-        *self = Explaining { clock: Some(clock), steps: Vec::new(), start: clock() };
+        *self = Explaining { clock: Some(clock), steps: Vec::new(), start: clock(), part: 0 };
     }
 
     pub fn finish(&mut self) -> Explanation {
@@ -86,6 +89,16 @@ impl Explaining {
 
     pub fn is_on(&self) -> bool {
         self.clock.is_some()
+    }
+
+    /// From now on that part of the collection is searched.
+    pub fn enter(&mut self, part: usize) {
+        self.part = part;
+    }
+
+    /// The part that is searched.
+    pub fn part(&self) -> usize {
+        self.part
     }
 
     /// The time, if anybody wants to know.

@@ -7,7 +7,7 @@ use super::explain::{Step, Way};
 use super::scan::ASK_EVERY;
 use super::search::Nearest;
 use super::select::{Covered, Selection};
-use super::{Cancelled, Hit, RecordRef};
+use super::{Cancelled, CollectionView, Hit, RecordRef};
 use crate::ask::Within;
 use crate::filter::Filter;
 use crate::inverted::walk;
@@ -25,13 +25,14 @@ impl<'v> Asking<'_, 'v> {
     pub(super) fn gather<T: Copy, L: Iterator<Item = (u32, T)>>(
         &mut self,
         gathering: &mut Gathering<'_, 'v>,
+        part: &CollectionView<'v>,
         sealed: &'v Arc<Sealed>,
         lists: Vec<L>,
         of: impl Fn(u32, RecordRef<'v>, &[(usize, T)]) -> Hit<'v>,
     ) -> Result<(), Cancelled> {
         let Gathering { filter, within, nearest } = gathering;
         let began = self.scratch.explaining.now();
-        let selection = Selection::new(&self.collection, sealed, *filter, self.ask.now);
+        let selection = Selection::new(part, sealed, *filter, self.ask.now);
         let filtered = self.scratch.explaining.now();
         let mut rows = 0usize;
         let whole = walk(lists, |row, said| {
@@ -50,6 +51,7 @@ impl<'v> Asking<'_, 'v> {
         if self.scratch.explaining.is_on() {
             let (asked, taken) = selection.asked_and_taken();
             let step = Step {
+                part: self.scratch.explaining.part(),
                 segment: Some(sealed.file),
                 rows: u64::from(sealed.len()),
                 way: Way::Lists,
@@ -80,6 +82,7 @@ impl<'v> Asking<'_, 'v> {
             Some(_) => "its index is of words that another version of this program makes",
         };
         let step = Step {
+            part: self.scratch.explaining.part(),
             segment: segment.map(|sealed| sealed.file),
             rows: looked_at as u64,
             way: Way::Scan,
@@ -98,13 +101,13 @@ impl<'v> Asking<'_, 'v> {
         self.scratch.explaining.add(step);
     }
 
-    /// Offers a record that was looked at by itself.
-    pub(super) fn offer(&self, gathering: &mut Gathering<'_, 'v>, hit: Hit<'v>) {
+    /// Offers a record of a part that was looked at by itself.
+    pub(super) fn offer(&self, gathering: &mut Gathering<'_, 'v>, part: &CollectionView<'v>, hit: Hit<'v>) {
         let Gathering { filter, within, nearest } = gathering;
         // The filter last: it costs the most.
         let takes = within.takes(hit.distance, hit.score)
             && nearest.wants(&hit)
-            && !self.collection.expired(hit.record.deadline(), self.ask.now)
+            && !part.expired(hit.record.deadline(), self.ask.now)
             && filter.is_none_or(|filter| filter.takes(hit.record.attributes()));
         if takes {
             nearest.offer(hit);

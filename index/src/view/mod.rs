@@ -10,6 +10,9 @@
 //! the ends of versions go on changing underneath, but only with later positions, so the picture stands still while the
 //! structure is shared: making a view costs the same however much is stored.
 //!
+//! A collection may lie in several stores, a part in each. [`Parts`] reads several as one; there each part is as its own view
+//! shows it, with its own position and clock.
+//!
 //! Reads take `now` in milliseconds since 1970 and hide what has expired by then, or by the view's own clock if that is
 //! later. They hold no lock and await nothing; long ones ask `keep_going` again and again and stop when it says no.
 
@@ -18,6 +21,7 @@ mod check;
 mod explain;
 mod group;
 mod lists;
+mod parts;
 mod scan;
 mod search;
 mod select;
@@ -33,6 +37,7 @@ use arc_swap::ArcSwap;
 
 pub use check::Checked;
 pub use explain::{Clock, Explanation, Step, Way};
+pub use parts::Parts;
 pub use scan::{Cancelled, ScanPage, ScanRequest};
 pub use search::{Effort, Hit, SearchError, SearchRequest, SearchResult, SearchScratch};
 pub use select::Covered;

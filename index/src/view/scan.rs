@@ -1,11 +1,11 @@
 //! Reading a collection in the order of its keys, and counting.
 //!
 //! Segments are sorted by key, so each is a cursor; what the buffers can see is sorted for each page. The next record
-//! is the smallest key under any cursor. A page looks at a bounded number of rows, whatever the filter: a page with few
+//! is the smallest key under any cursor, whichever part of the collection ([`super::Parts`]) the cursor is in. A page looks at a bounded number of rows, whatever the filter: a page with few
 //! records, or none, and a place to go on from is not the end.
 
 use super::select::Selection;
-use super::{CollectionView, Place, RecordRef};
+use super::{CollectionView, Parts, Place, RecordRef};
 use crate::filter::Filter;
 use crate::sealed::Sealed;
 
@@ -52,6 +52,15 @@ struct Cursor<'v, 'f> {
     row: u32,
 }
 
+/// Where the next record of a page comes from.
+#[derive(Clone, Copy)]
+enum Source<'p, 'v> {
+    /// The segment under the cursor of that number.
+    Cursor(usize),
+    /// The newest records of that part.
+    Newest(&'p CollectionView<'v>),
+}
+
 impl Cursor<'_, '_> {
     /// Goes on to the next row that may be taken, unless it is on one. Rows that an index rules out cost nothing.
     fn settle(&mut self, examined: &mut usize) {
@@ -64,74 +73,76 @@ impl Cursor<'_, '_> {
     }
 }
 
-impl<'v> CollectionView<'v> {
-    /// The next records by key.
+impl<'v> Parts<'_, 'v> {
+    /// The next records by key, of all parts together.
     pub fn scan(
         &self,
         request: &ScanRequest<'_>,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<ScanPage<'v>, Cancelled> {
-        let position = self.view.position();
         let prefix = request.prefix.unwrap_or_default();
         let is_after = |key: &[u8]| request.after.is_none_or(|after| key > after);
         let mut examined = 0;
 
         let mut newest = Vec::new();
-        for buffer in &self.collection.buffers {
-            for (_, row) in buffer.visible(position) {
+        for part in self.0 {
+            for (_, row) in part.collection.buffers.iter().flat_map(|buffer| buffer.visible(part.view.position())) {
                 examined += 1;
                 if examined % ASK_EVERY == 0 && !keep_going() {
                     return Err(Cancelled);
                 }
                 if row.key.starts_with(prefix) && is_after(&row.key) {
-                    newest.push(row);
+                    newest.push((row, part));
                 }
             }
         }
-        newest.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        newest.sort_unstable_by(|(a, _), (b, _)| a.key.cmp(&b.key));
         let mut newest = newest.into_iter().peekable();
 
         examined = 0;
-        let start = |sealed: &'v Sealed| {
+        let start = |part: &CollectionView<'v>, sealed: &'v Sealed| {
             let mut row = sealed.segment.lower_bound(request.after.unwrap_or_default().max(prefix));
             while row < sealed.len() && !is_after(sealed.segment.key(row)) {
                 row += 1;
             }
-            Cursor { sealed, selection: Selection::new(self, sealed, request.filter, request.now), row }
+            Cursor { sealed, selection: Selection::new(part, sealed, request.filter, request.now), row }
         };
-        let mut cursors: Vec<Cursor<'v, '_>> = self.collection.segments.iter().map(|sealed| start(sealed)).collect();
+        let mut cursors: Vec<Cursor<'v, '_>> = Vec::new();
+        for part in self.0 {
+            cursors.extend(part.collection.segments.iter().map(|sealed| start(part, sealed)));
+        }
 
         let mut page = ScanPage { records: Vec::new(), next: None };
         let (mut bytes, mut asked) = (0, 0);
         loop {
-            let mut first: Option<(RecordRef<'v>, Option<usize>)> = None;
+            let mut first: Option<(RecordRef<'v>, Source<'_, 'v>)> = None;
             for (number, cursor) in cursors.iter_mut().enumerate() {
                 cursor.settle(&mut examined);
                 if cursor.row < cursor.sealed.len() {
                     let record = RecordRef(Place::Segment(cursor.sealed, cursor.row));
                     if first.is_none_or(|(first, _)| record.key() < first.key()) {
-                        first = Some((record, Some(number)));
+                        first = Some((record, Source::Cursor(number)));
                     }
                 }
             }
-            if let Some(row) = newest.peek() {
+            if let Some(&(row, part)) = newest.peek() {
                 let record = RecordRef(Place::Buffer(row));
                 if first.is_none_or(|(first, _)| record.key() < first.key()) {
-                    first = Some((record, None));
+                    first = Some((record, Source::Newest(part)));
                 }
             }
-            let Some((record, from)) = first.filter(|(record, _)| record.key().starts_with(prefix)) else {
+            let Some((record, source)) = first.filter(|(record, _)| record.key().starts_with(prefix)) else {
                 return Ok(page);
             };
-            let taken = match from {
-                Some(cursor) => {
+            let taken = match source {
+                Source::Cursor(cursor) => {
                     let Cursor { selection, row, .. } = &mut cursors[cursor];
                     *row += 1;
                     selection.takes(*row - 1)
                 }
-                None => {
+                Source::Newest(part) => {
                     newest.next();
-                    self.takes(request.filter, request.now, &record)
+                    part.takes(request.filter, request.now, &record)
                 }
             };
             examined += 1;
@@ -150,6 +161,27 @@ impl<'v> CollectionView<'v> {
                 return Ok(page);
             }
         }
+    }
+
+    /// How many records there are in all parts, or how many the filter takes.
+    pub fn count(
+        &self,
+        filter: Option<&Filter>,
+        now: u64,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<u64, Cancelled> {
+        self.0.iter().map(|part| part.count(filter, now, keep_going)).sum()
+    }
+}
+
+impl<'v> CollectionView<'v> {
+    /// The next records by key.
+    pub fn scan(
+        &self,
+        request: &ScanRequest<'_>,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<ScanPage<'v>, Cancelled> {
+        Parts::new(std::slice::from_ref(self)).scan(request, keep_going)
     }
 
     /// How many records there are, or how many the filter takes.

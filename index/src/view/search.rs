@@ -143,15 +143,14 @@ pub enum SearchError {
 /// A hit that sorts by distance, then by key.
 struct Candidate<'v>(Hit<'v>);
 
-impl Candidate<'_> {
-    fn rank(&self) -> u64 {
-        order(self.0.distance, 0)
-    }
+/// By distance, then by key.
+fn nearer(a: &Hit<'_>, b: &Hit<'_>) -> Ordering {
+    order(a.distance, 0).cmp(&order(b.distance, 0)).then_with(|| a.record.key().cmp(b.record.key()))
 }
 
 impl Ord for Candidate<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.rank().cmp(&other.rank()).then_with(|| self.0.record.key().cmp(other.0.record.key()))
+        nearer(&self.0, &other.0)
     }
 }
 
@@ -168,6 +167,12 @@ impl PartialEq for Candidate<'_> {
 }
 
 impl Eq for Candidate<'_> {}
+
+/// Keeps the nearest `k`, nearest first, as if they had been found together.
+pub(super) fn keep_nearest(hits: &mut Vec<Hit<'_>>, k: usize) {
+    hits.sort_unstable_by(nearer);
+    hits.truncate(k);
+}
 
 /// The nearest `k` so far, the farthest on top.
 pub(super) struct Nearest<'v> {
@@ -233,6 +238,7 @@ impl<'v> CollectionView<'v> {
         if scratch.explaining.is_on() && newest.rows > 0 {
             let share = newest.taken as f64 / newest.asked.max(1) as f64;
             scratch.explaining.add(Step {
+                part: scratch.explaining.part(),
                 segment: None,
                 rows: newest.rows as u64,
                 way: Way::Scan,
@@ -373,6 +379,7 @@ impl<'v> CollectionView<'v> {
             let (asked, taken) = selection.asked_and_taken();
             let known = selection.known_len().map(|len| f64::from(len) / f64::from(sealed.len().max(1)));
             let step = Step {
+                part: scratch.explaining.part(),
                 segment: Some(sealed.file),
                 rows: u64::from(sealed.len()),
                 way,

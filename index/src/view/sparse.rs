@@ -4,7 +4,7 @@ use super::ask::Asking;
 use super::lists::Gathering;
 use super::scan::ASK_EVERY;
 use super::search::Nearest;
-use super::{Hit, RecordRef};
+use super::{Cancelled, CollectionView, Hit, RecordRef};
 use crate::ask::{AskError, Within};
 use crate::filter::Filter;
 use crate::sparse::{self, SparseVector};
@@ -18,12 +18,25 @@ impl<'v> Asking<'_, 'v> {
         k: usize,
         within: Within,
     ) -> Result<Vec<Hit<'v>>, AskError> {
-        let shared = self.collection.collection;
-        if usize::from(field) >= shared.schema.sparse.len() {
+        if usize::from(field) >= self.rules().schema.sparse.len() {
             return Err(AskError::UnknownSparse(field));
         }
-        let position = self.collection.view.position();
         let mut gathering = Gathering { filter, within, nearest: Nearest::new(k) };
+        for (number, part) in self.parts.iter().enumerate() {
+            self.scratch.explaining.enter(number);
+            self.find_sparse_in(part, field, query, &mut gathering)?;
+        }
+        Ok(gathering.nearest.into_hits())
+    }
+
+    fn find_sparse_in(
+        &mut self,
+        part: &CollectionView<'v>,
+        field: u16,
+        query: &SparseVector,
+        gathering: &mut Gathering<'_, 'v>,
+    ) -> Result<(), Cancelled> {
+        let (shared, position) = (part.collection, part.view.position());
         let (began, mut looked_at) = (self.scratch.explaining.now(), 0usize);
         for (_, row) in shared.buffers.iter().flat_map(|buffer| buffer.visible(position)) {
             looked_at += 1;
@@ -33,17 +46,17 @@ impl<'v> Asking<'_, 'v> {
             let record = RecordRef::of_row(row);
             if let Some(distance) = record.sparse(field).and_then(|bytes| query.distance(sparse::decode(bytes))) {
                 self.cost.distances += 1;
-                self.offer(&mut gathering, Hit::new(distance, record));
+                self.offer(gathering, part, Hit::new(distance, record));
             }
         }
-        self.explain_scan(None, looked_at, began, filter.is_some());
+        self.explain_scan(None, looked_at, began, gathering.filter.is_some());
         for sealed in &shared.segments {
             self.check_going()?;
             // Without an index no row has weights for the field: both are written together.
             let Some(index) = sealed.segment.sparse_index(field) else { continue };
             let lists = query.weights().iter().map(|&(dimension, _)| index.find(dimension)).collect();
-            self.gather(&mut gathering, sealed, lists, |_, record, said| Hit::new(query.distance_of(said), record))?;
+            self.gather(gathering, part, sealed, lists, |_, record, said| Hit::new(query.distance_of(said), record))?;
         }
-        Ok(gathering.nearest.into_hits())
+        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Searching by words: counted over everything that the view sees, then scored record by record.
+//! Searching by words: counted over everything that the views of all parts see, then scored record by record.
 //!
 //! A segment has an index of its texts, in which the words are found; where it has none, as buffers have, every text is
 //! looked at. The words of a buffer's record are split when it is first searched, and kept. Both ways give the same scores
@@ -8,15 +8,17 @@ use super::ask::Asking;
 use super::lists::Gathering;
 use super::scan::ASK_EVERY;
 use super::search::Nearest;
-use super::{Cancelled, Hit, RecordRef};
+use super::{Cancelled, CollectionView, Hit, RecordRef};
 use crate::ask::{AskError, Within};
+use crate::command::TextSpec;
 use crate::filter::Filter;
 use crate::record::Position;
 use crate::sealed::Sealed;
 use crate::text::{Corpus, Index, Question, Words};
 
 /// A text that has some of the words, found without an index.
-struct Scanned<'v> {
+struct Scanned<'a, 'v> {
+    part: &'a CollectionView<'v>,
     record: RecordRef<'v>,
     /// Which words, by their number, and how often.
     counts: Vec<(usize, u32)>,
@@ -24,19 +26,19 @@ struct Scanned<'v> {
 }
 
 /// What is counted before anything can be scored.
-struct Counting<'a, 'v> {
-    question: &'a Question,
+struct Counting<'q, 'a, 'v> {
+    question: &'q Question,
     corpus: Corpus,
-    scanned: Vec<Scanned<'v>>,
+    scanned: Vec<Scanned<'a, 'v>>,
 }
 
-impl<'v> Counting<'_, 'v> {
-    fn add(&mut self, record: RecordRef<'v>, words: &Words) {
+impl<'a, 'v> Counting<'_, 'a, 'v> {
+    fn add(&mut self, part: &'a CollectionView<'v>, record: RecordRef<'v>, words: &Words) {
         self.corpus.add(self.question, words);
         let counts = self.question.words().map(|word| words.times(word)).enumerate();
         let counts: Vec<_> = counts.filter(|&(_, times)| times > 0).collect();
         if !counts.is_empty() {
-            self.scanned.push(Scanned { record, counts, length: words.length() });
+            self.scanned.push(Scanned { part, record, counts, length: words.length() });
         }
     }
 
@@ -73,7 +75,7 @@ impl<'v> Counting<'_, 'v> {
     }
 }
 
-impl<'v> Asking<'_, 'v> {
+impl<'a, 'v> Asking<'a, 'v> {
     pub(super) fn find_text(
         &mut self,
         text: u16,
@@ -83,12 +85,44 @@ impl<'v> Asking<'_, 'v> {
         within: Within,
     ) -> Result<Vec<Hit<'v>>, AskError> {
         let number = usize::from(text);
-        let shared = self.collection.collection;
-        let texts = &shared.schema.texts;
-        let field = texts.get(number).ok_or(AskError::UnknownText(text))?;
+        let field = self.rules().schema.texts.get(number).ok_or(AskError::UnknownText(text))?;
         let question = Question::new(question, field.language)?;
-        let position = self.collection.view.position();
         let mut counting = Counting { question: &question, corpus: Corpus::new(&question), scanned: Vec::new() };
+        let parts = self.parts;
+        for (place, part) in parts.iter().enumerate() {
+            self.scratch.explaining.enter(place);
+            self.count_words(part, number, field, &mut counting, filter.is_some())?;
+        }
+        let Counting { corpus, scanned, .. } = counting;
+        let scorer = corpus.scorer(&question);
+        let hit = |record, score: f32| Hit { distance: -score, score: Some(score), group: None, record };
+        let mut gathering = Gathering { filter, within, nearest: Nearest::new(k) };
+        for Scanned { part, record, counts, length } in scanned {
+            self.offer(&mut gathering, part, hit(record, scorer.score(counts.into_iter(), length)));
+        }
+        for (place, part) in parts.iter().enumerate() {
+            self.scratch.explaining.enter(place);
+            for sealed in &part.collection.segments {
+                let Some(index) = sealed.segment.text_index(text, field.language) else { continue };
+                let lists = question.words().map(|word| index.find(word)).collect();
+                self.gather(&mut gathering, part, sealed, lists, |row, record, said| {
+                    hit(record, scorer.score(said.iter().copied(), index.length(row)))
+                })?;
+            }
+        }
+        Ok(gathering.nearest.into_hits())
+    }
+
+    /// Counts the words of a part.
+    fn count_words(
+        &mut self,
+        part: &'a CollectionView<'v>,
+        number: usize,
+        field: &TextSpec,
+        counting: &mut Counting<'_, 'a, 'v>,
+        filtered: bool,
+    ) -> Result<(), Cancelled> {
+        let (shared, position) = (part.collection, part.view.position());
         let (began, mut looked_at) = (self.scratch.explaining.now(), 0usize);
         for buffer in &shared.buffers {
             for (_, row) in buffer.visible(position) {
@@ -96,15 +130,15 @@ impl<'v> Asking<'_, 'v> {
                 if looked_at.is_multiple_of(ASK_EVERY) {
                     self.check_going()?;
                 }
-                if let Some(words) = buffer.words(row, texts).get(number) {
-                    counting.add(RecordRef::of_row(row), words);
+                if let Some(words) = buffer.words(row, &shared.schema.texts).get(number) {
+                    counting.add(part, RecordRef::of_row(row), words);
                 }
             }
         }
-        self.explain_scan(None, looked_at, began, filter.is_some());
+        self.explain_scan(None, looked_at, began, filtered);
         for sealed in &shared.segments {
             self.check_going()?;
-            if let Some(index) = sealed.segment.text_index(text, field.language) {
+            if let Some(index) = sealed.segment.text_index(number as u16, field.language) {
                 counting.add_index(sealed, &index, position, self.keep_going)?;
                 continue;
             }
@@ -115,24 +149,10 @@ impl<'v> Asking<'_, 'v> {
                     self.check_going()?;
                 }
                 let record = RecordRef::of_segment(sealed, row);
-                counting.add(record, &Words::of_attribute(record.attributes(), &field.path, field.language));
+                counting.add(part, record, &Words::of_attribute(record.attributes(), &field.path, field.language));
             }
-            self.explain_scan(Some(sealed), looked_at, began, filter.is_some());
+            self.explain_scan(Some(sealed), looked_at, began, filtered);
         }
-        let Counting { corpus, scanned, .. } = counting;
-        let scorer = corpus.scorer(&question);
-        let hit = |record, score: f32| Hit { distance: -score, score: Some(score), group: None, record };
-        let mut gathering = Gathering { filter, within, nearest: Nearest::new(k) };
-        for Scanned { record, counts, length } in scanned {
-            self.offer(&mut gathering, hit(record, scorer.score(counts.into_iter(), length)));
-        }
-        for sealed in &shared.segments {
-            let Some(index) = sealed.segment.text_index(text, field.language) else { continue };
-            let lists = question.words().map(|word| index.find(word)).collect();
-            self.gather(&mut gathering, sealed, lists, |row, record, said| {
-                hit(record, scorer.score(said.iter().copied(), index.length(row)))
-            })?;
-        }
-        Ok(gathering.nearest.into_hits())
+        Ok(())
     }
 }

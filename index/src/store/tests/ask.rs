@@ -1,5 +1,7 @@
 //! Every form of query against what looking at every record says, wherever the records lie.
 
+mod parts;
+
 use std::collections::BTreeMap;
 
 use super::*;
