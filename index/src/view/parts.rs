@@ -3,7 +3,7 @@
 //! ```text
 //!   view of one store ----> CollectionView --.
 //!   view of another ------> CollectionView --+--> Parts: get, scan, count, ask
-//!   ...                                    --'
+//!   view of a third ------> CollectionView --'
 //! ```
 //!
 //! Always: the parts have the same rules, and a key is in at most one of them. Then every answer is the one that a single
@@ -11,7 +11,7 @@
 //! What a reader asks of one part costs what it costs without all this: [`CollectionView`] is read as its own only part.
 //!
 //! The views may be of different moments. A part is as its view shows it, so an answer is of one moment for each part, and
-//! not of one for all.
+//! not of one for all. Texts that have expired count in the scores of words until their own store has ended them.
 
 use super::{CollectionView, RecordRef};
 
