@@ -41,6 +41,8 @@ pub struct MemberDescription {
     pub snapshot_bytes: u64,
     /// Of how many.
     pub snapshot_bytes_total: u64,
+    /// What its node had to repair when it last started, for people.
+    pub note: String,
 }
 
 impl Client {
@@ -84,8 +86,29 @@ impl Client {
 
 impl From<v1::Member> for MemberDescription {
     fn from(member: v1::Member) -> MemberDescription {
-        let v1::Member { member, node, address, part, active, lag, snapshot, snapshot_bytes, snapshot_bytes_total } =
-            member;
-        MemberDescription { member, node, address, part, active, lag, snapshot, snapshot_bytes, snapshot_bytes_total }
+        let v1::Member {
+            member,
+            node,
+            address,
+            part,
+            active,
+            lag,
+            snapshot,
+            snapshot_bytes,
+            snapshot_bytes_total,
+            note,
+        } = member;
+        MemberDescription {
+            member,
+            node,
+            address,
+            part,
+            active,
+            lag,
+            snapshot,
+            snapshot_bytes,
+            snapshot_bytes_total,
+            note,
+        }
     }
 }

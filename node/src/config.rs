@@ -12,6 +12,7 @@
 //! | `--recall-one-in` | 1000 | one of so many searches is run again, exactly; 0: none |
 //! | `--walk-rate` | 100 | so many records a second are searched for by their own embedding; 0: none |
 //! | `--graph-threads` | as many as processors | so many threads link graphs, at low priority |
+//! | `--snapshot-mib-per-second` | 0: as fast as they can | how fast snapshots leave the node |
 //! | `--log-file-mib` | 64 | size of one file of the log |
 //! | `--log-format`, `--log-level` | text, info | the lines on stderr |
 
@@ -70,6 +71,10 @@ pub struct ServeArgs {
     /// So many threads link graphs in the background, at low priority. [default: as many as there are processors]
     #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub graph_threads: Option<u32>,
+    /// Snapshots for members that join or fell far behind leave this node no faster than this, all together. 0: as fast as they
+    /// can.
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    pub snapshot_mib_per_second: u64,
     /// Size of one file of the log, in MiB. Smaller ones suit small disks.
     #[arg(long, value_name = "MIB", default_value_t = LOG_FILE_MIB_DEFAULT)]
     pub log_file_mib: u64,
@@ -112,6 +117,8 @@ pub struct Config {
     pub walk_rate: u32,
     /// So many threads link graphs.
     pub graph_threads: usize,
+    /// So many bytes of snapshots leave in a second; none: as many as can.
+    pub snapshot_bytes_per_second: Option<u64>,
     /// The size of one file of the log.
     pub log_file_bytes: u64,
     /// The form of the lines on standard error.
@@ -212,6 +219,8 @@ impl Config {
             Some(mib) => in_range("--memory-mib", mib, MEMORY_MIB_MIN, u64::MAX >> 20)? << 20,
             None => (machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2).max(MEMORY_MIB_MIN << 20),
         };
+        let pace = in_range("--snapshot-mib-per-second", args.snapshot_mib_per_second, 0, u64::MAX >> 20)?;
+        let snapshot_bytes_per_second = (pace > 0).then_some(pace << 20);
         let log_file_bytes = in_range("--log-file-mib", args.log_file_mib, 1, LOG_FILE_MIB_MAX)? << 20;
         if let Err(error) = EnvFilter::try_new(&args.log_level) {
             return Err(ConfigError::NotALevel { value: args.log_level, reason: error.to_string() });
@@ -226,6 +235,7 @@ impl Config {
             recall_one_in: args.recall_one_in,
             walk_rate: args.walk_rate,
             graph_threads: args.graph_threads.map_or_else(processors, |threads| threads as usize),
+            snapshot_bytes_per_second,
             log_file_bytes,
             log_format: args.log_format,
             log_level: args.log_level,
@@ -244,6 +254,7 @@ impl Config {
             recall_one_in: RECALL_ONE_IN_DEFAULT,
             walk_rate: WALK_RATE_DEFAULT,
             graph_threads: processors(),
+            snapshot_bytes_per_second: None,
             log_file_bytes: 4 << 20,
             log_format: LogFormat::Text,
             log_level: "info".into(),
@@ -307,6 +318,7 @@ mod tests {
             recall_one_in: RECALL_ONE_IN_DEFAULT,
             walk_rate: WALK_RATE_DEFAULT,
             graph_threads: None,
+            snapshot_mib_per_second: 0,
             log_file_mib: LOG_FILE_MIB_DEFAULT,
             log_format: LogFormat::Text,
             log_level: "info".into(),

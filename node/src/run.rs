@@ -13,7 +13,7 @@
 use std::future::Future;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,9 @@ use tracing_subscriber::EnvFilter;
 use crate::clock::Clock;
 use crate::cluster::formation::{self, Applicant, Formed};
 use crate::cluster::links::Links;
+use crate::cluster::repair::Patient;
 use crate::cluster::snapshot::{self, Receiving, Stand};
-use crate::cluster::{Cluster, agreement, door, policy};
+use crate::cluster::{Cluster, agreement, door, policy, repair};
 use crate::config::{Config, ConfigError, LogFormat, ServeArgs};
 use crate::doors::grpc;
 use crate::gate::Gate;
@@ -100,7 +101,7 @@ pub enum RunError {
         error: std::io::Error,
     },
     /// The log cannot be opened.
-    #[error("log in {path}: {error}{}", source(error))]
+    #[error("log in {path}: {error}{}{}", source(error), advice(error))]
     Log {
         /// Where it is.
         path: PathBuf,
@@ -154,6 +155,16 @@ pub enum RunError {
         /// What is wrong with it.
         error: StoreError,
     },
+    /// The store is damaged, and nobody is known who has another.
+    #[error(
+        "store in {path}: {error}; to fetch it from another node of the cluster, give the address of one: --join HOST:PORT"
+    )]
+    NobodyToAsk {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: StoreError,
+    },
     /// The store's directory cannot be used.
     #[error("store in {path}: {error}")]
     Directory {
@@ -184,6 +195,17 @@ impl RunError {
 
 fn source(error: &LogError) -> String {
     std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default()
+}
+
+/// A member that may have forgotten what it promised must not vote again under its number: see [`repair`].
+fn advice(error: &LogError) -> &'static str {
+    match error {
+        LogError::Damaged { .. } | LogError::Missing { .. } | LogError::MissingEntries { .. } => {
+            "; what this member has promised the others is in there: of several nodes, remove it with `loci cluster remove MEMBER` and \
+             start it with an empty data directory and --join, as a new member"
+        }
+        _ => "",
+    }
 }
 
 /// Runs `loci serve` until a signal stops it.
@@ -313,7 +335,7 @@ impl Node {
         };
         let opening = config.clone();
         let opened = blocking(move || open(&opening, data, formed)).await??;
-        let Opened { data, identity, log, replica, store, directory, opener, options, clock } = opened;
+        let Opened { data, identity, log, replica, store, directory, opener, options, clock, repaired } = opened;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("loci-io")
             .event_interval(TASKS_PER_LOOK)
@@ -368,6 +390,7 @@ impl Node {
             walker,
             residency: residency_figures,
             transfers: cluster.transfers().clone(),
+            repaired: !repaired.is_empty(),
         }));
 
         let calls = grpc::Calls {
@@ -378,8 +401,9 @@ impl Node {
             gate: Gate::default(),
         };
         let files = data.shard(SHARD.0);
+        let pace = snapshot::Pace::new(config.snapshot_bytes_per_second);
         let receiving = Receiving::new(files.clone(), opener);
-        let peers = door::Door { cluster: cluster.clone(), receiving, files: files.clone() };
+        let peers = door::Door { cluster: cluster.clone(), receiving, files: files.clone(), pace };
         let (health, is_not_serving, stop_server, server) = {
             let _inside = runtime.enter();
             start_server(listener, calls, peers, &metrics, &status)?
@@ -387,6 +411,8 @@ impl Node {
         runtime.spawn(policy::run(cluster.clone()));
         runtime.spawn(agreement::run(cluster.clone(), files));
         runtime.spawn(policy::tell_address(cluster.clone()));
+        runtime.spawn(repair::remember_peers(cluster.clone(), data.path().to_owned()));
+        runtime.spawn(repair::note(cluster.clone(), repaired));
         let endpoint = match metrics_listener {
             None => None,
             Some(listener) => {
@@ -627,6 +653,8 @@ struct Opened {
     opener: StoreOpener,
     options: OwnerOptions,
     clock: Arc<Clock>,
+    /// What was damaged and is repaired, for people; empty: nothing was.
+    repaired: String,
 }
 
 /// Opens what a locked data directory holds, or fills a new one: then `formed` says which node it is, and how it came to its
@@ -647,9 +675,11 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
     if let Ok(why) = std::fs::read_to_string(store_path.join(agreement::DIVERGED_FILE)) {
         return Err(RunError::Diverged { path: store_path, why: why.trim().to_owned() });
     }
-    let directory =
-        MmapDirectory::open(&store_path).map_err(|error| RunError::Directory { path: store_path.clone(), error })?;
-    let directory: Arc<dyn Directory> = Arc::new(directory);
+    let open_directory = || -> Result<Arc<dyn Directory>, RunError> {
+        let opened = MmapDirectory::open(&store_path);
+        Ok(Arc::new(opened.map_err(|error| RunError::Directory { path: store_path.clone(), error })?))
+    };
+    let directory = open_directory()?;
     let buffers_bytes_max = StoreOptions::default().buffers_bytes_max.min((config.memory_bytes / 8) as usize);
     let graph = GraphOptions { threads: config.graph_threads, ..GraphOptions::default() };
     let store_options = StoreOptions { buffers_bytes_max, graph, ..StoreOptions::default() };
@@ -658,15 +688,38 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         let (directory, store_options) = (directory.clone(), store_options.clone());
         Arc::new(move || Store::open(directory.clone(), store_options.clone()).map_err(|error| error.to_string()))
     };
+    let mut repaired = String::new();
     let store = match &formed {
         Some((_, Formed::Found)) => {
             let members = Arc::new(Members::voting([MemberId(FOUNDER)]).expect("one member can vote"));
             log.append(&founding(SHARD, &members)).and_then(|()| log.sync()).map_err(log_failed)?;
             Store::create(directory.clone(), store_options, random_bytes()?, FOUNDING_INDEX.0).map_err(store_failed)?
         }
-        Some((_, Formed::Joined { .. })) | None => {
-            Store::open(directory.clone(), store_options).map_err(store_failed)?
-        }
+        Some((_, Formed::Joined { .. })) => Store::open(directory.clone(), store_options).map_err(store_failed)?,
+        None => match open_whole(&store_path, || Store::open(directory.clone(), store_options.clone())) {
+            Ok(store) => store,
+            Err(error) => {
+                let mended = data.identity().zip(log.shard(SHARD)).filter(|_| repair::is_damage(&error));
+                let mended = mended.filter(|(own, state)| repair::has_others(state, MemberId(own.member)));
+                let Some((identity, state)) = mended else { return Err(store_failed(error)) };
+                let what = error.to_string();
+                let (shard, start) = (SHARD.0, state.start);
+                let patient = Patient { identity: &identity, shard, store: &store_path, what: &what, start };
+                let mut addresses = repair::remembered(data.path());
+                addresses.extend(config.join.iter().cloned());
+                if addresses.is_empty() {
+                    return Err(RunError::NobodyToAsk { path: store_path, error });
+                }
+                let addresses: Vec<String> = addresses.into_iter().collect();
+                let runtime = tokio::runtime::Handle::current();
+                runtime.block_on(patient.mend(&addresses)).map_err(unsettled)?;
+                open_directory()?;
+                let store = Store::open(directory.clone(), store_options).map_err(store_failed)?;
+                patient.discharge().map_err(unsettled)?;
+                repaired = format!("fetched its store of shard {shard} anew when it started: {what}");
+                store
+            }
+        },
     };
     // The log begins anew behind a snapshot that it does not know: of a node that joins, or whose power failed when its store
     // had taken a snapshot in and its log had not.
@@ -726,7 +779,18 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         kept_bytes: KEPT_FILES * config.log_file_bytes,
         log_path: log_path.display().to_string(),
     };
-    Ok(Opened { data, identity, log, replica, store, directory, opener, options, clock })
+    Ok(Opened { data, identity, log, replica, store, directory, opener, options, clock, repaired })
+}
+
+/// A store with a SNAPSHOT that can be read, if it has one.
+fn open_whole(path: &Path, open: impl FnOnce() -> Result<Store, StoreError>) -> Result<Store, StoreError> {
+    match Stand::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            let (file, what) = (snapshot::SNAPSHOT_FILE.to_owned(), "its checksum is wrong".to_owned());
+            Err(StoreError::Damaged { file, offset: 0, what })
+        }
+        _ => open(),
+    }
 }
 
 /// Whether the log has the entry at which a snapshot stands.

@@ -31,6 +31,7 @@ pub struct NodeStatus {
     walker: Arc<WalkerFigures>,
     residency: Arc<ResidencyFigures>,
     transfers: Transfers,
+    repaired: bool,
     draining: AtomicBool,
 }
 
@@ -46,12 +47,14 @@ pub(crate) struct Parts {
     pub walker: Arc<WalkerFigures>,
     pub residency: Arc<ResidencyFigures>,
     pub transfers: Transfers,
+    pub repaired: bool,
 }
 
 impl NodeStatus {
     /// Of a node that has just started.
     pub(crate) fn new(parts: Parts) -> NodeStatus {
-        let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency, transfers } = parts;
+        let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency, transfers, repaired } =
+            parts;
         NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
@@ -64,6 +67,7 @@ impl NodeStatus {
             walker,
             residency,
             transfers,
+            repaired,
             draining: AtomicBool::new(false),
         }
     }
@@ -116,6 +120,11 @@ impl NodeStatus {
     /// How far snapshots have come.
     pub fn transfers(&self) -> &Transfers {
         &self.transfers
+    }
+
+    /// Whether a store was damaged and fetched anew when the node started.
+    pub fn repaired(&self) -> bool {
+        self.repaired
     }
 
     /// The node is about to stop: new clients should go elsewhere.

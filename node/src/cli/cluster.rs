@@ -80,7 +80,10 @@ fn table(described: &ClusterDescription) -> String {
         Some(leader) => format!("member {leader} leads in term {}", described.term),
         None => "nobody leads: no majority of the voters can be reached from here".into(),
     };
-    format!("cluster {}, asked of member {}; {leader}\n\n{}", described.cluster, described.member, members.text())
+    let noted = described.members.iter().filter(|member| !member.note.is_empty());
+    let notes: String = noted.map(|member| format!("\nmember {} {}", member.member, member.note)).collect();
+    let (cluster, asked) = (&described.cluster, described.member);
+    format!("cluster {cluster}, asked of member {asked}; {leader}\n\n{}{notes}", members.text())
 }
 
 /// In a word. Only a leader knows of the others.
@@ -113,6 +116,7 @@ fn cluster_json(described: &ClusterDescription) -> Json {
             "snapshot": member.snapshot,
             "snapshot_bytes": member.snapshot_bytes,
             "snapshot_bytes_total": member.snapshot_bytes_total,
+            "note": member.note,
         })
     });
     json!({
@@ -140,6 +144,7 @@ mod tests {
             snapshot: false,
             snapshot_bytes: if member == 2 { 5 << 20 } else { 0 },
             snapshot_bytes_total: if member == 2 { 12 << 20 } else { 0 },
+            note: if member == 2 { "repaired: a file".into() } else { String::new() },
         };
         let described = ClusterDescription {
             cluster: "cd".repeat(16),
@@ -153,5 +158,6 @@ mod tests {
         let silent = table.lines().find(|line| line.contains("127.0.0.1:7703")).unwrap();
         assert!(table.contains("receives a snapshot: 5 of 12 MiB"), "{table}");
         assert!(silent.contains("silent") && silent.contains('7'), "{table}");
+        assert!(table.contains("member 2 repaired: a file"), "{table}");
     }
 }

@@ -4,7 +4,7 @@
 //! Namespace `_loci`, collection `nodes`; the key is the member's number in decimal digits, the value this JSON:
 //!
 //! ```json
-//! {"node": "32 hexadecimal digits", "address": "host:port", "removed": false}
+//! {"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "note": "what its node repaired"}
 //! ```
 //!
 //! Always: a number that stands in the book is never given to another node. One that is removed stays, marked.
@@ -34,6 +34,9 @@ pub struct Line {
     /// It takes part no longer.
     #[serde(default)]
     pub removed: bool,
+    /// What its node last had to repair, for people; nothing if its last start found nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// All that a view's book says, by member.

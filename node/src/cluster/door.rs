@@ -36,6 +36,8 @@ pub struct Door {
     pub receiving: Receiving,
     /// Where the shard's files are.
     pub files: std::path::PathBuf,
+    /// How fast snapshots may leave.
+    pub pace: snapshot::Pace,
 }
 
 impl Door {
@@ -89,8 +91,13 @@ impl Door {
         let member = loop {
             let view = cluster.shard().view(Level::Latest, Some(deadline)).await?;
             let lines = book::read(&view);
-            let line = book::Line { node: node.clone(), address: request.address.clone(), removed: false };
             let known = lines.iter().find(|(_, line)| line.node == node);
+            let line = book::Line {
+                node: node.clone(),
+                address: request.address.clone(),
+                removed: false,
+                note: known.map(|(_, line)| line.note.clone()).unwrap_or_default(),
+            };
             let (member, new) = match known {
                 Some((_, line)) if line.removed => {
                     let message = "this node was removed from the cluster; start it with an empty data directory";
@@ -209,7 +216,14 @@ impl Peers for Door {
     async fn snapshot(&self, request: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         self.check(request.metadata())?;
         let request = request.into_inner();
-        let stream = snapshot::serve(self.cluster.clone(), self.files.clone(), MemberId(request.member)).await?;
+        if !request.damage.is_empty() {
+            tracing::warn!(
+                member = request.member,
+                damage = request.damage,
+                "a member with a damaged store asks for it"
+            );
+        }
+        let stream = snapshot::serve(self.cluster.clone(), self.files.clone(), self.pace.clone(), request).await?;
         Ok(Response::new(Box::pin(stream)))
     }
 }
@@ -230,10 +244,26 @@ impl Cluster {
 
     /// Sees to it that the book says where this node is, if there is a book.
     pub async fn enter_book(&self, deadline: Instant) -> Result<(), Failure> {
-        let line =
-            book::Line { node: self.identity().node.to_string(), address: self.address().to_owned(), removed: false };
+        self.write_line(deadline, |line| line.address = self.address().to_owned()).await
+    }
+
+    /// Sees to it that the book says what this node repaired, if there is a book.
+    pub async fn write_note(&self, note: &str, deadline: Instant) -> Result<(), Failure> {
+        self.write_line(deadline, |line| line.note = note.to_owned()).await
+    }
+
+    /// The line of this node, if the book had none yet.
+    pub fn own_line(&self) -> book::Line {
+        let (node, address) = (self.identity().node.to_string(), self.address().to_owned());
+        book::Line { node, address, removed: false, note: String::new() }
+    }
+
+    async fn write_line(&self, deadline: Instant, change: impl FnOnce(&mut book::Line)) -> Result<(), Failure> {
         let view = self.shard().view(Level::Latest, Some(deadline)).await?;
-        if book::find(&view, self.me()).is_some_and(|there| there == line) {
+        let there = book::find(&view, self.me());
+        let mut line = there.clone().unwrap_or_else(|| self.own_line());
+        change(&mut line);
+        if there.as_ref() == Some(&line) {
             return Ok(());
         }
         match book::writing(&view, self.me(), &line, false) {

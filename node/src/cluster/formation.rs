@@ -138,7 +138,8 @@ impl Applicant {
             <[u8; 16]>::try_from(&reply.cluster[..]).map_err(|_| Status::internal("a cluster without a name"))?;
         let cluster = ClusterId(cluster);
         let from = MemberId(who(address).await?.member);
-        let request = v1::SnapshotRequest { shard: 1, member: reply.member };
+        let have = snapshot::begun(store).await;
+        let request = v1::SnapshotRequest { shard: 1, member: reply.member, have, ..v1::SnapshotRequest::default() };
         let parts = links::member_at(address, cluster, from)?.snapshot(request).await?.into_inner();
         let stand = snapshot::fetch(store, parts, (&Transfers::default(), 1, from)).await?;
         Ok(Formed::Joined { cluster, member: reply.member, stand })
@@ -159,7 +160,8 @@ pub async fn foreign(join: &[String], own: &Identity) -> Option<(String, Cluster
     None
 }
 
-async fn who(address: &str) -> Result<v1::WhoReply, Status> {
+/// Who answers at an address.
+pub(super) async fn who(address: &str) -> Result<v1::WhoReply, Status> {
     let mut peer = links::stranger(address)?;
     let mut request = Request::new(v1::WhoRequest {});
     request.set_timeout(ANSWER_TIME);

@@ -8,6 +8,7 @@
 //!   door        the same on their way in (service `loci.v1.Peers`)
 //!   snapshot    a shard's files, from one node to another
 //!   transfers   how far they have come
+//!   repair      a damaged store is fetched from another member
 //!   agreement   whether all members have the same state; whoever has not stops
 //!   policy      which member votes: decided where the shard is led, carried out by the shard
 //! ```
@@ -24,6 +25,7 @@ pub mod formation;
 pub mod hint;
 pub mod links;
 pub mod policy;
+pub mod repair;
 pub mod snapshot;
 pub mod transfers;
 #[cfg(test)]

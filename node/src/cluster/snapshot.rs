@@ -16,6 +16,8 @@
 //!
 //! Always:
 //! - a directory with a SNAPSHOT is whole; one without is not, and is begun again;
+//! - a stream that breaks is gone on with: whoever fetches says how much of which files it has, with checksums, and is sent
+//!   the rest of those that begin like that;
 //! - whenever the process ends, the next start finds either the old state or the new one ([`settle`]);
 //! - what was received takes the place of a store only if it is newer, and every byte of it has been checked.
 
@@ -23,9 +25,9 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use loci_index::directory::{Directory, MmapDirectory};
 use loci_index::store::{MANIFEST_FILE, Store, StoreError, StoreOptions, checkpoint_files};
@@ -54,6 +56,8 @@ const PIECE_BYTES: usize = 1 << 20;
 const PIECES_WAITING: usize = 4;
 /// How long a checkpoint may take that a snapshot is sent of.
 const CHECKPOINT_TIME: Duration = Duration::from_secs(60);
+/// No node sends more slowly than this, see [`PIECE_TIME`].
+pub const PACE_MIN: u64 = 1 << 20;
 /// How long the next piece may take to come.
 const PIECE_TIME: Duration = Duration::from_secs(90);
 /// How often a checkpoint is made anew because the last did not know the member yet, or its files went away meanwhile.
@@ -186,12 +190,86 @@ pub fn settle(store: &Path) -> io::Result<()> {
     remove(&old)
 }
 
+/// How fast snapshots leave a node, all of them together. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    bytes_per_second: Option<u64>,
+    /// When the next piece may go.
+    next: Arc<Mutex<Instant>>,
+}
+
+impl Pace {
+    /// So many bytes a second; none: as fast as they can.
+    pub fn new(bytes_per_second: Option<u64>) -> Pace {
+        let bytes_per_second = bytes_per_second.map(|bytes| bytes.max(PACE_MIN));
+        Pace { bytes_per_second, next: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    /// How long a piece has to wait that wants to go now.
+    fn take(&self, bytes: u64, now: Instant) -> Duration {
+        let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let goes = now.max(*next);
+        *next = goes + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        goes - now
+    }
+}
+
+/// The checksum of the first bytes of a file; none if it is shorter.
+fn checksum(file: &mut File, bytes: u64) -> io::Result<Option<u32>> {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut left = bytes;
+    io::Seek::rewind(file)?;
+    while left > 0 {
+        let wanted = (left as usize).min(PIECE_BYTES);
+        let read = file.read(&mut piece[..wanted])?;
+        if read == 0 {
+            return Ok(None);
+        }
+        hasher.update(&piece[..read]);
+        left -= read as u64;
+    }
+    Ok(Some(hasher.finalize()))
+}
+
+/// What is left beside a store of a stream that broke: the files that need not be sent again from their beginnings.
+pub async fn begun(store: &Path) -> Vec<v1::SnapshotBegun> {
+    let into = incoming(store);
+    let list = move || -> io::Result<Vec<v1::SnapshotBegun>> {
+        // One that is whole was not wanted: it is dropped.
+        if into.join(SNAPSHOT_FILE).exists() {
+            return Ok(Vec::new());
+        }
+        let mut have = Vec::new();
+        for entry in fs::read_dir(&into)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let bytes = entry.metadata()?.len();
+            // The manifest is small, and another each time.
+            if name == MANIFEST_FILE || bytes == 0 {
+                continue;
+            }
+            if let Some(crc32) = checksum(&mut File::open(entry.path())?, bytes)? {
+                have.push(v1::SnapshotBegun { name, bytes, crc32 });
+            }
+        }
+        Ok(have)
+    };
+    // What cannot be read is sent again.
+    tokio::task::spawn_blocking(list).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
 /// Sends a snapshot to a member.
 pub async fn serve(
     cluster: Cluster,
     files: PathBuf,
-    member: MemberId,
+    pace: Pace,
+    request: v1::SnapshotRequest,
 ) -> Result<ReceiverStream<Result<v1::SnapshotPart, Status>>, Status> {
+    let v1::SnapshotRequest { member, have, .. } = request;
+    let member = MemberId(member);
+    let have = Arc::new(have);
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let Ok(stand) = tokio::time::timeout(CHECKPOINT_TIME, cluster.shard().checkpoint()).await else {
@@ -203,15 +281,16 @@ pub async fn serve(
             // The checkpoint under way began before the member was let in.
             continue;
         }
-        let directory = files.clone();
-        let opened = tokio::task::spawn_blocking(move || open_files(&directory, stand)).await;
+        let (directory, have) = (files.clone(), have.clone());
+        let opened = tokio::task::spawn_blocking(move || open_files(&directory, stand, &have)).await;
         match opened.map_err(|error| Status::internal(error.to_string()))? {
             Ok((head, opened)) => {
                 tracing::info!(member = member.0, index = head.index, files = head.files.len(), "sending a snapshot");
                 let (parts, stream) = mpsc::channel(PIECES_WAITING);
                 let shard = cluster.shard().id();
                 let account = cluster.transfers().begin(shard, Direction::Sent, member, bytes_of(&head));
-                tokio::task::spawn_blocking(move || send(head, opened, &parts, &account));
+                let pace = pace.clone();
+                tokio::task::spawn_blocking(move || send(head, opened, &parts, (&account, &pace)));
                 return Ok(ReceiverStream::new(stream));
             }
             Err(error) => last = Some(error),
@@ -221,7 +300,12 @@ pub async fn serve(
     Err(Failure::new(Code::Unavailable, "no_snapshot", format!("no snapshot could be made: {why}; retry")).into())
 }
 
-fn open_files(store: &Path, stand: Stand) -> io::Result<(v1::SnapshotHead, Vec<(File, u64)>)> {
+/// The files of a checkpoint, each where its sending is to begin, with what is left of it.
+fn open_files(
+    store: &Path,
+    stand: Stand,
+    have: &[v1::SnapshotBegun],
+) -> io::Result<(v1::SnapshotHead, Vec<(File, u64)>)> {
     let which = fs::metadata(store)?.ino();
     let directory = MmapDirectory::open(store).map_err(io::Error::other)?;
     let (manifest, applied, names) = checkpoint_files(&directory as &dyn Directory).map_err(io::Error::other)?;
@@ -232,10 +316,17 @@ fn open_files(store: &Path, stand: Stand) -> io::Result<(v1::SnapshotHead, Vec<(
     let mut files = Vec::new();
     for name in names {
         // What is open stays readable, whatever merges remove.
-        let file = File::open(store.join(&name))?;
+        let mut file = File::open(store.join(&name))?;
         let bytes = file.metadata()?.len();
-        files.push(v1::SnapshotFile { name, bytes });
-        opened.push((file, bytes));
+        let mut skipped = 0;
+        if let Some(begun) = have.iter().find(|begun| begun.name == name && begun.bytes <= bytes)
+            && checksum(&mut file, begun.bytes)? == Some(begun.crc32)
+        {
+            skipped = begun.bytes;
+        }
+        io::Seek::seek(&mut file, io::SeekFrom::Start(skipped))?;
+        files.push(v1::SnapshotFile { name, bytes, skipped });
+        opened.push((file, bytes - skipped));
     }
     if fs::metadata(store)?.ino() != which {
         return Err(io::Error::other("a snapshot was taken in meanwhile"));
@@ -245,7 +336,7 @@ fn open_files(store: &Path, stand: Stand) -> io::Result<(v1::SnapshotHead, Vec<(
     let mut copy = tempfile::tempfile()?;
     copy.write_all(&manifest)?;
     io::Seek::rewind(&mut copy)?;
-    files.push(v1::SnapshotFile { name: MANIFEST_FILE.into(), bytes: manifest.len() as u64 });
+    files.push(v1::SnapshotFile { name: MANIFEST_FILE.into(), bytes: manifest.len() as u64, skipped: 0 });
     opened.push((copy, manifest.len() as u64));
     let mut members = Vec::new();
     stand.members.encode(&mut members);
@@ -261,9 +352,10 @@ fn send(
     head: v1::SnapshotHead,
     files: Vec<(File, u64)>,
     parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>,
-    account: &Account,
+    (account, pace): (&Account, &Pace),
 ) {
     let part = |wire| Ok(v1::SnapshotPart { part: Some(wire) });
+    account.add(head.files.iter().map(|file| file.skipped).fold(0, u64::saturating_add));
     let mut sent = parts.blocking_send(part(Wire::Head(head))).is_ok();
     for (mut file, bytes) in files {
         let mut left = bytes;
@@ -272,6 +364,7 @@ fn send(
             let read = file.read_exact(&mut piece);
             let count = piece.len() as u64;
             left -= count;
+            std::thread::sleep(pace.take(count, Instant::now()));
             let crc32 = crc32fast::hash(&piece);
             let bytes = v1::SnapshotBytes { bytes: piece.into(), crc32 };
             let wire =
@@ -299,7 +392,9 @@ pub async fn fetch(
     let io = |error: io::Error| Status::internal(format!("cannot write the snapshot: {error}"));
     let wrong = |what: &str| Status::data_loss(format!("the snapshot is not what was promised: {what}"));
     let into = incoming(store);
-    remove(&into).map_err(io)?;
+    if into.join(SNAPSHOT_FILE).exists() {
+        remove(&into).map_err(io)?;
+    }
     fs::create_dir_all(&into).map_err(io)?;
     let Some(v1::SnapshotPart { part: Some(Wire::Head(head)) }) = next_part(&mut parts).await? else {
         return Err(wrong("it has no head"));
@@ -307,13 +402,27 @@ pub async fn fetch(
     let account = transfers.begin(shard, Direction::Received, from, bytes_of(&head));
     let members = Members::decode(&head.members).map_err(|error| wrong(&error.to_string()))?;
     let stand = Stand { index: LogIndex(head.index), term: Term(head.term), members: Arc::new(members) };
-    for v1::SnapshotFile { name, bytes } in head.files {
+    let skipped = head.files.iter().map(|file| file.skipped).fold(0, u64::saturating_add);
+    if skipped > 0 {
+        tracing::info!(shard, member = from.0, bytes = skipped, "going on with a snapshot that broke off");
+        account.add(skipped);
+    }
+    keep_only(&into, &head.files).map_err(io)?;
+    for v1::SnapshotFile { name, bytes, skipped } in head.files {
         if name.contains('/') || name.starts_with('.') || name == SNAPSHOT_FILE {
             return Err(wrong("a file has a name that ours never have"));
         }
-        let mut options = File::options();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(into.join(&name)).map_err(io)?;
-        let mut left = bytes;
+        let mut file = if skipped > 0 {
+            let file = File::options().append(true).open(into.join(&name)).map_err(io)?;
+            if file.metadata().map_err(io)?.len() != skipped {
+                return Err(wrong("more of a file is not sent than is there"));
+            }
+            file
+        } else {
+            let mut options = File::options();
+            options.write(true).create_new(true).mode(0o600).open(into.join(&name)).map_err(io)?
+        };
+        let mut left = bytes.checked_sub(skipped).ok_or_else(|| wrong("more of a file is not sent than there is"))?;
         while left > 0 {
             let Some(v1::SnapshotPart { part: Some(Wire::Bytes(piece)) }) = next_part(&mut parts).await? else {
                 return Err(wrong("it ends early"));
@@ -349,6 +458,18 @@ pub async fn fetch(
     Ok(stand)
 }
 
+/// Removes what is left of a stream that broke, except the files that are gone on with.
+fn keep_only(into: &Path, files: &[v1::SnapshotFile]) -> io::Result<()> {
+    for entry in fs::read_dir(into)? {
+        let entry = entry?;
+        let goes_on = |file: &v1::SnapshotFile| file.skipped > 0 && *file.name == *entry.file_name();
+        if !files.iter().any(goes_on) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// What a running node does with a snapshot that the leader has for it: one at a time.
 #[derive(Clone)]
 pub struct Receiving {
@@ -381,7 +502,9 @@ impl Receiving {
 
     async fn receive(&self, cluster: &Cluster, message: Message) -> Result<(), Status> {
         let shard = cluster.shard();
-        let request = v1::SnapshotRequest { shard: shard.id(), member: cluster.me().0 };
+        let have = begun(&self.store).await;
+        let (id, member) = (shard.id(), cluster.me().0);
+        let request = v1::SnapshotRequest { shard: id, member, have, ..v1::SnapshotRequest::default() };
         let parts = cluster.links().client(message.from())?.snapshot(request).await?.into_inner();
         let stand = fetch(&self.store, parts, (cluster.transfers(), shard.id(), message.from())).await?;
         tracing::info!(index = stand.index.0, "a snapshot was fetched");
@@ -407,7 +530,7 @@ impl Drop for UnderWay {
 
 #[cfg(test)]
 mod tests {
-    use loci_index::command::{Command, Entry, Envelope, Origin};
+    use loci_index::command::{Action, Change, Command, Content, Entry, Envelope, Origin, Schema};
 
     use super::*;
 
@@ -426,9 +549,13 @@ mod tests {
             let commands = vec![Envelope { origin: Origin::default(), command }];
             store.apply(5 + number, &Entry { clock: number, commands }.encode()).unwrap();
         }
+        checkpoint(&mut store, &*directory);
+    }
+
+    fn checkpoint(store: &mut Store, directory: &dyn Directory) {
         store.request_checkpoint();
         while let Some(job) = store.next_job() {
-            let done = job.run(&*directory, &AtomicBool::new(false));
+            let done = job.run(directory, &AtomicBool::new(false));
             assert!(store.install(done).error.is_none());
         }
     }
@@ -438,6 +565,59 @@ mod tests {
         store(&new, entries);
         fs::write(new.join(SNAPSHOT_FILE), stand(5 + entries).encode()).unwrap();
         new
+    }
+
+    #[tokio::test]
+    async fn files_that_begin_as_they_should_are_gone_on_with_and_others_are_sent_anew() {
+        let data = tempfile::tempdir().unwrap();
+        let (source, target) = (data.path().join("1"), data.path().join("2"));
+        store(&source, 6);
+        let directory: Arc<dyn Directory> = Arc::new(MmapDirectory::open(&source).unwrap());
+        let mut written = Store::open(directory.clone(), StoreOptions::default()).unwrap();
+        let (namespace, name) = ("n1".to_owned(), "c".to_owned());
+        let made = Command::CreateCollection { namespace, name, schema: Schema::default() };
+        let content = Content { value: Some(vec![7; 10_000]), ..Content::default() };
+        let change = Change { collection: 1, key: b"key".to_vec(), action: Action::Put(content) };
+        let put = Command::Write { conditions: Vec::new(), changes: vec![change] };
+        for (index, command) in [(12, made), (13, put)] {
+            let commands = vec![Envelope { origin: Origin::default(), command }];
+            written.apply(index, &Entry { clock: index, commands }.encode()).unwrap();
+        }
+        checkpoint(&mut written, &*directory);
+        let (head, _) = open_files(&source, stand(13), &[]).unwrap();
+        let first = head.files.iter().find(|file| file.name != MANIFEST_FILE).expect("it has a file").clone();
+        let whole = fs::read(source.join(&first.name)).unwrap();
+        let into = incoming(&target);
+        fs::create_dir_all(&into).unwrap();
+        let half = whole.len() / 2;
+        for (there, skipped) in [(&whole[..half], half as u64), (&whole[..], first.bytes), (&[7; 40][..], 0)] {
+            fs::write(into.join(&first.name), there).unwrap();
+            fs::write(into.join(MANIFEST_FILE), "of another checkpoint").unwrap();
+            let have = begun(&target).await;
+            assert_eq!(have.len(), 1, "the manifest is always sent");
+            let (head, opened) = open_files(&source, stand(13), &have).unwrap();
+            let at = head.files.iter().position(|file| file.name == first.name).unwrap();
+            assert_eq!(head.files[at].skipped, skipped);
+            let (mut file, left) = opened.into_iter().nth(at).unwrap();
+            assert_eq!(left, first.bytes - skipped);
+            let mut rest = Vec::new();
+            file.read_to_end(&mut rest).unwrap();
+            assert_eq!(rest, whole[skipped as usize..]);
+            keep_only(&into, &head.files).unwrap();
+            assert_eq!(into.join(&first.name).exists(), skipped > 0);
+            assert!(!into.join(MANIFEST_FILE).exists());
+        }
+    }
+
+    #[test]
+    fn all_that_is_sent_together_keeps_the_pace() {
+        let (pace, now) = (Pace::new(Some(4 << 20)), Instant::now() + Duration::from_secs(1));
+        let other = pace.clone();
+        assert_eq!(pace.take(1 << 20, now), Duration::ZERO);
+        assert_eq!(other.take(2 << 20, now), Duration::from_millis(250));
+        assert_eq!(pace.take(1 << 20, now), Duration::from_millis(750));
+        assert_eq!(pace.take(1 << 20, now + Duration::from_secs(5)), Duration::ZERO);
+        assert_eq!(Pace::new(None).take(u64::MAX, now), Duration::ZERO);
     }
 
     #[test]

@@ -230,6 +230,8 @@ impl Sampled {
             budget.used(),
         )?;
         page.gauge("loci_memory_budget_bytes", "How many there may be", budget.bytes())?;
+        let repaired = u64::from(self.status.repaired());
+        page.gauge("loci_store_repaired", "Whether a damaged store was fetched anew at the start", repaired)?;
         let residency = self.status.residency();
         page.gauge("loci_mapped_bytes", "Bytes of all segments", residency.mapped_bytes())?;
         page.gauge("loci_mapped_resident_bytes", "How many of them are in memory", residency.resident_bytes())?;

@@ -51,8 +51,7 @@ pub async fn describe(
     let mut all: Vec<MemberId> = lines.keys().copied().collect();
     all.extend(members.iter().flat_map(|members| members.all()).filter(|member| !lines.contains_key(member)));
     all.sort_unstable();
-    let own =
-        book::Line { node: cluster.identity().node.to_string(), address: cluster.address().to_owned(), removed: false };
+    let own = cluster.own_line();
     let members = all.into_iter().map(|member| {
         let line = lines.get(&member).or_else(|| (member == cluster.me()).then_some(&own));
         let known = progress.iter().find(|known| known.member == member);
@@ -75,6 +74,7 @@ pub async fn describe(
             snapshot: known.is_some_and(|known| known.snapshot),
             snapshot_bytes: sent.map_or(0, |sent| sent.bytes),
             snapshot_bytes_total: sent.map_or(0, |sent| sent.bytes_total),
+            note: line.map(|line| line.note.clone()).unwrap_or_default(),
         }
     });
     Ok(v1::DescribeClusterReply {
