@@ -24,7 +24,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// Which of our packages may depend on a crate that we keep behind one door.
-const KEPT_BEHIND: [(&str, &[&str]); 10] = [
+const KEPT_BEHIND: [(&str, &[&str]); 12] = [
     ("raft", &["loci-raft"]),
     ("protobuf", &["loci-raft"]),
     // As an oracle in the tests and a peer in the benches.
@@ -37,6 +37,9 @@ const KEPT_BEHIND: [(&str, &[&str]); 10] = [
     ("clap", &["loci-node", "loci-benches"]),
     // The tests write files for the node to read.
     ("parquet", &["loci-node", "loci-tests"]),
+    ("opentelemetry", &["loci-node"]),
+    // The tests play the collector.
+    ("opentelemetry-proto", &["loci-tests"]),
 ];
 
 const UNSAFE_ROOMS: [&str; 3] = ["index/src/distance/", "index/src/directory.rs", "index/src/segment/read.rs"];

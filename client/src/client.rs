@@ -465,6 +465,10 @@ impl Client {
         traced(message, remaining, self.traceparent())
     }
 
+    pub(crate) fn trace(&self) -> &str {
+        &self.origin.trace
+    }
+
     fn traceparent(&self) -> Option<AsciiMetadataValue> {
         let trace = &self.origin.trace;
         if trace.is_empty() { None } else { AsciiMetadataValue::try_from(trace.as_str()).ok() }

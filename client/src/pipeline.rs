@@ -60,6 +60,7 @@ pub struct Pipeline {
 struct Submission {
     call: Call,
     timeout_millis: u32,
+    traceparent: String,
     answer: oneshot::Sender<Result<Reply, Failed>>,
     _room: OwnedSemaphorePermit,
 }
@@ -107,6 +108,7 @@ impl Pipeline {
         let (answer, answered) = oneshot::channel();
         let submission = Submission {
             call,
+            traceparent: self.client.trace().to_owned(),
             timeout_millis: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1),
             answer,
             _room: room.map_err(|_| stopped())?,
@@ -283,7 +285,12 @@ fn send(
     }
     let id = *next_id;
     *next_id += 1;
-    let request = v1::PipelineRequest { id, timeout_millis: submission.timeout_millis, call: Some(submission.call) };
+    let request = v1::PipelineRequest {
+        id,
+        timeout_millis: submission.timeout_millis,
+        call: Some(submission.call),
+        traceparent: submission.traceparent,
+    };
     match requests.try_send(request) {
         Ok(()) => {
             let submitted = Submitted { answer: submission.answer, _room: submission._room };

@@ -14,6 +14,7 @@
 //! | `--graph-threads` | as many as processors | so many threads link graphs, at low priority |
 //! | `--snapshot-mib-per-second` | 0: as fast as they can | how fast snapshots leave the node |
 //! | `--log-file-mib` | 64 | size of one file of the log |
+//! | `--otlp`, `--trace-sample` | none, 0.01 | where spans go, and of which share of calls |
 //! | `--log-format`, `--log-level` | text, info | the lines on stderr |
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,6 +30,7 @@ const METRICS_OFF: &str = "off";
 const RECALL_ONE_IN_DEFAULT: u32 = 1_000;
 const WALK_RATE_DEFAULT: u32 = 100;
 const LOG_FILE_MIB_DEFAULT: u64 = 64;
+const TRACE_SAMPLE_DEFAULT: f64 = 0.01;
 const LOG_FILE_MIB_MAX: u64 = 1024;
 const MEMORY_MIB_MIN: u64 = 64;
 /// Assumed when the machine does not tell what it has.
@@ -78,6 +80,13 @@ pub struct ServeArgs {
     /// Size of one file of the log, in MiB. Smaller ones suit small disks.
     #[arg(long, value_name = "MIB", default_value_t = LOG_FILE_MIB_DEFAULT)]
     pub log_file_mib: u64,
+    /// Where spans go: a collector that speaks OTLP over gRPC, such as the OpenTelemetry Collector, Jaeger or Tempo. Without one
+    /// nothing is traced.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    pub otlp: Option<String>,
+    /// The share of calls that are traced for which the caller has not decided, from 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = TRACE_SAMPLE_DEFAULT)]
+    pub trace_sample: f64,
     /// Form of the lines on standard error.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -97,7 +106,7 @@ pub enum LogFormat {
 }
 
 /// How a node is to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The data directory.
     pub data: PathBuf,
@@ -121,6 +130,10 @@ pub struct Config {
     pub snapshot_bytes_per_second: Option<u64>,
     /// The size of one file of the log.
     pub log_file_bytes: u64,
+    /// Where spans go, if anywhere.
+    pub otlp: Option<String>,
+    /// The share of calls that are traced for which the caller has not decided.
+    pub trace_sample: f64,
     /// The form of the lines on standard error.
     pub log_format: LogFormat,
     /// Which lines: a filter that has been checked.
@@ -175,6 +188,12 @@ pub enum ConfigError {
         /// The most there may be.
         max: u64,
     },
+    /// Not a collector's address.
+    #[error("--otlp: {0:?} is not the address of a collector: give http://HOST:PORT, such as http://127.0.0.1:4317")]
+    NotACollector(String),
+    /// Not a share.
+    #[error("--trace-sample: {0} is not from 0 to 1")]
+    NotAShare(String),
     /// Not a level or filter.
     #[error("--log-level: {value:?} is neither a level (error, warn, info, debug, trace) nor a filter: {reason}")]
     NotALevel {
@@ -222,6 +241,14 @@ impl Config {
         let pace = in_range("--snapshot-mib-per-second", args.snapshot_mib_per_second, 0, u64::MAX >> 20)?;
         let snapshot_bytes_per_second = (pace > 0).then_some(pace << 20);
         let log_file_bytes = in_range("--log-file-mib", args.log_file_mib, 1, LOG_FILE_MIB_MAX)? << 20;
+        if let Some(collector) = &args.otlp
+            && !collector.strip_prefix("http://").is_some_and(is_host_and_port)
+        {
+            return Err(ConfigError::NotACollector(collector.clone()));
+        }
+        if !(0.0..=1.0).contains(&args.trace_sample) {
+            return Err(ConfigError::NotAShare(args.trace_sample.to_string()));
+        }
         if let Err(error) = EnvFilter::try_new(&args.log_level) {
             return Err(ConfigError::NotALevel { value: args.log_level, reason: error.to_string() });
         }
@@ -237,6 +264,8 @@ impl Config {
             graph_threads: args.graph_threads.map_or_else(processors, |threads| threads as usize),
             snapshot_bytes_per_second,
             log_file_bytes,
+            otlp: args.otlp,
+            trace_sample: args.trace_sample,
             log_format: args.log_format,
             log_level: args.log_level,
         })
@@ -256,6 +285,8 @@ impl Config {
             graph_threads: processors(),
             snapshot_bytes_per_second: None,
             log_file_bytes: 4 << 20,
+            otlp: None,
+            trace_sample: TRACE_SAMPLE_DEFAULT,
             log_format: LogFormat::Text,
             log_level: "info".into(),
         }
@@ -320,6 +351,8 @@ mod tests {
             graph_threads: None,
             snapshot_mib_per_second: 0,
             log_file_mib: LOG_FILE_MIB_DEFAULT,
+            otlp: None,
+            trace_sample: TRACE_SAMPLE_DEFAULT,
             log_format: LogFormat::Text,
             log_level: "info".into(),
         }
@@ -352,6 +385,13 @@ mod tests {
             (|args| args.memory_mib = Some(u64::MAX), "--memory-mib"),
             (|args| args.log_file_mib = 0, "--log-file-mib: 0 is not from 1 to 1024"),
             (|args| args.log_file_mib = 4096, "--log-file-mib: 4096"),
+            (
+                |args| args.otlp = Some("127.0.0.1:4317".into()),
+                "--otlp: \"127.0.0.1:4317\" is not the address of a collector",
+            ),
+            (|args| args.otlp = Some("https://collector:4317".into()), "--otlp"),
+            (|args| args.trace_sample = 1.5, "--trace-sample: 1.5 is not from 0 to 1"),
+            (|args| args.trace_sample = f64::NAN, "--trace-sample"),
             (|args| args.log_level = "loci=loud".into(), "--log-level: \"loci=loud\""),
         ];
         for (change, expected) in table {
@@ -372,6 +412,7 @@ mod tests {
             |args| (args.listen, args.metrics) = ("127.0.0.1:0".into(), "127.0.0.1:0".into()),
             |args| (args.listen, args.insecure) = ("0.0.0.0:7700".into(), true),
             |args| args.log_level = "warn,loci_node=debug".into(),
+            |args| (args.otlp, args.trace_sample) = (Some("http://collector.example.org:4317".into()), 1.0),
         ];
         for (row, change) in table.iter().enumerate() {
             let mut args = args();

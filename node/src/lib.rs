@@ -30,6 +30,7 @@ pub mod residency;
 pub mod fatal;
 pub mod metrics;
 pub mod status;
+pub mod trace;
 
 pub mod cli;
 

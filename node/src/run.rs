@@ -52,6 +52,7 @@ use crate::residency::{Residency, ResidencyFigures};
 use crate::search_threads::SearchThreads;
 use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle, StoreOpener};
 use crate::status::{NodeStatus, Parts};
+use crate::trace::{self, TraceError};
 
 /// The one shard there is until there are several.
 const SHARD: ShardId = ShardId(1);
@@ -181,6 +182,9 @@ pub enum RunError {
         /// How they do not.
         error: RestoreError,
     },
+    /// Spans cannot be exported.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// No thread, or no runtime.
     #[error("cannot start threads: {0}; raise the limit of processes or threads")]
     Threads(#[from] std::io::Error),
@@ -213,7 +217,7 @@ pub fn serve_command(args: ServeArgs) -> Result<(), RunError> {
     let config = Config::from_args(args)?;
     init_tracing(config.log_format, &config.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
@@ -232,7 +236,9 @@ pub fn serve_command(args: ServeArgs) -> Result<(), RunError> {
             let _ = stopped.await;
         })
         .await
-    })
+    });
+    trace::stop();
+    ended
 }
 
 /// Runs a node until `shutdown` resolves. Says on standard output where it listens, once it does.
@@ -341,6 +347,9 @@ impl Node {
             .event_interval(TASKS_PER_LOOK)
             .enable_all()
             .build()?;
+        if let Some(collector) = &config.otlp {
+            trace::start(collector, config.trace_sample, &identity.node.to_string())?;
+        }
         let links = Links::new(identity.cluster, runtime.handle().clone());
 
         let budget = Arc::new(Budget::new(config.memory_bytes));

@@ -24,6 +24,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use loci_index::view::SearchScratch;
 use tokio::sync::oneshot;
 
+use crate::trace;
+
 /// The most works that may wait for each thread. At a millisecond each, the last of them waits an eighth of a second.
 pub const QUEUE_MAX_PER_THREAD: usize = 128;
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(5);
@@ -104,12 +106,21 @@ impl SearchThreads {
         F: FnOnce(&mut SearchScratch, &mut dyn FnMut() -> bool) -> R + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
+        let traced = trace::here().map(|spot| (spot, Instant::now()));
         let work = Box::new(move |scratch: &mut SearchScratch| {
             if reply.is_closed() || Instant::now() >= deadline {
                 return;
             }
             let mut keep_going = || !reply.is_closed() && Instant::now() < deadline;
+            let traced = traced.map(|(spot, queued)| {
+                let begun = Instant::now();
+                spot.step("search queue", queued, begun, []);
+                (spot, begun)
+            });
             let result = work(scratch, &mut keep_going);
+            if let Some((spot, begun)) = traced {
+                spot.step("search", begun, Instant::now(), []);
+            }
             // Nobody waiting is no error.
             let _ = reply.send(result);
         });
@@ -134,7 +145,11 @@ impl SearchThreads {
         let mut scratch = self.0.here.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         self.0.counters.running.fetch_add(1, Ordering::Relaxed);
         let mut keep_going = || Instant::now() < deadline;
+        let traced = trace::here().map(|spot| (spot, Instant::now()));
         let result = catch_unwind(AssertUnwindSafe(|| work(&mut scratch, &mut keep_going)));
+        if let Some((spot, begun)) = traced {
+            spot.step("search", begun, Instant::now(), []);
+        }
         self.0.counters.running.fetch_sub(1, Ordering::Relaxed);
         if result.is_err() {
             tracing::error!("{PANICKED}");

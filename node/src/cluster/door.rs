@@ -4,7 +4,7 @@
 //! `Join`, which are asked by those who have no cluster yet, name none.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use loci_index::command::Entry;
@@ -22,6 +22,7 @@ use crate::doors::grpc::{Failure, deadline};
 use crate::gate;
 use crate::identity::NodeId;
 use crate::shard::{ChangeError, Level};
+use crate::trace;
 
 /// How often a change of members is tried that has to wait for another.
 const CHANGE_RETRY: Duration = Duration::from_millis(100);
@@ -154,6 +155,7 @@ impl Peers for Door {
     async fn forward(&self, request: Request<v1::ForwardRequest>) -> Result<Response<v1::ForwardReply>, Status> {
         self.check(request.metadata())?;
         let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
+        let traceparent = trace::given(request.metadata()).map(str::to_owned);
         let request = request.into_inner();
         let wrong = |message: String| Status::from(Failure::invalid("invalid_entry", message));
         let entry = Entry::decode(&request.entry).map_err(|error| wrong(error.to_string()))?;
@@ -162,7 +164,9 @@ impl Peers for Door {
             return Err(wrong("an entry with one command is forwarded".into()));
         };
         // Not forwarded again: two nodes that each believe the other to lead would play ball.
-        let written = self.cluster.shard().write(envelope, Some(deadline)).await.map_err(Failure::from)?;
+        let write = pin!(self.cluster.shard().write(envelope, Some(deadline)));
+        let ended = |written: &Result<_, _>| if written.is_ok() { 0 } else { Code::Unavailable as i32 };
+        let written = trace::call("forwarded", traceparent.as_deref(), write, ended).await.map_err(Failure::from)?;
         Ok(Response::new(v1::ForwardReply { outcome: written.outcome.encode().into(), index: written.index }))
     }
 

@@ -31,6 +31,7 @@ use super::NotWritten;
 use super::book;
 use crate::identity::ClusterId;
 use crate::shard::{ShardHandle, WriteError};
+use crate::trace::{Step, TRACEPARENT};
 
 /// Which cluster a call is of.
 pub const CLUSTER_KEY: &str = "loci-cluster";
@@ -171,11 +172,15 @@ impl Links {
         shard: u32,
         entry: Vec<u8>,
         deadline: Instant,
+        step: Option<&Step>,
     ) -> Result<v1::ForwardReply, NotWritten> {
         let there = |status: Status| NotWritten::There(Box::new(status));
         let mut client = self.client(to).map_err(there)?;
         let mut request = Request::new(v1::ForwardRequest { shard, entry: entry.into() });
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        if let Some(traceparent) = step.and_then(|step| MetadataValue::try_from(step.spot().traceparent()).ok()) {
+            request.metadata_mut().insert(TRACEPARENT, traceparent);
+        }
         match client.forward(request).await {
             Ok(reply) => Ok(reply.into_inner()),
             // Said by the transport, not by the node: nobody knows what became of it.

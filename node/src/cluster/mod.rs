@@ -40,6 +40,7 @@ use tonic::Status;
 
 use crate::identity::Identity;
 use crate::shard::{ShardHandle, WriteError, Written};
+use crate::trace;
 use hint::Hints;
 use links::Links;
 use transfers::Transfers;
@@ -151,7 +152,10 @@ impl Cluster {
             return Ok(shard.write(envelope, Some(deadline)).await?);
         }
         let entry = Entry { clock: 0, commands: vec![envelope] }.encode();
-        let reply = self.shared.links.forward(leader, shard.id(), entry, deadline).await?;
+        // Ends with the answer.
+        let step = trace::here().and_then(|spot| spot.begin("forward"));
+        let reply = self.shared.links.forward(leader, shard.id(), entry, deadline, step.as_ref()).await?;
+        drop(step);
         let outcome = Outcome::decode(&reply.outcome).map_err(|error| Box::new(Status::internal(error.to_string())));
         Ok(Written { outcome: outcome.map_err(NotWritten::There)?, index: reply.index })
     }

@@ -20,6 +20,7 @@ use super::{
 use crate::clock::Clock;
 use crate::cluster::snapshot::Stand;
 use crate::memory::Budget;
+use crate::trace;
 
 /// The longest that a read waits for its token when it has no deadline of its own.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -203,7 +204,7 @@ impl ShardHandle {
 
         let turn = Turn::new();
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { envelope, permit, since, turn: turn.clone(), reply };
+        let waiting = Waiting { envelope, permit, since, turn: turn.clone(), spot: trace::here(), reply };
         shared.events.send(Event::Write(waiting)).map_err(|_| WriteError::Stopping)?;
         let abandon = AbandonOnDrop(turn);
         let answer = match deadline {
@@ -220,6 +221,15 @@ impl ShardHandle {
 
     /// A view as new as asked.
     pub async fn view(&self, level: Level, deadline: Option<Instant>) -> Result<Arc<View>, ReadError> {
+        let Some(spot) = trace::here() else { return self.new_enough(level, deadline).await };
+        let from = Instant::now();
+        let view = self.new_enough(level, deadline).await;
+        let index = view.as_ref().map_or(0, |view| view.index());
+        spot.step("view", from, Instant::now(), [("loci.index", index), ("loci.shard", self.id().into())]);
+        view
+    }
+
+    async fn new_enough(&self, level: Level, deadline: Option<Instant>) -> Result<Arc<View>, ReadError> {
         let shared = &*self.0;
         match shared.phase() {
             Phase::Starting => return Err(ReadError::NotReady),

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{WriteError, Written};
 use crate::memory::Budget;
+use crate::trace::Spot;
 
 /// The most writes that may wait.
 pub const QUEUE_WRITES_MAX: usize = 16_384;
@@ -57,6 +58,8 @@ pub struct Waiting {
     pub permit: Permit,
     pub since: Instant,
     pub turn: Turn,
+    /// Where its trace is, if it is recorded.
+    pub spot: Option<Spot>,
     pub reply: oneshot::Sender<Result<Written, WriteError>>,
 }
 

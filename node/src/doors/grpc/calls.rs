@@ -25,6 +25,7 @@ use crate::gate::{Gate, Pass};
 use crate::idle::recall::Recall;
 use crate::search_threads::SearchThreads;
 use crate::shard::{Level, ShardHandle};
+use crate::trace;
 
 /// The most keys of one get, and of one delete.
 pub const KEYS_MAX: usize = 10_000;
@@ -117,6 +118,7 @@ impl Calls {
 
     /// Logs a command and waits for its outcome; a refusal is a failure.
     pub async fn log(&self, origin: Origin, command: Command, deadline: Instant) -> Result<(Outcome, u64), Failure> {
+        let origin = Origin { trace: trace::for_entry(origin.trace), ..origin };
         let written = self.cluster.write(Envelope { origin, command }, deadline).await?;
         match written.outcome {
             Outcome::Refused(refusal) => Err(refusal.into()),

@@ -71,6 +71,7 @@ async fn answer(
     request: v1::PipelineRequest,
 ) -> v1::PipelineReply {
     let id = request.id;
+    let traceparent = (!request.traceparent.is_empty()).then(|| request.traceparent.clone());
     let timeout = match request.timeout_millis {
         0 => None,
         millis => Some(Duration::from_millis(millis.into())),
@@ -101,7 +102,7 @@ async fn answer(
             None => return Err(Failure::invalid("invalid_call", "the request has no call; set put, get, ...")),
         })
     };
-    let reply = match measured(metrics, method, writes, deadline, call).await {
+    let reply = match measured(metrics, method, writes, deadline, traceparent.as_deref(), call).await {
         Ok(reply) => reply,
         Err(failure) => Reply::Error(failure.into_call_error()),
     };

@@ -1,12 +1,14 @@
 //! The `Records` service: each method hands its request to [`Calls`] with a deadline.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loci_wire::v1::records_server::Records;
 use loci_wire::v1::{self};
 use tokio::sync::mpsc;
+use tokio::time::error::Elapsed;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -16,6 +18,7 @@ use super::pipeline;
 use super::status::Failure;
 use crate::gate;
 use crate::metrics::Metrics;
+use crate::trace;
 
 /// Two ticks of the runtime's timer.
 const EARLIER: Duration = Duration::from_millis(2);
@@ -38,17 +41,23 @@ pub fn deadline(metadata: &MetadataMap, default: Duration) -> Instant {
     gate::deadline(timeout.map(|timeout| timeout - EARLIER.min(timeout / 4)), default)
 }
 
-/// Lets a call in, runs it until its deadline, and counts it.
+/// Runs a call until its deadline, counts it, and has it be part of its trace.
 pub async fn measured<R>(
     metrics: &Metrics,
     method: &'static str,
     writes: bool,
     deadline: Instant,
+    traceparent: Option<&str>,
     call: impl Future<Output = Result<R, Failure>>,
 ) -> Result<R, Failure> {
     let started = Instant::now();
     let _under_way = metrics.under_way();
-    let result = match tokio::time::timeout_at(deadline.into(), call).await {
+    let in_time = pin!(tokio::time::timeout_at(deadline.into(), call));
+    let ended = |result: &Result<Result<R, Failure>, Elapsed>| match result {
+        Ok(result) => result.as_ref().map_or_else(|failure| failure.code as i32, |_| 0),
+        Err(_) => Code::DeadlineExceeded as i32,
+    };
+    let result = match trace::call(method, traceparent, in_time, ended).await {
         Ok(result) => result,
         Err(_) => Err(Failure::late(writes)),
     };
@@ -67,12 +76,13 @@ pub async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>
     call: impl FnOnce(Q, Instant) -> F,
 ) -> Result<Response<R>, Status> {
     let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
+    let traceparent = trace::given(request.metadata()).map(str::to_owned);
     let request = request.into_inner();
     let run = async {
         let _pass = calls.enter(&request)?;
         call(request, deadline).await
     };
-    with_leader(calls, measured(metrics, method, writes, deadline, run).await)
+    with_leader(calls, measured(metrics, method, writes, deadline, traceparent.as_deref(), run).await)
 }
 
 /// Says beside the answer who leads, if another node does: the next call may go there.
@@ -143,6 +153,7 @@ impl Records for RecordsService {
     /// All pages are of one view, however long the client takes to read them.
     async fn scan_stream(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStreamStream>, Status> {
         let deadline = deadline(request.metadata(), gate::TIMEOUT_MAX);
+        let traceparent = trace::given(request.metadata()).map(str::to_owned);
         let request = request.into_inner();
         let pass = self.calls.enter(&request)?;
         let view = self.calls.scan_view(&request, deadline).await?;
@@ -161,7 +172,9 @@ impl Records for RecordsService {
                     scan.cursor = cursor;
                 }
             };
-            if let Err(failure) = measured(&metrics, "scan_stream", false, deadline, whole).await {
+            if let Err(failure) =
+                measured(&metrics, "scan_stream", false, deadline, traceparent.as_deref(), whole).await
+            {
                 // A client that has gone does not need to know why.
                 let _ = pages.send(Err(failure.into())).await;
             }

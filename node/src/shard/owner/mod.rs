@@ -13,6 +13,7 @@
 //! | [`members`] | changes of members, and snapshots for those who fell behind |
 //! | [`jobs`] | checkpoints and merges: when, and what follows from them |
 //! | [`stopping`] | the way down |
+//! | [`times`] | when what happened to an entry, for traces |
 //!
 //! Always:
 //! - the clock of an entry is never behind that of an entry before it: a new leader proposes nothing before it has applied
@@ -23,6 +24,7 @@ mod jobs;
 mod members;
 mod reads;
 mod stopping;
+mod times;
 mod writes;
 
 use std::collections::VecDeque;
@@ -42,6 +44,7 @@ use super::queue::Waiting;
 use super::{Event, Fatal, Outbox};
 use crate::cluster::snapshot::Stand;
 use crate::log_thread::{LogHandle, Report};
+use crate::trace;
 use members::Known;
 pub(super) use reads::FOREVER;
 pub use reads::Reader;
@@ -88,6 +91,7 @@ pub struct Owner {
     waiting: VecDeque<Waiting>,
     /// Entries that are logged and not applied.
     proposed: VecDeque<Batch>,
+    late: Vec<times::Late>,
     proposed_clock: u64,
     standing: Standing,
     heard_leader: Option<Instant>,
@@ -156,6 +160,7 @@ impl Owner {
             now,
             waiting: VecDeque::new(),
             proposed: VecDeque::new(),
+            late: Vec::new(),
             proposed_clock,
             standing,
             heard_leader: None,
@@ -213,7 +218,10 @@ impl Owner {
             Event::Read(reader) => self.reads.wait(reader),
             Event::Peer(message) => self.receive(message)?,
             Event::Unreachable(member) => self.replica.unreachable(member),
-            Event::Log(Report::Synced(mark)) => self.replica.synced(mark),
+            Event::Log(Report::Synced(mark)) => {
+                self.note_synced(mark);
+                self.replica.synced(mark);
+            }
             Event::Log(Report::Room) => self.room = Room::default(),
             Event::Log(Report::Full { needed_bytes }) => {
                 self.room = Room { asked: false, full: Some(Full { needed_bytes, asked_at: self.now }) };
@@ -282,6 +290,9 @@ impl Owner {
             })?;
             if !effects.append.is_empty() || effects.sync.is_some() {
                 let bytes = effects.append.iter().map(append_bytes).sum();
+                if let Some(mark) = effects.sync {
+                    self.note_append(mark);
+                }
                 self.log.append(effects.append, bytes, effects.sync);
             }
             // Before any message says so: whoever hears of it may show it.
@@ -323,6 +334,7 @@ impl Owner {
             self.answer(Proposed { index, term }, Vec::new());
             return Ok(());
         }
+        let begun = trace::is_on().then(Instant::now);
         self.known.applied(term, data.len() as u64);
         let outcomes =
             self.store.apply(index.0, &data).map_err(|error| Fatal(format!("shard {}: {error}", self.shared.id)))?;
@@ -333,6 +345,7 @@ impl Owner {
         self.shared.applied.send_replace(index.0);
         let standing = self.replica.standing();
         self.may_propose |= standing.role == Role::Leader && term == standing.term;
+        self.note_applied(Proposed { index, term }, &data, begun);
         self.answer(Proposed { index, term }, outcomes);
         if self.shared.phase() == Phase::Starting {
             self.replayed += 1;

@@ -17,9 +17,11 @@ use loci_index::record::Position;
 use loci_raft::{MemberId, ProposeError, Proposed, Role};
 use tokio::sync::oneshot;
 
+use super::times::Times;
 use super::{APPEND_BYTES, Owner, Phase, TICK};
 use crate::shard::queue::{Permit, Waiting};
 use crate::shard::{WriteError, Written};
+use crate::trace::Spot;
 
 /// Entries proposed and not yet applied.
 const IN_FLIGHT_MAX: usize = 2;
@@ -39,15 +41,17 @@ const BUFFERS_TIMES_MAX: usize = 4;
 
 /// One entry on its way.
 pub(super) struct Batch {
-    proposed: Proposed,
-    waiters: Vec<Waiter>,
+    pub proposed: Proposed,
+    pub waiters: Vec<Waiter>,
+    pub times: Option<Times>,
 }
 
 /// Who waits for one command's outcome.
-struct Waiter {
+pub(super) struct Waiter {
     reply: oneshot::Sender<Result<Written, WriteError>>,
-    since: Instant,
+    pub since: Instant,
     permit: Permit,
+    pub spot: Option<Spot>,
 }
 
 impl Waiter {
@@ -131,10 +135,10 @@ impl Owner {
             return false;
         }
         let (mut commands, mut waiters) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for Waiting { envelope, permit, since, turn, reply } in self.waiting.drain(..count) {
+        for Waiting { envelope, permit, since, turn, spot, reply } in self.waiting.drain(..count) {
             if turn.begin() {
                 commands.push(envelope);
-                waiters.push(Waiter { reply, since, permit });
+                waiters.push(Waiter { reply, since, permit, spot });
             }
         }
         if commands.is_empty() && !due {
@@ -146,7 +150,8 @@ impl Owner {
             Ok(proposed) => {
                 self.proposed_clock = clock;
                 self.last_due = Some(self.now);
-                self.proposed.push_back(Batch { proposed, waiters });
+                let times = Times::begin(&waiters, self.now);
+                self.proposed.push_back(Batch { proposed, waiters, times });
             }
             Err(error) => {
                 let answer = self.not_proposed(&error, bytes);
@@ -244,7 +249,7 @@ impl Owner {
 
     pub(super) fn refuse_waiting(&mut self, error: &WriteError) {
         for Waiting { reply, permit, since, .. } in self.waiting.drain(..) {
-            Waiter { reply, permit, since }.answer(Err(error.clone()));
+            Waiter { reply, permit, since, spot: None }.answer(Err(error.clone()));
         }
     }
 
