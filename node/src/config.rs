@@ -2,6 +2,7 @@
 //!
 //! | option | default | |
 //! |---|---|---|
+//! | `--config` | none | a file with these options, see [`config_file`](crate::config_file) |
 //! | `--data` | (required) | the data directory |
 //! | `--listen` | 127.0.0.1:7700 | gRPC |
 //! | `--metrics` | 127.0.0.1:7701 | Prometheus, `/live`, `/ready`; or `off` |
@@ -39,6 +40,9 @@ const MEMORY_BYTES_FALLBACK: u64 = 2 << 30;
 /// The options of `loci serve`, as typed.
 #[derive(clap::Args, Debug, Clone)]
 pub struct ServeArgs {
+    /// A TOML file with a key for every option, of the same name: memory-mib = 4096. What is typed wins.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Data directory of this node. Made if it is missing; one process at a time uses it.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
@@ -339,6 +343,7 @@ mod tests {
 
     fn args() -> ServeArgs {
         ServeArgs {
+            config: None,
             data: "data".into(),
             listen: LISTEN_DEFAULT.into(),
             advertise: None,

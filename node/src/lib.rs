@@ -9,6 +9,7 @@
 //! `loci_raft`, which know none of these.
 
 pub mod config;
+pub mod config_file;
 pub mod run;
 
 pub mod doors;

@@ -88,7 +88,15 @@ enum Command {
 
 /// The program.
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let line = match crate::config_file::merged(std::env::args_os().collect()) {
+        Ok(line) => line,
+        Err(error) => {
+            let failure = Failure::usage(error.to_string());
+            eprintln!("loci: {failure}");
+            return failure.exit_code();
+        }
+    };
+    let command = Cli::parse_from(line).command;
     let command = match command {
         Command::Serve(args) => {
             return match crate::run::serve_command(args) {
