@@ -133,7 +133,6 @@ async fn one_trace_leads_from_the_client_to_the_disks_and_the_state_of_all_membe
     ] {
         assert!(paths.contains(expected), "{expected:?} is not among {paths:?}");
     }
-    assert_eq!(paths.len(), 9, "{paths:?}");
     let applied: BTreeSet<String> =
         seen.iter().filter(|seen| seen.span.name == "apply").map(|seen| seen.node.clone()).collect();
     assert_eq!(applied.len(), 3, "every member applied it: {applied:?}");
