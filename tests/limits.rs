@@ -293,7 +293,7 @@ async fn a_bad_search_is_refused_and_says_what_to_change() {
         (
             "a token of another shard",
             with(|request| {
-                let token = v1::Token { shard: 77, index: 1 };
+                let token = v1::Token { shard: 77, index: 1, others: vec![] };
                 request.consistency = Some(v1::Consistency { level: Some(v1::consistency::Level::Token(token)) });
             }),
             invalid("foreign_token", "77"),

@@ -277,7 +277,7 @@ pub struct ShardStats {
 }
 
 /// What a change of namespaces or collections did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
     /// Where it is in the log.
     pub token: Token,
@@ -326,16 +326,26 @@ impl Schema {
 impl Client {
     /// Makes a namespace, or fails with [`Error::AlreadyExists`].
     pub async fn create_namespace(&self, name: impl Into<String>) -> Result<Changed, Error> {
-        self.make_namespace(name.into(), false).await
+        self.make_namespace(name.into(), 0, false).await
+    }
+
+    /// Makes a namespace whose records are spread over so many shards, 1 to 64.
+    pub async fn create_namespace_with(&self, name: impl Into<String>, shards: u32) -> Result<Changed, Error> {
+        self.make_namespace(name.into(), shards, false).await
     }
 
     /// Makes a namespace if it is not there.
     pub async fn ensure_namespace(&self, name: impl Into<String>) -> Result<Changed, Error> {
-        self.make_namespace(name.into(), true).await
+        self.make_namespace(name.into(), 0, true).await
     }
 
-    async fn make_namespace(&self, name: String, if_absent: bool) -> Result<Changed, Error> {
-        let request = v1::CreateNamespaceRequest { origin: self.origin(), name, if_absent };
+    /// Makes a namespace with so many shards if it is not there; one with other shards is an error.
+    pub async fn ensure_namespace_with(&self, name: impl Into<String>, shards: u32) -> Result<Changed, Error> {
+        self.make_namespace(name.into(), shards, true).await
+    }
+
+    async fn make_namespace(&self, name: String, shards: u32, if_absent: bool) -> Result<Changed, Error> {
+        let request = v1::CreateNamespaceRequest { origin: self.origin(), name, if_absent, shards };
         let reply = self
             .admin(|mut admin, remaining| {
                 let request = within(request.clone(), remaining);
@@ -354,6 +364,17 @@ impl Client {
             })
             .await?;
         Ok(reply.names)
+    }
+
+    /// All namespaces, with the shards of those that have some of their own, in the order of the slots that they hold.
+    pub async fn namespaces_with_shards(&self) -> Result<Vec<(String, Vec<u32>)>, Error> {
+        let reply = self
+            .admin(|mut admin, remaining| async move {
+                let request = within(v1::ListNamespacesRequest {}, remaining);
+                admin.list_namespaces(request).await
+            })
+            .await?;
+        Ok(reply.namespaces.into_iter().map(|namespace| (namespace.name, namespace.shards)).collect())
     }
 
     /// Removes a namespace with all its collections and records.

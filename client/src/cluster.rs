@@ -18,6 +18,27 @@ pub struct ClusterDescription {
     pub term: u64,
     /// Everybody who takes part or has.
     pub members: Vec<MemberDescription>,
+    /// All shards, the one that holds the catalog first, as the node that answered sees them.
+    pub shards: Vec<ShardDescription>,
+}
+
+/// Where a shard is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardDescription {
+    /// Its number; 1 holds the catalog.
+    pub shard: u32,
+    /// The member that leads it; none if none is known.
+    pub leader: Option<u64>,
+    /// Since how many elections, about.
+    pub term: u64,
+    /// The members that vote.
+    pub voters: Vec<u64>,
+    /// The members that only follow.
+    pub learners: Vec<u64>,
+    /// The namespaces whose records it holds; the catalog's shard holds those of all that have none of their own.
+    pub namespaces: Vec<String>,
+    /// How many records it has.
+    pub records: u64,
 }
 
 /// A node's part in a cluster.
@@ -60,13 +81,19 @@ impl Client {
             leader: (reply.leader != 0).then_some(reply.leader),
             term: reply.term,
             members: reply.members.into_iter().map(MemberDescription::from).collect(),
+            shards: reply.shards.into_iter().map(ShardDescription::from).collect(),
         })
     }
 
-    /// Hands the lead to another member, and waits until it has it.
+    /// Hands the lead of the shard that holds the catalog to another member, and waits until it has it.
     pub async fn transfer_leader(&self, member: u64) -> Result<(), Error> {
+        self.transfer_leader_of(1, member).await
+    }
+
+    /// Hands the lead of a shard to another member, and waits until it has it.
+    pub async fn transfer_leader_of(&self, shard: u32, member: u64) -> Result<(), Error> {
         self.admin(|mut admin, remaining| async move {
-            let request = within(v1::TransferLeaderRequest { member }, remaining);
+            let request = within(v1::TransferLeaderRequest { member, shard }, remaining);
             admin.transfer_leader(request).await
         })
         .await
@@ -110,5 +137,13 @@ impl From<v1::Member> for MemberDescription {
             snapshot_bytes_total,
             note,
         }
+    }
+}
+
+impl From<v1::ShardPlace> for ShardDescription {
+    fn from(place: v1::ShardPlace) -> ShardDescription {
+        let v1::ShardPlace { shard, leader, term, voters, learners, namespaces, records } = place;
+        let leader = (leader != 0).then_some(leader);
+        ShardDescription { shard, leader, term, voters, learners, namespaces, records }
     }
 }

@@ -1,5 +1,6 @@
 //! One collection: reading and writing its records.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +34,7 @@ pub struct Collection {
 }
 
 /// How new a read must be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Consistency {
     /// As new as every write answered before the read began.
     #[default]
@@ -44,13 +45,11 @@ pub enum Consistency {
     Stale,
 }
 
-/// Where in a shard's log an answer stands. A read with [`Consistency::AtLeast`] is at least that new.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+/// Where in the logs of shards an answer stands. A read with [`Consistency::AtLeast`] is at least that new.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// Which shard.
-    pub shard: u32,
-    /// The index of the entry.
-    pub index: u64,
+    /// The index of an entry, by shard.
+    parts: BTreeMap<u32, u64>,
 }
 
 /// What a write did.
@@ -118,6 +117,9 @@ pub struct PutOptions {
     pub remove_attributes: Vec<String>,
     /// With [`PutMode::Merge`]: the records lose their deadline.
     pub remove_deadline: bool,
+    /// The records may be in several shards of their namespace, each of which writes its own or none of them; other shards may
+    /// have written theirs when a call fails. Without it records in several shards are refused. Not with conditions.
+    pub spread: bool,
 }
 
 /// How a put treats a record that is there, or is not.
@@ -229,6 +231,7 @@ impl Collection {
             conditions: self.conditions(options.conditions),
             remove_attributes: options.remove_attributes,
             remove_deadline: options.remove_deadline,
+            spread: options.spread,
         });
         self.write(call).await
     }
@@ -265,9 +268,10 @@ impl Collection {
         Ok(self.delete_many([key.into()]).await?.deleted > 0)
     }
 
-    /// Deletes the records with these keys; at most 10,000.
+    /// Deletes the records with these keys; at most 10,000. In a namespace with several shards each of them deletes its own.
     pub async fn delete_many<K: Into<Bytes>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Deleted, Error> {
-        self.delete_if(keys, []).await
+        let keys = keys.into_iter().map(Into::into).collect();
+        self.delete_wire(v1::DeleteRequest { keys, spread: true, ..Default::default() }).await
     }
 
     /// Deletes the records with these keys if the conditions hold.
@@ -386,10 +390,10 @@ impl Collection {
 
     pub(crate) fn wire_consistency(&self) -> Option<v1::Consistency> {
         use v1::consistency::Level;
-        let level = match self.consistency {
+        let level = match &self.consistency {
             Consistency::Latest => Level::Latest(true),
             Consistency::Stale => Level::Stale(true),
-            Consistency::AtLeast(token) => Level::Token(v1::Token { shard: token.shard, index: token.index }),
+            Consistency::AtLeast(token) => Level::Token(token.to_wire()),
         };
         Some(v1::Consistency { level: Some(level) })
     }
@@ -410,9 +414,31 @@ impl Collection {
 }
 
 impl Token {
+    /// The index of an entry for each shard that it speaks of, ascending by shard.
+    pub fn parts(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.parts.iter().map(|(shard, index)| (*shard, *index))
+    }
+
+    /// Makes it at least as new as another, in every shard that either speaks of.
+    pub fn join(&mut self, other: &Token) {
+        for (shard, index) in other.parts() {
+            let own = self.parts.entry(shard).or_default();
+            *own = index.max(*own);
+        }
+    }
+
     pub(crate) fn from_wire(token: Option<v1::Token>) -> Token {
-        let token = token.unwrap_or_default();
-        Token { shard: token.shard, index: token.index }
+        let all = token.into_iter().flat_map(|token| {
+            let others = token.others.into_iter().map(|other| (other.shard, other.index));
+            [(token.shard, token.index)].into_iter().chain(others)
+        });
+        Token { parts: all.collect() }
+    }
+
+    fn to_wire(&self) -> v1::Token {
+        let mut all = self.parts().map(|(shard, index)| v1::Token { shard, index, others: Vec::new() });
+        let first = all.next().unwrap_or_default();
+        v1::Token { others: all.collect(), ..first }
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Explanation {
 /// One part of a collection, as one query searched it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
+    /// Which shard it is in.
+    pub shard: u32,
     /// The segment's number; none: the newest records, in memory.
     pub segment: Option<u64>,
     /// Versions of records in it.
@@ -105,6 +107,7 @@ impl From<v1::SearchStep> for Step {
             v1::FilterCover::Unspecified => Cover::Other,
         };
         Step {
+            shard: step.shard,
             segment: step.segment,
             rows: step.rows,
             way,

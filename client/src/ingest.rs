@@ -238,6 +238,7 @@ async fn write(
             collection: collection.wire_name(),
             records,
             mode: v1::PutMode::Replace.into(),
+            spread: true,
             ..Default::default()
         };
         let error = match put_patiently(collection, &put, patience).await {

@@ -73,7 +73,7 @@ pub use admin::{
 };
 pub use batch::{Batch, Removals};
 pub use client::{Builder, Client, ClientFigures};
-pub use cluster::{ClusterDescription, MemberDescription};
+pub use cluster::{ClusterDescription, MemberDescription, ShardDescription};
 pub use collection::{Collection, Condition, Consistency, Deleted, PutMode, PutOptions, Token, Written};
 pub use error::Error;
 pub use explain::{Cover, Explanation, Step, Way};

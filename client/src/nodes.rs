@@ -507,7 +507,7 @@ mod tests {
         let latest = v1::GetRequest { collection: name(""), ..Default::default() };
         assert_eq!(Wish::of(&Call::Get(latest.clone())), Wish::Leader("default"));
         for level in [Level::Stale(true), Level::Token(v1::Token::default())] {
-            let get = Call::Get(v1::GetRequest { consistency: at(level), ..latest.clone() });
+            let get = Call::Get(v1::GetRequest { consistency: at(level.clone()), ..latest.clone() });
             assert_eq!(is_stale(&get), matches!(level, Level::Stale(_)));
             assert_eq!(Wish::of(&get), Wish::Any);
         }

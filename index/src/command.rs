@@ -117,7 +117,8 @@ pub enum Command {
 // Logs hold it: a command that needs more room than the others did is boxed.
 const _: () = assert!(size_of::<ArchivedCommand>() == 80);
 
-/// A collection as it shall be. Its namespace is made where it is missing, and another collection of its name goes.
+/// A collection as it shall be. Its namespace is made where it is missing, and another collection of its name goes,
+/// unless that one has a greater id: ids grow, so what is wanted here was dropped before that one was made.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
 pub struct Installation {
     /// Its id, from 1 to [`crate::record::CollectionId::MAX`]. The store gives out only larger ones from then on.

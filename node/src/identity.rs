@@ -311,7 +311,8 @@ impl DataDirectory {
         self.shards().join(shard.to_string())
     }
 
-    fn shards(&self) -> PathBuf {
+    /// Where the stores of all shards are.
+    pub fn shards(&self) -> PathBuf {
         self.path.join(SHARDS)
     }
 

@@ -17,6 +17,9 @@ pub mod gate;
 
 pub mod shard;
 pub mod cluster;
+pub mod router;
+pub mod shards;
+pub mod hosting;
 
 pub mod log_thread;
 pub mod search_threads;

@@ -6,6 +6,8 @@
 //!   shard 3 --append--/                                                     \--> Synced to shard 3
 //! ```
 //!
+//! A shard that comes later begins with [`LogOpener::open`].
+//!
 //! Before a shard proposes an entry it asks for room ([`LogHandle::reserve`]), which costs two loads while there is some.
 //! When there is none it asks this thread to make it, and hears [`Report::Room`] or [`Report::Full`].
 //!
@@ -19,8 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use loci_raft::{Append, FileDisk, Log, LogError, LogStats, SyncMark};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use loci_raft::{Append, FileDisk, Log, LogError, LogReader, LogStats, ShardId, ShardState, SyncMark};
 
 use crate::fatal;
 use crate::metrics::Latencies;
@@ -31,6 +33,10 @@ const SLOW_SYNC: Duration = Duration::from_millis(100);
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// A log with nothing to do for this long makes the next file ready.
 const IDLE: Duration = Duration::from_millis(20);
+/// With so many files, the shard that the oldest is kept for is told.
+pub const PINNED_FILES: usize = 16;
+/// How often it is told.
+const PINS_EVERY: Duration = Duration::from_millis(100);
 /// What a batch may take besides its entries: hard states, the batch's frame, the change of files.
 const SLACK_BYTES: u64 = 8192;
 
@@ -41,6 +47,8 @@ pub enum Report {
     Synced(SyncMark),
     /// There is room again; ask once more.
     Room,
+    /// The log has [`PINNED_FILES`] files or more, and the oldest is there for this shard only.
+    Pins,
     /// There is no room, and the disk has none either.
     Full {
         /// What the log needs.
@@ -72,6 +80,38 @@ pub enum Request {
         /// Who wants to know.
         to: usize,
     },
+    /// A shard begins to use the log.
+    Open(Open),
+}
+
+/// A shard that begins to use a log that runs.
+pub struct Open {
+    shard: ShardId,
+    begin: Begin,
+    listener: Listener,
+    reply: Sender<Answer>,
+}
+
+/// What the log has of a shard, and the number of its listener.
+type Answer = Result<Option<(ShardState, LogReader, usize)>, LogError>;
+
+/// What a shard's log is to begin with, given what there is of it already.
+pub type Begin = Box<dyn FnOnce(Option<ShardState>) -> Vec<Append> + Send>;
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Open(shard {})", self.shard)
+    }
+}
+
+/// A shard's part of a running log.
+pub struct OpenedShard {
+    /// What it holds.
+    pub state: ShardState,
+    /// To read it.
+    pub reader: LogReader,
+    /// To write it.
+    pub handle: LogHandle,
 }
 
 /// Figures of the log, as of a moment ago.
@@ -145,6 +185,28 @@ impl LogHandle {
     }
 }
 
+/// A way to let further shards use a running log. The thread ends only after it is gone.
+#[derive(Clone)]
+pub struct LogOpener {
+    requests: Sender<Request>,
+    figures: Arc<LogFigures>,
+}
+
+impl LogOpener {
+    /// Has the log begin with what `begin` says for a shard, synced, and gives it its part. None: the log has nothing of the
+    /// shard. Waits for the log thread.
+    pub fn open(&self, shard: ShardId, listener: Listener, begin: Begin) -> Result<Option<OpenedShard>, LogError> {
+        let (reply, answer) = bounded(1);
+        let open = Open { shard, begin, listener, reply };
+        self.requests.send(Request::Open(open)).map_err(|_| LogError::Dead)?;
+        let opened = answer.recv().map_err(|_| LogError::Dead)??;
+        Ok(opened.map(|(state, reader, to)| {
+            let handle = LogHandle { requests: self.requests.clone(), figures: self.figures.clone(), to };
+            OpenedShard { state, reader, handle }
+        }))
+    }
+}
+
 /// The running thread.
 pub struct LogThread {
     thread: JoinHandle<Result<(), LogError>>,
@@ -152,24 +214,27 @@ pub struct LogThread {
 }
 
 impl LogThread {
-    /// Starts the thread. Each listener is a shard; the handles come back in the same order.
+    /// Starts the thread, for these shards at first; the handles come back in the same order.
     pub fn start(
         log: Log<FileDisk>,
         path: PathBuf,
         figures: Arc<LogFigures>,
-        listeners: Vec<Listener>,
-    ) -> std::io::Result<(LogThread, Vec<LogHandle>)> {
+        listeners: Vec<(ShardId, Listener)>,
+    ) -> std::io::Result<(LogThread, Vec<LogHandle>, LogOpener)> {
         let (requests, queue) = unbounded();
+        let opener = LogOpener { requests: requests.clone(), figures: figures.clone() };
         let handles = (0..listeners.len())
             .map(|to| LogHandle { requests: requests.clone(), figures: figures.clone(), to })
             .collect();
-        let mut owner = Owner { log, path, figures: figures.clone(), listeners, reported: Instant::now() };
+        let now = Instant::now();
+        let mut owner = Owner { log, path, figures: figures.clone(), listeners, reported: now, told_pins: now };
         owner.publish();
         let thread = std::thread::Builder::new().name("loci-log".into()).spawn(move || {
             fatal::guard("log", || owner.run(&queue));
             owner.log.close()
         })?;
-        Ok((LogThread { thread, figures }, handles))
+        drop(requests);
+        Ok((LogThread { thread, figures }, handles, opener))
     }
 
     /// Figures of the log.
@@ -187,8 +252,10 @@ struct Owner {
     log: Log<FileDisk>,
     path: PathBuf,
     figures: Arc<LogFigures>,
-    listeners: Vec<Listener>,
+    listeners: Vec<(ShardId, Listener)>,
     reported: Instant,
+    /// When a shard was last told that it pins the log.
+    told_pins: Instant,
 }
 
 impl Owner {
@@ -259,9 +326,34 @@ impl Owner {
                     Err(error) => self.die(&error),
                 };
                 self.publish_room();
-                self.listeners[to](report);
+                self.listeners[to].1(report);
+            }
+            Request::Open(Open { shard, begin, listener, reply }) => {
+                let opened = self.open(shard, begin, listener);
+                // Whoever asked may be gone.
+                let _ = reply.send(opened);
             }
         }
+    }
+
+    fn open(&mut self, shard: ShardId, begin: Begin, listener: Listener) -> Answer {
+        let batch = begin(self.log.shard(shard));
+        if !batch.is_empty() {
+            match self.log.append(&batch).and_then(|()| self.log.sync()) {
+                Ok(()) => {}
+                Err(full @ LogError::Full { .. }) => return Err(full),
+                Err(error) => self.die(&error),
+            }
+            self.publish_room();
+        }
+        let (Some(state), Some(reader)) = (self.log.shard(shard), self.log.reader(shard)) else { return Ok(None) };
+        // One that was opened and then could not be started is opened again.
+        let to = self.listeners.iter().position(|(known, _)| *known == shard).unwrap_or(self.listeners.len());
+        match self.listeners.get_mut(to) {
+            Some(known) => known.1 = listener,
+            None => self.listeners.push((shard, listener)),
+        }
+        Ok(Some((state, reader, to)))
     }
 
     /// Appends, however long the disk has no space: the shard has already acted on this batch.
@@ -271,7 +363,7 @@ impl Owner {
                 Ok(()) => return,
                 Err(LogError::Full { needed, .. }) => {
                     self.set_full(true);
-                    for listener in &self.listeners {
+                    for (_, listener) in &self.listeners {
                         listener(Report::Full { needed_bytes: needed });
                     }
                     std::thread::sleep(RETRY_EVERY);
@@ -292,7 +384,7 @@ impl Owner {
             tracing::warn!(millis = took.as_millis() as u64, "the disk was slow to sync the log");
         }
         for (to, number) in synced.drain(..) {
-            self.listeners[to](Report::Synced(number));
+            self.listeners[to].1(Report::Synced(number));
         }
         self.publish_room();
         if self.reported.elapsed() > IDLE {
@@ -316,8 +408,16 @@ impl Owner {
 
     fn publish(&mut self) {
         self.publish_room();
-        self.figures.take(self.log.stats());
+        let stats = self.log.stats();
+        self.figures.take(stats);
         self.reported = Instant::now();
+        if stats.files >= PINNED_FILES
+            && let Some((_, listener)) = self.listeners.iter().find(|(shard, _)| stats.pinned_by == Some(*shard))
+            && self.told_pins.elapsed() >= PINS_EVERY
+        {
+            self.told_pins = self.reported;
+            listener(Report::Pins);
+        }
     }
 
     fn die(&self, error: &LogError) -> ! {

@@ -19,10 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use loci_index::segment::Segment;
 use loci_index::view::View;
 
 use crate::memory::Budget;
-use crate::shard::ShardHandle;
+use crate::shards::Shards;
 
 /// How often what is in memory is counted.
 const EVERY: Duration = Duration::from_millis(250);
@@ -97,23 +98,23 @@ pub(crate) struct Residency {
 }
 
 impl Residency {
-    /// Starts it for a shard whose segments lie below a folder.
+    /// Starts it for shards whose segments lie below a folder.
     pub fn start(
-        shard: ShardHandle,
+        shards: Shards,
         folder: &Path,
         budget: Arc<Budget>,
         figures: Arc<ResidencyFigures>,
     ) -> std::io::Result<Residency> {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut keeper = Keeper {
-            shard,
+            shards,
             // As the system names it.
             folder: folder.canonicalize()?,
             budget,
             figures,
             advised: Vec::new(),
             uncounted: 0,
-            hand: (0, 0),
+            hand: BEGINNING,
         };
         let stop = stopping.clone();
         let thread = std::thread::Builder::new().name("loci-residency".into()).spawn(move || {
@@ -135,23 +136,33 @@ impl Residency {
 }
 
 struct Keeper {
-    shard: ShardHandle,
+    shards: Shards,
     folder: PathBuf,
     budget: Arc<Budget>,
     figures: Arc<ResidencyFigures>,
     /// The segments that were advised, ascending, and the state for which.
-    advised: Vec<(u64, State)>,
+    advised: Vec<(File, State)>,
     /// Turns since the last count.
     uncounted: u32,
     /// Where giving back goes on: a segment, and a place in its file.
-    hand: (u64, u64),
+    hand: (File, u64),
+}
+
+/// A shard and the number of one of its segments.
+type File = (u32, u64);
+
+const BEGINNING: (File, u64) = ((0, 0), 0);
+
+/// All segments that there are.
+fn segments(views: &[(u32, Arc<View>)]) -> impl Iterator<Item = (File, &Segment)> {
+    views.iter().flat_map(|(shard, view)| view.segments().map(|(file, segment)| ((*shard, file), segment)))
 }
 
 impl Keeper {
     fn turn(&mut self) {
-        let view = self.shard.newest();
+        let views: Vec<_> = self.shards.handles().iter().map(|shard| (shard.id(), shard.newest())).collect();
         let (mut mapped, mut walked) = (0, 0);
-        for (_, segment) in view.segments() {
+        for (_, segment) in segments(&views) {
             mapped += segment.file_bytes();
             walked += segment.walked_bytes();
         }
@@ -162,7 +173,7 @@ impl Keeper {
             let (mapped_mib, room_mib) = (mapped >> 20, room >> 20);
             tracing::info!(?state, mapped_mib, room_mib, "what is kept in memory of the segments has changed");
         }
-        let changed = self.advise(&view, state);
+        let changed = self.advise(&views, state);
         self.uncounted += 1;
         if state == State::Hot && !changed && self.uncounted < TURNS_WHILE_HOT {
             return;
@@ -172,8 +183,8 @@ impl Keeper {
         if state != State::Hot {
             if resident > room {
                 // Once round, whatever the hand: of what searches do not walk on, each reads a few pages, hardly ever the same.
-                let hand = std::mem::take(&mut self.hand);
-                self.shed(&view, mapped, true);
+                let hand = std::mem::replace(&mut self.hand, BEGINNING);
+                self.shed(&views, mapped, true);
                 self.hand = hand;
                 resident = resident_bytes(&self.folder);
             }
@@ -185,7 +196,7 @@ impl Keeper {
                 // Only so much of what the hand passes is in memory.
                 let pass = u128::from(excess) * u128::from(mapped) / u128::from(resident.max(1));
                 let pass = u64::try_from(pass).unwrap_or(mapped);
-                self.shed(&view, pass.clamp(STEP_BYTES_MIN.min(mapped), mapped), false);
+                self.shed(&views, pass.clamp(STEP_BYTES_MIN.min(mapped), mapped), false);
                 resident = resident_bytes(&self.folder);
             }
         }
@@ -193,9 +204,9 @@ impl Keeper {
     }
 
     /// Tells the system once for each segment and state. Whether there was anything to tell.
-    fn advise(&mut self, view: &View, state: State) -> bool {
-        let mut advised: Vec<(u64, State)> = Vec::with_capacity(self.advised.len());
-        for (file, segment) in view.segments() {
+    fn advise(&mut self, views: &[(u32, Arc<View>)], state: State) -> bool {
+        let mut advised: Vec<(File, State)> = Vec::with_capacity(self.advised.len());
+        for (file, segment) in segments(views) {
             if self.advised.binary_search(&(file, state)).is_err() {
                 match state {
                     State::Hot => segment.keep_hot(),
@@ -212,8 +223,8 @@ impl Keeper {
     }
 
     /// Moves the hand on by so many bytes, round all segments, and gives back what it passes.
-    fn shed(&mut self, view: &View, mut bytes: u64, keep_walk: bool) {
-        let mut segments: Vec<_> = view.segments().collect();
+    fn shed(&mut self, views: &[(u32, Arc<View>)], mut bytes: u64, keep_walk: bool) {
+        let mut segments: Vec<_> = segments(views).collect();
         segments.sort_unstable_by_key(|(file, _)| *file);
         let first = segments.partition_point(|(file, _)| *file < self.hand.0);
         let (before, from_hand) = segments.split_at(first);
@@ -221,14 +232,14 @@ impl Keeper {
             let from = if *file == self.hand.0 { self.hand.1 } else { 0 };
             let next = segment.shed(from, bytes, keep_walk);
             bytes = bytes.saturating_sub(next.unwrap_or(segment.file_bytes()).saturating_sub(from));
-            self.hand = next.map_or((file + 1, 0), |next| (*file, next));
+            self.hand = next.map_or(((file.0, file.1 + 1), 0), |next| (*file, next));
             if bytes == 0 {
                 break;
             }
         }
         // Past the last segment, it begins anew.
         if segments.last().is_some_and(|(file, _)| self.hand.0 > *file) {
-            self.hand = (0, 0);
+            self.hand = BEGINNING;
         }
     }
 }

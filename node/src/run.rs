@@ -13,16 +13,16 @@
 use std::future::Future;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use loci_index::directory::{Directory, DirectoryError, MmapDirectory};
+use loci_index::directory::DirectoryError;
 use loci_index::graph::GraphOptions;
-use loci_index::store::{Store, StoreError, StoreOptions};
+use loci_index::store::{StoreError, StoreOptions};
 use loci_raft::{
     FOUNDING_INDEX, FileDisk, Log, LogError, LogIndex, LogOptions, MemberId, Members, Replica, ReplicaOptions,
-    RestoreError, ShardId, ShardState, beginning, founding,
+    RestoreError, ShardId, ShardState, founding,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -35,12 +35,12 @@ use tracing_subscriber::EnvFilter;
 use crate::clock::Clock;
 use crate::cluster::formation::{self, Applicant, Formed};
 use crate::cluster::links::Links;
-use crate::cluster::repair::Patient;
-use crate::cluster::snapshot::{self, Receiving, Stand};
-use crate::cluster::{Cluster, agreement, door, policy, repair};
+use crate::cluster::snapshot::{self, Receiving};
+use crate::cluster::{Cluster, agreement, door, mirror, policy, repair};
 use crate::config::{Config, ConfigError, LogFormat, ServeArgs};
 use crate::doors::grpc;
 use crate::gate::Gate;
+use crate::hosting::{Care, Host, Hosting, OpenedStore, make_store, open_store};
 use crate::identity::{ClusterId, DataDirectory, DataError, FOUNDER, Identity, NodeId, random_bytes};
 use crate::idle::Idle;
 use crate::idle::recall::Recall;
@@ -50,12 +50,12 @@ use crate::memory::Budget;
 use crate::metrics::{Endpoint, Metrics};
 use crate::residency::{Residency, ResidencyFigures};
 use crate::search_threads::SearchThreads;
-use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle, StoreOpener};
+use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle};
+use crate::shards::{CATALOG, Served, Shards};
 use crate::status::{NodeStatus, Parts};
 use crate::trace::{self, TraceError};
 
-/// The one shard there is until there are several.
-const SHARD: ShardId = ShardId(1);
+const SHARD: ShardId = ShardId(CATALOG);
 /// How long another member may take to lead in the place of one that stops.
 const HAND_OVER_TIME: Duration = Duration::from_secs(2);
 /// How long calls under way may take once the node is told to stop.
@@ -118,10 +118,22 @@ pub enum RunError {
         error: std::io::Error,
     },
     /// The log knows nothing of the shard.
-    #[error("the log in {path} holds nothing of shard {}: it is not this node's log; restore the data directory from a copy", SHARD.0)]
+    #[error(
+        "the log holds nothing of shard {shard} in {path}: it is not this node's log; restore the data directory from a copy"
+    )]
     NotInLog {
-        /// Where it is.
+        /// Where the data are.
         path: PathBuf,
+        /// Of what.
+        shard: u32,
+    },
+    /// What the address book says of a shard makes no sense.
+    #[error("shard {shard}: the address book (namespace _loci, collection shards) is damaged: {what}")]
+    Book {
+        /// Which.
+        shard: u32,
+        /// What is wrong.
+        what: String,
     },
     /// The data are of another cluster than the nodes that were named.
     #[error(
@@ -305,6 +317,7 @@ pub struct Node {
     becoming_healthy: JoinHandle<()>,
     shard: Shard,
     handle: ShardHandle,
+    host: Arc<Host>,
     cluster: Cluster,
     log: LogThread,
     search: SearchThreads,
@@ -341,21 +354,24 @@ impl Node {
         };
         let opening = config.clone();
         let opened = blocking(move || open(&opening, data, formed)).await??;
-        let Opened { data, identity, log, replica, store, directory, opener, options, clock, repaired } = opened;
+        let Opened { data, identity, log, replica, catalog, others, addresses, store_options, options, clock } = opened;
+        let OpenedStore { store, directory, opener, repaired, .. } = catalog;
+        if let Some(collector) = &config.otlp {
+            trace::start(collector, config.trace_sample, &identity.node.to_string())?;
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("loci-io")
             .event_interval(TASKS_PER_LOOK)
             .enable_all()
             .build()?;
-        if let Some(collector) = &config.otlp {
-            trace::start(collector, config.trace_sample, &identity.node.to_string())?;
-        }
-        let links = Links::new(identity.cluster, runtime.handle().clone());
+        let shards = Shards::default();
+        let links = Links::new(identity.cluster, shards.clone(), runtime.handle().clone());
 
         let budget = Arc::new(Budget::new(config.memory_bytes));
         let figures = Arc::new(LogFigures::default());
         let mailbox = Mailbox::new();
-        let (log, mut log_handles) = LogThread::start(log, data.log(), figures.clone(), vec![mailbox.listener()])?;
+        let listeners = vec![(SHARD, mailbox.listener())];
+        let (log, mut log_handles, log_opener) = LogThread::start(log, data.log(), figures.clone(), listeners)?;
         let log_handle = log_handles.remove(0);
         let beginning = Beginning {
             id: SHARD.0,
@@ -368,12 +384,49 @@ impl Node {
                 let links = links.clone();
                 move |message| links.send(message)
             }),
-            options,
+            options: options.clone(),
         };
         let shard = Shard::start(mailbox, beginning, directory)?;
         let handle = shard.handle();
-        links.serve(handle.clone());
-        let cluster = Cluster::new(identity, advertise, handle.clone(), links);
+        let files = data.shard(CATALOG);
+        let receiving = Receiving::new(files.clone(), opener);
+        shards.add(Served { handle: handle.clone(), files: files.clone(), receiving });
+        let cluster = Cluster::new(identity, advertise, handle.clone(), shards.clone(), links.clone());
+        let hosting = Hosting {
+            folder: data.shards(),
+            store: store_options,
+            owner: options,
+            budget: budget.clone(),
+            clock: clock.clone(),
+            links,
+            cluster: cluster.clone(),
+            runtime: runtime.handle().clone(),
+        };
+        let host = Arc::new(Host::new(hosting, log_opener));
+        let starting = host.clone();
+        let started = blocking(move || -> Result<Vec<String>, RunError> {
+            let mut repaired: Vec<String> = repaired.into_iter().collect();
+            for (id, state) in &others {
+                repaired.extend(starting.start_known(*id, state, &addresses)?);
+            }
+            Ok(repaired)
+        });
+        let repaired = match started.await? {
+            Ok(repaired) => repaired.join("; "),
+            Err(error) => {
+                // Nothing of it is to be left: neither the lock on the data, nor a runtime that may not be dropped here.
+                shards.clear();
+                drop((handle, cluster));
+                let ended = blocking(move || {
+                    host.stop();
+                    shard.stop();
+                    drop(host);
+                    runtime.shutdown_background();
+                });
+                ended.await?;
+                return Err(error);
+            }
+        };
         let search = SearchThreads::start()?;
         let residency_figures = Arc::new(ResidencyFigures::default());
         let (recall, samples) = Recall::new(config.recall_one_in);
@@ -381,17 +434,17 @@ impl Node {
         let idle = Idle::start(
             search.clone(),
             residency_figures.clone(),
-            handle.clone(),
+            shards.clone(),
             (recall.clone(), samples),
             (config.walk_rate, walker.clone()),
         )?;
-        let residency = Residency::start(handle.clone(), data.path(), budget.clone(), residency_figures.clone())?;
+        let residency = Residency::start(shards.clone(), data.path(), budget.clone(), residency_figures.clone())?;
         let metrics = Arc::new(Metrics::new());
         let started_millis = clock.now_millis();
         let status = Arc::new(NodeStatus::new(Parts {
             node: identity.node,
             started_millis,
-            shards: vec![handle.clone()],
+            shards: shards.clone(),
             log: figures,
             budget,
             search: search.clone(),
@@ -402,17 +455,9 @@ impl Node {
             repaired: !repaired.is_empty(),
         }));
 
-        let calls = grpc::Calls {
-            shard: handle.clone(),
-            cluster: cluster.clone(),
-            search: search.clone(),
-            recall,
-            gate: Gate::default(),
-        };
-        let files = data.shard(SHARD.0);
+        let calls = grpc::Calls { cluster: cluster.clone(), search: search.clone(), recall, gate: Gate::default() };
         let pace = snapshot::Pace::new(config.snapshot_bytes_per_second);
-        let receiving = Receiving::new(files.clone(), opener);
-        let peers = door::Door { cluster: cluster.clone(), receiving, files: files.clone(), pace };
+        let peers = door::Door { cluster: cluster.clone(), pace };
         let (health, is_not_serving, stop_server, server) = {
             let _inside = runtime.enter();
             start_server(listener, calls, peers, &metrics, &status)?
@@ -420,6 +465,8 @@ impl Node {
         runtime.spawn(policy::run(cluster.clone()));
         runtime.spawn(agreement::run(cluster.clone(), files));
         runtime.spawn(policy::tell_address(cluster.clone()));
+        runtime.spawn(host.clone().follow_book());
+        runtime.spawn(mirror::run(cluster.clone()));
         runtime.spawn(repair::remember_peers(cluster.clone(), data.path().to_owned()));
         runtime.spawn(repair::note(cluster.clone(), repaired));
         let endpoint = match metrics_listener {
@@ -441,10 +488,12 @@ impl Node {
             millis = begun.elapsed().as_millis() as u64,
             "started"
         );
-        let (watched, reporter) = (handle.clone(), health.clone());
+        let (watched, all, reporter) = (handle.clone(), shards.handles(), health.clone());
         let becoming_healthy = runtime.spawn(async move {
             let _ = is_not_serving.await;
-            watched.ready().await;
+            for shard in &all {
+                shard.ready().await;
+            }
             if watched.is_ready() {
                 set_health(&reporter, ServingStatus::Serving).await;
             }
@@ -462,6 +511,7 @@ impl Node {
             becoming_healthy,
             shard,
             handle,
+            host,
             cluster,
             log,
             search,
@@ -493,14 +543,16 @@ impl Node {
         &self.status
     }
 
-    /// The shard, for callers inside this process.
+    /// The shard that holds the catalog, for callers inside this process.
     pub fn shard(&self) -> &ShardHandle {
         &self.handle
     }
 
     /// Waits until clients are served.
     pub async fn ready(&self) {
-        self.handle.ready().await;
+        for shard in self.cluster.shards().handles() {
+            shard.ready().await;
+        }
     }
 
     /// Stops: calls under way get [`DRAIN_TIME`], the state is made durable, the data directory is free again.
@@ -514,6 +566,7 @@ impl Node {
             becoming_healthy,
             shard,
             handle,
+            host,
             cluster,
             log,
             search,
@@ -528,7 +581,8 @@ impl Node {
         becoming_healthy.abort();
         let _ = becoming_healthy.await;
         set_health(&health, ServingStatus::NotServing).await;
-        hand_over(&cluster).await;
+        let all = cluster.shards().handles();
+        futures_util::future::join_all(all.into_iter().map(|shard| hand_over(cluster.of(shard)))).await;
         let _ = stop_server.send(());
         // Streams that carry nothing, such as an idle pipeline, need not be waited for.
         let idle = async {
@@ -547,10 +601,12 @@ impl Node {
         }
         let path = data.log();
         let closing = tokio::task::spawn_blocking(move || {
-            drop((handle, cluster));
             idling.stop();
             residency.stop();
+            host.stop();
             shard.stop();
+            cluster.shards().clear();
+            drop((handle, cluster, host));
             search.stop();
             let closed = log.close();
             drop(endpoint);
@@ -570,7 +626,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Has another member lead, so that nobody has to wait for an election when this one is gone.
-async fn hand_over(cluster: &Cluster) {
+async fn hand_over(cluster: Cluster) {
     let (shard, me) = (cluster.shard(), cluster.me());
     let (Some(leader), Some(members)) = (shard.leader(), shard.members()) else { return };
     let voters = members.voters();
@@ -583,8 +639,10 @@ async fn hand_over(cluster: &Cluster) {
         .filter(|known| known.member != me && known.active && voters.contains(&known.member));
     let Some(next) = fit.max_by_key(|known| known.matched) else { return };
     match shard.transfer(next.member, Instant::now() + HAND_OVER_TIME).await {
-        Ok(()) => tracing::info!(member = next.member.0, "another member leads now"),
-        Err(error) => tracing::warn!(%error, "no other member took the lead: an election will find one"),
+        Ok(()) => tracing::info!(shard = shard.id(), member = next.member.0, "another member leads now"),
+        Err(error) => {
+            tracing::warn!(shard = shard.id(), %error, "no other member took the lead: an election will find one")
+        }
     }
 }
 
@@ -657,13 +715,14 @@ struct Opened {
     identity: Identity,
     log: Log<FileDisk>,
     replica: Replica,
-    store: Store,
-    directory: Arc<dyn Directory>,
-    opener: StoreOpener,
+    catalog: OpenedStore,
+    /// The other shards that the log knows.
+    others: Vec<(u32, ShardState)>,
+    /// Where other nodes may be.
+    addresses: Vec<String>,
+    store_options: StoreOptions,
     options: OwnerOptions,
     clock: Arc<Clock>,
-    /// What was damaged and is repaired, for people; empty: nothing was.
-    repaired: String,
 }
 
 /// Opens what a locked data directory holds, or fills a new one: then `formed` says which node it is, and how it came to its
@@ -678,67 +737,30 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
     let log_options = LogOptions { file_bytes: config.log_file_bytes, secret };
     let (mut log, recovered) = Log::open(disk, log_options).map_err(log_failed)?;
 
-    let store_path = data.shard(SHARD.0);
-    let unsettled = |error| RunError::Disk { path: store_path.clone(), error };
-    snapshot::settle(&store_path).map_err(unsettled)?;
-    if let Ok(why) = std::fs::read_to_string(store_path.join(agreement::DIVERGED_FILE)) {
-        return Err(RunError::Diverged { path: store_path, why: why.trim().to_owned() });
-    }
-    let open_directory = || -> Result<Arc<dyn Directory>, RunError> {
-        let opened = MmapDirectory::open(&store_path);
-        Ok(Arc::new(opened.map_err(|error| RunError::Directory { path: store_path.clone(), error })?))
-    };
-    let directory = open_directory()?;
     let buffers_bytes_max = StoreOptions::default().buffers_bytes_max.min((config.memory_bytes / 8) as usize);
     let graph = GraphOptions { threads: config.graph_threads, ..GraphOptions::default() };
     let store_options = StoreOptions { buffers_bytes_max, graph, ..StoreOptions::default() };
-    let store_failed = |error| RunError::Store { path: store_path.clone(), error };
-    let opener: StoreOpener = {
-        let (directory, store_options) = (directory.clone(), store_options.clone());
-        Arc::new(move || Store::open(directory.clone(), store_options.clone()).map_err(|error| error.to_string()))
-    };
-    let mut repaired = String::new();
-    let store = match &formed {
+    let path = data.shard(CATALOG);
+    let mut addresses = repair::remembered(data.path());
+    addresses.extend(config.join.iter().cloned());
+    let addresses: Vec<String> = addresses.into_iter().collect();
+    let catalog = match &formed {
         Some((_, Formed::Found)) => {
             let members = Arc::new(Members::voting([MemberId(FOUNDER)]).expect("one member can vote"));
             log.append(&founding(SHARD, &members)).and_then(|()| log.sync()).map_err(log_failed)?;
-            Store::create(directory.clone(), store_options, random_bytes()?, FOUNDING_INDEX.0).map_err(store_failed)?
+            make_store(&path, &store_options, random_bytes()?, FOUNDING_INDEX)?
         }
-        Some((_, Formed::Joined { .. })) => Store::open(directory.clone(), store_options).map_err(store_failed)?,
-        None => match open_whole(&store_path, || Store::open(directory.clone(), store_options.clone())) {
-            Ok(store) => store,
-            Err(error) => {
-                let mended = data.identity().zip(log.shard(SHARD)).filter(|_| repair::is_damage(&error));
-                let mended = mended.filter(|(own, state)| repair::has_others(state, MemberId(own.member)));
-                let Some((identity, state)) = mended else { return Err(store_failed(error)) };
-                let what = error.to_string();
-                let (shard, start) = (SHARD.0, state.start);
-                let patient = Patient { identity: &identity, shard, store: &store_path, what: &what, start };
-                let mut addresses = repair::remembered(data.path());
-                addresses.extend(config.join.iter().cloned());
-                if addresses.is_empty() {
-                    return Err(RunError::NobodyToAsk { path: store_path, error });
-                }
-                let addresses: Vec<String> = addresses.into_iter().collect();
-                let runtime = tokio::runtime::Handle::current();
-                runtime.block_on(patient.mend(&addresses)).map_err(unsettled)?;
-                open_directory()?;
-                let store = Store::open(directory.clone(), store_options).map_err(store_failed)?;
-                patient.discharge().map_err(unsettled)?;
-                repaired = format!("fetched its store of shard {shard} anew when it started: {what}");
-                store
-            }
-        },
+        Some((_, Formed::Joined { .. })) => open_store(&path, &store_options, None)?,
+        None => {
+            let (identity, state) = (data.identity(), log.shard(SHARD));
+            let known = identity.as_ref().zip(state.as_ref());
+            let care = known.map(|(identity, state)| Care { identity, shard: CATALOG, state, addresses: &addresses });
+            open_store(&path, &store_options, care)?
+        }
     };
-    // The log begins anew behind a snapshot that it does not know: of a node that joins, or whose power failed when its store
-    // had taken a snapshot in and its log had not.
-    if let Some(stand) = Stand::read(&store_path).map_err(unsettled)?
-        && stand.index.0 == store.applied()
-        && !log.shard(SHARD).is_some_and(|state| has(&state, &stand))
-    {
-        log.append(&beginning(SHARD, stand.index, stand.term, &stand.members))
-            .and_then(|()| log.sync())
-            .map_err(log_failed)?;
+    let behind = catalog.catching_up(SHARD)(log.shard(SHARD).as_ref());
+    if !behind.is_empty() {
+        log.append(&behind).and_then(|()| log.sync()).map_err(log_failed)?;
     }
     let identity = match (data.identity(), formed) {
         (Some(identity), _) => identity,
@@ -760,10 +782,10 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         }
     };
 
-    let not_in_log = || RunError::NotInLog { path: log_path.clone() };
+    let not_in_log = || RunError::NotInLog { path: config.data.clone(), shard: SHARD.0 };
     let state = log.shard(SHARD).ok_or_else(not_in_log)?;
     let reader = log.reader(SHARD).ok_or_else(not_in_log)?;
-    let applied = LogIndex(store.applied());
+    let applied = LogIndex(catalog.store.applied());
     let me = MemberId(identity.member);
     let replica_options = ReplicaOptions { shard: SHARD, me, applied, seed: u64::from_le_bytes(random_bytes()?) };
     let replica = Replica::restore(replica_options, &state, reader)
@@ -776,7 +798,7 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         clean = recovered.clean,
         files = recovered.files,
         log_bytes = recovered.bytes,
-        checkpoint = store.applied(),
+        checkpoint = applied.0,
         last = state.last.0,
         millis = begun.elapsed().as_millis() as u64,
         "opened the data"
@@ -788,27 +810,9 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         kept_bytes: KEPT_FILES * config.log_file_bytes,
         log_path: log_path.display().to_string(),
     };
-    Ok(Opened { data, identity, log, replica, store, directory, opener, options, clock, repaired })
-}
-
-/// A store with a SNAPSHOT that can be read, if it has one.
-fn open_whole(path: &Path, open: impl FnOnce() -> Result<Store, StoreError>) -> Result<Store, StoreError> {
-    match Stand::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            let (file, what) = (snapshot::SNAPSHOT_FILE.to_owned(), "its checksum is wrong".to_owned());
-            Err(StoreError::Damaged { file, offset: 0, what })
-        }
-        _ => open(),
-    }
-}
-
-/// Whether the log has the entry at which a snapshot stands.
-fn has(state: &ShardState, stand: &Stand) -> bool {
-    if stand.index <= state.start {
-        // It was forgotten, which only what is committed is.
-        return true;
-    }
-    state.term_of(stand.index) == Some(stand.term)
+    let others = recovered.shards.keys().filter(|shard| **shard != SHARD);
+    let others = others.filter_map(|shard| Some((shard.0, log.shard(*shard)?))).collect();
+    Ok(Opened { data, identity, log, replica, catalog, others, addresses, store_options, options, clock })
 }
 
 /// A runtime that may be dropped anywhere.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use loci_index::view::View;
 use loci_wire::v1;
 
 use crate::cluster::transfers::Transfers;
@@ -17,13 +16,14 @@ use crate::memory::Budget;
 use crate::residency::ResidencyFigures;
 use crate::search_threads::SearchThreads;
 use crate::shard::ShardHandle;
+use crate::shards::{CATALOG, Shards};
 
 /// Everything that can be asked about a running node.
 pub struct NodeStatus {
     node: String,
     started: Instant,
     started_millis: u64,
-    shards: Vec<ShardHandle>,
+    shards: Shards,
     log: Arc<LogFigures>,
     budget: Arc<Budget>,
     search: SearchThreads,
@@ -31,6 +31,7 @@ pub struct NodeStatus {
     walker: Arc<WalkerFigures>,
     residency: Arc<ResidencyFigures>,
     transfers: Transfers,
+    at_start: Vec<ShardHandle>,
     repaired: bool,
     draining: AtomicBool,
 }
@@ -39,7 +40,7 @@ pub struct NodeStatus {
 pub(crate) struct Parts {
     pub node: NodeId,
     pub started_millis: u64,
-    pub shards: Vec<ShardHandle>,
+    pub shards: Shards,
     pub log: Arc<LogFigures>,
     pub budget: Arc<Budget>,
     pub search: SearchThreads,
@@ -59,6 +60,7 @@ impl NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
             started_millis,
+            at_start: shards.handles(),
             shards,
             log,
             budget,
@@ -83,8 +85,8 @@ impl NodeStatus {
     }
 
     /// Its shards.
-    pub fn shards(&self) -> &[ShardHandle] {
-        &self.shards
+    pub fn shards(&self) -> Vec<ShardHandle> {
+        self.shards.handles()
     }
 
     /// Its log.
@@ -132,19 +134,22 @@ impl NodeStatus {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether all shards answer and the node is not about to stop.
+    /// Whether the shards that were there at the start have answered, the one that holds the catalog does, and the node is not
+    /// about to stop. Shards that come later are waited for by those who make them.
     pub fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed) && self.shards.iter().all(ShardHandle::is_ready)
+        let catalog = || self.shards.handle(CATALOG).is_some_and(|catalog| catalog.is_ready());
+        let started = self.at_start.iter().all(ShardHandle::has_been_ready);
+        started && !self.draining.load(Ordering::Relaxed) && catalog()
     }
 
-    /// The answer to `Stats`, with what `view` shows of the first shard.
-    pub fn reply(&self, view: &View) -> v1::StatsReply {
+    /// The answer to `Stats`.
+    pub fn reply(&self) -> v1::StatsReply {
         let log = self.log.stats();
         v1::StatsReply {
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_millis: self.started.elapsed().as_millis() as u64,
             node: self.node.clone(),
-            shards: self.shards.iter().take(1).map(|shard| shard_stats(shard, view)).collect(),
+            shards: self.shards().iter().map(shard_stats).collect(),
             log_bytes: log.bytes,
             log_files: log.files as u64,
             log_syncs: log.syncs,
@@ -156,7 +161,8 @@ impl NodeStatus {
     }
 }
 
-fn shard_stats(shard: &ShardHandle, view: &View) -> v1::ShardStats {
+fn shard_stats(shard: &ShardHandle) -> v1::ShardStats {
+    let view = shard.newest();
     let status = shard.status();
     let stats = view.stats();
     v1::ShardStats {
@@ -179,6 +185,6 @@ fn shard_stats(shard: &ShardHandle, view: &View) -> v1::ShardStats {
 
 impl std::fmt::Debug for NodeStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NodeStatus({}, {} shards)", self.node, self.shards.len())
+        write!(f, "NodeStatus({}, {:?})", self.node, self.shards)
     }
 }

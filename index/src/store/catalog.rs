@@ -271,11 +271,20 @@ impl Store {
             self.work.note_indexes();
             return Ok(Outcome::Done);
         }
+        if self.namespaces.len() >= NAMESPACES_MAX {
+            // Where collections are installed nobody drops a namespace: it has gone with its last collection.
+            self.namespaces.retain(|_, collections| !collections.is_empty());
+            self.restructured = true;
+        }
         let collections = self.namespaces.get(namespace);
         if collections.is_none() && self.namespaces.len() >= NAMESPACES_MAX {
             return Err(Refusal::TooMany(NAMESPACES_MAX as u32));
         }
         let other = collections.and_then(|collections| collections.get(name)).copied();
+        if let Some(newer) = other.filter(|other| *other > id) {
+            // Ids grow: what is wanted here was dropped before that one was made.
+            return Err(Refusal::AlreadyExists(format!("{namespace}/{name} as collection {}", newer.0)));
+        }
         if self.collections.len() - usize::from(other.is_some()) >= COLLECTIONS_MAX {
             return Err(Refusal::TooMany(COLLECTIONS_MAX as u32));
         }

@@ -35,6 +35,21 @@ pub struct CollectionStats {
     pub segments: Vec<SegmentStats>,
 }
 
+impl CollectionStats {
+    /// Counts what another store has of the same collection too.
+    pub fn add(&mut self, other: CollectionStats) {
+        self.records += other.records;
+        self.timed += other.timed;
+        self.bytes += other.bytes;
+        self.buffer_rows += other.buffer_rows;
+        self.buffer_bytes += other.buffer_bytes;
+        self.ended += other.ended;
+        self.memory_bytes += other.memory_bytes;
+        self.disk_bytes += other.disk_bytes;
+        self.segments.extend(other.segments);
+    }
+}
+
 /// One segment in numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentStats {

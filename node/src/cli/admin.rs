@@ -1,5 +1,6 @@
 //! `ping`, `namespace`, `collection`, `stats`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -31,6 +32,10 @@ pub enum NamespaceCommand {
     Create {
         /// Its name.
         name: String,
+        /// Spread its records over so many shards by their keys, 1 to 64, which different nodes may lead. Records in different
+        /// shards cannot be written together. Without it they are in the shard that holds the catalog. Cannot change later.
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        shards: u32,
         /// Do not fail if it is there already.
         #[arg(long)]
         if_absent: bool,
@@ -269,24 +274,27 @@ pub async fn ping(args: PingArgs) -> Result<(), Failure> {
 
 pub async fn namespace(command: NamespaceCommand) -> Result<(), Failure> {
     match command {
-        NamespaceCommand::Create { name, if_absent, connection } => {
+        NamespaceCommand::Create { name, shards, if_absent, connection } => {
             let client = connection.client()?;
             let changed = match if_absent {
-                true => client.ensure_namespace(&name).await,
-                false => client.create_namespace(&name).await,
+                true => client.ensure_namespace_with(&name, shards).await,
+                false => client.create_namespace_with(&name, shards).await,
             };
             let changed = changed.map_err(|error| Failure::call(format!("namespace {name}"), error))?;
             done(&connection, "namespace", &name, if changed.existed { "existed" } else { "created" })
         }
         NamespaceCommand::List { connection } => {
-            let names =
-                connection.client()?.namespaces().await.map_err(|error| Failure::call(connection.node(), error))?;
+            let found = connection.client()?.namespaces_with_shards().await;
+            let found = found.map_err(|error| Failure::call(connection.node(), error))?;
             if connection.json {
-                return print_json(&json!({ "namespaces": names }));
+                let names: Vec<&String> = found.iter().map(|(name, _)| name).collect();
+                let shards: BTreeMap<&String, &Vec<u32>> = found.iter().map(|(name, shards)| (name, shards)).collect();
+                return print_json(&json!({ "namespaces": names, "shards": shards }));
             }
-            let mut rows = Rows::new(&["namespace"]);
-            for name in names {
-                rows.push([name]);
+            let mut rows = Rows::new(&["namespace", "shards"]);
+            for (name, shards) in found {
+                let shards = shards.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+                rows.push([name, if shards.is_empty() { "with the catalog".into() } else { shards }]);
             }
             print(rows.text())
         }

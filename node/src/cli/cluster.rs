@@ -1,7 +1,7 @@
 //! `cluster`: who takes part, who leads, and who is to.
 
 use clap::Subcommand;
-use loci_client::{ClusterDescription, MemberDescription};
+use loci_client::{ClusterDescription, MemberDescription, ShardDescription};
 use serde_json::{Value as Json, json};
 
 use super::connect::Connection;
@@ -10,7 +10,7 @@ use super::output::{Rows, grouped, print, print_json};
 
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
-    /// Show the members: who leads, who votes, how far behind each is.
+    /// Show members and shards: who leads, who votes, how far behind each is.
     Status {
         #[command(flatten)]
         connection: Connection,
@@ -19,6 +19,9 @@ pub enum ClusterCommand {
     Transfer {
         /// The member's number.
         member: u64,
+        /// Of which shard; 1 holds the catalog.
+        #[arg(long, default_value_t = 1)]
+        shard: u32,
         #[command(flatten)]
         connection: Connection,
     },
@@ -42,13 +45,13 @@ pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
             }
             print(table(&described))
         }
-        ClusterCommand::Transfer { member, connection } => {
-            let done = connection.client()?.transfer_leader(member).await;
+        ClusterCommand::Transfer { member, shard, connection } => {
+            let done = connection.client()?.transfer_leader_of(shard, member).await;
             done.map_err(|error| Failure::call(format!("member {member}"), error))?;
             if connection.json {
-                print_json(&json!({"leader": member}))
+                print_json(&json!({"leader": member, "shard": shard}))
             } else {
-                print(format!("member {member} leads"))
+                print(format!("member {member} leads shard {shard}"))
             }
         }
         ClusterCommand::Remove { member, connection } => {
@@ -83,7 +86,29 @@ fn table(described: &ClusterDescription) -> String {
     let noted = described.members.iter().filter(|member| !member.note.is_empty());
     let notes: String = noted.map(|member| format!("\nmember {} {}", member.member, member.note)).collect();
     let (cluster, asked) = (&described.cluster, described.member);
-    format!("cluster {cluster}, asked of member {asked}; {leader}\n\n{}{notes}", members.text())
+    let mut text = format!("cluster {cluster}, asked of member {asked}; {leader}\n\n{}{notes}", members.text());
+    if described.shards.len() > 1 {
+        text += "\n\n";
+        text += &shards_table(&described.shards);
+    }
+    text
+}
+
+fn shards_table(shards: &[ShardDescription]) -> String {
+    let list = |members: &[u64]| members.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
+    let mut rows = Rows::new(&[">shard", "leader", ">term", "voters", "learners", ">records", "namespaces"]);
+    for shard in shards {
+        rows.push([
+            shard.shard.to_string(),
+            shard.leader.map_or("nobody".into(), |leader| format!("member {leader}")),
+            shard.term.to_string(),
+            list(&shard.voters),
+            list(&shard.learners),
+            grouped(shard.records),
+            if shard.shard == 1 { "the catalog, all others".into() } else { shard.namespaces.join(" ") },
+        ]);
+    }
+    rows.text()
 }
 
 /// In a word. Only a leader knows of the others.
@@ -125,12 +150,30 @@ fn cluster_json(described: &ClusterDescription) -> Json {
         "leader": described.leader,
         "term": described.term,
         "members": members.collect::<Vec<_>>(),
+        "shards": described.shards.iter().map(shard_json).collect::<Vec<_>>(),
+    })
+}
+
+fn shard_json(shard: &ShardDescription) -> Json {
+    json!({
+        "shard": shard.shard,
+        "leader": shard.leader,
+        "term": shard.term,
+        "voters": shard.voters,
+        "learners": shard.learners,
+        "namespaces": shard.namespaces,
+        "records": shard.records,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shard_of(shard: u32, leader: Option<u64>) -> ShardDescription {
+        let (voters, namespaces) = (vec![1, 2, 3], vec!["wide".into()]);
+        ShardDescription { shard, leader, term: 4, voters, learners: vec![], namespaces, records: 5 }
+    }
 
     #[test]
     fn the_table_says_who_leads_and_who_is_silent() {
@@ -152,8 +195,10 @@ mod tests {
             leader: Some(1),
             term: 9,
             members: vec![member(1, "leader", true), member(2, "voter", true), member(3, "voter", false)],
+            shards: [(1, Some(1)), (2, None)].map(|(shard, leader)| shard_of(shard, leader)).into(),
         };
         let table = table(&described);
+        assert!(table.contains("nobody") && table.contains("wide"), "{table}");
         assert!(table.contains("member 1 leads in term 9"), "{table}");
         let silent = table.lines().find(|line| line.contains("127.0.0.1:7703")).unwrap();
         assert!(table.contains("receives a snapshot: 5 of 12 MiB"), "{table}");

@@ -34,8 +34,10 @@ fn share_shown(share: f64) -> String {
     }
 }
 
-fn part_shown(step: &Step) -> String {
-    step.segment.map_or_else(|| "memory".to_owned(), |segment| format!("segment {segment}"))
+/// The shard is worth saying where there are several.
+fn part_shown(step: &Step, several: bool) -> String {
+    let part = step.segment.map_or_else(|| "memory".to_owned(), |segment| format!("segment {segment}"));
+    if several { format!("shard {}, {part}", step.shard) } else { part }
 }
 
 /// One table of what was done, and below it why.
@@ -54,9 +56,10 @@ pub fn shown(explanation: &Explanation) -> String {
         ">plan",
         ">find",
     ]);
+    let several = explanation.steps.windows(2).any(|pair| pair[0].shard != pair[1].shard);
     for step in &explanation.steps {
         rows.push([
-            part_shown(step),
+            part_shown(step, several),
             grouped(step.rows),
             way_name(step.way).to_owned(),
             cover_name(step.cover).to_owned(),
@@ -70,7 +73,7 @@ pub fn shown(explanation: &Explanation) -> String {
             time_shown(step.find),
         ]);
     }
-    let reasons = explanation.steps.iter().map(|step| format!("\n{}: {}", part_shown(step), step.why));
+    let reasons = explanation.steps.iter().map(|step| format!("\n{}: {}", part_shown(step, several), step.why));
     let steps: std::time::Duration = explanation.steps.iter().map(|step| step.filter + step.plan + step.find).sum();
     let rest = explanation.total.saturating_sub(steps);
     let total =
@@ -82,6 +85,7 @@ pub fn shown(explanation: &Explanation) -> String {
 pub fn to_json(explanation: &Explanation) -> Json {
     let step = |step: &Step| {
         json!({
+            "shard": step.shard,
             "segment": step.segment,
             "rows": step.rows,
             "way": way_name(step.way),

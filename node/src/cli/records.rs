@@ -248,8 +248,9 @@ pub async fn put(args: PutArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::call(format!("{} {}", args.collection, bytes_shown(&key, 80)), error))?;
     let existed = written.existed.first().copied().unwrap_or(false);
     if args.connection.json {
+        let (shard, index) = written.token.parts().next().unwrap_or_default();
         return print_json(&json!({"version": written.version, "existed": existed,
-            "token": {"shard": written.token.shard, "index": written.token.index}}));
+            "token": {"shard": shard, "index": index}}));
     }
     let did = if existed { "replaced" } else { "inserted" };
     print(format!("{} {did}, version {}", bytes_shown(&key, 80), written.version))

@@ -1,13 +1,20 @@
-//! The address book: which member is which node, and where. Ordinary records, so that every member has them, in every
+//! The address book: which member is which node, where, and which shards there are. Ordinary records, so that every member has them, in every
 //! snapshot and backup too.
 //!
-//! Namespace `_loci`, collection `nodes`; the key is the member's number in decimal digits, the value this JSON:
+//! Namespace `_loci`. Values are JSON:
 //!
-//! ```json
-//! {"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "note": "what its node repaired"}
-//! ```
+//! | collection | key | value |
+//! |---|---|---|
+//! | `nodes` | the member's number in decimal digits | `{"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "note": "what its node repaired"}` |
+//! | `shards` | the shard's number in decimal digits, from 2 on | `{"founders": [1, 2, 3], "digest_key": "64 hexadecimal digits"}` |
+//! | `namespaces` | the name of a namespace with shards of its own | `{"shards": [2, 3, 4], "made": true}` |
 //!
-//! Always: a number that stands in the book is never given to another node. One that is removed stays, marked.
+//! Always:
+//! - a number that stands in the book is never given to another node. One that is removed stays, marked;
+//! - what the book says of a shard never changes, and no shard is ever taken out: its founders begin with the same state;
+//! - the shards of a namespace do not change as long as it is there. Its line is written before it is made, and again, as made,
+//!   after that; a line that is taken out is named by its version. So a line that is made, and whose namespace is there, is
+//!   believed, and nobody takes it out because of what he saw before; one that is not made yet is nobody's word.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +23,14 @@ use loci_index::command::{
 };
 use loci_index::view::{ScanRequest, View};
 use loci_raft::MemberId;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The namespace that is not for users.
 pub const NAMESPACE: &str = "_loci";
 const NODES: &str = "nodes";
+const SHARDS: &str = "shards";
+const NAMESPACES: &str = "namespaces";
 /// More members than a shard can have ever had in a life of being replaced.
 const NODES_MAX: usize = 100_000;
 
@@ -39,9 +49,48 @@ pub struct Line {
     pub note: String,
 }
 
-/// All that a view's book says, by member.
+/// What the book says of a shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardLine {
+    /// The members that it began with.
+    pub founders: Vec<u64>,
+    /// The key of its store's digest, 64 hexadecimal digits.
+    pub digest_key: String,
+}
+
+/// Where the records of a namespace are, if not where the catalog is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceLine {
+    /// Its shards, in the order of the slots that they hold.
+    pub shards: Vec<u32>,
+    /// Whether the namespace was made with them. Until then nothing is read or written in it.
+    #[serde(default)]
+    pub made: bool,
+}
+
+/// All that a view's book says of members.
 pub fn read(view: &View) -> BTreeMap<MemberId, Line> {
-    let Some(nodes) = view.collection(NAMESPACE, NODES) else { return BTreeMap::new() };
+    read_all(view, NODES).into_iter().filter_map(|(key, line)| Some((MemberId(key.parse().ok()?), line))).collect()
+}
+
+/// All that it says of shards.
+pub fn shards(view: &View) -> BTreeMap<u32, ShardLine> {
+    read_all(view, SHARDS).into_iter().filter_map(|(key, line)| Some((key.parse().ok()?, line))).collect()
+}
+
+/// All that it says of namespaces.
+pub fn namespaces(view: &View) -> BTreeMap<String, NamespaceLine> {
+    read_all(view, NAMESPACES)
+}
+
+/// What it says of one namespace, and the version of that.
+pub fn namespace(view: &View, name: &str) -> Option<(NamespaceLine, u64)> {
+    let record = view.collection(NAMESPACE, NAMESPACES)?.get(name.as_bytes(), view.clock())?;
+    Some((serde_json::from_slice(record.value()?).ok()?, record.version()))
+}
+
+fn read_all<L: DeserializeOwned>(view: &View, collection: &str) -> BTreeMap<String, L> {
+    let Some(lines) = view.collection(NAMESPACE, collection) else { return BTreeMap::new() };
     let request = ScanRequest {
         after: None,
         prefix: None,
@@ -50,11 +99,9 @@ pub fn read(view: &View) -> BTreeMap<MemberId, Line> {
         bytes_max: usize::MAX,
         now: view.clock(),
     };
-    let Ok(page) = nodes.scan(&request, &mut || true) else { return BTreeMap::new() };
-    let line = |key: &[u8], value: &[u8]| {
-        let member = std::str::from_utf8(key).ok()?.parse().ok()?;
-        Some((MemberId(member), serde_json::from_slice(value).ok()?))
-    };
+    let Ok(page) = lines.scan(&request, &mut || true) else { return BTreeMap::new() };
+    let line =
+        |key: &[u8], value: &[u8]| Some((String::from_utf8(key.to_vec()).ok()?, serde_json::from_slice(value).ok()?));
     page.records.iter().filter_map(|record| line(record.key(), record.value()?)).collect()
 }
 
@@ -65,23 +112,66 @@ pub fn find(view: &View, member: MemberId) -> Option<Line> {
 }
 
 /// The commands that make the book, which may be there already.
-pub fn making() -> [Envelope; 2] {
+pub fn making() -> Vec<Envelope> {
     let namespace = Command::CreateNamespace { name: NAMESPACE.into() };
-    let collection =
-        Command::CreateCollection { namespace: NAMESPACE.into(), name: NODES.into(), schema: Schema::default() };
-    [namespace, collection].map(|command| Envelope { origin: own_origin(), command })
+    let collections = [NODES, SHARDS, NAMESPACES].map(|name| Command::CreateCollection {
+        namespace: NAMESPACE.into(),
+        name: name.into(),
+        schema: Schema::default(),
+    });
+    [namespace].into_iter().chain(collections).map(own).collect()
 }
 
 /// The command that writes a line: a new one, or in the place of any other. None: there is no book yet.
 pub fn writing(view: &View, member: MemberId, line: &Line, new: bool) -> Option<Envelope> {
-    let collection = view.collection(NAMESPACE, NODES)?.id().0;
-    let key = member.to_string().into_bytes();
+    let change = put(view, NODES, &member.to_string(), line)?;
+    Some(write(vec![change], new))
+}
+
+/// The command that says where a namespace's records are, and makes shards, or none of it if one of them is in the book.
+pub fn founding(
+    view: &View,
+    namespace: &str,
+    line: &NamespaceLine,
+    shards: &BTreeMap<u32, ShardLine>,
+) -> Option<Envelope> {
+    let mut changes = vec![put(view, NAMESPACES, namespace, line)?];
+    for (id, line) in shards {
+        changes.push(put(view, SHARDS, &id.to_string(), line)?);
+    }
+    Some(write(changes, true))
+}
+
+/// The command that says another thing of a namespace than its line of this version does, or nothing any more. Refused if the
+/// line has another version.
+pub fn replacing(view: &View, namespace: &str, version: u64, line: Option<&NamespaceLine>) -> Option<Envelope> {
+    let collection = view.collection(NAMESPACE, NAMESPACES)?.id().0;
+    let key = namespace.as_bytes().to_vec();
+    let change = match line {
+        Some(line) => put(view, NAMESPACES, namespace, line)?,
+        None => Change { collection, key: key.clone(), action: Action::Delete },
+    };
+    let condition = Condition { collection, key, expect: Expect::Version(version) };
+    Some(own(Command::Write { conditions: vec![condition], changes: vec![change] }))
+}
+
+fn put(view: &View, collection: &str, key: &str, line: &impl Serialize) -> Option<Change> {
+    let collection = view.collection(NAMESPACE, collection)?.id().0;
     let value = serde_json::to_vec(line).expect("a line is plain data");
     let content = Content { value: Some(value), ..Content::default() };
-    let expect = new.then(|| Condition { collection, key: key.clone(), expect: Expect::Absent });
-    let changes = vec![Change { collection, key, action: Action::Put(content) }];
-    let command = Command::Write { conditions: expect.into_iter().collect(), changes };
-    Some(Envelope { origin: own_origin(), command })
+    Some(Change { collection, key: key.as_bytes().to_vec(), action: Action::Put(content) })
+}
+
+fn write(changes: Vec<Change>, new: bool) -> Envelope {
+    let absent =
+        |change: &Change| Condition { collection: change.collection, key: change.key.clone(), expect: Expect::Absent };
+    let conditions = if new { changes.iter().map(absent).collect() } else { Vec::new() };
+    own(Command::Write { conditions, changes })
+}
+
+/// A command of the cluster's own.
+pub fn own(command: Command) -> Envelope {
+    Envelope { origin: own_origin(), command }
 }
 
 /// Whether an outcome means that what was wanted is so now.

@@ -16,12 +16,13 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::links::{CLUSTER_KEY, PEER_BYTES_MAX, TO_KEY};
-use super::snapshot::{self, Receiving};
+use super::snapshot;
 use super::{Cluster, NotWritten, agreement, book};
 use crate::doors::grpc::{Failure, deadline};
 use crate::gate;
 use crate::identity::NodeId;
 use crate::shard::{ChangeError, Level};
+use crate::shards::{CATALOG, Served};
 use crate::trace;
 
 /// How often a change of members is tried that has to wait for another.
@@ -31,12 +32,8 @@ const JOIN_TIME: Duration = Duration::from_secs(20);
 
 /// Serves `loci.v1.Peers`.
 pub struct Door {
-    /// This node's part.
+    /// This node's part, of the shard that holds the catalog.
     pub cluster: Cluster,
-    /// Where snapshots go that other nodes have for this one.
-    pub receiving: Receiving,
-    /// Where the shard's files are.
-    pub files: std::path::PathBuf,
     /// How fast snapshots may leave.
     pub pace: snapshot::Pace,
 }
@@ -63,13 +60,28 @@ impl Door {
     }
 
     fn receive(&self, bytes: &bytes::Bytes) {
-        match Message::decode(bytes) {
-            Ok(message) if message.to() != self.cluster.me() => {}
+        let message = match Message::decode(bytes) {
+            Ok(message) if message.to() == self.cluster.me() => message,
+            Ok(_) => return,
+            Err(error) => return tracing::warn!(%error, "a message of another node is not believed"),
+        };
+        // A shard that this node does not have yet is told again.
+        let Some(served) = self.cluster.shards().get(message.shard().0) else { return };
+        if message.kind() == MessageKind::Snapshot {
             // Its data come first.
-            Ok(message) if message.kind() == MessageKind::Snapshot => self.receiving.begin(&self.cluster, message),
-            Ok(message) => self.cluster.shard().receive(message),
-            Err(error) => tracing::warn!(%error, "a message of another node is not believed"),
+            served.receiving.begin(&self.cluster.of(served.handle), message);
+        } else {
+            served.handle.receive(message);
         }
+    }
+
+    /// A shard that another node speaks of. Before there were several, nodes spoke of none, or of the first.
+    fn served(&self, shard: u32) -> Result<Served, Failure> {
+        let missing = || {
+            let message = format!("this node does not have shard {shard} yet; retry");
+            Failure::new(Code::Unavailable, "no_such_shard", message)
+        };
+        self.cluster.shards().get(shard.max(CATALOG)).ok_or_else(missing)
     }
 
     /// Gives a node its number, and a part in the shard; at the node that leads.
@@ -158,13 +170,15 @@ impl Peers for Door {
         let traceparent = trace::given(request.metadata()).map(str::to_owned);
         let request = request.into_inner();
         let wrong = |message: String| Status::from(Failure::invalid("invalid_entry", message));
+        let shard = request.shard;
         let entry = Entry::decode(&request.entry).map_err(|error| wrong(error.to_string()))?;
         let mut commands = entry.commands.into_iter();
         let (Some(envelope), None) = (commands.next(), commands.next()) else {
             return Err(wrong("an entry with one command is forwarded".into()));
         };
         // Not forwarded again: two nodes that each believe the other to lead would play ball.
-        let write = pin!(self.cluster.shard().write(envelope, Some(deadline)));
+        let shard = self.served(shard)?.handle;
+        let write = pin!(shard.write(envelope, Some(deadline)));
         let ended = |written: &Result<_, _>| if written.is_ok() { 0 } else { Code::Unavailable as i32 };
         let written = trace::call("forwarded", traceparent.as_deref(), write, ended).await.map_err(Failure::from)?;
         Ok(Response::new(v1::ForwardReply { outcome: written.outcome.encode().into(), index: written.index }))
@@ -200,17 +214,20 @@ impl Peers for Door {
 
     async fn compare(&self, request: Request<v1::CompareRequest>) -> Result<Response<v1::CompareReply>, Status> {
         self.check(request.metadata())?;
-        let known = self.cluster.shard().fingerprint(Some(request.into_inner().index));
+        let request = request.into_inner();
+        let known = self.served(request.shard)?.handle.fingerprint(Some(request.index));
         Ok(Response::new(v1::CompareReply { fingerprint: known.as_ref().map(agreement::to_wire) }))
     }
 
     async fn diverged(&self, request: Request<v1::DivergedRequest>) -> Result<Response<v1::DivergedReply>, Status> {
         self.check(request.metadata())?;
-        let right = request.into_inner().fingerprint.and_then(agreement::from_wire);
+        let request = request.into_inner();
+        let served = self.served(request.shard)?;
+        let right = request.fingerprint.and_then(agreement::from_wire);
         let right = right.ok_or_else(|| Status::invalid_argument("a fingerprint is missing"))?;
         // What it has itself decides, not what it is told to have.
-        match self.cluster.shard().fingerprint(Some(right.index)) {
-            Some(own) if own != right => agreement::stop(&self.files, &own, &right),
+        match served.handle.fingerprint(Some(right.index)) {
+            Some(own) if own != right => agreement::stop(&served.files, &own, &right),
             _ => Ok(Response::new(v1::DivergedReply {})),
         }
     }
@@ -227,7 +244,9 @@ impl Peers for Door {
                 "a member with a damaged store asks for it"
             );
         }
-        let stream = snapshot::serve(self.cluster.clone(), self.files.clone(), self.pace.clone(), request).await?;
+        let served = self.served(request.shard)?;
+        let cluster = self.cluster.of(served.handle);
+        let stream = snapshot::serve(cluster, served.files, self.pace.clone(), request).await?;
         Ok(Response::new(Box::pin(stream)))
     }
 }
@@ -235,13 +254,13 @@ impl Peers for Door {
 impl Cluster {
     /// Marks a member as removed, for good.
     pub async fn mark_removed(&self, member: MemberId, deadline: Instant) -> Result<(), Failure> {
-        let view = self.shard().newest();
+        let view = self.catalog().newest();
         let Some(line) = book::find(&view, member) else { return Ok(()) };
         if line.removed {
             return Ok(());
         }
         match book::writing(&view, member, &book::Line { removed: true, ..line }, false) {
-            Some(envelope) => refused(self.write(envelope, deadline).await?),
+            Some(envelope) => refused(self.of_catalog().write(envelope, deadline).await?),
             None => Ok(()),
         }
     }
@@ -263,7 +282,7 @@ impl Cluster {
     }
 
     async fn write_line(&self, deadline: Instant, change: impl FnOnce(&mut book::Line)) -> Result<(), Failure> {
-        let view = self.shard().view(Level::Latest, Some(deadline)).await?;
+        let view = self.catalog().view(Level::Latest, Some(deadline)).await?;
         let there = book::find(&view, self.me());
         let mut line = there.clone().unwrap_or_else(|| self.own_line());
         change(&mut line);
@@ -271,7 +290,7 @@ impl Cluster {
             return Ok(());
         }
         match book::writing(&view, self.me(), &line, false) {
-            Some(envelope) => refused(self.write(envelope, deadline).await?),
+            Some(envelope) => refused(self.of_catalog().write(envelope, deadline).await?),
             None => Ok(()),
         }
     }

@@ -29,6 +29,7 @@ use super::snapshot::{self, Stand};
 use super::transfers::Transfers;
 use crate::doors::grpc::Failure;
 use crate::identity::{ClusterId, Identity, NodeId};
+use crate::shards::CATALOG;
 
 /// How often the others are asked.
 const ASK_EVERY: Duration = Duration::from_millis(300);
@@ -139,7 +140,8 @@ impl Applicant {
         let cluster = ClusterId(cluster);
         let from = MemberId(who(address).await?.member);
         let have = snapshot::begun(store).await;
-        let request = v1::SnapshotRequest { shard: 1, member: reply.member, have, ..v1::SnapshotRequest::default() };
+        let request =
+            v1::SnapshotRequest { shard: CATALOG, member: reply.member, have, ..v1::SnapshotRequest::default() };
         let parts = links::member_at(address, cluster, from)?.snapshot(request).await?.into_inner();
         let stand = snapshot::fetch(store, parts, (&Transfers::default(), 1, from)).await?;
         Ok(Formed::Joined { cluster, member: reply.member, stand })

@@ -11,7 +11,7 @@
 //! Always: sending never waits, and nothing that is sent is promised to arrive.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,7 +30,8 @@ use tonic::{Request, Status};
 use super::NotWritten;
 use super::book;
 use crate::identity::ClusterId;
-use crate::shard::{ShardHandle, WriteError};
+use crate::shard::WriteError;
+use crate::shards::{CATALOG, Shards};
 use crate::trace::{Step, TRACEPARENT};
 
 /// Which cluster a call is of.
@@ -60,8 +61,8 @@ pub struct Links(Arc<Shared>);
 struct Shared {
     cluster: ClusterId,
     runtime: Handle,
-    /// Known once the shard is made, which needs the links first.
-    shard: OnceLock<ShardHandle>,
+    /// Those whose messages they carry.
+    shards: Shards,
     links: Mutex<HashMap<MemberId, Link>>,
 }
 
@@ -113,38 +114,36 @@ pub fn stranger(address: &str) -> Result<PeersClient<Channel>, Status> {
 }
 
 impl Links {
-    /// Of a node of this cluster. Tasks run on `runtime`.
-    pub fn new(cluster: ClusterId, runtime: Handle) -> Links {
-        let shared = Shared { cluster, runtime, shard: OnceLock::new(), links: Mutex::default() };
-        Links(Arc::new(shared))
+    /// Of a node of this cluster, for its shards. Tasks run on `runtime`. Before there is a catalog nothing is sent.
+    pub fn new(cluster: ClusterId, shards: Shards, runtime: Handle) -> Links {
+        Links(Arc::new(Shared { cluster, runtime, shards, links: Mutex::default() }))
     }
 
-    /// Tells the links whose messages they carry. Before this nothing is sent.
-    pub fn serve(&self, shard: ShardHandle) {
-        // Once.
-        let _ = self.0.shard.set(shard);
+    fn unreachable(&self, member: MemberId) {
+        self.0.shards.handles().iter().for_each(|shard| shard.unreachable(member));
     }
 
     /// Sends a message, or loses it.
     pub fn send(&self, message: Message) {
-        let Some(shard) = self.0.shard.get() else { return };
         let to = message.to();
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(to).or_insert_with(|| {
             let (queue, waiting) = mpsc::channel(QUEUE);
-            self.0.runtime.spawn(run(self.clone(), shard.clone(), to, waiting));
+            self.0.runtime.spawn(run(self.clone(), to, waiting));
             Link { queue, channel: None }
         });
-        if link.queue.try_send(message).is_err() {
+        if let Err(lost) = link.queue.try_send(message)
+            && let Some(shard) = self.0.shards.handle(lost.into_inner().shard().0)
+        {
             shard.unreachable(to);
         }
     }
 
     /// A client of a member's node.
     pub fn client(&self, member: MemberId) -> Result<PeerClient, Status> {
-        let shard = self.0.shard.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
+        let catalog = self.0.shards.handle(CATALOG).ok_or_else(|| Status::unavailable("the node is starting"))?;
         // Also of one that is removed: it must get to know.
-        let line = book::find(&shard.newest(), member)
+        let line = book::find(&catalog.newest(), member)
             .ok_or_else(|| Status::unavailable(format!("nothing is known of member {member}")))?;
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         let known = links.get(&member).and_then(|link| link.channel.clone()).filter(|(at, _)| *at == line.address);
@@ -190,12 +189,12 @@ impl Links {
     }
 }
 
-async fn run(links: Links, shard: ShardHandle, to: MemberId, mut waiting: mpsc::Receiver<Message>) {
+async fn run(links: Links, to: MemberId, mut waiting: mpsc::Receiver<Message>) {
     let mut pause = PAUSE_MIN;
     loop {
         let begun = Instant::now();
         let ended = stream(&links, to, &mut waiting).await;
-        shard.unreachable(to);
+        links.unreachable(to);
         match ended {
             Ok(()) => return,
             Err(error) => tracing::debug!(member = to.0, %error, "the link broke"),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   formation   an empty node founds a cluster with others, or asks to join one
-//!   book        who is where: ordinary records in namespace `_loci`, so that every member has them
+//!   book        who is where, and which shards there are: ordinary records in namespace `_loci`, so that every member has
+//!               them
 //!   hint        who leads, told to clients that asked another node
 //!   links       messages, writes and snapshots on their way to other nodes
 //!   door        the same on their way in (service `loci.v1.Peers`)
@@ -10,7 +11,8 @@
 //!   transfers   how far they have come
 //!   repair      a damaged store is fetched from another member
 //!   agreement   whether all members have the same state; whoever has not stops
-//!   policy      which member votes: decided where the shard is led, carried out by the shard
+//!   policy      which member votes, and leads: decided where the shard is led, carried out by the shard
+//!   namespaces  which shards a namespace gets; mirror: how they come to have its collections
 //! ```
 //!
 //! Always:
@@ -24,6 +26,8 @@ pub mod door;
 pub mod formation;
 pub mod hint;
 pub mod links;
+pub mod mirror;
+mod namespaces;
 pub mod policy;
 pub mod repair;
 pub mod snapshot;
@@ -40,6 +44,7 @@ use tonic::Status;
 
 use crate::identity::Identity;
 use crate::shard::{ShardHandle, WriteError, Written};
+use crate::shards::Shards;
 use crate::trace;
 use hint::Hints;
 use links::Links;
@@ -50,19 +55,23 @@ const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LEADER_LOOK: Duration = Duration::from_millis(10);
 
-/// This node's part in its cluster.
+/// This node's part in its cluster, as far as one shard is concerned.
 #[derive(Clone)]
 pub struct Cluster {
     shared: Arc<Shared>,
+    shard: ShardHandle,
 }
 
 struct Shared {
     identity: Identity,
     address: String,
-    shard: ShardHandle,
+    catalog: ShardHandle,
+    shards: Shards,
     links: Links,
     hints: Hints,
     transfers: Transfers,
+    /// When this node last gave a lead away for the sake of balance; held while one is given.
+    gifts: tokio::sync::Mutex<Instant>,
 }
 
 /// Why a write has no outcome.
@@ -81,18 +90,33 @@ impl From<WriteError> for NotWritten {
 }
 
 impl Cluster {
-    /// Of a node that others reach at `address`.
-    pub fn new(identity: Identity, address: String, shard: ShardHandle, links: Links) -> Cluster {
-        Cluster {
-            shared: Arc::new(Shared {
-                identity,
-                address,
-                shard,
-                links,
-                hints: Hints::default(),
-                transfers: Transfers::default(),
-            }),
-        }
+    /// Of a node that others reach at `address`, and of the shard that holds the catalog.
+    pub fn new(identity: Identity, address: String, catalog: ShardHandle, shards: Shards, links: Links) -> Cluster {
+        let shard = catalog.clone();
+        let (hints, transfers) = (Hints::default(), Transfers::default());
+        let gifts = tokio::sync::Mutex::new(Instant::now());
+        let shared = Shared { identity, address, catalog, shards, links, hints, transfers, gifts };
+        Cluster { shared: Arc::new(shared), shard }
+    }
+
+    /// The same, of another shard that runs here.
+    pub fn of(&self, shard: ShardHandle) -> Cluster {
+        Cluster { shared: self.shared.clone(), shard }
+    }
+
+    /// The same, of the shard that holds the catalog.
+    pub fn of_catalog(&self) -> Cluster {
+        self.of(self.shared.catalog.clone())
+    }
+
+    /// The shard that holds the catalog.
+    pub fn catalog(&self) -> &ShardHandle {
+        &self.shared.catalog
+    }
+
+    /// All shards that run here.
+    pub fn shards(&self) -> &Shards {
+        &self.shared.shards
     }
 
     /// Which node this is.
@@ -107,7 +131,7 @@ impl Cluster {
 
     /// The shard.
     pub fn shard(&self) -> &ShardHandle {
-        &self.shared.shard
+        &self.shard
     }
 
     /// The ways to other nodes.
@@ -120,6 +144,11 @@ impl Cluster {
         &self.shared.transfers
     }
 
+    /// When this node last gave a lead away for the sake of balance. Hold it while another is chosen and given.
+    pub fn gifts(&self) -> &tokio::sync::Mutex<Instant> {
+        &self.shared.gifts
+    }
+
     /// Which member this node is.
     pub fn me(&self) -> MemberId {
         MemberId(self.shared.identity.member)
@@ -127,14 +156,14 @@ impl Cluster {
 
     /// Who leads the shard, if that is known and another node.
     pub fn leader_elsewhere(&self) -> Option<loci_wire::v1::Leader> {
-        self.shared.hints.of(&self.shared.shard, &self.shared.shard, self.me())
+        self.shared.hints.of(&self.shard, &self.shared.catalog, self.me())
     }
 
     /// The member that leads; waits a while for one.
     pub async fn leader(&self, deadline: Instant) -> Option<MemberId> {
         let until = deadline.min(Instant::now() + LEADER_WAIT);
         loop {
-            match self.shared.shard.leader() {
+            match self.shard.leader() {
                 None if Instant::now() < until => tokio::time::sleep(LEADER_LOOK).await,
                 leader => return leader,
             }
@@ -143,7 +172,7 @@ impl Cluster {
 
     /// Writes, wherever the shard is led.
     pub async fn write(&self, envelope: Envelope, deadline: Instant) -> Result<Written, NotWritten> {
-        let shard = &self.shared.shard;
+        let shard = &self.shard;
         let leader = match shard.leader() {
             Some(leader) => leader,
             None => self.leader(deadline).await.ok_or(WriteError::NotLeader { shard: shard.id() })?,

@@ -1,9 +1,12 @@
-//! Who votes: looked at every half second by the member that leads, changed one step at a time.
+//! Who votes, and who leads: looked at every half second by the member that leads, changed one step at a time.
 //!
 //! | seen | done |
 //! |---|---|
 //! | fewer than three voters, and learners that have caught up | as many of them become voters as make the number odd |
-//! | a voter that has not been heard of for [`REPLACE_AFTER`], and a learner that has caught up | the one takes the place of the other |
+//! | the catalog: a voter that has not been heard of for [`REPLACE_AFTER`], and a learner that has caught up | the one takes the place of the other, in all shards |
+//!
+//! | another shard than the catalog: somebody in the book who has no part in it | a learner |
+//! | another shard than the catalog: this node has led it for [`LEAD_KEPT`], and leads two more than another voter | that one leads it |
 //!
 //! Who is removed is first marked in the book, so that its number cannot be given again whatever happens in between.
 //!
@@ -12,17 +15,23 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use loci_raft::{MemberChange, MemberId, Members};
+use loci_raft::{MemberChange, MemberId, Members, Part};
 use loci_wire::v1;
 
 use super::{Cluster, book, links};
 use crate::shard::MemberProgress;
+use crate::shards::CATALOG;
 
 /// How many members vote once there are as many.
 pub const VOTERS: usize = 3;
 /// How long a voter may be silent until another takes its place.
 pub const REPLACE_AFTER: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long this node keeps a lead before it gives it to another for the sake of balance: longer than most nodes take to stop, which
+/// have handed theirs over.
+const LEAD_KEPT: Duration = Duration::from_secs(10);
+/// The least time between two such gifts of a node.
+const BALANCE_EVERY: Duration = Duration::from_secs(3);
 /// How many entries a learner may be behind to count as caught up.
 const LAG_MAX: u64 = 1_000;
 const CHANGE_TIME: Duration = Duration::from_secs(10);
@@ -62,7 +71,7 @@ pub fn next(
 /// do, a leader among them cannot reach it: so it asks them, as a node does that joins.
 pub async fn tell_address(cluster: Cluster) {
     loop {
-        let lines = book::read(&cluster.shard().newest());
+        let lines = book::read(&cluster.catalog().newest());
         match lines.get(&cluster.me()) {
             // The first node that joins sees to it that its founder is in the book.
             None => return,
@@ -84,9 +93,51 @@ pub async fn tell_address(cluster: Cluster) {
     }
 }
 
+/// Who is to lead a shard in the place of this node, if it leads many more shards than somebody else who could. `leads` says
+/// how many a member leads.
+pub fn relief(
+    me: MemberId,
+    members: &Members,
+    progress: &[MemberProgress],
+    last: u64,
+    leads: impl Fn(MemberId) -> usize,
+) -> Option<MemberId> {
+    let fit = progress.iter().filter(|known| {
+        known.member != me
+            && known.active
+            && known.matched + LAG_MAX >= last
+            && members.voters().contains(&known.member)
+    });
+    let least = fit.map(|known| known.member).min_by_key(|member| (leads(*member), *member))?;
+    (!members.joint() && leads(me) >= leads(least) + 2).then_some(least)
+}
+
+/// How many of the shards that run here a member leads, as far as this node knows.
+fn leads(cluster: &Cluster, member: MemberId) -> usize {
+    cluster.shards().handles().iter().filter(|shard| shard.leader() == Some(member)).count()
+}
+
+/// Gives the lead away if somebody else should have it: of all shards of this node one at a time, and not again for a while.
+async fn give_lead(cluster: &Cluster, (members, progress, last): (&Members, &[MemberProgress], u64), leaves: bool) {
+    let mut given = cluster.gifts().lock().await;
+    let me = cluster.me();
+    if (!leaves && given.elapsed() < BALANCE_EVERY) || cluster.shard().leader() != Some(me) {
+        return;
+    }
+    let leads = |member| if leaves && member == me { usize::MAX } else { leads(cluster, member) };
+    let Some(next) = relief(me, members, progress, last, leads) else { return };
+    let shard = cluster.shard();
+    match shard.transfer(next, Instant::now() + CHANGE_TIME).await {
+        Ok(()) => tracing::info!(shard = shard.id(), member = next.0, "another member leads now"),
+        Err(error) => tracing::info!(shard = shard.id(), %error, "the lead has to stay"),
+    }
+    *given = Instant::now();
+}
+
 /// Looks for as long as the node runs.
 pub async fn run(cluster: Cluster) {
     let mut heard: HashMap<MemberId, Instant> = HashMap::new();
+    let mut leading_since = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let shard = cluster.shard();
@@ -95,6 +146,7 @@ pub async fn run(cluster: Cluster) {
         if leader != cluster.me() {
             // Whoever leads next begins to count anew.
             heard.clear();
+            leading_since = now;
             continue;
         }
         let progress = shard.progress();
@@ -105,11 +157,15 @@ pub async fn run(cluster: Cluster) {
                 heard.entry(known.member).or_insert(now);
             }
         }
-        let silent = |member| heard.get(&member).map_or(Duration::ZERO, |heard| now - *heard);
-        let view = shard.newest();
-        let lines = book::read(&view);
+        // Who is silent in one shard only may have trouble with that: whether a node is gone, the catalog's leader says.
+        let silent = |member| match heard.get(&member) {
+            Some(heard) if shard.id() == CATALOG => now - *heard,
+            _ => Duration::ZERO,
+        };
+        let lines = book::read(&cluster.catalog().newest());
+        let last = shard.newest().index();
         let marked = members.all().find(|member| lines.get(member).is_some_and(|line| line.removed));
-        let mut changes = next(&members, &progress, view.index(), silent);
+        let mut changes = next(&members, &progress, last, silent);
         if let Some(marked) = marked
             && !changes.contains(&MemberChange::Remove(marked))
             && marked != cluster.me()
@@ -117,6 +173,20 @@ pub async fn run(cluster: Cluster) {
         {
             // Its removal was begun, and got no further than the book.
             changes = vec![MemberChange::Remove(marked)];
+        }
+        if shard.id() != CATALOG {
+            // The catalog's members are let in one by one, and take part in every other shard.
+            let missing = lines.iter().find(|(member, line)| !line.removed && members.part(**member) == Part::Removed);
+            if let Some((missing, _)) = missing.filter(|_| changes.is_empty() && !members.joint()) {
+                changes = vec![MemberChange::AddLearner(*missing)];
+            }
+            let leaves = marked == Some(cluster.me()) || cluster.catalog().is_removed();
+            if leaves || (changes.is_empty() && leading_since.elapsed() >= LEAD_KEPT) {
+                give_lead(&cluster, (&members, &progress, last), leaves).await;
+            }
+            if leaves {
+                continue;
+            }
         }
         if changes.is_empty() {
             continue;
@@ -129,7 +199,7 @@ pub async fn run(cluster: Cluster) {
         if !all_marked {
             continue;
         }
-        tracing::info!(?changes, "changing who votes");
+        tracing::info!(shard = shard.id(), ?changes, "changing who votes");
         if let Err(error) = shard.change_members(changes, now + CHANGE_TIME).await {
             tracing::info!(%error, "the change has to wait");
         }
@@ -162,6 +232,20 @@ mod tests {
         assert_eq!(next(&members(&[1, 2], &[3]), &all, 5_000, never), promote(&[3]));
         assert_eq!(next(&members(&[1], &[2, 4, 5]), &all, 5_000, never), [], "two are not caught up");
         assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 5_000, never), []);
+    }
+
+    #[test]
+    fn a_lead_goes_to_whoever_leads_least_and_could() {
+        let all = [at(1, 9_000, true), at(2, 9_000, true), at(3, 9_000, true), at(4, 9_000, true)];
+        let voters = members(&[1, 2, 3], &[4]);
+        let leads = |counts: [usize; 4]| move |member: MemberId| counts[member.0 as usize - 1];
+        let me = MemberId(1);
+        assert_eq!(relief(me, &voters, &all, 9_000, leads([3, 2, 1, 0])), Some(MemberId(3)), "a learner cannot lead");
+        assert_eq!(relief(me, &voters, &all, 9_000, leads([2, 2, 1, 0])), None, "one more is no reason");
+        let away = [at(1, 9_000, true), at(2, 9_000, true), at(3, 9_000, false)];
+        assert_eq!(relief(me, &voters, &away, 9_000, leads([4, 2, 0, 0])), Some(MemberId(2)));
+        let behind = [at(1, 9_000, true), at(2, 7_000, true), at(3, 9_000, false)];
+        assert_eq!(relief(me, &voters, &behind, 9_000, leads([4, 0, 0, 0])), None);
     }
 
     #[test]

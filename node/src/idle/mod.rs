@@ -14,6 +14,7 @@
 pub mod recall;
 pub mod walker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -24,6 +25,7 @@ use loci_index::view::SearchScratch;
 use crate::residency::{ResidencyFigures, State};
 use crate::search_threads::SearchThreads;
 use crate::shard::ShardHandle;
+use crate::shards::Shards;
 use recall::{Recall, Samples};
 use walker::{Walker, WalkerFigures};
 
@@ -74,20 +76,22 @@ impl Idle {
     pub fn start(
         search: SearchThreads,
         residency: Arc<ResidencyFigures>,
-        shard: ShardHandle,
+        shards: Shards,
         (recall, samples): (Arc<Recall>, Samples),
         (walk_rate, figures): (u32, Arc<WalkerFigures>),
     ) -> std::io::Result<Idle> {
         let pace = Arc::new(Pace { search, residency, stopping: AtomicBool::new(false) });
         let shared = pace.clone();
-        let walker = Walker::new(shard.clone(), walk_rate, figures.clone());
+        let walkers =
+            Walkers { shards: shards.clone(), rate: walk_rate, figures: figures.clone(), all: BTreeMap::new() };
         let thread = std::thread::Builder::new().name("loci-idle".into()).spawn(move || {
             // Of this thread alone on Linux. Without the right to do so it merely competes with the others.
             let _ = rustix::process::setpriority_process(None, NICENESS);
-            run(&shared, &recall, &samples, walker, || {
-                let view = shard.newest();
-                recall.forget_dropped(&view);
-                figures.forget_dropped(&view);
+            run(&shared, &recall, &samples, walkers, || {
+                let views: Vec<_> = shards.handles().iter().map(ShardHandle::newest).collect();
+                let is_there = |id| views.iter().any(|view| view.collection_by_id(id).is_some());
+                recall.forget_dropped(is_there);
+                figures.forget_dropped(is_there);
             });
         })?;
         Ok(Idle { pace, thread })
@@ -101,7 +105,28 @@ impl Idle {
     }
 }
 
-fn run(pace: &Pace, recall: &Recall, samples: &Samples, mut walker: Walker, forget_dropped: impl Fn()) {
+/// One walker for each shard, which share the rate.
+struct Walkers {
+    shards: Shards,
+    rate: u32,
+    figures: Arc<WalkerFigures>,
+    all: BTreeMap<u32, Walker>,
+}
+
+impl Walkers {
+    fn turn(&mut self, pace: &Pace, scratch: &mut SearchScratch) {
+        for shard in self.shards.handles() {
+            let new = || Walker::new(shard.clone(), self.figures.clone());
+            self.all.entry(shard.id()).or_insert_with(new);
+        }
+        let rate = f64::from(self.rate) / self.all.len().max(1) as f64;
+        for walker in self.all.values_mut() {
+            walker.turn(rate, pace, scratch);
+        }
+    }
+}
+
+fn run(pace: &Pace, recall: &Recall, samples: &Samples, mut walkers: Walkers, forget_dropped: impl Fn()) {
     let mut scratch = SearchScratch::new();
     let mut rested = Instant::now();
     let mut forgotten = Instant::now();
@@ -117,7 +142,7 @@ fn run(pace: &Pace, recall: &Recall, samples: &Samples, mut walker: Walker, forg
             std::thread::sleep(rest.min(TURN));
         }
         if pace.residency.state() != State::Cold {
-            walker.turn(pace, &mut scratch);
+            walkers.turn(pace, &mut scratch);
         }
         if forgotten.elapsed() >= FORGET_EVERY {
             forgotten = Instant::now();

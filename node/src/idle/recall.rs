@@ -205,9 +205,9 @@ impl Recall {
     }
 
     /// Forgets the collections that a view no longer has.
-    pub(super) fn forget_dropped(&self, view: &View) {
+    pub(super) fn forget_dropped(&self, is_there: impl Fn(CollectionId) -> bool) {
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        tallies.retain(|id, _| view.collection_by_id(CollectionId(*id)).is_some());
+        tallies.retain(|id, _| is_there(CollectionId(*id)));
     }
 }
 

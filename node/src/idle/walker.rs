@@ -53,10 +53,10 @@ impl WalkerFigures {
         self.rounds.load(Ordering::Relaxed)
     }
 
-    /// Forgets the collections that a view no longer has.
-    pub(super) fn forget_dropped(&self, view: &View) {
+    /// Forgets the collections that are not there any more.
+    pub(super) fn forget_dropped(&self, is_there: impl Fn(CollectionId) -> bool) {
         let mut collections = self.collections.lock().unwrap_or_else(PoisonError::into_inner);
-        collections.retain(|id, _| view.collection_by_id(CollectionId(*id)).is_some());
+        collections.retain(|id, _| is_there(CollectionId(*id)));
     }
 
     fn change(&self, collection: CollectionId, change: impl FnOnce(&mut Walked)) {
@@ -68,8 +68,6 @@ impl WalkerFigures {
 /// Where the walker is, and what it may do.
 pub(super) struct Walker {
     shard: ShardHandle,
-    /// Records a second; zero: none.
-    rate: u32,
     figures: Arc<WalkerFigures>,
     /// The next row to look at: of a collection, of a segment. There may be no such any more.
     at: (CollectionId, u64, u32),
@@ -87,10 +85,9 @@ pub(super) struct Walker {
 const BEGINNING: (CollectionId, u64, u32) = (CollectionId(0), 0, 0);
 
 impl Walker {
-    pub fn new(shard: ShardHandle, rate: u32, figures: Arc<WalkerFigures>) -> Walker {
+    pub fn new(shard: ShardHandle, figures: Arc<WalkerFigures>) -> Walker {
         Walker {
             shard,
-            rate,
             figures,
             at: BEGINNING,
             looked: false,
@@ -101,11 +98,11 @@ impl Walker {
         }
     }
 
-    /// Walks as far as the rate allows since the last turn.
-    pub fn turn(&mut self, pace: &Pace, scratch: &mut SearchScratch) {
-        let gained = self.last.elapsed().min(CREDIT_MAX).as_secs_f64() * f64::from(self.rate);
+    /// Walks as far as `rate`, records a second, allows since the last turn.
+    pub fn turn(&mut self, rate: f64, pace: &Pace, scratch: &mut SearchScratch) {
+        let gained = self.last.elapsed().min(CREDIT_MAX).as_secs_f64() * rate;
         self.last = Instant::now();
-        self.credit = (self.credit + gained).min(f64::from(self.rate));
+        self.credit = (self.credit + gained).min(rate.max(1.0));
         let view = self.shard.newest();
         let mut waited = Duration::ZERO;
         while self.credit >= 1.0 && pace.go_on(&mut waited) {

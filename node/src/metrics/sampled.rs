@@ -1,9 +1,11 @@
 //! Everything that is measured at the moment somebody asks.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use loci_index::record::CollectionId;
+use loci_index::view::CollectionStats;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -60,8 +62,9 @@ impl Sampled {
     }
 
     fn shards(&self, page: &mut Page<'_>) -> fmt::Result {
-        let shards = self.status.shards().iter();
+        let shards = self.status.shards();
         let rows: Vec<_> = shards
+            .iter()
             .map(|shard| {
                 let view = shard.newest();
                 (shard.id().to_string(), shard.status(), view.stats(), view.clock())
@@ -150,11 +153,16 @@ impl Sampled {
 
     fn collections(&self, page: &mut Page<'_>) -> fmt::Result {
         let views: Vec<_> = self.status.shards().iter().map(|shard| shard.newest()).collect();
-        let mut rows: Vec<_> = views
-            .iter()
-            .flat_map(|view| view.collections())
-            .map(|collection| (collection.namespace(), collection.name(), collection.stats()))
-            .collect();
+        // Under the same number in every shard that has it.
+        let mut all: BTreeMap<CollectionId, (&str, &str, CollectionStats)> = BTreeMap::new();
+        for collection in views.iter().flat_map(|view| view.collections()) {
+            let stats = collection.stats();
+            match all.get_mut(&collection.id()) {
+                Some((_, _, sum)) => sum.add(stats),
+                None => drop(all.insert(collection.id(), (collection.namespace(), collection.name(), stats))),
+            }
+        }
+        let mut rows: Vec<_> = all.into_values().collect();
         rows.sort_by_key(|(namespace, name, stats)| (std::cmp::Reverse(stats.records), *namespace, *name));
         rows.truncate(COLLECTIONS_MAX);
         macro_rules! each {

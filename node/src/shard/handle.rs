@@ -414,6 +414,16 @@ impl ShardHandle {
         let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
+    /// Whether everything that the log had at the start was applied at some time.
+    pub fn has_been_ready(&self) -> bool {
+        *self.0.ready.borrow()
+    }
+
+    /// Whether this member takes part no longer.
+    pub fn is_removed(&self) -> bool {
+        self.0.phase() == Phase::Removed
+    }
+
     /// Waits until this member takes part no longer, which most never see.
     pub async fn removed(&self) {
         while self.0.phase() != Phase::Removed {

@@ -51,6 +51,7 @@ impl Load {
         let clients = (0..CLIENTS).map(|number| {
             let client = Visitor {
                 client: cluster.client(),
+                namespace: cluster.namespace(),
                 round,
                 number,
                 chance: chance.fork(),
@@ -87,6 +88,7 @@ impl Load {
 /// One client: one call at a time.
 struct Visitor {
     client: Client,
+    namespace: &'static str,
     round: u64,
     number: u64,
     chance: Chance,
@@ -126,7 +128,7 @@ impl Visitor {
     async fn remember(&mut self) {
         let at = self.chance.below(MEMORIES);
         let embedding: Vec<f32> = (0..DIMENSION).map(|_| self.chance.component()).collect();
-        let memories = self.client.collection("default", "memories");
+        let memories = self.client.collection(self.namespace, "memories");
         // Should it fail, either can be there.
         self.memories.remove(&at);
         let record = Record::new(self.memory_key(at)).with_embedding(embedding.clone());
@@ -139,7 +141,7 @@ impl Visitor {
     /// Searches for a memory that was acknowledged: nothing can be nearer than itself.
     async fn recall(&mut self) {
         let Some((at, embedding)) = self.memories.iter().nth(self.chance.index(MEMORIES as usize)) else { return };
-        let memories = self.client.collection("default", "memories");
+        let memories = self.client.collection(self.namespace, "memories");
         let key = self.memory_key(*at);
         if let Ok(hits) = memories.search(embedding.clone()).k(1).hits().await {
             let first = hits.first().map(|hit| String::from_utf8_lossy(&hit.record.key).into_owned());
@@ -150,7 +152,7 @@ impl Visitor {
 
     /// A call on a key that all share.
     async fn call(&mut self) {
-        let cache = self.client.collection("default", "cache");
+        let cache = self.client.collection(self.namespace, "cache");
         let (number, calls) = (self.number, self.calls.clone());
         let at = self.chance.index(KEYS as usize);
         let key = Load::key(self.round, at);

@@ -13,7 +13,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use loci_client::{Client, Metric, Schema};
+use loci_client::{Client, Metric, Schema, ShardStats};
 
 use crate::process::{Node, PATIENCE, Start};
 use links::Links;
@@ -30,6 +30,8 @@ pub struct Plan {
     pub data: Vec<(usize, PathBuf)>,
     /// Whether a proxy is before each node.
     pub links: bool,
+    /// Over how many shards the load's records are spread; 0: they are where the catalog is.
+    pub shards: u32,
 }
 
 /// A cluster of three.
@@ -63,10 +65,17 @@ impl Cluster {
         }
         cluster.wait_voters(3).await;
         let client = cluster.client();
-        client.collection("default", "cache").ensure(Schema::default()).await.expect("a collection is made");
+        let namespace = cluster.namespace();
+        client.ensure_namespace_with(namespace, cluster.plan.shards).await.expect("a namespace is made");
+        client.collection(namespace, "cache").ensure(Schema::default()).await.expect("a collection is made");
         let schema = Schema::default().with_embedding("text", load::DIMENSION, Metric::SquaredL2);
-        client.collection("default", "memories").ensure(schema).await.expect("a collection is made");
+        client.collection(namespace, "memories").ensure(schema).await.expect("a collection is made");
         cluster
+    }
+
+    /// Where the load's records are.
+    pub fn namespace(&self) -> &'static str {
+        if self.plan.shards == 0 { "default" } else { "wide" }
     }
 
     /// Where a node's data are.
@@ -183,10 +192,8 @@ impl Cluster {
             let mut states = Vec::new();
             for number in 0..3 {
                 let stats = self.client_of(number).stats().await;
-                states.push(stats.map(|mut stats| {
-                    let shard = stats.shards.remove(0);
-                    (shard.applied, shard.digest, shard.chain_head)
-                }));
+                let state = |shard: ShardStats| (shard.shard, shard.applied, shard.digest, shard.chain_head);
+                states.push(stats.map(|stats| stats.shards.into_iter().map(state).collect::<Vec<_>>()));
             }
             if states.iter().all(|state| state.is_ok() && *state == states[0]) {
                 return;

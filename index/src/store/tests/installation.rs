@@ -123,10 +123,19 @@ fn there_are_no_more_than_there_may_be_and_one_may_take_anothers_place() {
     assert_eq!(shard.command(install(last, "c9", Schema::default())), created(last));
 
     let mut shard = Shard::new(small());
-    let many = (0..NAMESPACES_MAX).map(|i| envelope(Command::CreateNamespace { name: format!("n{i}") }));
+    let many = (0..NAMESPACES_MAX).flat_map(|i| {
+        let (namespace, schema) = (format!("n{i}"), Schema::default());
+        let collection = Command::CreateCollection { namespace: namespace.clone(), name: "c".into(), schema };
+        [envelope(Command::CreateNamespace { name: namespace }), envelope(collection)]
+    });
     shard.entry(0, many.collect());
+    let new = NAMESPACES_MAX as u64 + 1;
     let too_many = Outcome::Refused(Refusal::TooMany(NAMESPACES_MAX as u32));
-    assert_eq!(shard.command(install(1, "c", Schema::default())), too_many);
+    assert_eq!(shard.command(install(new, "c", Schema::default())), too_many);
+    // A namespace without collections is no more in the way.
+    shard.command(Command::DropCollection { collection: 7 });
+    assert_eq!(shard.command(install(new, "c", Schema::default())), created(new));
+    assert_eq!(shard.store.view().namespaces().count(), NAMESPACES_MAX);
 }
 
 #[test]

@@ -138,7 +138,11 @@ impl Model {
             let before = std::mem::replace(&mut found.schema, schema.clone());
             return Ok(if before == *schema { Outcome::Unchanged } else { Outcome::Done });
         }
-        self.collections.retain(|_, other| (&other.namespace, &other.name) != (namespace, name));
+        let is_same = |other: &ModelCollection| (&other.namespace, &other.name) == (namespace, name);
+        if let Some((newer, _)) = self.collections.iter().find(|(other, found)| *other > id && is_same(found)) {
+            return Err(Refusal::AlreadyExists(format!("{namespace}/{name} as collection {newer}")));
+        }
+        self.collections.retain(|_, other| !is_same(other));
         if !self.namespaces.contains(namespace) {
             self.namespaces.push(namespace.clone());
             self.namespaces.sort();

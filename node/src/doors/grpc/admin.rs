@@ -1,5 +1,6 @@
 //! The `Admin` service: namespaces, collections, and how the node is doing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,13 +10,16 @@ use loci_wire::v1;
 use loci_wire::v1::admin_server::Admin;
 use tonic::{Code, Request, Response, Status};
 
-use super::calls::{Calls, find, not_reserved};
+use super::calls::{Calls, not_reserved};
 use super::cluster;
 use super::convert::{self, NAMESPACE_DEFAULT};
+use super::home::{find, token};
 use super::records::unary;
 use super::status::Failure;
-use crate::cluster::book;
+use crate::cluster::{Cluster, book};
 use crate::metrics::Metrics;
+use crate::router::Route;
+use crate::shards::CATALOG;
 use crate::status::NodeStatus;
 
 /// Serves `loci.v1.Admin`.
@@ -48,12 +52,32 @@ impl AdminService {
         let origin = convert::origin(request.origin)?;
         let name = convert::namespace_name(request.name)?;
         not_reserved(&name)?;
-        let existed = |failure: &Failure| failure.code == Code::AlreadyExists && request.if_absent;
-        match self.calls.log(origin, Command::CreateNamespace { name }, deadline).await {
-            Ok((_, index)) => Ok(self.done(index, false)),
-            Err(failure) if existed(&failure) => Ok(self.done(self.calls.newest(deadline).await?.index(), true)),
-            Err(failure) => Err(failure),
+        let cluster = &self.calls.cluster;
+        let line = cluster.give_shards(&name, request.shards, deadline).await?;
+        let made = self.calls.log(origin, Command::CreateNamespace { name: name.clone() }, deadline).await;
+        let existed = match made {
+            Ok(_) => false,
+            Err(failure) if failure.code == Code::AlreadyExists => {
+                if let Some(version) = line {
+                    cluster.take_out(&name, version, deadline).await?;
+                }
+                if !request.if_absent {
+                    return Err(failure);
+                }
+                true
+            }
+            Err(failure) => return Err(failure),
+        };
+        if let Some(version) = line.filter(|_| !existed) {
+            cluster.made(&name, version, deadline).await?;
         }
+        let view = self.calls.newest(deadline).await?;
+        let there = Route::find(&view, &name).route().map_or(0, |route| route.shards().len());
+        if there != request.shards as usize && (!existed || request.shards != 0) {
+            let message = format!("namespace {name:?} exists with {there} shards of its own, not {}", request.shards);
+            return Err(Failure::new(Code::AlreadyExists, "other_shards", message));
+        }
+        Ok(self.done(view.index(), [], existed))
     }
 
     async fn create_collection(
@@ -77,8 +101,10 @@ impl AdminService {
         }
         let wanted = (schema.embeddings.clone(), schema.sparse.clone(), schema.texts.clone());
         let command = Command::CreateCollection { namespace: namespace.clone(), name: name.clone(), schema };
-        match self.calls.log(origin, command, deadline).await {
-            Ok((Outcome::Created { .. }, index)) => Ok(self.done(index, false)),
+        let created = self.calls.log(origin, command, deadline).await;
+        let shards = self.calls.cluster.install(&namespace, &name, deadline).await?;
+        match created {
+            Ok((Outcome::Created { .. }, index)) => Ok(self.done(index, shards, false)),
             Ok((outcome, _)) => {
                 Err(Failure::new(Code::Internal, "unexpected_outcome", format!("creating ended in {outcome:?}")))
             }
@@ -88,7 +114,7 @@ impl AdminService {
                 let found = there.schema();
                 let fits = (&found.embeddings, &found.sparse, &found.texts) == (&wanted.0, &wanted.1, &wanted.2);
                 if fits {
-                    return Ok(self.done(view.index(), true));
+                    return Ok(self.done(view.index(), shards, true));
                 }
                 let message = format!(
                     "collection {:?} exists with other embeddings or texts; drop it or use another name",
@@ -119,7 +145,8 @@ impl AdminService {
         let view = self.calls.newest(deadline).await?;
         let collection = find(&view, &name)?.id().0;
         let (_, index) = self.calls.log(origin, Command::AlterCollection { collection, change }, deadline).await?;
-        Ok(self.done(index, false))
+        let shards = self.calls.cluster.install(&name.0, &name.1, deadline).await?;
+        Ok(self.done(index, shards, false))
     }
 
     async fn drop(&self, request: v1::DropCollectionRequest, deadline: Instant) -> Result<v1::AdminReply, Failure> {
@@ -128,8 +155,13 @@ impl AdminService {
         not_reserved(&name.0)?;
         let view = self.calls.newest(deadline).await?;
         let collection = find(&view, &name)?.id().0;
+        let route = Route::find(&view, &name.0).route();
         let (_, index) = self.calls.log(origin, Command::DropCollection { collection }, deadline).await?;
-        Ok(self.done(index, false))
+        let shards = match route {
+            Some(route) => self.calls.cluster.drop_in(&route, &[collection], deadline).await?,
+            None => Vec::new(),
+        };
+        Ok(self.done(index, shards, false))
     }
 
     async fn drop_namespace(
@@ -144,51 +176,95 @@ impl AdminService {
         }
         let name = convert::namespace_name(request.name)?;
         not_reserved(&name)?;
-        let (_, index) = self.calls.log(origin, Command::DropNamespace { name }, deadline).await?;
-        Ok(self.done(index, false))
+        let view = self.calls.newest(deadline).await?;
+        let line = book::namespace(&view, &name);
+        let route = Route::find(&view, &name).route();
+        let own = view.collections().filter(|collection| collection.namespace() == name);
+        let collections: Vec<u64> = own.map(|collection| collection.id().0).collect();
+        let (_, index) = self.calls.log(origin, Command::DropNamespace { name: name.clone() }, deadline).await?;
+        let mut shards = Vec::new();
+        if let Some(route) = route {
+            // One that was made in between is dropped by the shards themselves, a moment later.
+            shards = self.calls.cluster.drop_in(&route, &collections, deadline).await?;
+        }
+        if let Some((_, version)) = line {
+            self.calls.cluster.take_out(&name, version, deadline).await?;
+        }
+        Ok(self.done(index, shards, false))
     }
 
-    fn done(&self, index: u64, existed: bool) -> v1::AdminReply {
-        v1::AdminReply { token: self.calls.token(index), existed }
+    /// What was done to the catalog, and to some shards.
+    fn done(&self, index: u64, shards: impl IntoIterator<Item = (u32, u64)>, existed: bool) -> v1::AdminReply {
+        v1::AdminReply { token: token([(CATALOG, index)].into_iter().chain(shards)), existed }
     }
 }
 
-fn describe(collection: CollectionView<'_>, status: &NodeStatus) -> v1::DescribeCollectionReply {
-    let stats = collection.stats();
-    let (known, walked) = (status.recall().known(stats.id), status.walker().walked(stats.id));
+/// A collection of the catalog, with what there is of it in its shards, if it has any.
+fn describe(
+    collection: CollectionView<'_>,
+    parts: &[CollectionView<'_>],
+    status: &NodeStatus,
+) -> v1::DescribeCollectionReply {
+    let id = collection.id();
+    let (known, walked) = (status.recall().known(id), status.walker().walked(id));
+    let mut stats = collection.stats();
+    parts.iter().for_each(|part| stats.add(part.stats()));
+    let graphs = || stats.segments.iter().filter(|segment| segment.graph);
+    let stats = v1::CollectionStats {
+        records: stats.records,
+        bytes: stats.bytes,
+        buffer_records: stats.buffer_rows,
+        buffer_bytes: stats.buffer_bytes,
+        segments: u32::try_from(stats.segments.len()).unwrap_or(u32::MAX),
+        graph_segments: u32::try_from(graphs().count()).unwrap_or(u32::MAX),
+        unmerged_deletes: stats.segments.iter().map(|segment| segment.ended).sum(),
+        disk_bytes: stats.segments.iter().map(|segment| segment.bytes).sum(),
+        memory_bytes: stats.memory_bytes,
+        indexed_records: graphs().map(|segment| segment.rows - segment.ended).sum(),
+        recall_samples: known.samples,
+        recall_nearest: known.nearest,
+        recall_found: known.found,
+        walk_checked: walked.checked,
+        walk_unfound: walked.unfound,
+    };
     v1::DescribeCollectionReply {
         name: Some(v1::CollectionName {
             namespace: collection.namespace().into(),
             collection: collection.name().into(),
         }),
         schema: Some(convert::schema_reply(collection.schema())),
-        stats: Some(v1::CollectionStats {
-            records: stats.records,
-            bytes: stats.bytes,
-            buffer_records: stats.buffer_rows,
-            buffer_bytes: stats.buffer_bytes,
-            segments: u32::try_from(stats.segments.len()).unwrap_or(u32::MAX),
-            graph_segments: u32::try_from(stats.segments.iter().filter(|segment| segment.graph).count())
-                .unwrap_or(u32::MAX),
-            unmerged_deletes: stats.segments.iter().map(|segment| segment.ended).sum(),
-            disk_bytes: stats.segments.iter().map(|segment| segment.bytes).sum(),
-            memory_bytes: stats.memory_bytes,
-            indexed_records: stats
-                .segments
-                .iter()
-                .filter(|segment| segment.graph)
-                .map(|segment| segment.rows - segment.ended)
-                .sum(),
-            recall_samples: known.samples,
-            recall_nearest: known.nearest,
-            recall_found: known.found,
-            walk_checked: walked.checked,
-            walk_unfound: walked.unfound,
-        }),
+        stats: Some(stats),
     }
 }
 
-fn list(view: &View, namespace: &str, status: &NodeStatus) -> Vec<v1::DescribeCollectionReply> {
+/// The views of all shards that run here, by number.
+fn all_views(cluster: &Cluster) -> BTreeMap<u32, Arc<View>> {
+    cluster.shards().handles().iter().map(|shard| (shard.id(), shard.newest())).collect()
+}
+
+/// The same, of a collection whose shards are looked for.
+fn describe_with(
+    collection: CollectionView<'_>,
+    catalog: &View,
+    views: &BTreeMap<u32, Arc<View>>,
+    status: &NodeStatus,
+) -> v1::DescribeCollectionReply {
+    match Route::find(catalog, collection.namespace()).route() {
+        None => describe(collection, &[], status),
+        Some(route) => {
+            let views = route.shards().iter().filter_map(|shard| views.get(shard));
+            let parts: Vec<_> = views.filter_map(|view| view.collection_by_id(collection.id())).collect();
+            describe(collection, &parts, status)
+        }
+    }
+}
+
+fn list(
+    view: &View,
+    views: &BTreeMap<u32, Arc<View>>,
+    namespace: &str,
+    status: &NodeStatus,
+) -> Vec<v1::DescribeCollectionReply> {
     let mut found: Vec<_> = view
         .collections()
         .filter(|found| match namespace {
@@ -197,7 +273,7 @@ fn list(view: &View, namespace: &str, status: &NodeStatus) -> Vec<v1::DescribeCo
         })
         .collect();
     found.sort_by_key(|found| (found.namespace(), found.name()));
-    found.into_iter().map(|found| describe(found, status)).collect()
+    found.into_iter().map(|found| describe_with(found, view, views, status)).collect()
 }
 
 #[tonic::async_trait]
@@ -216,8 +292,13 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::ListNamespacesReply>, Status> {
         self.unary("list_namespaces", false, request, |_, deadline| async move {
             let view = self.calls.newest(deadline).await?;
-            let names = view.namespaces().filter(|name| *name != book::NAMESPACE);
-            Ok(v1::ListNamespacesReply { names: names.map(String::from).collect() })
+            let names: Vec<String> =
+                view.namespaces().filter(|name| *name != book::NAMESPACE).map(String::from).collect();
+            let namespaces = names.iter().map(|name| v1::NamespaceDescription {
+                name: name.clone(),
+                shards: Route::find(&view, name).route().map_or_else(Vec::new, |route| route.shards().to_vec()),
+            });
+            Ok(v1::ListNamespacesReply { namespaces: namespaces.collect(), names })
         })
         .await
     }
@@ -244,7 +325,8 @@ impl Admin for AdminService {
         self.unary("describe_collection", false, request, |request, deadline| async move {
             let name = convert::collection_name(request.name, NAMESPACE_DEFAULT)?;
             let view = self.calls.newest(deadline).await?;
-            Ok(describe(find(&view, &name)?, &self.status))
+            let views = all_views(&self.calls.cluster);
+            Ok(describe_with(find(&view, &name)?, &view, &views, &self.status))
         })
         .await
     }
@@ -259,7 +341,9 @@ impl Admin for AdminService {
             if !namespace.is_empty() && !view.has_namespace(&namespace) && namespace != NAMESPACE_DEFAULT {
                 return Err(Refusal::UnknownNamespace(namespace).into());
             }
-            Ok(v1::ListCollectionsReply { collections: list(&view, &namespace, &self.status) })
+            Ok(v1::ListCollectionsReply {
+                collections: list(&view, &all_views(&self.calls.cluster), &namespace, &self.status),
+            })
         })
         .await
     }
@@ -280,8 +364,7 @@ impl Admin for AdminService {
 
     async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsReply>, Status> {
         // Also of a node that nobody leads: this is how one finds out.
-        self.unary("stats", false, request, |_, _| async move { Ok(self.status.reply(&self.calls.shard.newest())) })
-            .await
+        self.unary("stats", false, request, |_, _| async move { Ok(self.status.reply()) }).await
     }
 
     async fn describe_cluster(

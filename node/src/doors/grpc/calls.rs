@@ -5,12 +5,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use loci_index::ask::{HITS_MAX, Within};
-use loci_index::command::{
-    Action, CHANGES_MAX, Change, Command, Condition, Content, Envelope, Expect, Origin, Outcome,
-};
+use loci_index::command::{Command, Envelope, Origin, Outcome};
 use loci_index::filter::Filter;
-use loci_index::record::CollectionId;
-use loci_index::view::{self, CollectionView, Effort, SearchRequest, SearchResult, SearchScratch, View};
+use loci_index::view::{self, Effort, SearchRequest, SearchResult, SearchScratch, View};
 use loci_wire::v1;
 use tonic::Code;
 
@@ -18,13 +15,14 @@ use super::ask;
 use super::convert::{self, NAMESPACE_DEFAULT, Parts};
 use super::cursor::Cursor;
 use super::explain;
+use super::home::{Reading, Wanted};
 use super::status::Failure;
 use crate::cluster::{Cluster, book};
 use crate::cpu_time::thread_cpu_nanos;
 use crate::gate::{Gate, Pass};
 use crate::idle::recall::Recall;
 use crate::search_threads::SearchThreads;
-use crate::shard::{Level, ShardHandle};
+use crate::shard::Level;
 use crate::trace;
 
 /// The most keys of one get, and of one delete.
@@ -50,9 +48,7 @@ const KEYS_AT_ONCE: usize = 64;
 /// Everything that a call needs.
 #[derive(Clone)]
 pub struct Calls {
-    /// Where records are.
-    pub shard: ShardHandle,
-    /// Who writes them, if another node leads.
+    /// Where records are, and who writes them if another node leads.
     pub cluster: Cluster,
     /// Where long reads run.
     pub search: SearchThreads,
@@ -60,28 +56,6 @@ pub struct Calls {
     pub recall: Arc<Recall>,
     /// How much may be under way.
     pub gate: Gate,
-}
-
-/// How new a read must be, as a shard understands it.
-fn level(consistency: Option<v1::Consistency>, shard: u32) -> Result<Level, Failure> {
-    use v1::consistency::Level as Wire;
-    match consistency.and_then(|consistency| consistency.level) {
-        None | Some(Wire::Latest(_)) => Ok(Level::Latest),
-        Some(Wire::Stale(_)) => Ok(Level::Stale),
-        Some(Wire::Token(token)) if token.shard == shard => Ok(Level::AtLeast(token.index)),
-        Some(Wire::Token(token)) => {
-            let message = format!("the token is of shard {}, these records are in shard {shard}", token.shard);
-            Err(Failure::invalid("foreign_token", message))
-        }
-    }
-}
-
-/// The collection of that name in a view.
-pub fn find<'v>(view: &'v View, (namespace, name): &(String, String)) -> Result<CollectionView<'v>, Failure> {
-    view.collection(namespace, name).ok_or_else(|| {
-        let message = format!("collection {name:?} does not exist in namespace {namespace:?}; create it first");
-        Failure::new(Code::NotFound, "unknown_collection", message)
-    })
 }
 
 /// What the cluster knows about itself is for reading only.
@@ -98,7 +72,7 @@ fn too_large_reply() -> Failure {
     Failure::new(Code::OutOfRange, "reply_too_large", message)
 }
 
-fn counted(what: &str, count: usize, max: usize) -> Result<(), Failure> {
+pub fn counted(what: &str, count: usize, max: usize) -> Result<(), Failure> {
     if (1..=max).contains(&count) {
         return Ok(());
     }
@@ -111,244 +85,50 @@ impl Calls {
         Ok(self.gate.enter(request.encoded_len())?)
     }
 
-    /// Where a state stands, for a reply.
-    pub fn token(&self, index: u64) -> Option<v1::Token> {
-        Some(v1::Token { shard: self.shard.id(), index })
-    }
-
-    /// Logs a command and waits for its outcome; a refusal is a failure.
+    /// Has the catalog log a command, and waits for its outcome; a refusal is a failure.
     pub async fn log(&self, origin: Origin, command: Command, deadline: Instant) -> Result<(Outcome, u64), Failure> {
-        let origin = Origin { trace: trace::for_entry(origin.trace), ..origin };
-        let written = self.cluster.write(Envelope { origin, command }, deadline).await?;
-        match written.outcome {
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            outcome => Ok((outcome, written.index)),
-        }
+        log(&self.cluster, origin, command, deadline).await
     }
 
-    /// The newest view there is, for translating names.
+    /// The newest view there is of the catalog.
     pub async fn newest(&self, deadline: Instant) -> Result<Arc<View>, Failure> {
-        Ok(self.shard.view(Level::Latest, Some(deadline)).await?)
-    }
-
-    /// By how much the answer to a read may be behind.
-    fn lag_millis(&self, consistency: Option<&v1::Consistency>) -> u64 {
-        match consistency.and_then(|consistency| consistency.level.as_ref()) {
-            Some(v1::consistency::Level::Stale(_)) => self.shard.lag().as_millis() as u64,
-            _ => 0,
-        }
-    }
-
-    async fn view(&self, consistency: Option<v1::Consistency>, deadline: Instant) -> Result<Arc<View>, Failure> {
-        Ok(self.shard.view(level(consistency, self.shard.id())?, Some(deadline)).await?)
-    }
-
-    /// Inserts, replaces or merges records.
-    pub async fn put(&self, request: v1::PutRequest, deadline: Instant) -> Result<v1::WriteReply, Failure> {
-        let mode = v1::PutMode::try_from(request.mode)
-            .map_err(|_| Failure::invalid("invalid_mode", format!("put mode {} is not known", request.mode)))?;
-        if mode != v1::PutMode::Merge && (!request.remove_attributes.is_empty() || request.remove_deadline) {
-            return Err(Failure::invalid("invalid_mode", "only a merge can remove attributes or the deadline"));
-        }
-        counted("records", request.records.len(), CHANGES_MAX)?;
-        // Every record's change names them again: a small message must not become a huge one.
-        let named: usize = request.remove_attributes.iter().map(|name| name.len() + size_of::<String>()).sum();
-        if named.saturating_mul(request.records.len()) > loci_wire::MESSAGE_BYTES_MAX {
-            let message =
-                "the attributes to remove, named for each record, are larger than a message may be; split the call";
-            return Err(Failure::invalid("wrong_count", message));
-        }
-        let origin = convert::origin(request.origin)?;
-        let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
-        let view = self.newest(deadline).await?;
-        let now = self.shard.now(&view);
-        let collection = find(&view, &name)?;
-        not_reserved(&name.0)?;
-        let mut conditions =
-            Translation { view: &view, namespace: &name.0, own: Some(collection) }.conditions(request.conditions)?;
-        let mut changes = Vec::with_capacity(request.records.len());
-        for (number, record) in request.records.into_iter().enumerate() {
-            let (key, content) = convert::record(record, collection.schema(), number, now)?;
-            let expect = match mode {
-                v1::PutMode::Insert => Some(Expect::Absent),
-                v1::PutMode::Update => Some(Expect::Present),
-                v1::PutMode::Unspecified | v1::PutMode::Replace | v1::PutMode::Merge => None,
-            };
-            if let Some(expect) = expect {
-                conditions.push(Condition { collection: collection.id().0, key: key.clone(), expect });
-            }
-            let action = match mode {
-                v1::PutMode::Merge => merge(content, request.remove_attributes.clone(), request.remove_deadline)?,
-                _ => Action::Put(content),
-            };
-            changes.push(Change { collection: collection.id().0, key, action });
-        }
-        self.write(origin, conditions, changes, deadline).await
-    }
-
-    /// Several changes at once.
-    pub async fn batch(&self, request: v1::BatchRequest, deadline: Instant) -> Result<v1::WriteReply, Failure> {
-        use v1::change::Action as Wire;
-        counted("changes", request.changes.len(), CHANGES_MAX)?;
-        let origin = convert::origin(request.origin)?;
-        let namespace = convert::namespace_name(request.namespace)?;
-        let view = self.newest(deadline).await?;
-        let now = self.shard.now(&view);
-        let translation = Translation { view: &view, namespace: &namespace, own: None };
-        let conditions = translation.conditions(request.conditions)?;
-        let mut changes = Vec::with_capacity(request.changes.len());
-        for (number, change) in request.changes.into_iter().enumerate() {
-            let collection = translation.collection(change.collection).map_err(|failure| failure.number(number))?;
-            let (key, action) = match change.action {
-                Some(Wire::Put(record)) => {
-                    let (key, content) = convert::record(record, collection.schema(), number, now)?;
-                    (key, Action::Put(content))
-                }
-                Some(Wire::Merge(wire)) => {
-                    let record = wire.record.unwrap_or_default();
-                    let (key, content) = convert::record(record, collection.schema(), number, now)?;
-                    (key, merge(content, wire.remove_attributes, wire.remove_deadline)?)
-                }
-                Some(Wire::Delete(key)) => (convert::key(key, number)?, Action::Delete),
-                None => {
-                    let message = format!("change {number} does nothing; set put, merge or delete");
-                    return Err(Failure::invalid("invalid_change", message).number(number));
-                }
-            };
-            changes.push(Change { collection: collection.id().0, key, action });
-        }
-        self.write(origin, conditions, changes, deadline).await
-    }
-
-    async fn write(
-        &self,
-        origin: Origin,
-        conditions: Vec<Condition>,
-        changes: Vec<Change>,
-        deadline: Instant,
-    ) -> Result<v1::WriteReply, Failure> {
-        match self.log(origin, Command::Write { conditions, changes }, deadline).await? {
-            (Outcome::Written { version, existed }, index) => {
-                Ok(v1::WriteReply { token: self.token(index), version, existed })
-            }
-            (outcome, _) => Err(unexpected(&outcome)),
-        }
-    }
-
-    /// Deletes by key or by filter.
-    pub async fn delete(&self, request: v1::DeleteRequest, deadline: Instant) -> Result<v1::DeleteReply, Failure> {
-        let origin = convert::origin(request.origin)?;
-        let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
-        let filter = convert::filter(request.filter)?;
-        let view = self.newest(deadline).await?;
-        let collection = find(&view, &name)?;
-        not_reserved(&name.0)?;
-        let id = collection.id();
-        match filter {
-            Some(_) if !request.keys.is_empty() => {
-                Err(Failure::invalid("invalid_delete", "set keys or a filter, not both"))
-            }
-            Some(_) if !request.conditions.is_empty() => {
-                Err(Failure::invalid("invalid_delete", "conditions go with keys, not with a filter"))
-            }
-            Some(filter) => self.delete_where(origin, Arc::clone(&view), id, filter, deadline).await,
-            None => {
-                counted("keys", request.keys.len(), KEYS_MAX)?;
-                let translation = Translation { view: &view, namespace: &name.0, own: Some(collection) };
-                let conditions = translation.conditions(request.conditions)?;
-                let keys = request.keys.into_iter().enumerate();
-                let changes = keys.map(|(number, key)| {
-                    Ok(Change { collection: id.0, key: convert::key(key, number)?, action: Action::Delete })
-                });
-                let reply = self.write(origin, conditions, changes.collect::<Result<_, Failure>>()?, deadline).await?;
-                let deleted = reply.existed.iter().filter(|&&existed| existed).count() as u64;
-                Ok(v1::DeleteReply { token: reply.token, deleted, existed: reply.existed })
-            }
-        }
-    }
-
-    /// The keys are found on one view. Each deletion names the version it saw, so a record that changed meanwhile stays.
-    async fn delete_where(
-        &self,
-        origin: Origin,
-        view: Arc<View>,
-        collection: CollectionId,
-        filter: Filter,
-        deadline: Instant,
-    ) -> Result<v1::DeleteReply, Failure> {
-        // Not remembered under the request id: a repetition finds other records, and deletes those that are left.
-        let origin = Origin { request_id: Vec::new(), ..origin };
-        let filter = Arc::new(filter);
-        let mut after: Option<Vec<u8>> = None;
-        let (mut deleted, mut index) = (0, view.index());
-        loop {
-            let (shown, filter, now) = (Arc::clone(&view), Arc::clone(&filter), self.shard.now(&view));
-            let found = self.search.run(deadline, move |_, keep_going| {
-                let collection = by_id(&shown, collection)?;
-                let request = view::ScanRequest {
-                    after: after.as_deref(),
-                    prefix: None,
-                    filter: Some(&filter),
-                    limit: CHANGES_MAX,
-                    bytes_max: usize::MAX,
-                    now,
-                };
-                let page = collection.scan(&request, keep_going).map_err(|_| Failure::late(false))?;
-                let changes = page.records.iter().map(|record| Change {
-                    collection: collection.id().0,
-                    key: record.key().to_vec(),
-                    action: Action::DeleteVersion(record.version()),
-                });
-                Ok::<_, Failure>((changes.collect::<Vec<_>>(), page.next))
-            });
-            let (changes, next) = found.await??;
-            if !changes.is_empty() {
-                let reply = self.write(origin.clone(), vec![], changes, deadline).await?;
-                deleted += reply.existed.iter().filter(|&&existed| existed).count() as u64;
-                index = reply.token.map_or(index, |token| token.index);
-            }
-            match next {
-                Some(next) => after = Some(next),
-                None => return Ok(v1::DeleteReply { token: self.token(index), deleted, existed: vec![] }),
-            }
-        }
+        Ok(self.cluster.catalog().view(Level::Latest, Some(deadline)).await?)
     }
 
     /// Records by key.
     pub async fn get(&self, request: v1::GetRequest, deadline: Instant) -> Result<v1::GetReply, Failure> {
         counted("keys", request.keys.len(), KEYS_MAX)?;
         let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
-        let parts = Parts::from(request.parts);
-        let lag_millis = self.lag_millis(request.consistency.as_ref());
-        let view = self.view(request.consistency, deadline).await?;
-        let now = self.shard.now(&view);
-        let index = view.index();
-        let keys = request.keys;
+        let (parts, keys) = (Parts::from(request.parts), request.keys);
+        let consistency = request.consistency.as_ref();
+        let reading = Reading::new(&self.cluster, name, Wanted::Keys(&keys), consistency, deadline).await?;
+        let (token, lag_millis) = (reading.token(), reading.lag_millis(consistency));
         let records = if keys.len() <= KEYS_AT_ONCE {
-            get(&view, &name, &keys, parts, now)?
+            get(&reading, &keys, parts)?
         } else {
-            self.search.run(deadline, move |_, _| get(&view, &name, &keys, parts, now)).await??
+            self.search.run(deadline, move |_, _| get(&reading, &keys, parts)).await??
         };
-        Ok(v1::GetReply { records, token: self.token(index), lag_millis })
+        Ok(v1::GetReply { records, token, lag_millis })
     }
 
     /// One page.
     pub async fn scan(&self, request: v1::ScanRequest, deadline: Instant) -> Result<v1::ScanReply, Failure> {
-        let view = self.view(request.consistency, deadline).await?;
-        self.page(view, &Scan::new(request)?, deadline).await
+        let reading = self.reading_of_scan(&request, deadline).await?;
+        self.page(reading, &Scan::new(request)?, deadline).await
     }
 
-    /// A view for a whole stream of pages.
-    pub async fn scan_view(&self, request: &v1::ScanRequest, deadline: Instant) -> Result<Arc<View>, Failure> {
-        self.view(request.consistency, deadline).await
+    /// What a whole stream of pages is read from.
+    pub async fn reading_of_scan(&self, request: &v1::ScanRequest, deadline: Instant) -> Result<Reading, Failure> {
+        let name = convert::collection_name(request.collection.clone(), NAMESPACE_DEFAULT)?;
+        Reading::new(&self.cluster, name, Wanted::All, request.consistency.as_ref(), deadline).await
     }
 
-    /// One page of a view.
-    pub async fn page(&self, view: Arc<View>, scan: &Scan, deadline: Instant) -> Result<v1::ScanReply, Failure> {
-        let (scan, now) = (scan.clone(), self.shard.now(&view));
-        let token = self.token(view.index());
+    /// One page.
+    pub async fn page(&self, reading: Reading, scan: &Scan, deadline: Instant) -> Result<v1::ScanReply, Failure> {
+        let (scan, token) = (scan.clone(), reading.token());
         let page = self.search.run(deadline, move |_, keep_going| {
-            let collection = find(&view, &scan.name)?;
+            let collections = reading.collections()?;
+            let collection = *collections.first().ok_or_else(no_part)?;
             let cursor = Cursor::new(collection.id(), &scan.prefix, scan.filter.as_deref());
             let after = cursor.decode(&scan.cursor)?;
             let request = view::ScanRequest {
@@ -357,9 +137,9 @@ impl Calls {
                 filter: scan.filter.as_deref(),
                 limit: scan.limit,
                 bytes_max: PAGE_BYTES_MAX,
-                now,
+                now: reading.now(),
             };
-            let page = collection.scan(&request, keep_going).map_err(|_| Failure::late(false))?;
+            let page = view::Parts::new(&collections).scan(&request, keep_going).map_err(|_| Failure::late(false))?;
             let mut budget = Budget(REPLY_BYTES_MAX);
             let mut records = Vec::with_capacity(page.records.len());
             // A page ends early rather than fail: what embeddings add is not counted by the scan.
@@ -383,10 +163,12 @@ impl Calls {
     pub async fn count(&self, request: v1::CountRequest, deadline: Instant) -> Result<v1::CountReply, Failure> {
         let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
         let filter = convert::filter(request.filter)?;
-        let view = self.view(request.consistency, deadline).await?;
-        let (token, now) = (self.token(view.index()), self.shard.now(&view));
+        let consistency = request.consistency.as_ref();
+        let reading = Reading::new(&self.cluster, name, Wanted::All, consistency, deadline).await?;
+        let token = reading.token();
         let count = self.search.run(deadline, move |_, keep_going| {
-            find(&view, &name)?.count(filter.as_ref(), now, keep_going).map_err(|_| Failure::late(false))
+            let (collections, now) = (reading.collections()?, reading.now());
+            view::Parts::new(&collections).count(filter.as_ref(), now, keep_going).map_err(|_| Failure::late(false))
         });
         Ok(v1::CountReply { count: count.await??, token })
     }
@@ -424,29 +206,32 @@ impl Calls {
         };
         let filter = convert::filter(request.filter)?.map(Arc::new);
         let parts = Parts::from(request.parts);
-        let lag_millis = self.lag_millis(request.consistency.as_ref());
-        let view = self.view(request.consistency, deadline).await?;
-        let (token, now) = (self.token(view.index()), self.shard.now(&view));
+        let consistency = request.consistency.as_ref();
+        let reading = Reading::new(&self.cluster, name, Wanted::All, consistency, deadline).await?;
+        let (token, lag_millis) = (reading.token(), reading.lag_millis(consistency));
+        let now = reading.now();
         let v1::SearchRequest { queries, group_by, mmr, decay, explain: explained, .. } = request;
         let common = ask::Common { k, effort, filter, within, group_by, mmr, decay, now };
-        let is_short = alone && is_short(&view, &name, &queries, &common);
+        let is_short = alone && is_short(&reading, &queries, &common);
         let (recall, threads) = (Arc::clone(&self.recall), self.search.clone());
         let work = move |scratch: &mut SearchScratch, keep_going: &mut dyn FnMut() -> bool| {
-            let collection = find(&view, &name)?;
+            let collections = reading.collections()?;
+            let collection = *collections.first().ok_or_else(no_part)?;
             let mut budget = Budget(REPLY_BYTES_MAX);
             let mut results = Vec::with_capacity(queries.len());
             for (number, query) in queries.into_iter().enumerate() {
                 let ask = common.ask(query, collection.schema()).map_err(|failure| failure.number(number))?;
-                let mut watch = |request: &SearchRequest<'_>, result: &SearchResult<'_>| {
-                    recall.offer(&view, collection.id(), request, result);
+                let mut watch = |part: usize, request: &SearchRequest<'_>, result: &SearchResult<'_>| {
+                    recall.offer(&reading.parts()[part].view, collection.id(), request, result);
                 };
                 if explained {
                     scratch.explain(explain::nanos);
                 }
                 let begun = thread_cpu_nanos();
-                let found = collection.ask_watched(&ask, scratch, keep_going, &mut watch);
+                let found = view::Parts::new(&collections).ask_watched(&ask, scratch, keep_going, &mut watch);
                 threads.searched(thread_cpu_nanos().saturating_sub(begun));
-                let explanation = explained.then(|| explain::reply(scratch.explanation()));
+                let explanation =
+                    explained.then(|| explain::reply(scratch.explanation(), |part| reading.parts()[part].shard.id()));
                 let found = found.map_err(|error| Failure::from(error).number(number))?;
                 let hits = found.hits.iter().map(|hit| {
                     let record = convert::record_reply(hit.record, collection.schema(), parts);
@@ -467,7 +252,7 @@ impl Calls {
 }
 
 /// Whether a search takes no longer than a few hundred microseconds.
-fn is_short(view: &View, (namespace, name): &(String, String), queries: &[v1::Query], common: &ask::Common) -> bool {
+fn is_short(reading: &Reading, queries: &[v1::Query], common: &ask::Common) -> bool {
     let is_plain = |query: &v1::Query| {
         let near = matches!(query.near, Some(v1::query::Near::Embedding(_) | v1::query::Near::Key(_)));
         near && query.filter.is_none()
@@ -478,17 +263,10 @@ fn is_short(view: &View, (namespace, name): &(String, String), queries: &[v1::Qu
         && common.group_by.is_none()
         && common.mmr.is_none()
         && common.decay.is_none()
-        && view
-            .collection(namespace, name)
-            .is_some_and(|collection| collection.search_bytes(ef.max(common.k)) <= SHORT_BYTES_MAX)
-}
-
-fn by_id(view: &View, id: CollectionId) -> Result<CollectionView<'_>, Failure> {
-    view.collection_by_id(id).ok_or_else(|| loci_index::command::Refusal::UnknownCollection(id.0).into())
-}
-
-fn unexpected(outcome: &Outcome) -> Failure {
-    Failure::new(Code::Internal, "unexpected_outcome", format!("the command ended in {outcome:?}; please report this"))
+        && reading.collections().is_ok_and(|collections| {
+            let bytes = collections.iter().map(|collection| collection.search_bytes(ef.max(common.k)));
+            bytes.sum::<u64>() <= SHORT_BYTES_MAX
+        })
 }
 
 fn within(what: &str, given: u32, default: usize, max: usize) -> Result<usize, Failure> {
@@ -499,29 +277,37 @@ fn within(what: &str, given: u32, default: usize, max: usize) -> Result<usize, F
     }
 }
 
-fn merge(content: Content, remove_attributes: Vec<String>, remove_deadline: bool) -> Result<Action, Failure> {
-    if remove_deadline && (content.deadline != 0 || content.ttl != 0) {
-        return Err(Failure::invalid("invalid_deadline", "give a new deadline or remove it, not both"));
-    }
-    Ok(Action::Merge { content, remove_attributes, remove_deadline })
-}
-
-fn get(
-    view: &View,
-    name: &(String, String),
-    keys: &[Bytes],
-    parts: Parts,
-    now: u64,
-) -> Result<Vec<v1::FoundRecord>, Failure> {
-    let collection = find(view, name)?;
+fn get(reading: &Reading, keys: &[Bytes], parts: Parts) -> Result<Vec<v1::FoundRecord>, Failure> {
+    let (collections, now) = (reading.collections()?, reading.now());
     let mut budget = Budget(REPLY_BYTES_MAX);
     let found = keys.iter().map(|key| {
+        let collection = collections.get(reading.part(key)).ok_or_else(no_part)?;
         let Some(record) = collection.get(key, now) else { return Ok(v1::FoundRecord { record: None }) };
         let record = convert::record_reply(record, collection.schema(), parts);
         budget.take(&record)?;
         Ok(v1::FoundRecord { record: Some(record) })
     });
     found.collect()
+}
+
+/// A namespace has at least one shard.
+pub fn no_part() -> Failure {
+    Failure::new(Code::Internal, "no_shard", "the namespace has no shard; please report this")
+}
+
+/// Has a shard log a command, and waits for its outcome; a refusal is a failure.
+pub async fn log(
+    cluster: &Cluster,
+    origin: Origin,
+    command: Command,
+    deadline: Instant,
+) -> Result<(Outcome, u64), Failure> {
+    let origin = Origin { trace: trace::for_entry(origin.trace), ..origin };
+    let written = cluster.write(Envelope { origin, command }, deadline).await?;
+    match written.outcome {
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        outcome => Ok((outcome, written.index)),
+    }
 }
 
 /// What a reply may still hold, in bytes.
@@ -536,49 +322,9 @@ impl Budget {
     }
 }
 
-/// What a write's names mean in one view.
-struct Translation<'v> {
-    view: &'v View,
-    /// Of names that do not say one.
-    namespace: &'v str,
-    /// Of conditions that do not name one.
-    own: Option<CollectionView<'v>>,
-}
-
-impl<'v> Translation<'v> {
-    fn collection(&self, name: Option<v1::CollectionName>) -> Result<CollectionView<'v>, Failure> {
-        match (name, self.own) {
-            (None, Some(own)) => Ok(own),
-            (name, _) => {
-                let name = convert::collection_name(name, self.namespace)?;
-                if name.0 != self.namespace {
-                    let message =
-                        format!("a write stays in one namespace, {:?}; {:?} is another", self.namespace, name.0);
-                    return Err(Failure::invalid("foreign_namespace", message));
-                }
-                find(self.view, &name)
-            }
-        }
-    }
-
-    fn conditions(&self, conditions: Vec<v1::Condition>) -> Result<Vec<Condition>, Failure> {
-        if conditions.len() > CHANGES_MAX {
-            let message = format!("a call has at most {CHANGES_MAX} conditions, not {}; split it", conditions.len());
-            return Err(Failure::invalid("wrong_count", message));
-        }
-        let translated = conditions.into_iter().enumerate().map(|(number, condition)| {
-            let expect = convert::expect(&condition, number)?;
-            let collection = self.collection(condition.collection).map_err(|failure| failure.number(number))?;
-            Ok(Condition { collection: collection.id().0, key: convert::key(condition.key, number)?, expect })
-        });
-        translated.collect()
-    }
-}
-
 /// A scan, checked.
 #[derive(Clone)]
 pub struct Scan {
-    name: (String, String),
     prefix: Bytes,
     filter: Option<Arc<Filter>>,
     limit: usize,
@@ -591,7 +337,6 @@ impl Scan {
     /// Checks everything but the cursor, which needs the collection.
     pub fn new(request: v1::ScanRequest) -> Result<Scan, Failure> {
         Ok(Scan {
-            name: convert::collection_name(request.collection, NAMESPACE_DEFAULT)?,
             prefix: request.prefix,
             filter: convert::filter(request.filter)?.map(Arc::new),
             limit: within("limit", request.limit, PAGE_RECORDS_DEFAULT, PAGE_RECORDS_MAX)?,

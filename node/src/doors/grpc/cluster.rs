@@ -12,7 +12,8 @@ use tonic::{Code, Request, Response, Status};
 use super::status::Failure;
 use crate::cluster::transfers::Direction;
 use crate::cluster::{Cluster, book, links};
-use crate::shard::ChangeError;
+use crate::shard::{ChangeError, ShardHandle};
+use crate::shards::CATALOG;
 
 /// How often a change is tried that has to wait for another.
 const CHANGE_RETRY: Duration = Duration::from_millis(100);
@@ -83,7 +84,32 @@ pub async fn describe(
         leader: leader.map_or(0, |leader| leader.0),
         term: shard.status().term,
         members: members.collect(),
+        shards: places(cluster),
     })
+}
+
+/// Where the shards are, as this node sees it.
+fn places(cluster: &Cluster) -> Vec<v1::ShardPlace> {
+    let namespaces = book::namespaces(&cluster.catalog().newest());
+    let place = |shard: ShardHandle| {
+        let members = shard.members();
+        let ids = |members: &[MemberId]| members.iter().map(|member| member.0).collect();
+        let id = shard.id();
+        v1::ShardPlace {
+            shard: id,
+            leader: shard.leader().map_or(0, |leader| leader.0),
+            term: shard.status().term,
+            voters: members.as_ref().map_or_else(Vec::new, |members| ids(members.voters())),
+            learners: members.as_ref().map_or_else(Vec::new, |members| ids(members.learners())),
+            namespaces: namespaces
+                .iter()
+                .filter(|(_, line)| line.shards.contains(&id))
+                .map(|(name, _)| name.clone())
+                .collect(),
+            records: shard.newest().stats().records,
+        }
+    };
+    cluster.shards().handles().into_iter().map(place).collect()
 }
 
 /// Hands the lead to another member.
@@ -92,6 +118,11 @@ pub async fn transfer(
     request: v1::TransferLeaderRequest,
     deadline: Instant,
 ) -> Result<v1::TransferLeaderReply, Failure> {
+    let shard = cluster.shards().handle(request.shard.max(CATALOG)).ok_or_else(|| {
+        let message = format!("there is no shard {}; `loci cluster status` lists them", request.shard);
+        Failure::new(Code::NotFound, "unknown_shard", message)
+    })?;
+    let cluster = &cluster.of(shard);
     let to = MemberId(request.member);
     let leader = leader(cluster, deadline).await?;
     if leader == to {
@@ -139,6 +170,23 @@ pub async fn remove(
             Err(error) => return Err(error.into()),
         }
     }
+    // The other shards' leaders see the mark, and let it go.
+    let still = || {
+        cluster.shards().handles().into_iter().find(|shard| {
+            shard.id() != CATALOG && shard.members().is_some_and(|members| members.part(member) != Part::Removed)
+        })
+    };
+    while let Some(shard) = still() {
+        if Instant::now() >= deadline {
+            let message = format!(
+                "member {member} is out of the catalog and still takes part in shard {}; it goes as soon as that shard's leader \
+                 can let it go: repeat the call to wait for it",
+                shard.id()
+            );
+            return Err(Failure::new(Code::DeadlineExceeded, "still_takes_part", message));
+        }
+        tokio::time::sleep(CHANGE_RETRY).await;
+    }
     Ok(v1::RemoveMemberReply {})
 }
 
@@ -155,7 +203,7 @@ async fn there<Q, R, F: Future<Output = Result<Response<R>, Status>>>(
     request: Q,
     call: impl FnOnce(AdminClient<Channel>, Request<Q>) -> F,
 ) -> Result<R, Failure> {
-    let line = book::find(&cluster.shard().newest(), leader);
+    let line = book::find(&cluster.catalog().newest(), leader);
     let unknown = || Failure::new(Code::Unavailable, "not_leader", format!("nothing is known of member {leader} yet"));
     let address = line.ok_or_else(unknown)?.address;
     let channel = links::endpoint(&address).map_err(|status| Failure::from_status(&status))?.connect_lazy();

@@ -12,12 +12,13 @@ pub fn nanos() -> u64 {
     u64::try_from(START.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// For a reply.
-pub fn reply(explanation: Explanation) -> v1::Explanation {
-    v1::Explanation { steps: explanation.steps.into_iter().map(step).collect(), total_nanos: explanation.total_nanos }
+/// For a reply. `shard` says which shard a part is in.
+pub fn reply(explanation: Explanation, shard: impl Fn(usize) -> u32) -> v1::Explanation {
+    let steps = explanation.steps.into_iter().map(|of| step(&shard, of));
+    v1::Explanation { steps: steps.collect(), total_nanos: explanation.total_nanos }
 }
 
-fn step(step: Step) -> v1::SearchStep {
+fn step(shard: impl Fn(usize) -> u32, step: Step) -> v1::SearchStep {
     let way = match step.way {
         Way::Scan => v1::SearchWay::Scan,
         Way::Walk => v1::SearchWay::Walk,
@@ -46,5 +47,6 @@ fn step(step: Step) -> v1::SearchStep {
         filter_nanos: step.filter_nanos,
         plan_nanos: step.plan_nanos,
         find_nanos: step.find_nanos,
+        shard: shard(step.part),
     }
 }

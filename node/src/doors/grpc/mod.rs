@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   unary, scan stream --> records --\
-//!   admin calls ---------> admin -----+--> calls (convert, then shard and view) --> status
+//!   admin calls ---------> admin -----+--> calls, writes (convert; home: which shards; their views) --> status
 //!   pipeline ------------> pipeline -/
 //! ```
 //!
@@ -16,9 +16,11 @@ mod cluster;
 mod convert;
 mod cursor;
 mod explain;
+mod home;
 mod pipeline;
 mod records;
 mod status;
+mod writes;
 
 use std::sync::Arc;
 

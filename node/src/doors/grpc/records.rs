@@ -156,7 +156,7 @@ impl Records for RecordsService {
         let traceparent = trace::given(request.metadata()).map(str::to_owned);
         let request = request.into_inner();
         let pass = self.calls.enter(&request)?;
-        let view = self.calls.scan_view(&request, deadline).await?;
+        let reading = self.calls.reading_of_scan(&request, deadline).await?;
         let mut scan = Scan::new(request)?;
         // One page under way and one waiting: a client that reads slowly makes the scan wait.
         let (pages, stream) = mpsc::channel(1);
@@ -164,7 +164,7 @@ impl Records for RecordsService {
         tokio::spawn(async move {
             let whole = async {
                 loop {
-                    let page = calls.page(Arc::clone(&view), &scan, deadline).await?;
+                    let page = calls.page(reading.clone(), &scan, deadline).await?;
                     let cursor = page.cursor.clone();
                     if pages.send(Ok(page)).await.is_err() || cursor.is_empty() {
                         return Ok(());

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use loci_raft::{ELECTION_TICKS, LogIndex, MemberChange, MemberId, Members, Role, Term, TransferError};
+use loci_raft::{ELECTION_TICKS, LogIndex, MemberChange, MemberId, Members, Part, Role, Term, TransferError};
 use tokio::sync::oneshot;
 
 use super::{Fatal, Owner};
@@ -54,6 +54,8 @@ pub(super) struct Known {
     installing: Option<(Install, oneshot::Sender<()>)>,
     /// Members that were offered a snapshot, and when.
     offered: Vec<(MemberId, Instant)>,
+    /// The log is long because of this shard.
+    pins: bool,
     /// No lease in this term: somebody was told to take over.
     no_lease_in: Option<Term>,
 }
@@ -71,6 +73,7 @@ impl Known {
             waiting_for_change: Vec::new(),
             installing: None,
             offered: Vec::new(),
+            pins: false,
             no_lease_in: None,
         }
     }
@@ -174,6 +177,17 @@ impl Owner {
         self.forget();
     }
 
+    /// The log is long because of what it keeps for this shard.
+    pub(super) fn pins_log(&mut self) {
+        self.known.pins = true;
+        if self.store.applied() > self.known.checkpoint.index.0 {
+            self.store.request_checkpoint();
+            self.work.ask_again();
+        } else {
+            self.forget();
+        }
+    }
+
     /// Lets the log forget what nobody is likely to need any more.
     pub(super) fn forget(&mut self) {
         let known = &mut self.known;
@@ -197,6 +211,10 @@ impl Owner {
             // Whoever leads next must be able to tell the others what they lack.
             Role::Follower | Role::Candidate => 0,
         };
+        // What keeps other shards' entries on the disk is far back, however little of its own came after it.
+        if std::mem::take(&mut known.pins) && !sending {
+            far_back = checkpoint;
+        }
         let up_to = slowest.max(far_back).min(checkpoint);
         if up_to > self.replica.start().0 {
             self.replica.forget(LogIndex(up_to));
@@ -205,6 +223,14 @@ impl Owner {
 
     /// A member needs a snapshot: the last checkpoint will do, because the log keeps everything after it.
     pub(super) fn offer_snapshot(&mut self, to: MemberId) {
+        if self.known.checkpoint.members.part(to) == Part::Removed {
+            // It was let in after that one, which is of no use to it. It is asked for again until there is a newer one.
+            if self.known.beginning.is_none() {
+                self.store.request_checkpoint();
+                self.work.ask_again();
+            }
+            return;
+        }
         tracing::info!(shard = self.shared.id, member = to.0, "a member is too far behind and is offered a snapshot");
         self.known.offered.push((to, self.now));
         self.replica.offer_snapshot(self.known.checkpoint.index);

@@ -222,6 +222,7 @@ impl Owner {
                 self.note_synced(mark);
                 self.replica.synced(mark);
             }
+            Event::Log(Report::Pins) => self.pins_log(),
             Event::Log(Report::Room) => self.room = Room::default(),
             Event::Log(Report::Full { needed_bytes }) => {
                 self.room = Room { asked: false, full: Some(Full { needed_bytes, asked_at: self.now }) };

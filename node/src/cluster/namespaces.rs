@@ -1,0 +1,179 @@
+//! Namespaces with shards of their own: how one comes to have them, and how what is said of one reaches them all.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use loci_index::command::{Command, Outcome};
+use loci_index::view::View;
+use tonic::Code;
+
+use super::book::{NamespaceLine, ShardLine};
+use super::{Cluster, book, mirror};
+use crate::doors::grpc::Failure;
+use crate::identity::random_bytes;
+use crate::router::{Route, SHARDS_MAX};
+use crate::shard::Level;
+use crate::shards::CATALOG;
+
+/// How often it is looked whether a shard answers.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often shards are asked for when others ask for some at the same time.
+const ATTEMPTS: usize = 10;
+
+impl Cluster {
+    /// Gives a namespace that is about to be made so many shards, which answer then. Says the version of its line, which
+    /// [`Cluster::made`] needs; none if there is nothing to say: it wants none, or it is there already.
+    pub async fn give_shards(&self, namespace: &str, count: u32, deadline: Instant) -> Result<Option<u64>, Failure> {
+        if count > SHARDS_MAX {
+            let message = format!("a namespace has at most {SHARDS_MAX} shards, not {count}");
+            return Err(Failure::invalid("out_of_bounds", message));
+        }
+        let catalog = self.of_catalog();
+        if count > 0 {
+            for envelope in book::making() {
+                catalog.write(envelope, deadline).await?;
+            }
+        }
+        for _ in 0..ATTEMPTS {
+            let view = self.catalog().view(Level::Latest, Some(deadline)).await?;
+            if view.has_namespace(namespace) {
+                // Making it will say so.
+                return Ok(None);
+            }
+            if let Some((_, version)) = book::namespace(&view, namespace) {
+                // Of one that was dropped, or that nobody made in the end. Whoever is making it just now is told.
+                self.take_out(namespace, version, deadline).await?;
+                continue;
+            }
+            if count == 0 {
+                return Ok(None);
+            }
+            let (line, new) = self.choose_shards(&view, count)?;
+            let shards = line.shards.clone();
+            let envelope = book::founding(&view, namespace, &line, &new).ok_or_else(nobody)?;
+            // Refused if somebody else has just made one of them; then those are there.
+            if let Outcome::Written { version, .. } = catalog.write(envelope, deadline).await?.outcome {
+                self.wait_for(shards, deadline).await?;
+                return Ok(Some(version));
+            }
+        }
+        Err(Failure::new(Code::Aborted, "conflict", "others make shards at the same time; retry"))
+    }
+
+    /// Shards are shared: those that there are come first, beginning with those that hold the fewest namespaces.
+    fn choose_shards(&self, view: &View, count: u32) -> Result<(NamespaceLine, BTreeMap<u32, ShardLine>), Failure> {
+        let there = book::shards(view);
+        let mut load: BTreeMap<u32, usize> = there.keys().map(|id| (*id, 0)).collect();
+        for shard in book::namespaces(view).values().flat_map(|line| &line.shards) {
+            *load.entry(*shard).or_default() += 1;
+        }
+        let mut shards: Vec<u32> = load.keys().copied().collect();
+        shards.sort_by_key(|id| (load[id], *id));
+        shards.truncate(count as usize);
+        let mut new = BTreeMap::new();
+        let mut next = there.last_key_value().map_or(CATALOG, |(last, _)| *last);
+        while shards.len() < count as usize {
+            next += 1;
+            let members = self.catalog().members().ok_or_else(nobody)?;
+            let founders = members.voters().iter().map(|member| member.0).collect();
+            let key: [u8; 32] =
+                random_bytes().map_err(|error| Failure::new(Code::Internal, "no_random_bytes", error.to_string()))?;
+            let digest_key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            new.insert(next, ShardLine { founders, digest_key });
+            shards.push(next);
+        }
+        shards.sort_unstable();
+        Ok((NamespaceLine { shards, made: false }, new))
+    }
+
+    /// Says that a namespace was made with the shards of its line, which is of this version. Not if it has another by now.
+    pub async fn made(&self, namespace: &str, version: u64, deadline: Instant) -> Result<(), Failure> {
+        let view = self.catalog().view(Level::Latest, Some(deadline)).await?;
+        if let Some((line, found)) = book::namespace(&view, namespace)
+            && found == version
+            && let Some(envelope) =
+                book::replacing(&view, namespace, version, Some(&NamespaceLine { made: true, ..line }))
+            && book::is_done(&self.of_catalog().write(envelope, deadline).await?.outcome)
+        {
+            return Ok(());
+        }
+        let message =
+            format!("somebody else made or dropped namespace {namespace:?} at the same time: drop it, and retry");
+        Err(Failure::new(Code::Aborted, "conflict", message))
+    }
+
+    /// Takes out a namespace's line of this version.
+    pub async fn take_out(&self, namespace: &str, version: u64, deadline: Instant) -> Result<(), Failure> {
+        let view = self.catalog().view(Level::Latest, Some(deadline)).await?;
+        if let Some(envelope) = book::replacing(&view, namespace, version, None) {
+            // Refused if it has another by now.
+            self.of_catalog().write(envelope, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until these shards run here and are led.
+    async fn wait_for(&self, shards: Vec<u32>, deadline: Instant) -> Result<(), Failure> {
+        for id in shards {
+            loop {
+                if let Some(shard) = self.shards().handle(id)
+                    && shard.is_ready()
+                    && shard.leader().is_some()
+                {
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    return Err(Failure::new(
+                        Code::Unavailable,
+                        "starting",
+                        format!("shard {id} does not answer yet; retry"),
+                    ));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The shards of a namespace of its own, for a command that each of them must get.
+    fn each(&self, route: &Route) -> Result<Vec<Cluster>, Failure> {
+        let missing =
+            |id| Failure::new(Code::Unavailable, "no_such_shard", format!("shard {id} does not run here yet; retry"));
+        route.shards().iter().map(|id| Ok(self.of(self.shards().handle(*id).ok_or_else(|| missing(*id))?))).collect()
+    }
+
+    /// Has every shard of a collection's namespace have it as the catalog does now. Says where their logs then stand; nothing for
+    /// one without shards.
+    pub async fn install(&self, namespace: &str, name: &str, deadline: Instant) -> Result<Vec<(u32, u64)>, Failure> {
+        let catalog = self.catalog().view(Level::Latest, Some(deadline)).await?;
+        let Some(route) = Route::find(&catalog, namespace).route() else { return Ok(Vec::new()) };
+        // Somebody may have dropped it meanwhile.
+        let Some(found) = catalog.collection(namespace, name) else { return Ok(Vec::new()) };
+        let command = mirror::installation(found.id().0, namespace, name, found.schema());
+        let each = self.each(&route)?;
+        try_join_all(each.iter().map(|shard| mirror::bring_about(shard, command.clone(), deadline))).await
+    }
+
+    /// Has every shard of a namespace drop what the catalog has dropped. Says where their logs then stand.
+    pub async fn drop_in(
+        &self,
+        route: &Route,
+        collections: &[u64],
+        deadline: Instant,
+    ) -> Result<Vec<(u32, u64)>, Failure> {
+        let each = self.each(route)?;
+        let dropping = each.iter().map(|shard| async move {
+            let mut at = None;
+            for &collection in collections {
+                at = Some(mirror::bring_about(shard, Command::DropCollection { collection }, deadline).await?);
+            }
+            Ok::<_, Failure>(at)
+        });
+        Ok(try_join_all(dropping).await?.into_iter().flatten().collect())
+    }
+}
+
+fn nobody() -> Failure {
+    Failure::new(Code::Unavailable, "starting", "the catalog is not there yet; retry")
+}

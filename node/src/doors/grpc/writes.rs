@@ -1,0 +1,433 @@
+//! What each call that writes records does, whichever way it came.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use loci_index::command::{Action, CHANGES_MAX, Change, Command, Condition, Content, Expect, Origin, Outcome, Refusal};
+use loci_index::filter::Filter;
+use loci_index::record::CollectionId;
+use loci_index::view::{self, CollectionView, View};
+use loci_wire::v1;
+use tonic::Code;
+
+use super::calls::{Calls, KEYS_MAX, counted, log, no_part, not_reserved};
+use super::convert::{self, NAMESPACE_DEFAULT};
+use super::home::{self, Home, Name, find, one_shard};
+use super::status::Failure;
+use crate::router::Route;
+
+/// What a call does something with, record by record.
+trait Keyed {
+    fn key(&self) -> &[u8];
+}
+
+impl Keyed for v1::Record {
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+}
+
+impl Keyed for Bytes {
+    fn key(&self) -> &[u8] {
+        self
+    }
+}
+
+/// A part of a call that is written to one shard, and the numbers of its records in the call.
+struct Share<T> {
+    home: Home,
+    items: Vec<T>,
+    numbers: Vec<usize>,
+}
+
+impl<T> Share<T> {
+    /// A failure tells the number in the call.
+    fn blame(&self, failure: Failure) -> Failure {
+        match self.numbers.get(failure.detail.number as usize) {
+            Some(number) => failure.number(*number),
+            None => failure,
+        }
+    }
+}
+
+impl Calls {
+    /// Where the records of a write to one collection go: to one shard, or with `spread` to several.
+    async fn shares<T: Keyed>(
+        &self,
+        name: &Name,
+        conditions: &[v1::Condition],
+        items: Vec<T>,
+        spread: bool,
+        deadline: Instant,
+    ) -> Result<Vec<Share<T>>, Failure> {
+        if spread && !conditions.is_empty() {
+            let message =
+                "a call that is spread over shards has no conditions: what they say can change between two writes";
+            return Err(Failure::invalid("several_shards", message));
+        }
+        let names = names(conditions.iter().map(|condition| &condition.collection), name)?;
+        let wanted = |route: &Route| match spread {
+            true => Ok(items.iter().map(|item| route.shard(item.key())).collect::<BTreeSet<_>>().into_iter().collect()),
+            false => {
+                let keys = items.iter().map(T::key).chain(conditions.iter().map(|condition| &condition.key[..]));
+                Ok(vec![one_shard(route, keys)?])
+            }
+        };
+        let (route, homes) = Home::all(&self.cluster, &name.0, &names, wanted, deadline).await?;
+        let mut shares: Vec<Share<T>> =
+            homes.into_iter().map(|home| Share { home, items: Vec::new(), numbers: Vec::new() }).collect();
+        for (number, item) in items.into_iter().enumerate() {
+            let shard = route.as_ref().map(|route| route.shard(item.key()));
+            let its = |share: &&mut Share<T>| shard.is_none_or(|shard| share.home.cluster.shard().id() == shard);
+            if let Some(share) = shares.iter_mut().find(its) {
+                share.items.push(item);
+                share.numbers.push(number);
+            }
+        }
+        Ok(shares)
+    }
+
+    /// Inserts, replaces or merges records.
+    pub async fn put(&self, request: v1::PutRequest, deadline: Instant) -> Result<v1::WriteReply, Failure> {
+        let v1::PutRequest { origin, collection, records, mode, conditions, remove_attributes, .. } = request;
+        let (remove_deadline, spread) = (request.remove_deadline, request.spread);
+        let mode = v1::PutMode::try_from(mode)
+            .map_err(|_| Failure::invalid("invalid_mode", format!("put mode {mode} is not known")))?;
+        if mode != v1::PutMode::Merge && (!remove_attributes.is_empty() || remove_deadline) {
+            return Err(Failure::invalid("invalid_mode", "only a merge can remove attributes or the deadline"));
+        }
+        counted("records", records.len(), CHANGES_MAX)?;
+        // Every record's change names them again: a small message must not become a huge one.
+        let named: usize = remove_attributes.iter().map(|name| name.len() + size_of::<String>()).sum();
+        if named.saturating_mul(records.len()) > loci_wire::MESSAGE_BYTES_MAX {
+            let message =
+                "the attributes to remove, named for each record, are larger than a message may be; split the call";
+            return Err(Failure::invalid("wrong_count", message));
+        }
+        let origin = convert::origin(origin)?;
+        let name = convert::collection_name(collection, NAMESPACE_DEFAULT)?;
+        let shares = self.shares(&name, &conditions, records, spread, deadline).await?;
+        let put = Put { name: &name, mode, conditions, remove_attributes, remove_deadline };
+        self.write_shares(origin, shares, deadline, |home, records, numbers| put.changes(home, records, numbers)).await
+    }
+
+    /// Several changes at once.
+    pub async fn batch(&self, request: v1::BatchRequest, deadline: Instant) -> Result<v1::WriteReply, Failure> {
+        use v1::change::Action as Wire;
+        counted("changes", request.changes.len(), CHANGES_MAX)?;
+        let origin = convert::origin(request.origin)?;
+        let namespace = convert::namespace_name(request.namespace)?;
+        let home = self.home_of_batch(&namespace, &request.conditions, &request.changes, deadline).await?;
+        let now = home.now();
+        let translation = Translation { view: &home.view, namespace: &namespace, own: None };
+        let conditions = translation.conditions(request.conditions)?;
+        let mut changes = Vec::with_capacity(request.changes.len());
+        for (number, change) in request.changes.into_iter().enumerate() {
+            let collection = translation.collection(change.collection).map_err(|failure| failure.number(number))?;
+            let (key, action) = match change.action {
+                Some(Wire::Put(record)) => {
+                    let (key, content) = convert::record(record, collection.schema(), number, now)?;
+                    (key, Action::Put(content))
+                }
+                Some(Wire::Merge(wire)) => {
+                    let record = wire.record.unwrap_or_default();
+                    let (key, content) = convert::record(record, collection.schema(), number, now)?;
+                    (key, merge(content, wire.remove_attributes, wire.remove_deadline)?)
+                }
+                Some(Wire::Delete(key)) => (convert::key(key, number)?, Action::Delete),
+                None => {
+                    let message = format!("change {number} does nothing; set put, merge or delete");
+                    return Err(Failure::invalid("invalid_change", message).number(number));
+                }
+            };
+            changes.push(Change { collection: collection.id().0, key, action });
+        }
+        write(&home, origin, conditions, changes, deadline).await
+    }
+
+    async fn home_of_batch(
+        &self,
+        namespace: &str,
+        conditions: &[v1::Condition],
+        changes: &[v1::Change],
+        deadline: Instant,
+    ) -> Result<Home, Failure> {
+        use v1::change::Action as Wire;
+        let changed = || {
+            changes.iter().filter_map(|change| match change.action.as_ref()? {
+                Wire::Put(record) => Some(&record.key[..]),
+                Wire::Merge(merge) => Some(&merge.record.as_ref()?.key[..]),
+                Wire::Delete(key) => Some(&key[..]),
+            })
+        };
+        let conditioned = || conditions.iter().map(|condition| &condition.key[..]);
+        let named = changes.iter().map(|change| &change.collection);
+        let named = named.chain(conditions.iter().map(|condition| &condition.collection)).flatten();
+        // What names none, or one of another namespace, is refused when it is translated.
+        let named = named.filter_map(|name| convert::collection_name(Some(name.clone()), namespace).ok());
+        let named: BTreeSet<Name> = named.filter(|name| name.0 == namespace).collect();
+        let wanted = |route: &Route| Ok(vec![one_shard(route, changed().chain(conditioned()))?]);
+        let named: Vec<Name> = named.into_iter().collect();
+        let (_, homes) = Home::all(&self.cluster, namespace, &named, wanted, deadline).await?;
+        homes.into_iter().next().ok_or_else(no_part)
+    }
+
+    /// Writes each share to its shard, side by side, and puts what they answer together.
+    async fn write_shares<T>(
+        &self,
+        origin: Origin,
+        shares: Vec<Share<T>>,
+        deadline: Instant,
+        changes: impl Fn(&Home, Vec<T>, &[usize]) -> Result<(Vec<Condition>, Vec<Change>), Failure>,
+    ) -> Result<v1::WriteReply, Failure> {
+        let count = shares.iter().map(|share| share.items.len()).sum();
+        let mut under_way = Vec::with_capacity(shares.len());
+        for mut share in shares {
+            // All are checked before any is written.
+            let (conditions, changes) = changes(&share.home, std::mem::take(&mut share.items), &share.numbers)?;
+            under_way.push((share, conditions, changes));
+        }
+        if under_way.len() == 1
+            && let Some((share, conditions, changes)) = under_way.pop()
+        {
+            return write(&share.home, origin, conditions, changes, deadline).await;
+        }
+        let written = under_way.into_iter().map(|(share, conditions, changes)| {
+            let origin = origin.clone();
+            async move {
+                let reply = write(&share.home, origin, conditions, changes, deadline).await;
+                (reply.map_err(|failure| share.blame(failure)), share)
+            }
+        });
+        let mut existed = vec![false; count];
+        let mut tokens = Vec::new();
+        for (reply, share) in join_all(written).await {
+            let reply = reply?;
+            for (number, there) in share.numbers.iter().zip(reply.existed) {
+                existed[*number] = there;
+            }
+            tokens.extend(reply.token.map(|token| (token.shard, token.index)));
+        }
+        Ok(v1::WriteReply { token: home::token(tokens), version: 0, existed })
+    }
+
+    /// Deletes by key or by filter.
+    pub async fn delete(&self, request: v1::DeleteRequest, deadline: Instant) -> Result<v1::DeleteReply, Failure> {
+        let v1::DeleteRequest { origin, collection, keys, filter, conditions, spread } = request;
+        let origin = convert::origin(origin)?;
+        let name = convert::collection_name(collection, NAMESPACE_DEFAULT)?;
+        let filter = convert::filter(filter)?;
+        not_reserved(&name.0)?;
+        match filter {
+            Some(_) if !keys.is_empty() => Err(Failure::invalid("invalid_delete", "set keys or a filter, not both")),
+            Some(_) if !conditions.is_empty() => {
+                Err(Failure::invalid("invalid_delete", "conditions go with keys, not with a filter"))
+            }
+            Some(filter) => self.delete_everywhere(origin, &name, filter, deadline).await,
+            None => {
+                counted("keys", keys.len(), KEYS_MAX)?;
+                let shares = self.shares(&name, &conditions, keys, spread, deadline).await?;
+                let changes = |home: &Home, keys: Vec<Bytes>, numbers: &[usize]| {
+                    let own = find(&home.view, &name)?;
+                    let translation = Translation { view: &home.view, namespace: &name.0, own: Some(own) };
+                    let conditions = translation.conditions(conditions.clone())?;
+                    let changes = keys.into_iter().zip(numbers).map(|(key, number)| {
+                        let key = convert::key(key, *number)?;
+                        Ok(Change { collection: own.id().0, key, action: Action::Delete })
+                    });
+                    Ok((conditions, changes.collect::<Result<_, Failure>>()?))
+                };
+                let reply = self.write_shares(origin, shares, deadline, changes).await?;
+                let deleted = reply.existed.iter().filter(|&&existed| existed).count() as u64;
+                Ok(v1::DeleteReply { token: reply.token, deleted, existed: reply.existed })
+            }
+        }
+    }
+
+    async fn delete_everywhere(
+        &self,
+        origin: Origin,
+        name: &Name,
+        filter: Filter,
+        deadline: Instant,
+    ) -> Result<v1::DeleteReply, Failure> {
+        // Not remembered under the request id: a repetition finds other records, and deletes those that are left.
+        let origin = Origin { request_id: Vec::new(), ..origin };
+        let filter = Arc::new(filter);
+        let wanted = |route: &Route| Ok(route.shards().to_vec());
+        let (_, homes) = Home::all(&self.cluster, &name.0, std::slice::from_ref(name), wanted, deadline).await?;
+        let (mut deleted, mut tokens) = (0, Vec::new());
+        for home in homes {
+            let collection = find(&home.view, name)?.id();
+            let (gone, index) = self.delete_where(&origin, &home, collection, &filter, deadline).await?;
+            deleted += gone;
+            tokens.push((home.cluster.shard().id(), index));
+        }
+        Ok(v1::DeleteReply { token: home::token(tokens), deleted, existed: vec![] })
+    }
+
+    /// The keys are found on one view. Each deletion names the version it saw, so a record that changed meanwhile stays.
+    async fn delete_where(
+        &self,
+        origin: &Origin,
+        home: &Home,
+        collection: CollectionId,
+        filter: &Arc<Filter>,
+        deadline: Instant,
+    ) -> Result<(u64, u64), Failure> {
+        let mut after: Option<Vec<u8>> = None;
+        let (mut deleted, mut index) = (0, home.view.index());
+        loop {
+            let (shown, filter, now) = (Arc::clone(&home.view), Arc::clone(filter), home.now());
+            let found = self.search.run(deadline, move |_, keep_going| {
+                let collection = by_id(&shown, collection)?;
+                let request = view::ScanRequest {
+                    after: after.as_deref(),
+                    prefix: None,
+                    filter: Some(&filter),
+                    limit: CHANGES_MAX,
+                    bytes_max: usize::MAX,
+                    now,
+                };
+                let page = collection.scan(&request, keep_going).map_err(|_| Failure::late(false))?;
+                let changes = page.records.iter().map(|record| Change {
+                    collection: collection.id().0,
+                    key: record.key().to_vec(),
+                    action: Action::DeleteVersion(record.version()),
+                });
+                Ok::<_, Failure>((changes.collect::<Vec<_>>(), page.next))
+            });
+            let (changes, next) = found.await??;
+            if !changes.is_empty() {
+                let reply = write(home, origin.clone(), vec![], changes, deadline).await?;
+                deleted += reply.existed.iter().filter(|&&existed| existed).count() as u64;
+                index = reply.token.map_or(index, |token| token.index);
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok((deleted, index)),
+            }
+        }
+    }
+}
+
+/// What a put does with each record.
+struct Put<'p> {
+    name: &'p Name,
+    mode: v1::PutMode,
+    conditions: Vec<v1::Condition>,
+    remove_attributes: Vec<String>,
+    remove_deadline: bool,
+}
+
+impl Put<'_> {
+    fn changes(
+        &self,
+        home: &Home,
+        records: Vec<v1::Record>,
+        numbers: &[usize],
+    ) -> Result<(Vec<Condition>, Vec<Change>), Failure> {
+        let now = home.now();
+        let collection = find(&home.view, self.name)?;
+        not_reserved(&self.name.0)?;
+        let translation = Translation { view: &home.view, namespace: &self.name.0, own: Some(collection) };
+        let mut conditions = translation.conditions(self.conditions.clone())?;
+        let mut changes = Vec::with_capacity(records.len());
+        for (record, number) in records.into_iter().zip(numbers) {
+            let (key, content) = convert::record(record, collection.schema(), *number, now)?;
+            let expect = match self.mode {
+                v1::PutMode::Insert => Some(Expect::Absent),
+                v1::PutMode::Update => Some(Expect::Present),
+                v1::PutMode::Unspecified | v1::PutMode::Replace | v1::PutMode::Merge => None,
+            };
+            if let Some(expect) = expect {
+                conditions.push(Condition { collection: collection.id().0, key: key.clone(), expect });
+            }
+            let action = match self.mode {
+                v1::PutMode::Merge => merge(content, self.remove_attributes.clone(), self.remove_deadline)?,
+                _ => Action::Put(content),
+            };
+            changes.push(Change { collection: collection.id().0, key, action });
+        }
+        Ok((conditions, changes))
+    }
+}
+
+async fn write(
+    home: &Home,
+    origin: Origin,
+    conditions: Vec<Condition>,
+    changes: Vec<Change>,
+    deadline: Instant,
+) -> Result<v1::WriteReply, Failure> {
+    match log(&home.cluster, origin, Command::Write { conditions, changes }, deadline).await? {
+        (Outcome::Written { version, existed }, index) => {
+            Ok(v1::WriteReply { token: home::token([(home.cluster.shard().id(), index)]), version, existed })
+        }
+        (outcome, _) => Err(unexpected(&outcome)),
+    }
+}
+
+fn by_id(view: &View, id: CollectionId) -> Result<CollectionView<'_>, Failure> {
+    view.collection_by_id(id).ok_or_else(|| Refusal::UnknownCollection(id.0).into())
+}
+
+fn unexpected(outcome: &Outcome) -> Failure {
+    Failure::new(Code::Internal, "unexpected_outcome", format!("the command ended in {outcome:?}; please report this"))
+}
+
+fn merge(content: Content, remove_attributes: Vec<String>, remove_deadline: bool) -> Result<Action, Failure> {
+    if remove_deadline && (content.deadline != 0 || content.ttl != 0) {
+        return Err(Failure::invalid("invalid_deadline", "give a new deadline or remove it, not both"));
+    }
+    Ok(Action::Merge { content, remove_attributes, remove_deadline })
+}
+
+/// The collections that a write to `own` names.
+fn names<'n>(named: impl Iterator<Item = &'n Option<v1::CollectionName>>, own: &Name) -> Result<Vec<Name>, Failure> {
+    let others = named.flatten().map(|name| convert::collection_name(Some(name.clone()), &own.0));
+    let all: BTreeSet<Name> = std::iter::once(Ok(own.clone())).chain(others).collect::<Result<_, Failure>>()?;
+    Ok(all.into_iter().filter(|name| name.0 == own.0).collect())
+}
+
+/// What a write's names mean in one view.
+struct Translation<'v> {
+    view: &'v View,
+    /// Of names that do not say one.
+    namespace: &'v str,
+    /// Of conditions that do not name one.
+    own: Option<CollectionView<'v>>,
+}
+
+impl<'v> Translation<'v> {
+    fn collection(&self, name: Option<v1::CollectionName>) -> Result<CollectionView<'v>, Failure> {
+        match (name, self.own) {
+            (None, Some(own)) => Ok(own),
+            (name, _) => {
+                let name = convert::collection_name(name, self.namespace)?;
+                if name.0 != self.namespace {
+                    let message =
+                        format!("a write stays in one namespace, {:?}; {:?} is another", self.namespace, name.0);
+                    return Err(Failure::invalid("foreign_namespace", message));
+                }
+                find(self.view, &name)
+            }
+        }
+    }
+
+    fn conditions(&self, conditions: Vec<v1::Condition>) -> Result<Vec<Condition>, Failure> {
+        if conditions.len() > CHANGES_MAX {
+            let message = format!("a call has at most {CHANGES_MAX} conditions, not {}; split it", conditions.len());
+            return Err(Failure::invalid("wrong_count", message));
+        }
+        let translated = conditions.into_iter().enumerate().map(|(number, condition)| {
+            let expect = convert::expect(&condition, number)?;
+            let collection = self.collection(condition.collection).map_err(|failure| failure.number(number))?;
+            Ok(Condition { collection: collection.id().0, key: convert::key(condition.key, number)?, expect })
+        });
+        translated.collect()
+    }
+}
