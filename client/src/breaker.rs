@@ -82,6 +82,11 @@ impl Breaker {
         Breaker { state: State::Closed, slow: 0, opened: 0 }
     }
 
+    /// Of a node that others named, and that may not be reached from here: no call goes there before a probe was answered.
+    pub const fn unproven() -> Breaker {
+        Breaker { state: State::HalfOpen, slow: 0, opened: 0 }
+    }
+
     /// Whether calls go to the node.
     pub fn lets_in(&self) -> bool {
         self.state == State::Closed
@@ -157,6 +162,18 @@ mod tests {
         assert!(breaker.lets_in() && breaker.is_calm() && breaker.due().is_none());
         breaker.ended(Verdict::Nobody, now, u32::MAX);
         assert_eq!(breaker.due(), Some(now + OPEN_FIRST), "it begins anew");
+    }
+
+    #[test]
+    fn an_unproven_node_gets_no_call_before_it_has_answered() {
+        let now = Instant::now();
+        let mut breaker = Breaker::unproven();
+        assert!(!breaker.lets_in() && !breaker.is_calm() && breaker.due().is_none(), "its probe is under way");
+        breaker.ended(Verdict::Nobody, now, u32::MAX);
+        assert_eq!(breaker.due(), Some(now + OPEN_FIRST));
+        let mut breaker = Breaker::unproven();
+        breaker.ended(Verdict::Answered, now, 0);
+        assert!(breaker.lets_in());
     }
 
     #[test]

@@ -38,7 +38,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | leader | replies of other nodes say who leads and where it is reached; writes and reads at [`Consistency::Latest`] then go there, all others to each node in turn. [`Builder::follow_leader`] turns it off |
+//! | leader | replies of other nodes say who leads and where it is reached; writes and reads at [`Consistency::Latest`] then go there, all others to each node in turn. A node that was not given is asked once it has answered a probe. [`Builder::follow_leader`] turns it off |
 //! | connections | made to all addresses at once and kept; a dead one is noticed within four seconds, one that was closed at once |
 //! | circuit breaker | a node that does not answer is left out for 0.1 s, then twice as long each time up to 5 s, less up to half by chance, while it is probed in the background; one that stops says so and is left out as well |
 //! | retry budget | retries and hedges are at most a tenth of the calls of the last ten seconds or so, and 30 a second besides ([`Builder::retry_share`], [`Builder::retry_floor`]); beyond that a failure is returned at once. An attempt that reached nobody is no load and not counted |

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Who leads is learned from replies: a node that does not lead the shard that a call was about says who does and where. A
-//! node that was not among the given addresses is learned by that, too.
+//! node that was not among the given addresses is learned by that, too; calls go there once it has answered a probe, for what a
+//! node advertises cannot be reached from everywhere.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -59,13 +60,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(address: String, endpoint: &Endpoint, connections: usize) -> Arc<Node> {
+    fn new(address: String, endpoint: &Endpoint, connections: usize, breaker: Breaker) -> Arc<Node> {
         Arc::new(Node {
             address,
             channels: (0..connections).map(|_| endpoint.connect_lazy()).collect(),
             next: AtomicUsize::new(0),
-            breaker: Mutex::new(Breaker::new()),
-            calm: AtomicBool::new(true),
+            calm: AtomicBool::new(breaker.is_calm()),
+            breaker: Mutex::new(breaker),
         })
     }
 
@@ -175,7 +176,7 @@ impl Nodes {
             .iter()
             .map(|address| {
                 let plain = address.strip_prefix("http://").unwrap_or(address);
-                Ok(Node::new(plain.to_owned(), &endpoint(address)?, connections))
+                Ok(Node::new(plain.to_owned(), &endpoint(address)?, connections, Breaker::new()))
             })
             .collect::<Result<_, Error>>()?;
         let wake = Arc::new(Notify::new());
@@ -272,7 +273,7 @@ impl Nodes {
         if all.len() >= NODES_MAX {
             return None;
         }
-        let node = Node::new(address.to_owned(), &endpoint, self.connections);
+        let node = Node::new(address.to_owned(), &endpoint, self.connections, Breaker::unproven());
         all.push(Arc::clone(&node));
         tokio::spawn(probe(Arc::clone(&node), self.wake.clone()));
         Some(node)
@@ -478,6 +479,8 @@ mod tests {
         let nodes = nodes(1);
         let wish = Wish::Leader("default");
         nodes.hint(wish, &leader(1, 9));
+        assert_eq!(chosen(&nodes, wish, 2), ["1", "1"], "nobody knows yet whether it is reached");
+        nodes.ended(&at(&nodes, 1), Verdict::Answered);
         assert_eq!(chosen(&nodes, wish, 2), ["9", "9"]);
         assert_eq!(chosen(&nodes, Wish::Any, 2), ["1", "1"], "others go where the user said");
         nodes.ended(&at(&nodes, 0), Verdict::Nobody);

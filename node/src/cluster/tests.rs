@@ -102,8 +102,9 @@ async fn a_client_of_a_follower_learns_who_leads_and_asks_there() {
     cache.ensure(loci_client::Schema::default()).await.unwrap();
     let leader = through.describe_cluster().await.unwrap().leader.expect("somebody leads");
     let leading = &nodes[leader as usize - 1];
-    // One call learns it; the next goes there.
+    // One call learns it; those after it has answered go there.
     put(&through, "first", "1").await;
+    until("the leader is known", async || through.figures().nodes.contains(&(address(leading), true))).await;
     let before = leading.metrics().answered("put");
     put(&through, "second", "2").await;
     assert_eq!(leading.metrics().answered("put"), before + 1);
