@@ -31,6 +31,7 @@ pub mod segment;
 mod buffer;
 mod sealed;
 pub mod view;
+pub mod way;
 mod plan;
 pub mod ask;
 pub mod store;

@@ -30,6 +30,7 @@ use crate::codes::{self, Beside, CodedQuery, Codes};
 use crate::directory::huge;
 use crate::distance::{CodeKernels, Kernel, Metric, code_kernels};
 use crate::scan::Nearest;
+use crate::way;
 
 pub use super::mend::Mended;
 
@@ -138,6 +139,9 @@ pub fn without_graph(embeddings: &Embeddings<'_, '_>, cancel: &AtomicBool) -> Re
     Ok(Built { graph: None, mended: Mended::default(), codes })
 }
 
+/// So many components take some fifty microseconds.
+const COMPONENTS: usize = 16 << 10;
+
 pub(super) fn check(cancel: &AtomicBool) -> Result<(), BuildError> {
     if cancel.load(Ordering::Relaxed) { Err(BuildError::Cancelled) } else { Ok(()) }
 }
@@ -189,7 +193,7 @@ fn each(
     cancel: &AtomicBool,
     mut see: impl FnMut(usize, &[f32]),
 ) -> Result<(), BuildError> {
-    let mut expected = None;
+    let (mut expected, mut seen) = (None, 0);
     for i in 0..embeddings.len {
         if i.is_multiple_of(1024) {
             check(cancel)?;
@@ -200,6 +204,11 @@ fn each(
             return Err(BuildError::Dimension { node: i, got: embedding.len(), expected });
         }
         see(i, &embedding);
+        seen += embedding.len();
+        if seen >= COMPONENTS {
+            seen = 0;
+            way::give();
+        }
     }
     Ok(())
 }

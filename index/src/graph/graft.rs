@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::link::{Growing, Pairs, choose};
 use super::{GraphRef, NO_LINK};
 use crate::scan::{Hit, order};
+use crate::way::Steps;
 
 /// A graph of some of the embeddings.
 pub struct Seed<'a> {
@@ -45,6 +46,8 @@ pub(super) fn levels_of(seed: &Seed<'_>, nodes: usize) -> Vec<Option<u8>> {
 
 /// A thread takes so many nodes at a time.
 const BATCH: usize = 256;
+/// A node takes a microsecond, or a few.
+const STEPS: u32 = 64;
 
 /// Gives the nodes that come from the seed their links.
 ///
@@ -60,6 +63,7 @@ pub(super) fn graft<P: Pairs>(growing: &Growing, seed: &Seed<'_>, pairs: &P, thr
     let next = AtomicUsize::new(0);
     let work = || {
         let mut hand = Hand::<P>::default();
+        let mut steps = Steps::of(STEPS);
         while !cancel.load(Ordering::Relaxed) {
             let start = next.fetch_add(BATCH, Ordering::Relaxed);
             if start >= graph.nodes() {
@@ -67,6 +71,7 @@ pub(super) fn graft<P: Pairs>(growing: &Growing, seed: &Seed<'_>, pairs: &P, thr
             }
             for old in start..graph.nodes().min(start + BATCH) {
                 let old = old as u32;
+                steps.step();
                 let Some(new) = seed.new_of(old) else { continue };
                 hand.graft(growing, seed, pairs, new, 0, graph.links(old), |gone| graph.links(gone).collect());
             }

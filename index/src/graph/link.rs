@@ -26,6 +26,7 @@ use super::{GraphOptions, NO_LINK};
 use crate::directory::huge;
 use crate::distance::prefetch;
 use crate::scan::{Hit, order};
+use crate::way::Steps;
 
 /// How far nodes are from each other.
 pub(super) trait Pairs: Sync {
@@ -271,6 +272,7 @@ impl Growing {
         }
         let next = AtomicUsize::new(first);
         let work = |hand: &mut Hand<P>| {
+            let mut steps = Steps::of_distances((self.ef_construction * self.m).min(nodes));
             while !cancel.load(Ordering::Relaxed) {
                 let start = next.fetch_add(BATCH, Ordering::Relaxed);
                 if start >= nodes {
@@ -280,6 +282,7 @@ impl Growing {
                     let node = place(i) as u32;
                     if !linked(node) {
                         self.insert(pairs, node, hand);
+                        steps.step();
                     }
                 }
             }

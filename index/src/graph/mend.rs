@@ -20,6 +20,7 @@ use super::link::{From, Pairs, UpperLists};
 use super::search::{looked_at_again, walk_from};
 use super::{EF_DEFAULT, FlatGraph, GraphRef, GraphShape, NO_LINK};
 use crate::scan::{Finish, Hit};
+use crate::way::Steps;
 
 /// What had to be mended. Large numbers for their graph's size say that something is odd with the embeddings (many equal
 /// ones) or with the builder.
@@ -367,6 +368,7 @@ impl Draft {
         let next = AtomicUsize::new(0);
         let work = || {
             let (mut hand, mut lost) = (Hand::default(), Vec::new());
+            let mut steps = Steps::of_distances(FOUND_IN * self.m);
             while !cancel.load(Ordering::Relaxed) {
                 let start = next.fetch_add(BATCH, Ordering::Relaxed);
                 let Some(part) = nodes.get(start..nodes.len().min(start + BATCH)) else { break };
@@ -390,6 +392,7 @@ impl Draft {
                         lost.push(node);
                     }
                     ways.note(node, &hand.beam.walked);
+                    steps.step();
                 }
             }
             lost

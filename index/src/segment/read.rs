@@ -20,6 +20,10 @@ use crate::directory::{Directory, Mapped};
 use crate::distance::Metric;
 use crate::graph::search::CodeBook;
 use crate::graph::{GraphRef, GraphShape, Vectors};
+use crate::way;
+
+/// Reading and checking so much takes about fifty microseconds.
+const GIVING_WAY_BYTES: usize = 256 << 10;
 
 /// An open segment. It stays readable after its file was removed.
 pub struct Segment {
@@ -450,7 +454,13 @@ impl Opening<'_> {
                 return Err(self.corrupt(offset, "the last section is cut off"));
             }
             let mut hasher = crc32fast::Hasher::new();
-            self.directory.read_range(self.name, offset..next, &mut |part| hasher.update(part))?;
+            self.directory.read_range(self.name, offset..next, &mut |part| {
+                hasher.update(part);
+                // Small parts are read at once.
+                if part.len() >= GIVING_WAY_BYTES {
+                    way::give();
+                }
+            })?;
             if hasher.finalize() != crc {
                 return Err(self.corrupt(offset, "a section's checksum is wrong"));
             }

@@ -16,6 +16,7 @@ use crate::directory::{Directory, NewFile};
 use crate::graph::build::{self, BuildError, Built, Embeddings, Mended};
 use crate::graph::{GraphOptions, Seed, order};
 use crate::segment::Segment;
+use crate::way;
 
 /// One row as the writer wants it.
 #[derive(Debug, Clone, Copy)]
@@ -423,10 +424,14 @@ impl Sections {
             open.crc.update(&open.gathered);
             self.file.write_all(&open.gathered)?;
             open.gathered.clear();
+            way::give();
         }
         if bytes.len() >= GATHER_BYTES {
-            open.crc.update(bytes);
-            self.file.write_all(bytes)?;
+            for bytes in bytes.chunks(GATHER_BYTES) {
+                open.crc.update(bytes);
+                self.file.write_all(bytes)?;
+                way::give();
+            }
         } else {
             open.gathered.extend_from_slice(bytes);
         }

@@ -15,10 +15,14 @@ use crate::command::{
 use crate::record::{ATTRIBUTES_BYTES_MAX, CollectionId, Position};
 use crate::requests::Answered;
 use crate::sparse;
+use crate::way::Steps;
 
 /// The most expired records that one entry ends. What is left counts as absent all the same, and is ended by the entries
 /// that follow.
 pub const DUE_PER_ENTRY_MAX: usize = 1_024;
+
+/// A change takes a few microseconds; a write has up to ten thousand.
+const STEPS: u32 = 64;
 
 /// Why an entry was not applied. The state is what it was.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -158,10 +162,13 @@ impl Store {
         }
         let mut staged = BTreeMap::new();
         let mut existed = Vec::with_capacity(changes.len());
+        let mut steps = Steps::of(STEPS);
         for (number, change) in (0..).zip(changes) {
+            steps.step();
             existed.push(self.stage(at, number, change, &mut staged)?);
         }
         for ((id, key), record) in staged {
+            steps.step();
             let Staged { place, old, exists, new, touched } = record;
             if !touched {
                 continue;

@@ -92,13 +92,15 @@ pub async fn bench(args: SearchBench) -> Result<(), Failure> {
         measured.push(Measured::of("floor (ping)", floor(&client, callers).await));
     }
     if let Some(rate) = args.while_ingesting {
-        let background = Background::start(client.collection(namespace, name), Arc::new(set.records), rate);
+        let (connection, of) = (args.connection.clone(), name.clone());
+        let background = Background::start(move || connection.collection(&of), Arc::new(set.records), rate);
         for callers in args.effort.callers(&[1, 8, 64]) {
             let (driven, _) = searches(&client, &search, &asked, callers, args.effort.time).await.map_err(failed)?;
-            let name = format!("{way}, {} records/s coming in", grouped(background.rate() as u64));
-            measured.push(Measured::of(name, driven));
+            let of = |way| format!("{way}, {} records/s coming in", grouped(background.rate() as u64));
+            measured.push(Measured::of(of(way), driven));
+            measured.push(Measured::of(of("floor (ping)"), floor(&client, callers).await));
         }
-        background.finish().await.map_err(failed)?;
+        background.finish(&client.collection(namespace, name)).await?;
     }
     report("search", &measured, args.connection.json)
 }
