@@ -405,3 +405,27 @@ fn a_record_with_a_deadline_that_its_key_does_not_lead_to_is_refused() {
     let answer = files.use_with(&lying.encode());
     assert!(answer.contains("row 0 has a deadline and is not found by its key"), "{answer}");
 }
+
+/// Bytes are counted when a record is written, and what it takes is asked of the segment when it goes.
+#[test]
+fn a_record_that_is_larger_than_all_that_was_counted_can_be_deleted() {
+    const VALUE_OFFSETS: u16 = 7;
+    const VALUE_BYTES: u16 = 8;
+    const LONGER: u64 = 1 << 20;
+    let files = Files::new(&Schema::default(), 50);
+    let mut lying = SegmentFile::decode(&files.all[&files.segment]).expect("it is whole");
+    for section in &mut lying.sections {
+        match section.kind {
+            // Its last records have values that are longer, the last but one of which is deleted.
+            VALUE_OFFSETS => {
+                let (offsets, _) = section.bytes.as_chunks_mut::<8>();
+                let last = offsets.len() - 2;
+                offsets[last..].iter_mut().for_each(|at| *at = (u64::from_le_bytes(*at) + LONGER).to_le_bytes());
+            }
+            VALUE_BYTES => section.bytes.resize(section.bytes.len() + LONGER as usize, 0),
+            _ => {}
+        }
+    }
+    let answer = files.use_with(&lying.encode());
+    assert!(answer.contains("; written true"), "{answer}");
+}

@@ -209,7 +209,8 @@ impl State {
             }
         }
         self.live.records -= 1;
-        self.live.bytes -= old.bytes;
+        // What a record takes is what its segment says: one that lies may say more than was counted when it was written.
+        self.live.bytes = self.live.bytes.saturating_sub(old.bytes);
         self.sum = self.sum.wrapping_sub(old.hash);
         if old.deadline != 0 {
             self.live.timed -= 1;

@@ -234,7 +234,9 @@ fn open_collection(
             let decoded = Ends::decode(&bytes).map_err(|error| StoreError::framed(file, 1, error))?;
             let ascending = decoded.ends.is_sorted_by(|a, b| a.0 < b.0);
             let in_range = decoded.ends.last().is_none_or(|(row, _)| *row < sealed.len());
-            if decoded.segment != segment_files.segment || !ascending || !in_range {
+            // A version that is said to have ended at no time would be counted as gone, and found all the same.
+            let ended = decoded.ends.iter().all(|&(_, end)| Position::from_u64(end) != Position::NEVER);
+            if decoded.segment != segment_files.segment || !ascending || !in_range || !ended {
                 return Err(unfit(file, format!("it does not fit {name}")));
             }
             for &(row, end) in &decoded.ends {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::attributes::{self, Attributes, Value};
 use crate::command::{Found, Refusal};
+use crate::manifest::Ends;
 use crate::record::{CollectionId, Position};
 use crate::store::{ApplyError, DUE_PER_ENTRY_MAX, JobKind, REQUEST_AGE_MAX_MILLIS, StoreError};
 use crate::view::{Cancelled, Effort, ScanRequest, SearchError, SearchRequest, SearchScratch};
@@ -322,6 +323,22 @@ fn opening_says_what_is_wrong() {
         shard.directory.put(&file, &whole);
     }
     shard.restart();
+}
+
+#[test]
+fn a_version_that_ended_at_no_time_is_refused() {
+    let mut shard = Shard::new(small());
+    let c = shard.collection("c", 0);
+    shard.command(write(["a", "b", "c", "d", "e"].map(|key| put(c, key, "1")).into()));
+    shard.checkpoint();
+    shard.command(write(vec![delete(c, "a")]));
+    shard.checkpoint();
+    let name = shard.files().into_iter().find(|file| file.starts_with("ends-")).expect("one has ended");
+    let mut ends = Ends::decode(&shard.directory.bytes(&name).unwrap()).unwrap();
+    ends.ends[0].1 = Position::NEVER.get();
+    shard.directory.put(&name, &ends.encode());
+    let error = Store::open(Arc::new(shard.directory.clone()), small()).expect_err("it is counted, and has not ended");
+    assert!(error.to_string().contains(&name), "{error}");
 }
 
 #[test]

@@ -46,7 +46,8 @@ impl Background {
         let told = (stop.clone(), acknowledged.clone());
         let task = tokio::task::spawn_blocking(move || {
             let runtime = Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| Failure::refused(format!("cannot write while measuring: {error}")))?;
+            let runtime =
+                runtime.map_err(|error| Failure::refused(format!("cannot write while measuring: {error}")))?;
             runtime.block_on(async { run(connect()?, records, rate, told).await.map_err(failed) })
         });
         Background { stop, acknowledged, begun: Instant::now(), task }
