@@ -297,6 +297,15 @@ async fn nodes_that_come_later_take_part_in_every_shard() {
     let both =
         Client::builder().address(&second.address).address(first.address.clone()).retries(40).connect_lazy().unwrap();
     assert_eq!(both.collection("wide", "c").count(None).await.unwrap(), RECORDS);
+    let hasty = Client::builder().address(&second.address).timeout(Duration::from_secs(2)).connect_lazy().unwrap();
+    let error = hasty.drain_member(2).await.expect_err("nobody else could vote");
+    assert!(error.to_string().contains("nobody else could have it"), "{error}");
+    both.undrain_member(2).await.unwrap();
+    let (_fourth, _) = start_with(&at("4"), join()).await;
+    both.drain_member(1).await.unwrap();
+    let shards = at_third.describe_cluster().await.unwrap().shards;
+    assert!(shards.iter().all(|shard| shard.leader != Some(1)), "{shards:?}");
+    both.remove_member(1).await.unwrap();
     first.kill();
     let wide = both.collection("wide", "c");
     let keys = (0..RECORDS).map(|number| format!("k{number}"));

@@ -64,6 +64,8 @@ pub struct MemberDescription {
     pub snapshot_bytes_total: u64,
     /// What its node had to repair when it last started, for people.
     pub note: String,
+    /// It is to have no votes and no leads, if others can have them.
+    pub drained: bool,
 }
 
 impl Client {
@@ -100,6 +102,25 @@ impl Client {
         .map(drop)
     }
 
+    /// Takes a member's votes and leads away in all shards, and waits until others have them.
+    pub async fn drain_member(&self, member: u64) -> Result<(), Error> {
+        self.set_drained(member, false).await
+    }
+
+    /// Lets a member that was drained have votes and leads again.
+    pub async fn undrain_member(&self, member: u64) -> Result<(), Error> {
+        self.set_drained(member, true).await
+    }
+
+    async fn set_drained(&self, member: u64, undo: bool) -> Result<(), Error> {
+        self.admin(|mut admin, remaining| async move {
+            let request = within(v1::DrainMemberRequest { member, undo }, remaining);
+            admin.drain_member(request).await
+        })
+        .await
+        .map(drop)
+    }
+
     /// Ends a member's part. Its node can come back only as a new one, with an empty data directory.
     pub async fn remove_member(&self, member: u64) -> Result<(), Error> {
         self.admin(|mut admin, remaining| async move {
@@ -124,6 +145,7 @@ impl From<v1::Member> for MemberDescription {
             snapshot_bytes,
             snapshot_bytes_total,
             note,
+            drained,
         } = member;
         MemberDescription {
             member,
@@ -136,6 +158,7 @@ impl From<v1::Member> for MemberDescription {
             snapshot_bytes,
             snapshot_bytes_total,
             note,
+            drained,
         }
     }
 }

@@ -25,6 +25,24 @@ pub enum ClusterCommand {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Take a member's votes and leads away in all shards, and wait until others have them: before its node is stopped for long, or
+    /// removed. It keeps what it holds, and follows. Needs another node that can vote in its place.
+    Drain {
+        /// The member's number.
+        member: u64,
+        /// Let it have votes and leads again.
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Drain a member, and then end its part: what another node that has joined takes over is never without enough votes.
+    Replace {
+        /// The member's number.
+        member: u64,
+        #[command(flatten)]
+        connection: Connection,
+    },
     /// End a member's part, of a node that is gone for good or is to go. It can come back only as a new node, with an empty
     /// data directory.
     Remove {
@@ -54,6 +72,29 @@ pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
                 print(format!("member {member} leads shard {shard}"))
             }
         }
+        ClusterCommand::Drain { member, undo, connection } => {
+            let client = connection.client()?;
+            let done = if undo { client.undrain_member(member).await } else { client.drain_member(member).await };
+            done.map_err(|error| Failure::call(format!("member {member}"), error))?;
+            if connection.json {
+                print_json(&json!({"member": member, "drained": !undo}))
+            } else if undo {
+                print(format!("member {member} may vote and lead again"))
+            } else {
+                print(format!("member {member} has no votes and no leads"))
+            }
+        }
+        ClusterCommand::Replace { member, connection } => {
+            let client = connection.client()?;
+            let failed = |error| Failure::call(format!("member {member}"), error);
+            client.drain_member(member).await.map_err(failed)?;
+            client.remove_member(member).await.map_err(failed)?;
+            if connection.json {
+                print_json(&json!({"removed": member}))
+            } else {
+                print(format!("others have its votes and leads, and member {member} takes part no longer"))
+            }
+        }
         ClusterCommand::Remove { member, connection } => {
             let done = connection.client()?.remove_member(member).await;
             done.map_err(|error| Failure::call(format!("member {member}"), error))?;
@@ -72,7 +113,7 @@ fn table(described: &ClusterDescription) -> String {
         let shown = if member.part == "removed" { String::new() } else { grouped(member.lag) };
         members.push([
             member.member.to_string(),
-            member.part.clone(),
+            if member.drained { format!("{}, drained", member.part) } else { member.part.clone() },
             member.address.clone(),
             health(described, member),
             shown,
@@ -139,6 +180,7 @@ fn cluster_json(described: &ClusterDescription) -> Json {
             "active": member.active,
             "lag": member.lag,
             "snapshot": member.snapshot,
+            "drained": member.drained,
             "snapshot_bytes": member.snapshot_bytes,
             "snapshot_bytes_total": member.snapshot_bytes_total,
             "note": member.note,
@@ -188,6 +230,7 @@ mod tests {
             snapshot_bytes: if member == 2 { 5 << 20 } else { 0 },
             snapshot_bytes_total: if member == 2 { 12 << 20 } else { 0 },
             note: if member == 2 { "repaired: a file".into() } else { String::new() },
+            drained: false,
         };
         let described = ClusterDescription {
             cluster: "cd".repeat(16),

@@ -5,7 +5,7 @@
 //!
 //! | collection | key | value |
 //! |---|---|---|
-//! | `nodes` | the member's number in decimal digits | `{"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "note": "what its node repaired"}` |
+//! | `nodes` | the member's number in decimal digits | `{"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "drained": false, "note": "what its node repaired"}` |
 //! | `shards` | the shard's number in decimal digits, from 2 on | `{"founders": [1, 2, 3], "digest_key": "64 hexadecimal digits"}` |
 //! | `namespaces` | the name of a namespace with shards of its own | `{"shards": [2, 3, 4], "made": true}` |
 //!
@@ -44,6 +44,9 @@ pub struct Line {
     /// It takes part no longer.
     #[serde(default)]
     pub removed: bool,
+    /// It is to have no votes and no leads, if others can have them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
     /// What its node last had to repair, for people; nothing if its last start found nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
@@ -122,10 +125,14 @@ pub fn making() -> Vec<Envelope> {
     [namespace].into_iter().chain(collections).map(own).collect()
 }
 
-/// The command that writes a line: a new one, or in the place of any other. None: there is no book yet.
-pub fn writing(view: &View, member: MemberId, line: &Line, new: bool) -> Option<Envelope> {
+/// The command that writes a line, in the place of the one that the view has, if it has one. Refused if there is another by then.
+/// None: there is no book yet.
+pub fn writing(view: &View, member: MemberId, line: &Line) -> Option<Envelope> {
     let change = put(view, NODES, &member.to_string(), line)?;
-    Some(write(vec![change], new))
+    let there = view.collection(NAMESPACE, NODES)?.get(&change.key, view.clock()).map(|record| record.version());
+    let expect = there.map_or(Expect::Absent, Expect::Version);
+    let condition = Condition { collection: change.collection, key: change.key.clone(), expect };
+    Some(own(Command::Write { conditions: vec![condition], changes: vec![change] }))
 }
 
 /// The command that says where a namespace's records are, and makes shards, or none of it if one of them is in the book.
@@ -139,7 +146,7 @@ pub fn founding(
     for (id, line) in shards {
         changes.push(put(view, SHARDS, &id.to_string(), line)?);
     }
-    Some(write(changes, true))
+    Some(write(changes))
 }
 
 /// The command that says another thing of a namespace than its line of this version does, or nothing any more. Refused if the
@@ -162,10 +169,11 @@ fn put(view: &View, collection: &str, key: &str, line: &impl Serialize) -> Optio
     Some(Change { collection, key: key.as_bytes().to_vec(), action: Action::Put(content) })
 }
 
-fn write(changes: Vec<Change>, new: bool) -> Envelope {
+/// New lines, all of them.
+fn write(changes: Vec<Change>) -> Envelope {
     let absent =
         |change: &Change| Condition { collection: change.collection, key: change.key.clone(), expect: Expect::Absent };
-    let conditions = if new { changes.iter().map(absent).collect() } else { Vec::new() };
+    let conditions = changes.iter().map(absent).collect();
     own(Command::Write { conditions, changes })
 }
 

@@ -27,6 +27,8 @@ use crate::trace;
 
 /// How often a change of members is tried that has to wait for another.
 const CHANGE_RETRY: Duration = Duration::from_millis(100);
+/// How often a line of the book is written anew that others change at the same time.
+const LINE_ATTEMPTS: usize = 10;
 /// How long a node that joins may wait for its place.
 const JOIN_TIME: Duration = Duration::from_secs(20);
 
@@ -109,18 +111,19 @@ impl Door {
                 node: node.clone(),
                 address: request.address.clone(),
                 removed: false,
+                drained: known.is_some_and(|(_, line)| line.drained),
                 note: known.map(|(_, line)| line.note.clone()).unwrap_or_default(),
             };
-            let (member, new) = match known {
+            let member = match known {
                 Some((_, line)) if line.removed => {
                     let message = "this node was removed from the cluster; start it with an empty data directory";
                     return Err(Failure::new(Code::FailedPrecondition, "removed", message));
                 }
                 Some((member, there)) if *there == line => break *member,
-                Some((member, _)) => (*member, false),
-                None => (MemberId(lines.last_key_value().map_or(0, |(last, _)| last.0) + 1), true),
+                Some((member, _)) => *member,
+                None => MemberId(lines.last_key_value().map_or(0, |(last, _)| last.0) + 1),
             };
-            let Some(envelope) = book::writing(&view, member, &line, new) else {
+            let Some(envelope) = book::writing(&view, member, &line) else {
                 return Err(Failure::new(Code::Unavailable, "starting", "there is no address book yet; retry"));
             };
             if book::is_done(&cluster.write(envelope, deadline).await?.outcome) {
@@ -254,45 +257,54 @@ impl Peers for Door {
 impl Cluster {
     /// Marks a member as removed, for good.
     pub async fn mark_removed(&self, member: MemberId, deadline: Instant) -> Result<(), Failure> {
-        let view = self.catalog().newest();
-        let Some(line) = book::find(&view, member) else { return Ok(()) };
-        if line.removed {
-            return Ok(());
-        }
-        match book::writing(&view, member, &book::Line { removed: true, ..line }, false) {
-            Some(envelope) => refused(self.of_catalog().write(envelope, deadline).await?),
-            None => Ok(()),
-        }
+        self.write_line(member, deadline, |line| line.removed = true).await
+    }
+
+    /// Says that a member is to have no votes and no leads, or that it may have some again.
+    pub async fn mark_drained(&self, member: MemberId, drained: bool, deadline: Instant) -> Result<(), Failure> {
+        self.write_line(member, deadline, |line| line.drained = drained).await
     }
 
     /// Sees to it that the book says where this node is, if there is a book.
     pub async fn enter_book(&self, deadline: Instant) -> Result<(), Failure> {
-        self.write_line(deadline, |line| line.address = self.address().to_owned()).await
+        self.write_line(self.me(), deadline, |line| line.address = self.address().to_owned()).await
     }
 
     /// Sees to it that the book says what this node repaired, if there is a book.
     pub async fn write_note(&self, note: &str, deadline: Instant) -> Result<(), Failure> {
-        self.write_line(deadline, |line| line.note = note.to_owned()).await
+        self.write_line(self.me(), deadline, |line| line.note = note.to_owned()).await
     }
 
     /// The line of this node, if the book had none yet.
     pub fn own_line(&self) -> book::Line {
         let (node, address) = (self.identity().node.to_string(), self.address().to_owned());
-        book::Line { node, address, removed: false, note: String::new() }
+        book::Line { node, address, removed: false, drained: false, note: String::new() }
     }
 
-    async fn write_line(&self, deadline: Instant, change: impl FnOnce(&mut book::Line)) -> Result<(), Failure> {
-        let view = self.catalog().view(Level::Latest, Some(deadline)).await?;
-        let there = book::find(&view, self.me());
-        let mut line = there.clone().unwrap_or_else(|| self.own_line());
-        change(&mut line);
-        if there.as_ref() == Some(&line) {
-            return Ok(());
+    /// Changes a member's line, if it has one or is this one, and there is a book.
+    async fn write_line(
+        &self,
+        member: MemberId,
+        deadline: Instant,
+        change: impl Fn(&mut book::Line),
+    ) -> Result<(), Failure> {
+        for _ in 0..LINE_ATTEMPTS {
+            let view = self.catalog().view(Level::Latest, Some(deadline)).await?;
+            let there = book::find(&view, member);
+            let Some(mut line) = there.clone().or_else(|| (member == self.me()).then(|| self.own_line())) else {
+                return Ok(());
+            };
+            change(&mut line);
+            if there.as_ref() == Some(&line) {
+                return Ok(());
+            }
+            let Some(envelope) = book::writing(&view, member, &line) else { return Ok(()) };
+            if book::is_done(&self.of_catalog().write(envelope, deadline).await?.outcome) {
+                return Ok(());
+            }
+            // Somebody else changed it meanwhile.
         }
-        match book::writing(&view, self.me(), &line, false) {
-            Some(envelope) => refused(self.of_catalog().write(envelope, deadline).await?),
-            None => Ok(()),
-        }
+        Err(Failure::new(Code::Aborted, "conflict", format!("others change the line of member {member}; retry")))
     }
 }
 

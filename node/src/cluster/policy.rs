@@ -5,6 +5,8 @@
 //! | fewer than three voters, and learners that have caught up | as many of them become voters as make the number odd |
 //! | the catalog: a voter that has not been heard of for [`REPLACE_AFTER`], and a learner that has caught up | the one takes the place of the other, in all shards |
 //!
+//! | a voter that is to be without a vote (`loci cluster drain`), and a learner that has caught up | they change places |
+//! | a leader that is to be without a lead | another voter leads |
 //! | another shard than the catalog: somebody in the book who has no part in it | a learner |
 //! | another shard than the catalog: this node has led it for [`LEAD_KEPT`], and leads two more than another voter | that one leads it |
 //!
@@ -38,19 +40,20 @@ const CHANGE_TIME: Duration = Duration::from_secs(10);
 /// How long one of the others may take to hear where this node is.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
-/// What to change, given how long each voter has been silent.
+/// What to change, given how long each voter has been silent, and who is to be without a vote.
 pub fn next(
     members: &Members,
     progress: &[MemberProgress],
     last: u64,
     silent: impl Fn(MemberId) -> Duration,
+    drained: impl Fn(MemberId) -> bool,
 ) -> Vec<MemberChange> {
     if members.joint() {
         return Vec::new();
     }
     let caught_up = |member: &&MemberId| {
         let known = progress.iter().find(|known| known.member == **member);
-        known.is_some_and(|known| known.active && known.matched + LAG_MAX >= last)
+        !drained(**member) && known.is_some_and(|known| known.active && known.matched + LAG_MAX >= last)
     };
     let ready: Vec<MemberId> = members.learners().iter().filter(caught_up).copied().collect();
     let voters = members.voters().len();
@@ -61,8 +64,10 @@ pub fn next(
         return ready.into_iter().take(wanted).map(MemberChange::Promote).collect();
     }
     let dead = members.voters().iter().find(|voter| silent(**voter) >= REPLACE_AFTER);
-    match (dead, ready.first()) {
-        (Some(dead), Some(ready)) => vec![MemberChange::Remove(*dead), MemberChange::Promote(*ready)],
+    let leaving = members.voters().iter().find(|voter| drained(**voter));
+    match (dead, leaving, ready.first()) {
+        (Some(dead), _, Some(ready)) => vec![MemberChange::Remove(*dead), MemberChange::Promote(*ready)],
+        (None, Some(leaving), Some(ready)) => vec![MemberChange::Demote(*leaving), MemberChange::Promote(*ready)],
         _ => Vec::new(),
     }
 }
@@ -101,9 +106,11 @@ pub fn relief(
     progress: &[MemberProgress],
     last: u64,
     leads: impl Fn(MemberId) -> usize,
+    drained: impl Fn(MemberId) -> bool,
 ) -> Option<MemberId> {
     let fit = progress.iter().filter(|known| {
         known.member != me
+            && !drained(known.member)
             && known.active
             && known.matched + LAG_MAX >= last
             && members.voters().contains(&known.member)
@@ -118,14 +125,19 @@ fn leads(cluster: &Cluster, member: MemberId) -> usize {
 }
 
 /// Gives the lead away if somebody else should have it: of all shards of this node one at a time, and not again for a while.
-async fn give_lead(cluster: &Cluster, (members, progress, last): (&Members, &[MemberProgress], u64), leaves: bool) {
+async fn give_lead(
+    cluster: &Cluster,
+    (members, progress, last): (&Members, &[MemberProgress], u64),
+    leaves: bool,
+    drained: impl Fn(MemberId) -> bool,
+) {
     let mut given = cluster.gifts().lock().await;
     let me = cluster.me();
     if (!leaves && given.elapsed() < BALANCE_EVERY) || cluster.shard().leader() != Some(me) {
         return;
     }
     let leads = |member| if leaves && member == me { usize::MAX } else { leads(cluster, member) };
-    let Some(next) = relief(me, members, progress, last, leads) else { return };
+    let Some(next) = relief(me, members, progress, last, leads, drained) else { return };
     let shard = cluster.shard();
     match shard.transfer(next, Instant::now() + CHANGE_TIME).await {
         Ok(()) => tracing::info!(shard = shard.id(), member = next.0, "another member leads now"),
@@ -165,7 +177,8 @@ pub async fn run(cluster: Cluster) {
         let lines = book::read(&cluster.catalog().newest());
         let last = shard.newest().index();
         let marked = members.all().find(|member| lines.get(member).is_some_and(|line| line.removed));
-        let mut changes = next(&members, &progress, last, silent);
+        let drained = |member| lines.get(&member).is_some_and(|line| line.drained);
+        let mut changes = next(&members, &progress, last, silent, drained);
         if let Some(marked) = marked
             && !changes.contains(&MemberChange::Remove(marked))
             && marked != cluster.me()
@@ -180,13 +193,15 @@ pub async fn run(cluster: Cluster) {
             if let Some((missing, _)) = missing.filter(|_| changes.is_empty() && !members.joint()) {
                 changes = vec![MemberChange::AddLearner(*missing)];
             }
-            let leaves = marked == Some(cluster.me()) || cluster.catalog().is_removed();
-            if leaves || (changes.is_empty() && leading_since.elapsed() >= LEAD_KEPT) {
-                give_lead(&cluster, (&members, &progress, last), leaves).await;
-            }
-            if leaves {
-                continue;
-            }
+        }
+        let me = cluster.me();
+        let leaves = shard.id() != CATALOG && (marked == Some(me) || cluster.catalog().is_removed());
+        let balances = shard.id() != CATALOG && changes.is_empty() && leading_since.elapsed() >= LEAD_KEPT;
+        if leaves || balances || drained(me) {
+            give_lead(&cluster, (&members, &progress, last), leaves || drained(me), drained).await;
+        }
+        if leaves {
+            continue;
         }
         if changes.is_empty() {
             continue;
@@ -223,15 +238,35 @@ mod tests {
         numbers.iter().map(|number| MemberChange::Promote(MemberId(*number))).collect()
     }
 
+    fn nobody(_: MemberId) -> bool {
+        false
+    }
+
+    #[test]
+    fn who_is_drained_gives_vote_and_lead_to_others_if_there_are_any() {
+        let never = |_| Duration::ZERO;
+        let all = [at(1, 9, true), at(2, 9, true), at(3, 9, true), at(4, 9, true), at(5, 9, true)];
+        let second = |member| member == MemberId(2);
+        let changed = vec![MemberChange::Demote(MemberId(2)), MemberChange::Promote(MemberId(4))];
+        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 9, never, second), changed);
+        assert_eq!(next(&members(&[1, 2, 3], &[]), &all, 9, never, second), [], "nobody could take its place");
+        assert_eq!(next(&members(&[1, 3, 4], &[2]), &all, 9, never, second), []);
+        assert_eq!(next(&members(&[1], &[2, 3, 4]), &all, 9, never, second), promote(&[3, 4]));
+        let few = |_: MemberId| 0;
+        let leads = |member: MemberId| if member == MemberId(2) { usize::MAX } else { few(member) };
+        let first = |member| member == MemberId(1) || member == MemberId(2);
+        assert_eq!(relief(MemberId(2), &members(&[1, 2, 3], &[4]), &all, 9, leads, first), Some(MemberId(3)));
+    }
+
     #[test]
     fn the_number_of_voters_is_odd() {
         let never = |_| Duration::ZERO;
         let all = [at(1, 5_000, true), at(2, 5_000, true), at(3, 4_900, true), at(4, 10, true), at(5, 5_000, false)];
-        assert_eq!(next(&members(&[1], &[2]), &all, 5_000, never), []);
-        assert_eq!(next(&members(&[1], &[2, 3]), &all, 5_000, never), promote(&[2, 3]));
-        assert_eq!(next(&members(&[1, 2], &[3]), &all, 5_000, never), promote(&[3]));
-        assert_eq!(next(&members(&[1], &[2, 4, 5]), &all, 5_000, never), [], "two are not caught up");
-        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 5_000, never), []);
+        assert_eq!(next(&members(&[1], &[2]), &all, 5_000, never, nobody), []);
+        assert_eq!(next(&members(&[1], &[2, 3]), &all, 5_000, never, nobody), promote(&[2, 3]));
+        assert_eq!(next(&members(&[1, 2], &[3]), &all, 5_000, never, nobody), promote(&[3]));
+        assert_eq!(next(&members(&[1], &[2, 4, 5]), &all, 5_000, never, nobody), [], "two are not caught up");
+        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 5_000, never, nobody), []);
     }
 
     #[test]
@@ -240,12 +275,16 @@ mod tests {
         let voters = members(&[1, 2, 3], &[4]);
         let leads = |counts: [usize; 4]| move |member: MemberId| counts[member.0 as usize - 1];
         let me = MemberId(1);
-        assert_eq!(relief(me, &voters, &all, 9_000, leads([3, 2, 1, 0])), Some(MemberId(3)), "a learner cannot lead");
-        assert_eq!(relief(me, &voters, &all, 9_000, leads([2, 2, 1, 0])), None, "one more is no reason");
+        assert_eq!(
+            relief(me, &voters, &all, 9_000, leads([3, 2, 1, 0]), nobody),
+            Some(MemberId(3)),
+            "a learner cannot lead"
+        );
+        assert_eq!(relief(me, &voters, &all, 9_000, leads([2, 2, 1, 0]), nobody), None, "one more is no reason");
         let away = [at(1, 9_000, true), at(2, 9_000, true), at(3, 9_000, false)];
-        assert_eq!(relief(me, &voters, &away, 9_000, leads([4, 2, 0, 0])), Some(MemberId(2)));
+        assert_eq!(relief(me, &voters, &away, 9_000, leads([4, 2, 0, 0]), nobody), Some(MemberId(2)));
         let behind = [at(1, 9_000, true), at(2, 7_000, true), at(3, 9_000, false)];
-        assert_eq!(relief(me, &voters, &behind, 9_000, leads([4, 0, 0, 0])), None);
+        assert_eq!(relief(me, &voters, &behind, 9_000, leads([4, 0, 0, 0]), nobody), None);
     }
 
     #[test]
@@ -253,7 +292,7 @@ mod tests {
         let silent = |member| if member == MemberId(2) { REPLACE_AFTER } else { Duration::ZERO };
         let all = [at(1, 9, true), at(2, 3, false), at(3, 9, true), at(4, 9, true)];
         let replaced = vec![MemberChange::Remove(MemberId(2)), MemberChange::Promote(MemberId(4))];
-        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 9, silent), replaced);
-        assert_eq!(next(&members(&[1, 2, 3], &[]), &all, 9, silent), [], "nobody could take its place");
+        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 9, silent, nobody), replaced);
+        assert_eq!(next(&members(&[1, 2, 3], &[]), &all, 9, silent, nobody), [], "nobody could take its place");
     }
 }

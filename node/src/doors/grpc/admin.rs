@@ -396,4 +396,14 @@ impl Admin for AdminService {
         })
         .await
     }
+
+    async fn drain_member(
+        &self,
+        request: Request<v1::DrainMemberRequest>,
+    ) -> Result<Response<v1::DrainMemberReply>, Status> {
+        self.unary("drain_member", true, request, |request, deadline| {
+            cluster::drain(&self.calls.cluster, request, deadline)
+        })
+        .await
+    }
 }

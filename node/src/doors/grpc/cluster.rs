@@ -76,6 +76,7 @@ pub async fn describe(
             snapshot_bytes: sent.map_or(0, |sent| sent.bytes),
             snapshot_bytes_total: sent.map_or(0, |sent| sent.bytes_total),
             note: line.map(|line| line.note.clone()).unwrap_or_default(),
+            drained: line.is_some_and(|line| line.drained),
         }
     });
     Ok(v1::DescribeClusterReply {
@@ -188,6 +189,40 @@ pub async fn remove(
         tokio::time::sleep(CHANGE_RETRY).await;
     }
     Ok(v1::RemoveMemberReply {})
+}
+
+/// Takes a member's votes and leads away, and waits until others have them; or lets it have some again.
+pub async fn drain(
+    cluster: &Cluster,
+    request: v1::DrainMemberRequest,
+    deadline: Instant,
+) -> Result<v1::DrainMemberReply, Failure> {
+    let member = MemberId(request.member);
+    if book::find(&cluster.catalog().newest(), member).is_none_or(|line| line.removed) {
+        let message = format!("there is no member {member} of several; `loci cluster status` lists them");
+        return Err(Failure::new(Code::NotFound, "unknown_member", message));
+    }
+    cluster.mark_drained(member, !request.undo, deadline).await?;
+    let holds = || -> Vec<u32> {
+        let votes = |shard: &ShardHandle| {
+            shard.leader() == Some(member) || shard.members().is_some_and(|members| members.voters().contains(&member))
+        };
+        cluster.shards().handles().iter().filter(|shard| votes(shard)).map(ShardHandle::id).collect()
+    };
+    // Whoever asks wants to hear why it does not come to an end, and not that his time is up.
+    let until = deadline - Duration::from_millis(200).min(deadline.saturating_duration_since(Instant::now()) / 2);
+    while !request.undo && !holds().is_empty() {
+        if Instant::now() >= until {
+            let message = format!(
+                "member {member} still has a vote in shards {:?}: nobody else could have it. Start another node with --join, which \
+                 takes its place as soon as it has caught up, or take it back with --undo",
+                holds()
+            );
+            return Err(Failure::new(Code::FailedPrecondition, "nobody_else", message));
+        }
+        tokio::time::sleep(CHANGE_RETRY).await;
+    }
+    Ok(v1::DrainMemberReply {})
 }
 
 async fn leader(cluster: &Cluster, deadline: Instant) -> Result<MemberId, Failure> {
