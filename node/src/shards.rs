@@ -47,11 +47,6 @@ impl Shards {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(|served| served.handle.clone())
     }
 
-    /// Whether others run besides the catalog's.
-    pub fn are_several(&self) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).len() > 1
-    }
-
     /// All, ascending by number.
     pub fn handles(&self) -> Vec<ShardHandle> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().map(|served| served.handle.clone()).collect()

@@ -154,12 +154,8 @@ impl Cluster {
         MemberId(self.shared.identity.member)
     }
 
-    /// Who leads the shard, if that is known and another node. Nobody, where several shards run: who is told would bring everything
-    /// to the leader of one of them.
+    /// Who leads the shard, if that is known and another node.
     pub fn leader_elsewhere(&self) -> Option<loci_wire::v1::Leader> {
-        if self.shared.shards.are_several() {
-            return None;
-        }
         self.shared.hints.of(&self.shard, &self.shared.catalog, self.me())
     }
 
