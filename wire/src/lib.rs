@@ -8,6 +8,7 @@
 
 mod error;
 mod leader;
+pub mod resp;
 
 pub use error::{decode_detail, encode_detail};
 pub use leader::{LEADER_KEY, LEADER_SHARD_KEY, insert_leader, leader};
