@@ -1,9 +1,9 @@
 //! RESP, the protocol of Redis, versions 2 and 3: what its clients send and what they are answered. No logic, no I/O.
 //!
 //! ```text
-//! bytes from the socket ──► Decoder ──► Request: where each argument lies in those bytes
-//! bytes to the socket   ◄── Writer  ◄── one call for each part of a reply, whatever the client's protocol
-//! bytes of a reply      ──► ReplyDecoder ──► Reply                    (for tests, scripts and other clients)
+//! bytes from the socket --> Decoder --> Request: where each argument lies in those bytes
+//! bytes to the socket   <-- Writer  <-- one call for each part of a reply, whatever the client's protocol
+//! bytes of a reply      --> ReplyDecoder --> Reply                    (for tests, scripts and other clients)
 //! ```
 //!
 //! A command sees one kind of reply, that of protocol 3. [`Writer`] translates for clients of protocol 2: a map becomes a flat
