@@ -26,6 +26,7 @@ use loci_tests::chance::Chance;
 use loci_tests::fuzz::{self, Mutate, Target};
 use loci_tests::process::Node;
 use loci_tests::{api, say, seed, segment_file, setting};
+use loci_wire::resp;
 use loci_wire::v1;
 use prost::Message as _;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -661,6 +662,98 @@ async fn no_request_makes_the_node_panic() {
     node.wait_ready().await;
     assert!(node.terminate().success());
     Node::start(data.path()).await;
+}
+
+/// What Redis clients send: commands as arrays and as lines.
+fn redis_requests() -> Vec<Vec<u8>> {
+    let mut streams = vec![b"PING\r\nset \"a \\x41\" 'b c'\r\n*0\r\n\r\nget a\n".to_vec()];
+    for command in ["HELLO 3 AUTH name secret SETNAME x", "SET key value PX 100 NX GET", "MULTI", "EXEC"] {
+        let mut stream = Vec::new();
+        resp::encode_request(&mut stream, &command.split(' ').collect::<Vec<_>>());
+        streams.push(stream);
+    }
+    streams.push(streams.concat());
+    streams
+}
+
+#[test]
+fn no_redis_request_makes_its_reader_panic() {
+    fuzz::run(Target {
+        name: "resp-request",
+        seeds: redis_requests(),
+        inputs: 50_000,
+        mutate: Mutate::Anyhow,
+        mend: &|_| {},
+        decode: &mut |input| {
+            let whole = redis_requests_of(input, input.len());
+            let pieces = redis_requests_of(input, 3);
+            assert_eq!(whole, pieces, "how a stream is parted makes a difference");
+            whole
+        },
+    });
+}
+
+/// What is read of a stream that arrives in pieces.
+fn redis_requests_of(input: &[u8], piece: usize) -> String {
+    let (mut decoder, mut request, mut begin, mut end) = (resp::Decoder::new(), resp::Request::new(), 0, 0);
+    let mut said = String::new();
+    while end < input.len() {
+        end = (end + piece).min(input.len());
+        loop {
+            match decoder.decode(&input[begin..end], &resp::Limits::UNAUTHENTICATED, &mut request) {
+                Ok(Some(taken)) => {
+                    let bytes: usize = request.args(&input[begin..]).map(<[u8]>::len).sum();
+                    said.push_str(&format!("{} of {bytes} ", "arg ".repeat(request.len())));
+                    begin += taken;
+                }
+                Ok(None) => break,
+                Err(error) => return format!("{said} {error}"),
+            }
+        }
+    }
+    said
+}
+
+#[test]
+fn no_redis_reply_makes_its_reader_panic() {
+    let mut writer = resp::Writer::new(resp::Protocol::Three);
+    writer.attribute(1, |writer| {
+        writer.bulk("ttl");
+        writer.double(1.5);
+    });
+    writer.map(1);
+    writer.verbatim(*b"txt", "text");
+    writer.set(3);
+    writer.bool(true);
+    writer.null();
+    writer.big_number("123");
+    writer.push(2);
+    writer.status("OK");
+    writer.error("ERR no");
+    let replies = writer.into_bytes();
+    fuzz::run(Target {
+        name: "resp-reply",
+        seeds: vec![replies, b"*2\r\n$3\r\nabc\r\n*-1\r\n:12\r\n$-1\r\n".to_vec()],
+        inputs: 50_000,
+        mutate: Mutate::Anyhow,
+        mend: &|_| {},
+        decode: &mut |input| {
+            let mut decoder = resp::ReplyDecoder::new(resp::ReplyLimits { depth_max: 8, bytes_max: 4_096 });
+            let (mut begin, mut said) = (0, String::new());
+            loop {
+                match decoder.decode(&input[begin..]) {
+                    Ok(Some((reply, taken))) => {
+                        said.push_str(&format!("{reply:?}"));
+                        let mut again = resp::Writer::new(resp::Protocol::Two);
+                        again.reply(&reply);
+                        begin += taken;
+                    }
+                    Ok(None) => return said,
+                    Err(error) => return format!("{said} {error}"),
+                }
+            }
+        },
+    });
 }
 
 #[test]
