@@ -35,6 +35,7 @@ pub mod way;
 mod plan;
 pub mod ask;
 pub mod store;
+pub mod table;
 mod requests;
 mod framed;
 mod manifest;

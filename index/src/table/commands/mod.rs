@@ -1,0 +1,238 @@
+//! The commands: what each does, and what is known of each.
+//!
+//! ```text
+//!   name --find--> Spec { arity, flags, keys, run: Read | Write | Door }
+//! ```
+//!
+//! A command that reads sees the keyspace; one that writes changes it. Both see the same [`Call`] and answer on its tape.
+//! Commands of the door are about a connection, or about more than one keyspace; they are listed so that whoever asks
+//! learns of them, and carried out there.
+//!
+//! A family of commands is a module with a table of its specs. Names and replies are those of Redis 8.
+
+mod keys;
+mod strings;
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::call::Call;
+use super::keyspace::{Keyspace, WrongType};
+
+/// What is known of a command.
+#[derive(Debug)]
+pub struct Spec {
+    /// In lower case.
+    pub name: &'static str,
+    /// How many arguments, the name among them; negative: at least so many.
+    pub arity: i32,
+    /// What it is like.
+    pub flags: u32,
+    /// Where its keys are.
+    pub keys: Keys,
+    /// What it does.
+    pub run: Run,
+}
+
+/// It changes something.
+pub const WRITE: u32 = 1;
+/// It only reads.
+pub const READONLY: u32 = 2;
+/// It may make the data larger: refused where there is no room.
+pub const DENYOOM: u32 = 4;
+/// It takes constant or logarithmic time.
+pub const FAST: u32 = 8;
+/// It may wait.
+pub const BLOCKING: u32 = 16;
+/// Not allowed in scripts.
+pub const NOSCRIPT: u32 = 32;
+/// About the server, not the data.
+pub const ADMIN: u32 = 64;
+/// Allowed before authentication.
+pub const NOAUTH: u32 = 128;
+/// About subscriptions.
+pub const PUBSUB: u32 = 256;
+
+/// Where a command's keys are among its arguments.
+#[derive(Debug, Clone, Copy)]
+pub enum Keys {
+    /// It has none.
+    None,
+    /// From the first to the last (negative: counted from the end), every so many.
+    Range(i32, i32, i32),
+    /// The argument at this place says how many, and they follow it; the destination, if any, is at the other place.
+    Counted(usize, Option<usize>),
+    /// Found by looking.
+    Found(fn(&[&[u8]]) -> Vec<usize>),
+}
+
+/// What carries a command out.
+#[derive(Debug, Clone, Copy)]
+pub enum Run {
+    /// Reads a keyspace.
+    Read(fn(&Keyspace, &mut Call<'_>) -> Result<(), Failure>),
+    /// Changes a keyspace.
+    Write(fn(&mut Keyspace, &mut Call<'_>) -> Result<(), Failure>),
+    /// The door does it.
+    Door,
+}
+
+/// Why a call did nothing. What was written on its tape is taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The key holds another kind of value.
+    WrongType,
+    /// The arguments make no sense together.
+    Syntax,
+    /// An argument is no whole number, or too large.
+    NotInteger,
+    /// An argument is no number.
+    NotFloat,
+    /// With its kind and what is wrong, as Redis says it.
+    Text(Cow<'static, str>),
+}
+
+impl From<WrongType> for Failure {
+    fn from(_: WrongType) -> Failure {
+        Failure::WrongType
+    }
+}
+
+impl From<&'static str> for Failure {
+    fn from(text: &'static str) -> Failure {
+        Failure::Text(Cow::Borrowed(text))
+    }
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Failure {
+        Failure::Text(Cow::Owned(text))
+    }
+}
+
+impl Failure {
+    /// As it is said: the kind in capitals, and what is wrong.
+    pub fn text(&self) -> &str {
+        match self {
+            Failure::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value",
+            Failure::Syntax => "ERR syntax error",
+            Failure::NotInteger => "ERR value is not an integer or out of range",
+            Failure::NotFloat => "ERR value is not a valid float",
+            Failure::Text(text) => text,
+        }
+    }
+}
+
+/// What a command gives back: its reply is on the tape.
+pub type Done = Result<(), Failure>;
+
+/// The families.
+const FAMILIES: &[&[Spec]] = &[strings::SPECS, keys::SPECS];
+
+static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {
+    let mut table = HashTable::new();
+    for spec in all() {
+        let of = |spec: &&Spec| xxh3_64(spec.name.as_bytes());
+        table.insert_unique(of(&spec), spec, of);
+    }
+    table
+});
+
+/// The longest name of a command.
+const NAME_MAX: usize = 32;
+
+/// All commands.
+pub fn all() -> impl Iterator<Item = &'static Spec> {
+    FAMILIES.iter().flat_map(|family| family.iter())
+}
+
+/// The command of that name, in whatever case.
+pub fn find(name: &[u8]) -> Option<&'static Spec> {
+    let mut lower = [0; NAME_MAX];
+    let lower = lower.get_mut(..name.len())?;
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    BY_NAME.find(xxh3_64(lower), |spec| spec.name.as_bytes() == lower).copied()
+}
+
+impl Spec {
+    /// Whether it may have so many arguments, its name among them.
+    pub fn takes(&self, arguments: usize) -> bool {
+        let wanted = self.arity.unsigned_abs() as usize;
+        if self.arity < 0 { arguments >= wanted } else { arguments == wanted }
+    }
+
+    /// Whether it has that flag.
+    pub fn is(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The places of its keys among the arguments.
+    pub fn key_places(&self, args: &[&[u8]]) -> Vec<usize> {
+        match self.keys {
+            Keys::None => Vec::new(),
+            Keys::Range(first, last, step) => {
+                let last = if last < 0 { args.len() as i32 + last } else { last };
+                (first..=last).step_by(step.max(1) as usize).map(|place| place as usize).collect()
+            }
+            Keys::Counted(place, destination) => {
+                let count = args.get(place).and_then(|arg| parse_int(arg)).unwrap_or(0).max(0) as usize;
+                let keys = place + 1..(place + 1).saturating_add(count).min(args.len());
+                destination.into_iter().chain(keys).collect()
+            }
+            Keys::Found(find) => find(args),
+        }
+    }
+}
+
+/// A whole number, written as Redis writes them: no sign but a minus, no leading zeros, no spaces.
+pub fn parse_int(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() || digits.len() > 19 || (digits[0] == b'0' && (digits.len() > 1 || negative)) {
+        return None;
+    }
+    let mut number = 0i128;
+    for digit in digits {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        number = number * 10 + i128::from(digit - b'0');
+    }
+    i64::try_from(if negative { -number } else { number }).ok()
+}
+
+/// The same, or the usual failure.
+pub fn int(text: &[u8]) -> Result<i64, Failure> {
+    parse_int(text).ok_or(Failure::NotInteger)
+}
+
+/// A number with a fraction, as C's `strtod` reads it: `inf` and `infinity` in any case, an exponent, not `nan`.
+pub fn parse_float(text: &[u8]) -> Option<f64> {
+    let text = std::str::from_utf8(text).ok()?;
+    if text.is_empty() || text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
+        return None;
+    }
+    let number: f64 = text.parse().ok()?;
+    (!number.is_nan()).then_some(number)
+}
+
+/// The same, or the usual failure.
+pub fn float(text: &[u8]) -> Result<f64, Failure> {
+    parse_float(text).ok_or(Failure::NotFloat)
+}
+
+/// Whether an argument is this word, in whatever case.
+pub fn is(arg: &[u8], word: &str) -> bool {
+    arg.eq_ignore_ascii_case(word.as_bytes())
+}
+
+/// A whole number as text.
+pub fn int_text(number: i64) -> Vec<u8> {
+    number.to_string().into_bytes()
+}

@@ -1,0 +1,178 @@
+//! Carrying calls out: one, or several that were packed for the log.
+
+use super::call::Call;
+use super::commands::{self, Failure, Run, Spec};
+use super::keyspace::Keyspace;
+use super::tape::Tape;
+
+/// When a call happens, for the call.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The log's clock, or a reader's: milliseconds since 1970.
+    pub now: u64,
+    /// The position in the log; for reads that of the view.
+    pub version: u64,
+    /// Which call of its command it is.
+    pub number: u32,
+}
+
+/// The command of a call, if there is one and it takes so many arguments.
+pub fn find(args: &[&[u8]]) -> Result<&'static Spec, Failure> {
+    let name = args.first().copied().unwrap_or_default();
+    let spec = commands::find(name).ok_or_else(|| unknown(args))?;
+    if spec.takes(args.len()) {
+        return Ok(spec);
+    }
+    Err(format!("ERR wrong number of arguments for '{}' command", spec.name).into())
+}
+
+/// As Redis says that there is no such command.
+pub fn unknown(args: &[&[u8]]) -> Failure {
+    let shown = |arg: &[u8]| {
+        let text = String::from_utf8_lossy(&arg[..arg.len().min(128)]).into_owned();
+        text.replace(['\r', '\n'], " ")
+    };
+    let name = args.first().map(|name| shown(name)).unwrap_or_default();
+    let mut beginning = String::new();
+    for arg in args.iter().skip(1) {
+        if beginning.len() > 128 {
+            break;
+        }
+        beginning.push_str(&format!("'{}' ", shown(arg)));
+    }
+    format!("ERR unknown command '{name}', with args beginning with: {beginning}").into()
+}
+
+/// Carries out a call that writes, or reads among calls that write. The reply, a failure too, is added to the tape.
+pub fn write(keyspace: &mut Keyspace, spec: &Spec, args: &[&[u8]], moment: Moment, out: &mut Tape) {
+    let Moment { now, version, number } = moment;
+    let before = out.len();
+    let call = &mut Call { args, now, version, number, out };
+    let done = match spec.run {
+        Run::Read(run) => run(keyspace, call),
+        Run::Write(run) => run(keyspace, call),
+        Run::Door => Err(not_here(spec)),
+    };
+    failed(done, before, out);
+}
+
+/// Carries out a call that only reads. The reply, a failure too, is added to the tape.
+pub fn read(keyspace: &Keyspace, spec: &Spec, args: &[&[u8]], moment: Moment, out: &mut Tape) {
+    let Moment { now, version, number } = moment;
+    let before = out.len();
+    let call = &mut Call { args, now, version, number, out };
+    let done = match spec.run {
+        Run::Read(run) => run(keyspace, call),
+        Run::Write(_) | Run::Door => Err(not_here(spec)),
+    };
+    failed(done, before, out);
+}
+
+fn not_here(spec: &Spec) -> Failure {
+    format!("ERR command '{}' is not allowed here", spec.name).into()
+}
+
+fn failed(done: Result<(), Failure>, before: usize, out: &mut Tape) {
+    if let Err(failure) = done {
+        out.truncate(before);
+        out.error(failure.text());
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::tape::{Item, Items};
+    use super::*;
+
+    /// A keyspace with a clock, to try commands on: each line is a call, its words apart by spaces.
+    pub(crate) struct Trial {
+        pub keyspace: Keyspace,
+        pub now: u64,
+        version: u64,
+    }
+
+    impl Trial {
+        pub fn new() -> Trial {
+            Trial { keyspace: Keyspace::new(7), now: 1_000_000, version: 0 }
+        }
+
+        pub fn call(&mut self, args: &[&[u8]]) -> Tape {
+            let mut out = Tape::new();
+            self.version += 1 << 16;
+            let moment = Moment { now: self.now, version: self.version, number: 0 };
+            match find(args) {
+                Ok(spec) => write(&mut self.keyspace, spec, args, moment, &mut out),
+                Err(failure) => out.error(failure.text()),
+            }
+            assert_eq!(self.keyspace.sum(), self.keyspace.sum_from_entries(), "after {args:?}");
+            out
+        }
+
+        /// The reply to a line as text, in the way of a command line: `OK`, `(integer) 1`, `"x"`, `(nil)`, `[...]`.
+        pub fn line(&mut self, line: &str) -> String {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            text(self.call(&args).bytes())
+        }
+    }
+
+    /// A reply as text.
+    pub(crate) fn text(tape: &[u8]) -> String {
+        let mut items = Items::new(tape);
+        let text = one(&mut items);
+        assert!(items.rest().is_empty(), "one reply: {text}");
+        text
+    }
+
+    fn one(items: &mut Items<'_>) -> String {
+        let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let many = |items: &mut Items<'_>, n: usize| (0..n).map(|_| one(items)).collect::<Vec<_>>().join(" ");
+        match items.next().expect("a reply") {
+            Item::Status(status) => lossy(status),
+            Item::Error(error) => format!("(error) {}", lossy(error)),
+            Item::Int(number) => format!("(integer) {number}"),
+            Item::Bulk(bytes) | Item::Verbatim(bytes) => format!("{:?}", lossy(bytes)),
+            Item::Null | Item::NullArray => "(nil)".into(),
+            Item::Array(n) => format!("[{}]", many(items, n)),
+            Item::Set(n) => format!("~[{}]", many(items, n)),
+            Item::Map(n) | Item::Pairs(n) | Item::Entries(n) => format!("{{{}}}", many(items, n * 2)),
+            Item::Double(number) => format!("(double) {number}"),
+            Item::Bool(truth) => format!("(bool) {truth}"),
+        }
+    }
+
+    #[test]
+    fn strings_and_keys_answer_as_they_should() {
+        let mut trial = Trial::new();
+        for (line, reply) in [
+            ("SET a 1", "OK"),
+            ("get a", "\"1\""),
+            ("INCRBY a 41", "(integer) 42"),
+            ("APPEND a 7", "(integer) 3"),
+            ("GET a", "\"427\""),
+            ("SET a x NX", "(nil)"),
+            ("SET a y XX GET", "\"427\""),
+            ("SETRANGE a 3 z", "(integer) 4"),
+            ("GETRANGE a 0 -1", "\"y\\0\\0z\""),
+            ("PEXPIRE a 100", "(integer) 1"),
+            ("PTTL a", "(integer) 100"),
+            ("RENAME a b", "OK"),
+            ("EXISTS a b b", "(integer) 2"),
+            ("PTTL b", "(integer) 100"),
+            ("MSET p 1 q 2", "OK"),
+            ("MGET p nope q", "[\"1\" (nil) \"2\"]"),
+            ("DEL p q nope", "(integer) 2"),
+            ("SET s v EX 0", "(error) ERR invalid expire time in 'set' command"),
+            ("NOPE x", "(error) ERR unknown command 'NOPE', with args beginning with: 'x' "),
+            ("GET", "(error) ERR wrong number of arguments for 'get' command"),
+            ("SET i 10 IFEQ 9", "(nil)"),
+            ("INCRBYFLOAT f 10.5", "\"10.5\""),
+            ("LCS b f", "\"\""),
+            ("DBSIZE", "(integer) 2"),
+        ] {
+            assert_eq!(trial.line(line), reply, "{line}");
+        }
+        trial.now += 101;
+        assert_eq!(trial.line("GET b"), "(nil)");
+        assert_eq!(trial.keyspace.due(trial.now + 1_000, 10), [Box::from(&b"b"[..])]);
+    }
+}

@@ -1,0 +1,722 @@
+//! The keyspace: keys with their values and deadlines, in stripes.
+//!
+//! ```text
+//!   key --hash--> stripe (1 of 1024) --hash--> Entry
+//!                   |
+//!                   '-- saved?  while a checkpoint is under way: a stripe is written down before it changes
+//! ```
+//!
+//! Commands see it through `find`, `string`, `object` (reading) and `set_string`, `edit`, `put`, `remove`, `set_deadline`
+//! (writing). Every change goes through one of the latter, which keep the accounts: what is taken in memory, the sum for
+//! the digest, the wheel, events, the journal of a script, and what a checkpoint has still to see.
+//!
+//! Always:
+//! - a change gives its key the version of the call that made it; what did not change keeps its version;
+//! - an object without elements is not there.
+
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
+
+use super::allocated;
+use super::call::Chance;
+use super::entry::{Entry, Times, Value};
+use super::events::{Events, Listening};
+use super::file::Saving;
+use super::objects::{Kind, Object, Text};
+use super::wheel::Wheel;
+
+pub use super::entry::KEY_BYTES_MAX;
+
+const STRIPE_BITS: u32 = 10;
+pub(super) const STRIPES: usize = 1 << STRIPE_BITS;
+/// The hash table takes its place from the lowest bits of a hash and its tag from the highest, so a stripe is between.
+const STRIPE_SHIFT: u32 = 40;
+/// Cursors stay below what a double holds exactly, because some clients read them as one.
+const CURSOR_BITS: u32 = 53;
+
+/// When and where a call writes.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// The version that what it changes will have: its position in the log.
+    pub version: u64,
+    /// The log's clock: milliseconds since 1970.
+    pub now: u64,
+}
+
+/// A key holds another kind of value than the command is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongType;
+
+/// A value with its deadline that was taken out, to be put elsewhere.
+pub struct Taken {
+    value: TakenValue,
+    /// Zero: none.
+    pub deadline: u64,
+}
+
+enum TakenValue {
+    String(Box<[u8]>),
+    Object(Object),
+}
+
+/// Keys with their values.
+pub struct Keyspace {
+    stripes: Box<[HashTable<Entry>]>,
+    seed: u64,
+    len: usize,
+    timed: usize,
+    /// Of entries and stripes.
+    bytes: usize,
+    sum: u128,
+    /// Grows with every change.
+    changes: u64,
+    wheel: Wheel,
+    /// What happened, where somebody listens.
+    pub events: Events,
+    journal: Option<Journal>,
+    saving: Option<Arc<Saving>>,
+}
+
+/// What a script's changes found, to be put back if it fails.
+#[derive(Default)]
+struct Journal {
+    /// In the order of the first change: key, and what was there.
+    before: Vec<(Box<[u8]>, Option<Entry>)>,
+    seen: HashTable<usize>,
+    events: usize,
+}
+
+fn stripe_of(hash: u64) -> usize {
+    (hash >> STRIPE_SHIFT) as usize & (STRIPES - 1)
+}
+
+/// Where a key comes in the order of cursors: by stripe, and by hash in each.
+fn turn_of(hash: u64) -> u64 {
+    hash.rotate_left(u64::BITS - STRIPE_SHIFT - STRIPE_BITS) >> (u64::BITS - CURSOR_BITS)
+}
+
+impl Keyspace {
+    /// Without keys. `seed` decides where keys lie.
+    pub fn new(seed: u64) -> Keyspace {
+        Keyspace {
+            stripes: (0..STRIPES).map(|_| HashTable::new()).collect(),
+            seed,
+            len: 0,
+            timed: 0,
+            bytes: 0,
+            sum: 0,
+            changes: 0,
+            wheel: Wheel::default(),
+            events: Events::default(),
+            journal: None,
+            saving: None,
+        }
+    }
+
+    /// Tells these listeners what happens from now on.
+    pub fn listen(&mut self, listening: Listening) {
+        self.events = Events::new(listening);
+    }
+
+    /// How many keys there are; those that have expired and were not removed yet are among them.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many keys have a deadline.
+    pub fn timed(&self) -> usize {
+        self.timed
+    }
+
+    /// What it takes in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes + self.wheel.bytes() + STRIPES * size_of::<HashTable<Entry>>()
+    }
+
+    /// The sum of its keys' hashes: the same on every member that made the same calls.
+    pub fn sum(&self) -> u128 {
+        self.sum
+    }
+
+    /// The same, computed anew.
+    pub fn sum_from_entries(&self) -> u128 {
+        let entries = self.stripes.iter().flat_map(HashTable::iter);
+        entries.fold(0, |sum, entry| sum.wrapping_add(self.hash_of_entry(entry)))
+    }
+
+    /// Grows with every change.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        xxh3_64_with_seed(key, self.seed)
+    }
+
+    /// Everything of an entry that is state.
+    fn hash_of_entry(&self, entry: &Entry) -> u128 {
+        let (tag, content) = match entry.value() {
+            Value::String(value) => (0, xxh3_64_with_seed(value, self.seed ^ 1)),
+            Value::Object(object) => (u64::from(object.tag()), object.sum()),
+        };
+        let mut all = [0; 40];
+        let parts = [self.hash(entry.key()), content, tag, entry.version(), entry.times().deadline];
+        for (place, part) in all.chunks_exact_mut(8).zip(parts) {
+            place.copy_from_slice(&part.to_le_bytes());
+        }
+        xxh3_128_with_seed(&all, self.seed)
+    }
+
+    fn entry(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
+        self.stripes[stripe_of(hash)].find(hash, |entry| entry.key() == key)
+    }
+
+    /// The entry of a key that has not expired by `now`.
+    fn live(&self, key: &[u8], now: u64) -> Option<&Entry> {
+        self.entry(self.hash(key), key).filter(|entry| is_live(entry, now))
+    }
+
+    /// Whether there is such a key.
+    pub fn contains(&self, key: &[u8], now: u64) -> bool {
+        self.live(key, now).is_some()
+    }
+
+    /// What the type of a key's value is called.
+    pub fn type_of(&self, key: &[u8], now: u64) -> Option<&'static str> {
+        Some(match self.live(key, now)?.value() {
+            Value::String(_) => Text::NAME,
+            Value::Object(object) => object.type_name(),
+        })
+    }
+
+    /// How a key's value is kept, in Redis' words.
+    pub fn encoding(&self, key: &[u8], now: u64) -> Option<&'static str> {
+        Some(match self.live(key, now)?.value() {
+            Value::String(value) if super::commands::parse_int(value).is_some() => "int",
+            Value::String(value) if value.len() <= 44 => "embstr",
+            Value::String(_) => "raw",
+            Value::Object(object) => object.encoding(),
+        })
+    }
+
+    /// When a key ends: `None` where there is no key, zero where it does not end.
+    pub fn deadline(&self, key: &[u8], now: u64) -> Option<u64> {
+        self.live(key, now).map(|entry| entry.times().deadline)
+    }
+
+    /// The position of the call that changed a key last.
+    pub fn version(&self, key: &[u8], now: u64) -> Option<u64> {
+        self.live(key, now).map(Entry::version)
+    }
+
+    /// What a key with its value takes in memory.
+    pub fn bytes_of(&self, key: &[u8], now: u64) -> Option<usize> {
+        self.live(key, now).map(|entry| entry.bytes() + size_of::<Entry>() + 1)
+    }
+
+    /// How much a key was used lately, as far as readers said so.
+    pub fn heat(&self, key: &[u8], now: u64) -> Option<u8> {
+        self.live(key, now).map(Entry::heat)
+    }
+
+    /// A reader used a key.
+    pub fn warm(&self, key: &[u8], now: u64) {
+        if let Some(entry) = self.live(key, now) {
+            warm(entry);
+        }
+    }
+
+    /// The string of a key.
+    pub fn string(&self, key: &[u8], now: u64) -> Result<Option<&[u8]>, WrongType> {
+        let Some(entry) = self.live(key, now) else { return Ok(None) };
+        warm(entry);
+        match entry.value() {
+            Value::String(value) => Ok(Some(value)),
+            Value::Object(Object::Text(text)) => Ok(Some(text.bytes())),
+            #[allow(unreachable_patterns)]
+            Value::Object(_) => Err(WrongType),
+        }
+    }
+
+    /// The object of a key.
+    pub fn object<K: Kind>(&self, key: &[u8], now: u64) -> Result<Option<&K>, WrongType> {
+        let Some(entry) = self.live(key, now) else { return Ok(None) };
+        warm(entry);
+        match entry.value() {
+            Value::Object(object) => K::of(object).map(Some).ok_or(WrongType),
+            Value::String(_) => Err(WrongType),
+        }
+    }
+
+    /// Before a key changes.
+    fn touch(&mut self, hash: u64, key: &[u8]) {
+        self.changes += 1;
+        let stripe = stripe_of(hash);
+        if let Some(saving) = &self.saving
+            && saving.is_wanted(stripe)
+        {
+            saving.spill(stripe, self.stripes[stripe].iter());
+        }
+        if let Some(journal) = &mut self.journal {
+            let before = &journal.before;
+            if journal.seen.find(hash, |&place| *before[place].0 == *key).is_none() {
+                let entry = self.stripes[stripe].find(hash, |entry| entry.key() == key);
+                journal.before.push((key.into(), entry.map(copy)));
+                let (place, before, seed) = (journal.before.len() - 1, &journal.before, self.seed);
+                journal.seen.insert_unique(hash, place, |&place| xxh3_64_with_seed(&before[place].0, seed));
+            }
+        }
+    }
+
+    /// Takes an entry out of the accounts, before it changes or goes.
+    fn forget(&mut self, hash: u64, key: &[u8]) {
+        let Some(entry) = self.entry(hash, key) else { return };
+        let (sum, bytes, timed) = (self.hash_of_entry(entry), entry.bytes(), entry.times().deadline != 0);
+        self.sum = self.sum.wrapping_sub(sum);
+        self.bytes -= bytes;
+        self.timed -= usize::from(timed);
+        self.len -= 1;
+    }
+
+    /// Takes an entry into the accounts, once it has changed or came.
+    fn account(&mut self, hash: u64, key: &[u8]) {
+        let Some(entry) = self.entry(hash, key) else { return };
+        let (sum, bytes, timed) = (self.hash_of_entry(entry), entry.bytes(), entry.times().deadline != 0);
+        self.sum = self.sum.wrapping_add(sum);
+        self.bytes += bytes;
+        self.timed += usize::from(timed);
+        self.len += 1;
+    }
+
+    /// Removes an entry, which is there, and gives it back.
+    fn take_entry(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
+        self.touch(hash, key);
+        self.forget(hash, key);
+        match self.stripes[stripe_of(hash)].find_entry(hash, |entry| entry.key() == key) {
+            Ok(found) => Some(found.remove().0),
+            Err(_) => None,
+        }
+    }
+
+    /// Puts an entry where there is none of its key.
+    fn add_entry(&mut self, hash: u64, key: &[u8], entry: Entry) {
+        let seed = self.seed;
+        let stripe = &mut self.stripes[stripe_of(hash)];
+        let before = stripe.allocation_size();
+        stripe.insert_unique(hash, entry, |entry| xxh3_64_with_seed(entry.key(), seed));
+        self.bytes += allocated(stripe.allocation_size()) - allocated(before);
+        self.account(hash, key);
+    }
+
+    /// The times that go with a deadline: it is noted if it comes before what is noted already.
+    fn times(&mut self, hash: u64, deadline: u64, noted: u64) -> Times {
+        if deadline == 0 {
+            // A note that is left over does no harm.
+            return Times { deadline: 0, noted };
+        }
+        let noted =
+            if noted == 0 || Wheel::step_of(deadline) < noted { self.wheel.note(hash, deadline) } else { noted };
+        Times { deadline, noted }
+    }
+
+    /// Removes a key that has expired, and says whether it had.
+    fn expire(&mut self, hash: u64, key: &[u8], now: u64) -> bool {
+        if !self.entry(hash, key).is_some_and(|entry| !is_live(entry, now)) {
+            return false;
+        }
+        drop(self.take_entry(hash, key));
+        self.events.changed(key);
+        self.events.named(b'x', "expired", key);
+        true
+    }
+
+    /// Gives a key a string, whatever it had. A deadline of zero: none.
+    pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: u64, at: At) {
+        let hash = self.hash(key);
+        self.expire(hash, key, at.now);
+        self.touch(hash, key);
+        self.events.changed(key);
+        let (noted, heat) = match self.entry(hash, key) {
+            Some(entry) => (entry.times().noted, entry.heat()),
+            None => (0, 0),
+        };
+        let times = self.times(hash, deadline, noted);
+        self.forget(hash, key);
+        let seed = self.seed;
+        let stripe = &mut self.stripes[stripe_of(hash)];
+        let before = stripe.allocation_size();
+        match stripe.entry(hash, |entry| entry.key() == key, |entry| xxh3_64_with_seed(entry.key(), seed)) {
+            hash_table::Entry::Occupied(mut found) => {
+                let entry = found.get_mut();
+                if entry.set_times(times) && entry.overwrite(value) {
+                    entry.set_version(at.version);
+                } else {
+                    *entry = Entry::string(key, value, at.version, times, heat);
+                }
+            }
+            hash_table::Entry::Vacant(free) => {
+                free.insert(Entry::string(key, value, at.version, times, heat));
+            }
+        }
+        self.bytes += allocated(stripe.allocation_size()) - allocated(before);
+        self.account(hash, key);
+    }
+
+    /// Gives a key an object, whatever it had. A deadline of zero: none. One without elements removes the key.
+    pub fn put<K: Kind>(&mut self, key: &[u8], value: K, deadline: u64, at: At) {
+        self.put_back(key, Taken { value: TakenValue::Object(value.into_object()), deadline }, at);
+    }
+
+    /// Gives a key what was taken out elsewhere, whatever it had.
+    pub fn put_back(&mut self, key: &[u8], taken: Taken, at: At) {
+        let hash = self.hash(key);
+        let old = self.take_entry(hash, key);
+        self.events.changed(key);
+        let heat = old.as_ref().map_or(0, Entry::heat);
+        let times = self.times(hash, taken.deadline, 0);
+        let entry = match taken.value {
+            TakenValue::Object(object) if object.is_empty() => return,
+            TakenValue::Object(object) => Entry::object(key, object, at.version, times, heat),
+            TakenValue::String(value) => Entry::string(key, &value, at.version, times, heat),
+        };
+        self.add_entry(hash, key, entry);
+    }
+
+    /// Takes a key out with its value.
+    pub fn take(&mut self, key: &[u8], at: At) -> Option<Taken> {
+        let hash = self.hash(key);
+        if self.expire(hash, key, at.now) {
+            return None;
+        }
+        self.entry(hash, key)?;
+        let entry = self.take_entry(hash, key)?;
+        self.events.changed(key);
+        Some(taken_of(entry))
+    }
+
+    /// A copy of a key's value, with its deadline.
+    pub fn copy_of(&self, key: &[u8], now: u64) -> Option<Taken> {
+        self.live(key, now).map(|entry| taken_of(copy(entry)))
+    }
+
+    /// Removes a key, and says whether it was there.
+    pub fn remove(&mut self, key: &[u8], at: At) -> bool {
+        self.take(key, at).is_some()
+    }
+
+    /// Changes a key's deadline; zero: none. Says whether the key is there.
+    pub fn set_deadline(&mut self, key: &[u8], deadline: u64, at: At) -> bool {
+        let hash = self.hash(key);
+        if self.expire(hash, key, at.now) {
+            return false;
+        }
+        let Some(noted) = self.entry(hash, key).map(|entry| entry.times().noted) else { return false };
+        self.touch(hash, key);
+        self.events.changed(key);
+        let times = self.times(hash, deadline, noted);
+        self.forget(hash, key);
+        if let Some(entry) = self.stripes[stripe_of(hash)].find_mut(hash, |entry| entry.key() == key) {
+            if !entry.set_times(times)
+                && let Value::String(value) = entry.value()
+            {
+                *entry = Entry::string(key, value, at.version, times, entry.heat());
+            }
+            entry.set_version(at.version);
+        }
+        self.account(hash, key);
+        true
+    }
+
+    /// Changes a key's object in place. `change` says whether it changed anything; an object that it leaves without
+    /// elements goes, with its key. None: there is no such key.
+    pub fn edit<K: Kind, R>(
+        &mut self,
+        key: &[u8],
+        at: At,
+        change: impl FnOnce(&mut K) -> (R, bool),
+    ) -> Result<Option<R>, WrongType> {
+        let hash = self.hash(key);
+        if self.expire(hash, key, at.now) {
+            return Ok(None);
+        }
+        match self.entry(hash, key).map(Entry::value) {
+            None => return Ok(None),
+            Some(Value::Object(object)) if K::of(object).is_some() => {}
+            Some(_) => return Err(WrongType),
+        }
+        self.touch(hash, key);
+        self.forget(hash, key);
+        let entry = self.stripes[stripe_of(hash)].find_mut(hash, |entry| entry.key() == key);
+        let entry = entry.expect("it was found above");
+        let object = entry.object_mut().and_then(K::of_mut).expect("it was looked at above");
+        let (result, changed) = change(object);
+        let empty = object.is_empty();
+        if changed {
+            entry.set_version(at.version);
+        }
+        self.account(hash, key);
+        if changed {
+            self.events.changed(key);
+        }
+        if empty {
+            drop(self.take_entry(hash, key));
+        }
+        Ok(Some(result))
+    }
+
+    /// The same, with a new object where there is no such key.
+    pub fn edit_or_new<K: Kind + Default, R>(
+        &mut self,
+        key: &[u8],
+        at: At,
+        change: impl FnOnce(&mut K) -> (R, bool),
+    ) -> Result<R, WrongType> {
+        let hash = self.hash(key);
+        self.expire(hash, key, at.now);
+        if self.entry(hash, key).is_none() {
+            self.touch(hash, key);
+            let entry = Entry::object(key, K::default().into_object(), at.version, Times::default(), 0);
+            self.add_entry(hash, key, entry);
+        }
+        Ok(self.edit(key, at, change)?.expect("it is there, or was made"))
+    }
+
+    /// The string of a key, made ready to be changed in place; an empty one where there is no such key.
+    pub fn edit_text<R>(&mut self, key: &[u8], at: At, change: impl FnOnce(&mut Text) -> R) -> Result<R, WrongType> {
+        let hash = self.hash(key);
+        self.expire(hash, key, at.now);
+        let plain = match self.entry(hash, key) {
+            Some(entry) => match entry.value() {
+                Value::String(value) => Some((Text::from(value), entry.times(), entry.heat())),
+                Value::Object(_) => None,
+            },
+            None => None,
+        };
+        if let Some((text, times, heat)) = plain {
+            drop(self.take_entry(hash, key));
+            self.add_entry(hash, key, Entry::object(key, text.into_object(), at.version, times, heat));
+        }
+        self.edit_or_new(key, at, |text: &mut Text| (change(text), true))
+    }
+
+    /// Something with a name happened to a key; `class` is the letter that chooses it in `notify-keyspace-events`.
+    pub fn notify(&mut self, class: u8, name: &'static str, key: &[u8]) {
+        self.events.named(class, name, key);
+    }
+
+    /// Removes all keys.
+    pub fn clear(&mut self) {
+        self.changes += 1;
+        if let Some(saving) = &self.saving {
+            for (stripe, entries) in self.stripes.iter().enumerate() {
+                if saving.is_wanted(stripe) {
+                    saving.spill(stripe, entries.iter());
+                }
+            }
+        }
+        if self.journal.is_some() {
+            let keys: Vec<Box<[u8]>> = self.keys().map(Box::from).collect();
+            keys.iter().for_each(|key| self.touch(self.hash(key), key));
+        }
+        self.stripes.iter_mut().for_each(|stripe| *stripe = HashTable::new());
+        (self.len, self.timed, self.bytes, self.sum) = (0, 0, 0, 0);
+        self.wheel.clear();
+        self.events.flushed();
+    }
+
+    /// All keys, expired ones too, in no order that means anything.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.stripes.iter().flat_map(HashTable::iter).map(Entry::key)
+    }
+
+    /// The keys of a part of the keyspace that have not expired; there are [`Keyspace::PARTS`] parts.
+    pub fn keys_of_part(&self, part: usize, now: u64) -> impl Iterator<Item = &[u8]> {
+        let entries = self.stripes.get(part).into_iter().flat_map(HashTable::iter);
+        entries.filter(move |entry| is_live(entry, now)).map(Entry::key)
+    }
+
+    /// How many parts [`Keyspace::keys_of_part`] knows.
+    pub const PARTS: usize = STRIPES;
+
+    /// At least `count` keys from a cursor on, if there are so many, and the cursor to go on with; zero begins and ends.
+    /// A key that is there all the time between the first cursor and the last is seen.
+    pub fn scan(&self, cursor: u64, count: usize, now: u64, mut each: impl FnMut(&[u8])) -> u64 {
+        let mut seen = 0;
+        let first = (cursor >> (CURSOR_BITS - STRIPE_BITS)) as usize;
+        let mut from = cursor;
+        for stripe in first..STRIPES {
+            let turned = self.stripes[stripe].iter().map(|entry| (turn_of(self.hash(entry.key())), entry));
+            let mut turned: Vec<_> = turned.filter(|(turn, _)| *turn >= from).collect();
+            turned.sort_unstable_by_key(|(turn, _)| *turn);
+            let mut last = None;
+            for (turn, entry) in turned {
+                if seen >= count && last != Some(turn) {
+                    return turn;
+                }
+                last = Some(turn);
+                if is_live(entry, now) {
+                    each(entry.key());
+                }
+                seen += 1;
+            }
+            from = ((stripe + 1) as u64) << (CURSOR_BITS - STRIPE_BITS);
+        }
+        0
+    }
+
+    /// Some key that has not expired, each as likely as any other; none if there is none, or hardly any.
+    pub fn random_key(&self, chance: &mut Chance, now: u64) -> Option<&[u8]> {
+        for _ in 0..100 {
+            if self.len == 0 {
+                return None;
+            }
+            let mut rank = chance.below(self.len);
+            for stripe in &self.stripes {
+                if rank < stripe.len() {
+                    let entry = stripe.iter().nth(rank)?;
+                    if is_live(entry, now) {
+                        return Some(entry.key());
+                    }
+                    break;
+                }
+                rank -= stripe.len();
+            }
+        }
+        None
+    }
+
+    /// When [`Keyspace::due`] should be asked next: milliseconds since 1970.
+    pub fn next_due(&self) -> Option<u64> {
+        self.wheel.next()
+    }
+
+    /// Keys that have expired by `now`, at most `count`; each is named once, and should be removed.
+    pub fn due(&mut self, now: u64, count: usize) -> Vec<Box<[u8]>> {
+        let mut due = Vec::new();
+        while due.len() < count {
+            let Some((hash, step)) = self.wheel.pop(now) else { break };
+            let mut again = None;
+            // More than one key may have this hash; each was noted by itself.
+            for entry in self.stripes[stripe_of(hash)].iter_hash_mut(hash) {
+                let times = entry.times();
+                if times.noted != step {
+                    continue;
+                }
+                if times.deadline != 0 && times.deadline <= now {
+                    due.push(entry.key().into());
+                    entry.set_times(Times { noted: 0, ..times });
+                } else if times.deadline == 0 {
+                    entry.set_times(Times { noted: 0, ..times });
+                } else {
+                    entry.set_times(Times { noted: Wheel::step_of(times.deadline), ..times });
+                    again = Some(times.deadline);
+                }
+                break;
+            }
+            if let Some(deadline) = again {
+                self.wheel.note(hash, deadline);
+            }
+        }
+        due
+    }
+
+    /// Removes keys that have expired by now; whoever found them may have been wrong.
+    pub fn remove_expired<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>, now: u64) -> usize {
+        keys.filter(|key| self.expire(self.hash(key), key, now)).count()
+    }
+
+    /// Begins to keep what changes find, so that they can be taken back.
+    pub fn begin_journal(&mut self) {
+        self.journal = Some(Journal { events: self.events.len(), ..Journal::default() });
+    }
+
+    /// What was changed since stays.
+    pub fn keep_changes(&mut self) {
+        self.journal = None;
+    }
+
+    /// Everything is as it was when the journal was begun.
+    pub fn take_back(&mut self) {
+        let Some(journal) = self.journal.take() else { return };
+        for (key, entry) in journal.before {
+            let hash = self.hash(&key);
+            drop(self.take_entry(hash, &key));
+            if let Some(entry) = entry {
+                let times = entry.times();
+                let mut entry = entry;
+                if times.deadline != 0 {
+                    // Its note may have come up meanwhile; one too many does no harm.
+                    let times = self.times(hash, times.deadline, 0);
+                    entry.set_times(times);
+                }
+                self.add_entry(hash, &key, entry);
+            }
+        }
+        self.events.truncate(journal.events);
+    }
+
+    pub(super) fn set_saving(&mut self, saving: Option<Arc<Saving>>) {
+        self.saving = saving;
+    }
+
+    pub(super) fn stripe(&self, stripe: usize) -> impl Iterator<Item = &Entry> {
+        self.stripes[stripe].iter()
+    }
+
+    /// Takes in an entry from a file. Says no where its key is there already.
+    pub(super) fn load(&mut self, entry: Entry) -> bool {
+        let key: Box<[u8]> = entry.key().into();
+        let hash = self.hash(&key);
+        if self.entry(hash, &key).is_some() {
+            return false;
+        }
+        let mut entry = entry;
+        if entry.times().deadline != 0 {
+            let times = self.times(hash, entry.times().deadline, 0);
+            entry.set_times(times);
+        }
+        self.add_entry(hash, &key, entry);
+        true
+    }
+}
+
+fn is_live(entry: &Entry, now: u64) -> bool {
+    let deadline = entry.times().deadline;
+    deadline == 0 || deadline > now
+}
+
+/// The most that is counted of a key's use.
+const HEAT_MAX: u8 = 3;
+
+fn warm(entry: &Entry) {
+    let heat = entry.heat();
+    if heat < HEAT_MAX {
+        entry.set_heat(heat + 1);
+    }
+}
+
+fn copy(entry: &Entry) -> Entry {
+    let (key, version, times, heat) = (entry.key(), entry.version(), entry.times(), entry.heat());
+    match entry.value() {
+        Value::String(value) => Entry::string(key, value, version, times, heat),
+        Value::Object(object) => Entry::object(key, object.clone(), version, times, heat),
+    }
+}
+
+fn taken_of(entry: Entry) -> Taken {
+    let deadline = entry.times().deadline;
+    let value = match entry.value() {
+        Value::String(value) => Some(TakenValue::String(value.into())),
+        Value::Object(_) => None,
+    };
+    let value = value.or_else(|| entry.into_object().map(TakenValue::Object));
+    Taken { value: value.expect("an entry holds a string or an object"), deadline }
+}

@@ -1,0 +1,71 @@
+//! Typed values by key: what a cache holds, and the commands on it.
+//!
+//! ```text
+//!   calls (packed) --> execute --> commands/*: read or write --> Keyspace --> stripes: key -> Entry
+//!                         |                                         |                      |
+//!                         '--> Tape: the replies                    '--> Events            '--> string, or an Object
+//! ```
+//!
+//! A [`Table`] is the typed part of one collection. Its one writer is the store, which applies calls in the order of the
+//! log; readers share it. A call locks the table for as long as it runs, which is how a reader sees all of a call or
+//! nothing of it; nobody awaits anything under the lock.
+//!
+//! Always:
+//! - a call is a function of the table, its arguments, its position in the log and the log's clock. What depends on
+//!   chance draws it from the position; what is stored in an order keeps it over a restart;
+//! - what has expired by the log's clock is not there for a call, and not there for a reader whose clock says so;
+//! - what a table takes in memory is known to the byte, as far as the allocator's rounding is known;
+//! - a checkpoint sees the table as it was when it was begun, while the writer goes on.
+
+pub mod tape;
+pub mod call;
+pub mod glob;
+mod entry;
+pub mod objects;
+pub mod keyspace;
+pub mod events;
+mod wheel;
+pub mod commands;
+pub mod execute;
+mod file;
+
+use std::sync::RwLock;
+
+pub use events::{Event, Events, Listening};
+pub use keyspace::{At, Keyspace};
+
+/// The typed part of one collection, shared by its writer, its readers and a checkpoint.
+pub struct Table {
+    inner: RwLock<Keyspace>,
+}
+
+impl Table {
+    /// An empty one. `seed` decides where keys lie, and should be known to no client.
+    pub fn new(seed: u64) -> Table {
+        Table::of(Keyspace::new(seed))
+    }
+
+    pub(crate) fn of(keyspace: Keyspace) -> Table {
+        Table { inner: RwLock::new(keyspace) }
+    }
+
+    /// Reads it: `read` sees the table as it stands between two calls.
+    pub fn read<R>(&self, read: impl FnOnce(&Keyspace) -> R) -> R {
+        // A call that panicked leaves the process, so the lock is never poisoned by one that was believed.
+        read(&self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Changes it. Only the store may.
+    pub(crate) fn write<R>(&self, write: impl FnOnce(&mut Keyspace) -> R) -> R {
+        write(&mut self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// What an allocation of so many bytes takes: the allocator keeps eight bytes of its own and rounds up to sixteen.
+pub(crate) const fn allocated(bytes: usize) -> usize {
+    if bytes == 0 {
+        return 0;
+    }
+    let rounded = (bytes + 8 + 15) & !15;
+    if rounded < 32 { 32 } else { rounded }
+}

@@ -1,0 +1,138 @@
+//! Objects: the values that are more than a short string.
+//!
+//! Each kind is a plain data structure that knows nothing of keys, commands or logs. It keeps count of what it takes in
+//! memory and of a sum over what it holds, so that both are known without a walk.
+//!
+//! Always, of every kind:
+//! - `heap_bytes` is what its allocations take now, as [`allocated`](super::allocated) counts, in constant time;
+//! - `sum` is a function of what it holds alone, however it came to hold it: for what has an order, of the order too;
+//! - an order that a reader or chance can see is kept by `encode` and `decode`.
+
+mod text;
+
+pub use text::Text;
+
+/// A value.
+#[derive(Debug, Clone)]
+pub enum Object {
+    /// A string that is changed in place, or a long one.
+    Text(Text),
+}
+
+/// What each kind of object can do.
+pub trait Kind: Sized + Clone {
+    /// What the type is called (Redis: `TYPE`).
+    const NAME: &'static str;
+    /// Which one of the objects it is, in files.
+    const TAG: u8;
+
+    /// It, if the object is of this kind.
+    fn of(object: &Object) -> Option<&Self>;
+    /// The same, to change it.
+    fn of_mut(object: &mut Object) -> Option<&mut Self>;
+    /// As an object.
+    fn into_object(self) -> Object;
+    /// How it is kept, in Redis' words (`OBJECT ENCODING`).
+    fn encoding(&self) -> &'static str;
+    /// What its allocations take.
+    fn heap_bytes(&self) -> usize;
+    /// Whether nothing is in it: then its key goes.
+    fn is_empty(&self) -> bool;
+    /// A hash of what it holds.
+    fn sum(&self) -> u64;
+    /// Its bytes in a file, added to `out`.
+    fn encode(&self, out: &mut Vec<u8>);
+    /// From those bytes, which may be damaged: then none.
+    fn decode(bytes: &[u8]) -> Option<Self>;
+}
+
+/// Makes a type a [`Kind`] of the variant that has its name: the parts that are the same for all.
+macro_rules! variant {
+    ($variant:ident) => {
+        fn of(object: &$crate::table::objects::Object) -> Option<&Self> {
+            match object {
+                $crate::table::objects::Object::$variant(it) => Some(it),
+                #[allow(unreachable_patterns)]
+                _ => None,
+            }
+        }
+
+        fn of_mut(object: &mut $crate::table::objects::Object) -> Option<&mut Self> {
+            match object {
+                $crate::table::objects::Object::$variant(it) => Some(it),
+                #[allow(unreachable_patterns)]
+                _ => None,
+            }
+        }
+
+        fn into_object(self) -> $crate::table::objects::Object {
+            $crate::table::objects::Object::$variant(self)
+        }
+    };
+}
+pub(crate) use variant;
+
+/// Does the same with whatever kind it is.
+macro_rules! each {
+    ($object:expr, $it:ident => $do:expr) => {
+        match $object {
+            Object::Text($it) => $do,
+        }
+    };
+}
+
+fn tag_of<K: Kind>(_: &K) -> u8 {
+    K::TAG
+}
+
+fn name_of<K: Kind>(_: &K) -> &'static str {
+    K::NAME
+}
+
+impl Object {
+    /// What the type is called.
+    pub fn type_name(&self) -> &'static str {
+        each!(self, it => name_of(it))
+    }
+
+    /// See [`Kind::encoding`].
+    pub fn encoding(&self) -> &'static str {
+        each!(self, it => it.encoding())
+    }
+
+    /// See [`Kind::heap_bytes`].
+    pub fn heap_bytes(&self) -> usize {
+        each!(self, it => it.heap_bytes())
+    }
+
+    /// See [`Kind::is_empty`].
+    pub fn is_empty(&self) -> bool {
+        each!(self, it => Kind::is_empty(it))
+    }
+
+    /// See [`Kind::sum`].
+    pub fn sum(&self) -> u64 {
+        each!(self, it => it.sum())
+    }
+
+    /// See [`Kind::TAG`].
+    pub fn tag(&self) -> u8 {
+        each!(self, it => tag_of(it))
+    }
+
+    /// See [`Kind::encode`].
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        each!(self, it => it.encode(out));
+    }
+
+    /// See [`Kind::decode`].
+    pub fn decode(tag: u8, bytes: &[u8]) -> Option<Object> {
+        fn of<K: Kind>(bytes: &[u8]) -> Option<Object> {
+            K::decode(bytes).map(Kind::into_object)
+        }
+        match tag {
+            Text::TAG => of::<Text>(bytes),
+            _ => None,
+        }
+    }
+}
