@@ -10,7 +10,8 @@
 //! The archive is read in place when the bytes lie on a multiple of 16, and from one aligned copy when they do not.
 //! Whoever hands an entry over has verified its checksum; the archive is bounds-checked on top of that. Version 3 is
 //! version 2 with one more command, and only an entry that carries that command has it: so whatever an older program can
-//! understand, it reads. Entries of version 1 are read too, slowly ([`v1`]).
+//! understand, it reads. Version 4 adds commands on typed values in the same way. Entries of version 1 are read too, slowly
+//! ([`v1`]).
 //!
 //! Always: everything that the outcome depends on is in the entry or in the store. In particular embeddings are already
 //! normalised where the metric asks for it, and attributes are in their canonical encoding: no arithmetic that two
@@ -25,7 +26,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 use crate::record::Position;
 
 /// The version of the entry format this program writes, and the newest it reads. It reads all before it, too.
-pub const ENTRY_VERSION: u16 = 3;
+pub const ENTRY_VERSION: u16 = 4;
 /// The most bytes of one entry. A batch that is larger is refused before it is logged.
 pub const ENTRY_BYTES_MAX: usize = 72 << 20;
 /// The longest request id, in bytes.
@@ -112,6 +113,10 @@ pub enum Command {
     },
     /// Makes the store have exactly this collection, under an id that somebody else gave out.
     InstallCollection(Box<Installation>),
+    /// Carries out calls on typed values.
+    Execute(Box<Execution>),
+    /// Removes typed values that have expired, or that there is no room for.
+    Reclaim(Box<Reclaim>),
 }
 
 // Logs hold it: a command that needs more room than the others did is boxed.
@@ -129,6 +134,41 @@ pub struct Installation {
     pub name: String,
     /// Its rules.
     pub schema: Schema,
+}
+
+/// Calls on the typed values of collections, one after the other: each is carried out, whatever became of the others.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+pub struct Execution {
+    /// The collections that the calls name, by their place here.
+    pub collections: Vec<u64>,
+    /// What must hold before the first call; otherwise none is carried out.
+    pub conditions: Vec<Watched>,
+    /// The calls ([`crate::table::call::Packed`]).
+    pub calls: Vec<u8>,
+    /// Whether readers see either nothing of the calls or all of them.
+    pub atomic: bool,
+}
+
+/// A key that must not have changed.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Watched {
+    /// The place of its collection in [`Execution::collections`].
+    pub database: u8,
+    /// The key.
+    pub key: Vec<u8>,
+    /// The position of the call that changed it last; zero: it is not there.
+    pub version: u64,
+}
+
+/// Typed values that go.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Reclaim {
+    /// Their collection.
+    pub collection: u64,
+    /// Their keys.
+    pub keys: Vec<Vec<u8>>,
+    /// Whether they go for want of room. Otherwise those go that have expired.
+    pub evicted: bool,
 }
 
 /// The rules of a collection.
@@ -358,6 +398,8 @@ pub enum Outcome {
     Refused(Refusal),
     /// What was wanted is there already.
     Unchanged,
+    /// The calls were carried out: their replies, one after the other ([`crate::table::tape`]). None: a watched key changed.
+    Executed(Option<Vec<u8>>),
 }
 
 /// Why a command changed nothing.
@@ -459,8 +501,12 @@ pub enum EntryError {
 impl Entry {
     /// The first version that could say it.
     fn version(&self) -> u16 {
-        let later = |envelope: &Envelope| matches!(envelope.command, Command::InstallCollection(_));
-        if self.commands.iter().any(later) { 3 } else { 2 }
+        let version = |envelope: &Envelope| match envelope.command {
+            Command::Execute(_) | Command::Reclaim(_) => 4,
+            Command::InstallCollection(_) => 3,
+            _ => 2,
+        };
+        self.commands.iter().map(version).max().unwrap_or(2)
     }
 
     /// Its bytes in the log.
@@ -522,8 +568,12 @@ impl Entry {
         if entry.commands.len() >= Position::COMMANDS_MAX {
             return Err(EntryError::Damaged(format!("it has {} commands", entry.commands.len())));
         }
-        let later = |envelope: &ArchivedEnvelope| matches!(envelope.command, ArchivedCommand::InstallCollection(_));
-        if entry.commands.iter().any(later) != (version == 3) {
+        let least = |envelope: &ArchivedEnvelope| match envelope.command {
+            ArchivedCommand::Execute(_) | ArchivedCommand::Reclaim(_) => 4,
+            ArchivedCommand::InstallCollection(_) => 3,
+            _ => 2,
+        };
+        if entry.commands.iter().map(least).max().unwrap_or(2) != version.max(2) {
             return Err(EntryError::Damaged(format!("its commands are not those of version {version}")));
         }
         Ok(read(entry))
@@ -633,6 +683,22 @@ pub(crate) mod tests {
         entry
     }
 
+    /// The same, with everything that version 4 added.
+    fn sample_4() -> Entry {
+        let mut entry = sample_3();
+        let execution = Execution {
+            collections: vec![9, 12],
+            conditions: vec![Watched { database: 1, key: b"w".into(), version: 7 << 16 }],
+            calls: b"\x00\x01\x00\x00\x00\x04\x00\x00\x00PING".into(),
+            atomic: true,
+        };
+        let reclaim = Reclaim { collection: 9, keys: vec![b"x".into(), b"yy".into()], evicted: true };
+        for command in [Command::Execute(execution.into()), Command::Reclaim(reclaim.into())] {
+            entry.commands.push(Envelope { origin: Origin::default(), command });
+        }
+        entry
+    }
+
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -655,13 +721,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn version_4_never_changes() {
+        assert_eq!(hex(&sample_4().encode()), include_str!("../golden/entry-4.hex").trim());
+    }
+
+    #[test]
     fn version_1_is_still_read() {
         assert_eq!(Entry::decode(&golden_1()), Ok(sample_1()));
     }
 
     #[test]
     fn what_was_encoded_is_read_wherever_it_lies() {
-        for entry in [sample(), sample_3()] {
+        for entry in [sample(), sample_3(), sample_4()] {
             let bytes = entry.encode();
             for shift in 0..16 {
                 let shifted = [&vec![0; shift][..], &bytes].concat();
@@ -672,7 +743,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cut_entry_is_an_error_and_a_flipped_bit_never_a_panic() {
-        for bytes in [sample().encode(), sample_3().encode(), golden_1()] {
+        for bytes in [sample().encode(), sample_4().encode(), golden_1()] {
             for len in 0..bytes.len() {
                 assert!(Entry::decode(&bytes[..len]).is_err(), "cut at {len}");
             }
@@ -684,8 +755,8 @@ pub(crate) mod tests {
                 assert!(bit >= HEADER_BYTES * 8 || read.is_err(), "bit {bit} of the header");
             }
             let mut newer = bytes;
-            newer[4] = 4;
-            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(4)));
+            newer[4] = 5;
+            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(5)));
         }
     }
 }

@@ -7,9 +7,11 @@
 //!   MANIFEST ---> segment-<n>   records, sorted by key, with or without a graph
 //!            ---> ends-<n>      which versions of one segment have ended
 //!            ---> requests-<n>  requests that were answered
+//!            ---> table-<n>     the typed values of one collection
 //! ```
 
 mod v1;
+mod v2;
 
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
@@ -19,10 +21,11 @@ use crate::framed::{self, FramedError, Kind};
 /// The manifest's name.
 pub const MANIFEST_FILE: &str = "MANIFEST";
 /// The version of the manifest this program writes, and the newest it reads. It reads all before it, too.
-pub const MANIFEST_VERSION: u32 = 2;
+pub const MANIFEST_VERSION: u32 = 3;
 
 const MANIFEST: Kind = Kind { magic: b"locimani", version: MANIFEST_VERSION, bytes_max: 64 << 20 };
 const MANIFEST_1: Kind = Kind { version: 1, ..MANIFEST };
+const MANIFEST_2: Kind = Kind { version: 2, ..MANIFEST };
 const ENDS: Kind = Kind { magic: b"lociends", version: 1, bytes_max: 1 << 36 };
 
 /// A file is known by its number; numbers are never given twice.
@@ -31,6 +34,7 @@ pub(crate) enum FileName {
     Segment(u64),
     Ends(u64),
     Requests(u64),
+    Table(u64),
 }
 
 impl FileName {
@@ -39,17 +43,19 @@ impl FileName {
             FileName::Segment(number) => ("segment-", number),
             FileName::Ends(number) => ("ends-", number),
             FileName::Requests(number) => ("requests-", number),
+            FileName::Table(number) => ("table-", number),
         }
     }
 
     /// The file that has this name, if it is one of ours.
     pub fn parse(name: &str) -> Option<FileName> {
-        let [segment, ends, requests] = ["segment-", "ends-", "requests-"].map(|kind| {
+        let [segment, ends, requests, table] = ["segment-", "ends-", "requests-", "table-"].map(|kind| {
             let number = name.strip_prefix(kind)?;
             u64::from_str_radix(number, 16).ok().filter(|_| number.len() == 16)
         });
         let file = segment.map(FileName::Segment).or(ends.map(FileName::Ends));
-        file.or(requests.map(FileName::Requests)).filter(|file| file.to_string() == name)
+        let file = file.or(requests.map(FileName::Requests)).or(table.map(FileName::Table));
+        file.filter(|file| file.to_string() == name)
     }
 
     pub fn number(self) -> u64 {
@@ -80,6 +86,8 @@ pub(crate) struct Manifest {
     pub namespaces: Vec<String>,
     /// Ascending by id.
     pub collections: Vec<CollectionFiles>,
+    /// The scripts that were loaded, in order.
+    pub scripts: Vec<Vec<u8>>,
 }
 
 /// One collection in the manifest.
@@ -95,6 +103,17 @@ pub(crate) struct CollectionFiles {
     pub sum: u128,
     /// Newest first.
     pub segments: Vec<SegmentFiles>,
+    /// Its typed values, if it ever had any.
+    pub table: Option<TableFile>,
+}
+
+/// The typed values of one collection in the manifest.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub(crate) struct TableFile {
+    /// The number of the file; none: it is empty.
+    pub file: Option<u64>,
+    pub keys: u64,
+    pub sum: u128,
 }
 
 /// One segment in the manifest, by the numbers of its files.
@@ -114,6 +133,10 @@ impl Manifest {
 
     pub fn decode(bytes: &[u8]) -> Result<Manifest, FramedError> {
         match framed::decode(&MANIFEST, bytes) {
+            Err(FramedError::UnknownVersion(2)) => {
+                let body = framed::decode(&MANIFEST_2, bytes)?;
+                Ok(rkyv::from_bytes::<v2::Manifest, rancor::Error>(&body).map_err(damaged)?.into())
+            }
             Err(FramedError::UnknownVersion(1)) => {
                 let body = framed::decode(&MANIFEST_1, bytes)?;
                 Ok(rkyv::from_bytes::<v1::Manifest, rancor::Error>(&body).map_err(damaged)?.into())
@@ -127,7 +150,8 @@ impl Manifest {
         let segments = self.collections.iter().flat_map(|collection| &collection.segments);
         let segments =
             segments.flat_map(|s| [Some(FileName::Segment(s.segment)), s.ends.map(FileName::Ends)]).flatten();
-        segments.chain(self.requests.map(FileName::Requests))
+        let tables = self.collections.iter().filter_map(|collection| collection.table.as_ref()?.file);
+        segments.chain(self.requests.map(FileName::Requests)).chain(tables.map(FileName::Table))
     }
 }
 
@@ -186,12 +210,22 @@ mod tests {
                 bytes: 3456,
                 sum: 1 << 100,
                 segments: vec![SegmentFiles { segment: 75, ends: None }, SegmentFiles { segment: 60, ends: Some(76) }],
+                table: None,
             }],
+            scripts: Vec::new(),
         }
     }
 
-    /// The same, with everything that version 2 added.
+    /// The same, with everything that version 3 added.
     fn sample() -> Manifest {
+        let mut manifest = sample_2();
+        manifest.collections[0].table = Some(TableFile { file: Some(74), keys: 5, sum: 1 << 90 });
+        manifest.scripts = vec![b"return 1".to_vec()];
+        manifest
+    }
+
+    /// The same, with everything that version 2 added.
+    fn sample_2() -> Manifest {
         let mut manifest = sample_1();
         let schema = &mut manifest.collections[0].schema;
         schema.embeddings[0].storage = Storage::F16;
@@ -207,19 +241,28 @@ mod tests {
     }
 
     fn golden_1() -> Vec<u8> {
-        let digits = include_str!("../golden/manifest-1.hex").trim();
+        bytes_of(include_str!("../golden/manifest-1.hex"))
+    }
+
+    fn golden_2() -> Vec<u8> {
+        bytes_of(include_str!("../golden/manifest-2.hex"))
+    }
+
+    fn bytes_of(digits: &str) -> Vec<u8> {
+        let digits = digits.trim();
         let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits");
         (0..digits.len()).step_by(2).map(byte).collect()
     }
 
     #[test]
-    fn version_1_is_still_read() {
+    fn earlier_versions_are_still_read() {
         assert_eq!(Manifest::decode(&golden_1()).unwrap(), sample_1());
+        assert_eq!(Manifest::decode(&golden_2()).unwrap(), sample_2());
     }
 
     #[test]
     fn the_format_never_changes() {
-        assert_eq!(hex(&sample().encode()), include_str!("../golden/manifest-2.hex").trim());
+        assert_eq!(hex(&sample().encode()), include_str!("../golden/manifest-3.hex").trim());
         let ends = Ends { segment: 60, ends: vec![(0, 1 << 16), (9, 7 << 16 | 3)] };
         assert_eq!(hex(&ends.encode()), include_str!("../golden/ends-1.hex").trim());
         assert_eq!(Manifest::decode(&sample().encode()).unwrap(), sample());
@@ -230,6 +273,7 @@ mod tests {
     fn damage_is_noticed() {
         check_damage(&sample().encode(), Manifest::decode);
         check_damage(&golden_1(), Manifest::decode);
+        check_damage(&golden_2(), Manifest::decode);
         check_damage(&Ends { segment: 60, ends: vec![(0, 1 << 16)] }.encode(), Ends::decode);
     }
 
@@ -241,6 +285,7 @@ mod tests {
             "segment-000000000000003c",
             "ends-000000000000004c",
             "requests-0000000000000046",
+            "table-000000000000004a",
         ];
         assert_eq!(names, expected);
         for file in sample().files() {

@@ -44,6 +44,7 @@ impl Answered {
     fn bytes(&self) -> usize {
         let outcome = match &self.outcome {
             Outcome::Written { existed, .. } => existed.len(),
+            Outcome::Executed(replies) => replies.as_ref().map_or(0, Vec::len),
             Outcome::Refused(_) => 64,
             Outcome::Done | Outcome::Created { .. } | Outcome::Unchanged => 0,
         };

@@ -47,6 +47,7 @@ impl From<Manifest> for super::Manifest {
             requests_evicted: manifest.requests_evicted,
             namespaces: manifest.namespaces,
             collections: manifest.collections.into_iter().map(super::CollectionFiles::from).collect(),
+            scripts: Vec::new(),
         }
     }
 }
@@ -62,6 +63,7 @@ impl From<CollectionFiles> for super::CollectionFiles {
             bytes: files.bytes,
             sum: files.sum,
             segments: files.segments,
+            table: None,
         }
     }
 }

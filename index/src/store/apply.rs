@@ -147,6 +147,8 @@ impl Store {
             ArchivedCommand::DropCollection { collection } => self.drop_collection(collection.to_native()),
             ArchivedCommand::Write { conditions, changes } => self.write(at, conditions, changes),
             ArchivedCommand::InstallCollection(installation) => self.install_collection(installation),
+            ArchivedCommand::Execute(execution) => self.execute(at, execution),
+            ArchivedCommand::Reclaim(reclaim) => self.reclaim(at, reclaim),
         };
         outcome.unwrap_or_else(Outcome::Refused)
     }

@@ -240,6 +240,7 @@ impl Store {
             fields,
             buffers: vec![new_buffer()],
             segments: Vec::new(),
+            table: None,
         });
         let place = self.collections.partition_point(|other| other.shared.id < id);
         self.collections.insert(place, state);

@@ -258,6 +258,26 @@ pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
             part(h, installation.name.as_bytes());
             archived_schema(h, &installation.schema);
         }
+        ArchivedCommand::Execute(execution) => {
+            h.update(b"h");
+            number(h, execution.collections.len() as u64);
+            execution.collections.iter().for_each(|collection| number(h, collection.to_native()));
+            number(h, execution.conditions.len() as u64);
+            for watched in execution.conditions.iter() {
+                number(h, u64::from(watched.database));
+                part(h, &watched.key);
+                number(h, watched.version.to_native());
+            }
+            part(h, &execution.calls);
+            flag(h, execution.atomic);
+        }
+        ArchivedCommand::Reclaim(reclaim) => {
+            h.update(b"i");
+            number(h, reclaim.collection.to_native());
+            number(h, reclaim.keys.len() as u64);
+            reclaim.keys.iter().for_each(|key| part(h, key));
+            flag(h, reclaim.evicted);
+        }
     }
     first_16(&hasher)
 }

@@ -29,12 +29,13 @@ use crate::command::{Codes, IndexSpec, Schema, Storage};
 use crate::directory::{Directory, DirectoryError};
 use crate::distance::Metric;
 use crate::graph::GraphOptions;
-use crate::manifest::{CollectionFiles, Ends, FileName, MANIFEST_FILE, Manifest, SegmentFiles};
+use crate::manifest::{CollectionFiles, Ends, FileName, MANIFEST_FILE, Manifest, SegmentFiles, TableFile};
 use crate::merge::{self, Candidate};
 use crate::record::{CollectionId, Position};
 use crate::requests::RequestsPicture;
 use crate::sealed::Sealed;
 use crate::segment::{self, FieldSpec, Row, Rows, Segment, SegmentError, Spec};
+use crate::table::file as table_file;
 use crate::view::{Collection, RecordRef};
 
 /// After a failure a job waits so long, in milliseconds of the log's clock.
@@ -45,6 +46,9 @@ const RETRY_MILLIS: u64 = 1_000;
 /// checkpoint makes a small segment that is soon worth merging.
 const GARBAGE_SHARE: u64 = 4;
 const GARBAGE_BYTES_MIN: u64 = 4 << 20;
+
+/// A checkpoint for the sake of typed values waits until calls took so much of the log.
+const CALLED_BYTES_MIN: u64 = 64 << 20;
 
 /// After so many ended versions it is worth looking for something to merge.
 const ENDED_PER_LOOK: u32 = 64;
@@ -62,7 +66,7 @@ pub enum JobKind {
 pub struct Job(Task);
 
 enum Task {
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     Merge(Merge),
 }
 
@@ -70,7 +74,7 @@ enum Task {
 pub struct Done(Product);
 
 enum Product {
-    Checkpoint(Written),
+    Checkpoint(Box<Written>),
     Merge(Merged),
     Failed { kind: JobKind, error: JobError, left: Vec<FileName> },
 }
@@ -121,6 +125,8 @@ pub(super) struct Work {
     /// How many versions in segments have ended since the last look.
     ended: u32,
     failed_at: Option<u64>,
+    /// What calls on typed values took in the log since the last checkpoint.
+    called_bytes: u64,
     /// For each segment how many versions had ended, and the number of the file that says which.
     ends: BTreeMap<u64, (u32, u64)>,
     /// The state of the request table that is on disk, and the number of its file.
@@ -145,9 +151,19 @@ struct Checkpoint {
     /// Segments whose ends are to be written, and the numbers of the files.
     ends: Vec<(Arc<Sealed>, u64)>,
     requests: Option<(u64, RequestsPicture)>,
+    tables: Vec<Saved>,
     request_changes: u64,
     garbage_bytes: u64,
     hash_seed: u64,
+}
+
+/// A table that is written down.
+struct Saved {
+    id: CollectionId,
+    writer: table_file::Writer,
+    /// What its changes counted when it was begun.
+    changes: u64,
+    file: u64,
 }
 
 /// The frozen buffers of one collection, to become a segment.
@@ -163,6 +179,8 @@ struct Written {
     manifest: Manifest,
     flats: Vec<Flattened>,
     ends: Vec<(u64, u32, u64)>,
+    /// Of each table that was written: its collection, what its changes counted, and its file.
+    tables: Vec<(CollectionId, u64, u64)>,
     request_changes: u64,
     garbage_bytes: u64,
     created: Vec<FileName>,
@@ -284,7 +302,9 @@ impl Job {
         let kind = self.kind();
         let mut created = Vec::new();
         let product = match self.0 {
-            Task::Checkpoint(checkpoint) => checkpoint.run(directory, cancel, &mut created).map(Product::Checkpoint),
+            Task::Checkpoint(checkpoint) => {
+                checkpoint.run(directory, cancel, &mut created).map(|written| Product::Checkpoint(written.into()))
+            }
             Task::Merge(merge) => merge.run(directory, cancel, &mut created).map(Product::Merge),
         };
         Done(product.unwrap_or_else(|Stopped { error, manifest_uncertain }| {
@@ -347,8 +367,20 @@ impl Checkpoint {
         cancel: &AtomicBool,
         created: &mut Vec<FileName>,
     ) -> Result<Written, Stopped> {
-        let Checkpoint { mut manifest, flats, ends, requests, request_changes, garbage_bytes, hash_seed } = self;
+        let Checkpoint { mut manifest, flats, ends, requests, tables, request_changes, garbage_bytes, hash_seed } =
+            self;
         let position = Position::end_of(manifest.applied);
+        // First, because until they are written whoever changes them has to write them down.
+        let mut written_tables = Vec::new();
+        for Saved { id, writer, changes, file } in tables {
+            check(cancel)?;
+            created.push(FileName::Table(file));
+            let name = FileName::Table(file).to_string();
+            if !writer.write(directory, &name, || !cancel.load(Ordering::Relaxed))? {
+                return Err(JobError::Cancelled.into());
+            }
+            written_tables.push((id, changes, file));
+        }
         let mut sealed_flats = Vec::new();
         for Flat { id, fields, schema, buffers, file } in flats {
             check(cancel)?;
@@ -397,7 +429,15 @@ impl Checkpoint {
             .replace(MANIFEST_FILE, &manifest.encode())
             .map_err(|error| Stopped { error: error.into(), manifest_uncertain: true })?;
         let created = std::mem::take(created);
-        Ok(Written { manifest, flats: sealed_flats, ends: written_ends, request_changes, garbage_bytes, created })
+        Ok(Written {
+            manifest,
+            flats: sealed_flats,
+            ends: written_ends,
+            tables: written_tables,
+            request_changes,
+            garbage_bytes,
+            created,
+        })
     }
 }
 
@@ -458,6 +498,16 @@ impl Work {
             && merging.sources.contains(&sealed.file)
         {
             merging.ended.push((sealed.file, row));
+        }
+    }
+
+    /// Calls of so many bytes were applied; all tables together take `table_bytes` of memory.
+    pub fn note_calls(&mut self, bytes: u64, table_bytes: impl FnOnce() -> u64) {
+        self.resting = false;
+        self.called_bytes += bytes;
+        // A checkpoint writes the tables whole, so it should come when the log has grown by as much.
+        if self.called_bytes >= CALLED_BYTES_MIN && !self.checkpoint_running && !self.checkpoint_wanted {
+            self.checkpoint_wanted = self.called_bytes >= table_bytes();
         }
     }
 
@@ -528,7 +578,7 @@ impl Store {
             return None;
         }
         if let Some(checkpoint) = self.next_checkpoint() {
-            return Some(Job(Task::Checkpoint(checkpoint)));
+            return Some(Job(Task::Checkpoint(checkpoint.into())));
         }
         if self.work.merging.is_some() || !self.work.look {
             return None;
@@ -542,7 +592,7 @@ impl Store {
         let bytes: u64 = segments.map(|sealed| sealed.segment.file_bytes()).sum();
         let worth = (bytes / GARBAGE_SHARE).max(GARBAGE_BYTES_MIN).min(self.options.garbage_bytes_max);
         self.work.checkpoint_wanted |= self.work.garbage_bytes >= worth;
-        Some(Job(Task::Checkpoint(self.next_checkpoint()?)))
+        Some(Job(Task::Checkpoint(self.next_checkpoint()?.into())))
     }
 
     fn next_checkpoint(&mut self) -> Option<Checkpoint> {
@@ -561,6 +611,8 @@ impl Store {
 
     fn start_checkpoint(&mut self) -> Checkpoint {
         let (mut flats, mut ends, mut collections) = (Vec::new(), Vec::new(), Vec::new());
+        let mut tables = Vec::new();
+        self.work.called_bytes = 0;
         for place in 0..self.collections.len() {
             if self.collections[place].shared.buffers.first().is_some_and(|buffer| buffer.len() > 0) {
                 self.reshape(place, |collection| collection.buffers.insert(0, new_buffer()));
@@ -585,8 +637,24 @@ impl Store {
                 };
                 segments.push(SegmentFiles { segment: sealed.file, ends });
             }
+            let mut file = self.collections[place].table.saved;
+            if let Some(table) = &shared.table {
+                let (keys, changes) = table.read(|keyspace| (keyspace.len(), keyspace.changes()));
+                let saved = self.collections[place].table.saved.filter(|(then, _)| *then == changes);
+                file = saved;
+                if keys > 0 && saved.is_none() {
+                    let new = self.next_file();
+                    file = Some((changes, new));
+                    tables.push(Saved { id: shared.id, writer: table_file::Writer::begin(table), changes, file: new });
+                }
+            }
             let state = &self.collections[place];
             collections.push(CollectionFiles {
+                table: shared.table.as_ref().map(|table| TableFile {
+                    file: file.map(|(_, file)| file),
+                    keys: table.read(|keyspace| keyspace.len()) as u64,
+                    sum: state.table.sum,
+                }),
                 id: shared.id.0,
                 namespace: shared.namespace.to_string(),
                 name: shared.name.to_string(),
@@ -620,12 +688,14 @@ impl Store {
             requests_evicted: self.requests.evicted(),
             namespaces: self.namespaces.keys().cloned().collect(),
             collections,
+            scripts: self.scripts.sources(),
         };
         if self.restructured {
             self.publish();
         }
         let garbage_bytes = self.work.garbage_bytes;
-        Checkpoint { manifest, flats, ends, requests, request_changes, garbage_bytes, hash_seed: self.hash_seed() }
+        let hash_seed = self.hash_seed();
+        Checkpoint { manifest, flats, ends, requests, tables, request_changes, garbage_bytes, hash_seed }
     }
 
     fn hash_seed(&self) -> u64 {
@@ -725,7 +795,7 @@ impl Store {
         self.work.look = true;
         match done.0 {
             Product::Checkpoint(written) => {
-                let forget_up_to = Some(self.install_checkpoint(written));
+                let forget_up_to = Some(self.install_checkpoint(*written));
                 Installed { kind: JobKind::Checkpoint, forget_up_to, error: None }
             }
             Product::Merge(merged) => {
@@ -752,7 +822,12 @@ impl Store {
     }
 
     fn install_checkpoint(&mut self, written: Written) -> u64 {
-        let Written { manifest, flats, ends, request_changes, garbage_bytes, created } = written;
+        let Written { manifest, flats, ends, tables, request_changes, garbage_bytes, created } = written;
+        for (id, changes, file) in tables {
+            if let Some(place) = self.place(id) {
+                self.collections[place].table.saved = Some((changes, file));
+            }
+        }
         let position = Position::end_of(manifest.applied);
         for Flattened { id, buffers, sealed } in flats {
             // Dropped meanwhile, even if it is there anew: its file goes below.

@@ -22,6 +22,7 @@ mod catalog;
 mod digest;
 mod jobs;
 mod open;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ use crate::directory::Directory;
 use crate::graph::GraphOptions;
 use crate::record::{CollectionId, Position};
 use crate::requests::Requests;
+use crate::table::{Event, Listening};
 use crate::view::{Collection, Live, RecordRef, Structure, Totals, View, ViewHandle};
 
 /// What two deployments, or a test, may want different. None of it changes any outcome.
@@ -89,6 +91,10 @@ pub struct Store {
     /// The earliest deadline of each collection that has one.
     due: Due,
     requests: Requests,
+    /// What scripts there are, and what else calls on typed values need.
+    scripts: tables::Scripts,
+    listening: Listening,
+    events: Vec<(CollectionId, Event)>,
     next_collection: u64,
     next_file: u64,
     /// What all buffers take, near enough.
@@ -111,6 +117,7 @@ struct State {
     sum: u128,
     /// Of the live records that have one, with their keys.
     deadlines: Deadlines,
+    table: tables::TableState,
 }
 
 /// Where a version lies.
@@ -132,7 +139,13 @@ struct Old {
 
 impl State {
     fn new(shared: Collection) -> State {
-        State { shared: Arc::new(shared), live: Live::default(), sum: 0, deadlines: BTreeSet::new() }
+        State {
+            shared: Arc::new(shared),
+            live: Live::default(),
+            sum: 0,
+            deadlines: BTreeSet::new(),
+            table: tables::TableState::default(),
+        }
     }
 
     /// The version of a key that has not ended, expired or not.
@@ -246,7 +259,7 @@ impl Store {
     }
 
     fn record_sum(&self) -> u128 {
-        self.collections.iter().fold(0, |sum, state| sum.wrapping_add(state.sum))
+        self.collections.iter().fold(0, |sum, state| sum.wrapping_add(state.sum).wrapping_add(state.table.sum))
     }
 
     /// The digest computed anew from all records, to check the one that is kept. Takes as long as reading everything.
@@ -260,14 +273,16 @@ impl Store {
             };
             // It only stops when told to.
             let _ = collection.each(&mut || true, add);
+            sum = sum.wrapping_add(collection.table().map_or(0, |table| table.read(|keys| keys.sum_from_entries())));
         }
         digest::whole(&self.structure, sum)
     }
 
     /// The earliest deadline of a record that has not been ended. Once it has passed, an entry should be proposed, which
-    /// may be empty of commands: only entries move the store's clock.
+    /// may be empty of commands: only entries move the store's clock. It should carry what [`Store::reclaims`] says.
     pub fn due(&self) -> Option<u64> {
-        self.due.first().map(|(deadline, _)| *deadline)
+        let records = self.due.first().map(|(deadline, _)| *deadline);
+        [records, self.tables_due()].into_iter().flatten().min()
     }
 
     /// Where readers find the newest view.
@@ -336,7 +351,7 @@ impl Store {
             clock: self.clock,
             structure: Arc::clone(&self.structure),
             live: self.collections.iter().map(|state| state.live).collect(),
-            due: self.due(),
+            due: self.due.first().map(|(deadline, _)| *deadline),
             totals: Totals {
                 chain_head: self.chain_head,
                 record_sum: self.record_sum(),

@@ -57,7 +57,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn framed(file: impl ToString, known: u32, error: FramedError) -> StoreError {
+    pub(super) fn framed(file: impl ToString, known: u32, error: FramedError) -> StoreError {
         let file = file.to_string();
         match error {
             FramedError::Foreign => StoreError::Foreign { file },
@@ -68,7 +68,7 @@ impl StoreError {
 }
 
 /// Something in a file that was written whole does not fit something in another.
-fn unfit(file: impl ToString, what: impl Into<String>) -> StoreError {
+pub(super) fn unfit(file: impl ToString, what: impl Into<String>) -> StoreError {
     StoreError::Damaged { file: file.to_string(), offset: 0, what: what.into() }
 }
 
@@ -98,6 +98,7 @@ impl Store {
             requests_evicted: 0,
             namespaces: Vec::new(),
             collections: Vec::new(),
+            scripts: Vec::new(),
         };
         directory.replace(MANIFEST_FILE, &manifest.encode())?;
         Store::from_manifest(directory, options, manifest)
@@ -122,7 +123,8 @@ impl Store {
         }
         let (mut collections, mut due, mut ends) = (Vec::<State>::new(), BTreeSet::new(), BTreeMap::new());
         for files in &manifest.collections {
-            let state = open_collection(&*directory, files, &mut ends)?;
+            let mut state = open_collection(&*directory, files, &mut ends)?;
+            super::tables::open(&*directory, files, &manifest.digest_key, &mut state)?;
             let id = state.shared.id;
             let ascending = collections.last().is_none_or(|last| last.shared.id < id);
             let named = namespaces.get_mut(&files.namespace).map(|names| names.insert(files.name.clone(), id));
@@ -160,6 +162,9 @@ impl Store {
             namespaces,
             collections,
             due,
+            scripts: super::tables::Scripts::of(manifest.scripts.clone()),
+            listening: Default::default(),
+            events: Vec::new(),
             next_collection: manifest.next_collection,
             next_file: manifest.next_file.max(last_file + 1),
             buffered_bytes: 0,
@@ -254,6 +259,7 @@ fn open_collection(
         fields,
         buffers: vec![new_buffer()],
         segments,
+        table: None,
     });
     let mut records = 0;
     let mut deadlines = Deadlines::new();

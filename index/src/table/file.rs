@@ -47,7 +47,7 @@ impl Saving {
     }
 
     /// Writes a stripe down before it changes.
-    pub fn spill<'e>(&self, stripe: usize, entries: impl Iterator<Item = &'e Entry>) {
+    pub(super) fn spill<'e>(&self, stripe: usize, entries: impl Iterator<Item = &'e Entry>) {
         let mut spilled = self.spilled.lock().unwrap_or_else(PoisonError::into_inner);
         entries.for_each(|entry| encode(entry, &mut spilled));
         self.wanted[stripe].store(false, Ordering::Relaxed);
@@ -115,13 +115,13 @@ impl Writer {
         Writer { table: Arc::clone(table), saving }
     }
 
-    /// Writes the file. `go_on` is asked now and then, and ends it early.
+    /// Writes the file. `go_on` is asked now and then, and ends it early: then there is no file, and it says no.
     pub fn write(
         self,
         directory: &dyn Directory,
         name: &str,
-        mut go_on: impl FnMut() -> Result<(), DirectoryError>,
-    ) -> Result<(), DirectoryError> {
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<bool, DirectoryError> {
         let mut file = directory.create(name)?;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
@@ -141,7 +141,9 @@ impl Writer {
             let spilled = std::mem::take(&mut *self.saving.spilled.lock().unwrap_or_else(PoisonError::into_inner));
             block.extend_from_slice(&spilled);
             if block.len() >= BLOCK_BYTES {
-                go_on()?;
+                if !go_on() {
+                    return Ok(false);
+                }
                 write_block(&mut *file, &mut block)?;
             }
         }
@@ -152,7 +154,8 @@ impl Writer {
         }
         file.write_all(&END.to_le_bytes())?;
         file.write_all(&crc32fast::hash(&END.to_le_bytes()).to_le_bytes())?;
-        file.finish()
+        file.finish()?;
+        Ok(true)
     }
 }
 

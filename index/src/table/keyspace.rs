@@ -37,6 +37,9 @@ const STRIPE_SHIFT: u32 = 40;
 /// Cursors stay below what a double holds exactly, because some clients read them as one.
 const CURSOR_BITS: u32 = 53;
 
+/// How long a key that was named as expired may take to be removed before it is named again.
+const AGAIN_MILLIS: u64 = 10_000;
+
 /// When and where a call writes.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
@@ -241,7 +244,6 @@ impl Keyspace {
         match entry.value() {
             Value::String(value) => Ok(Some(value)),
             Value::Object(Object::Text(text)) => Ok(Some(text.bytes())),
-            #[allow(unreachable_patterns)]
             Value::Object(_) => Err(WrongType),
         }
     }
@@ -329,7 +331,7 @@ impl Keyspace {
 
     /// Removes a key that has expired, and says whether it had.
     fn expire(&mut self, hash: u64, key: &[u8], now: u64) -> bool {
-        if !self.entry(hash, key).is_some_and(|entry| !is_live(entry, now)) {
+        if self.entry(hash, key).is_none_or(|entry| is_live(entry, now)) {
             return false;
         }
         drop(self.take_entry(hash, key));
@@ -598,7 +600,8 @@ impl Keyspace {
         self.wheel.next()
     }
 
-    /// Keys that have expired by `now`, at most `count`; each is named once, and should be removed.
+    /// Keys that have expired by `now`, at most `count`, which should be removed. One that is still there after
+    /// [`AGAIN_MILLIS`] is named again.
     pub fn due(&mut self, now: u64, count: usize) -> Vec<Box<[u8]>> {
         let mut due = Vec::new();
         while due.len() < count {
@@ -612,7 +615,9 @@ impl Keyspace {
                 }
                 if times.deadline != 0 && times.deadline <= now {
                     due.push(entry.key().into());
-                    entry.set_times(Times { noted: 0, ..times });
+                    let later = now + AGAIN_MILLIS;
+                    entry.set_times(Times { noted: Wheel::step_of(later), ..times });
+                    again = Some(later);
                 } else if times.deadline == 0 {
                     entry.set_times(Times { noted: 0, ..times });
                 } else {

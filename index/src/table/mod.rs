@@ -27,9 +27,9 @@ pub mod events;
 mod wheel;
 pub mod commands;
 pub mod execute;
-mod file;
+pub(crate) mod file;
 
-use std::sync::RwLock;
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 pub use events::{Event, Events, Listening};
 pub use keyspace::{At, Keyspace};
@@ -52,12 +52,17 @@ impl Table {
     /// Reads it: `read` sees the table as it stands between two calls.
     pub fn read<R>(&self, read: impl FnOnce(&Keyspace) -> R) -> R {
         // A call that panicked leaves the process, so the lock is never poisoned by one that was believed.
-        read(&self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        read(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes it. Only the store may.
     pub(crate) fn write<R>(&self, write: impl FnOnce(&mut Keyspace) -> R) -> R {
-        write(&mut self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+        write(&mut self.lock())
+    }
+
+    /// The same, for as long as the guard is held.
+    pub(crate) fn lock(&self) -> RwLockWriteGuard<'_, Keyspace> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -49,6 +49,7 @@ use crate::distance::{Kernel, Metric};
 use crate::record::{CollectionId, Position, SPARSE_MAX};
 use crate::sealed::Sealed;
 use crate::segment::Segment;
+use crate::table::Table;
 
 /// What changes only when collections are made, changed or dropped, and when buffers and segments are.
 pub(crate) struct Structure {
@@ -79,6 +80,8 @@ pub(crate) struct Collection {
     pub buffers: Vec<Arc<Buffer>>,
     /// Newest first.
     pub segments: Vec<Arc<Sealed>>,
+    /// Its typed values, once it had any.
+    pub table: Option<Arc<Table>>,
 }
 
 /// One named embedding, ready to be compared.
@@ -219,6 +222,11 @@ impl<'v> CollectionView<'v> {
     /// Its rules.
     pub fn schema(&self) -> &'v Schema {
         &self.collection.schema
+    }
+
+    /// Its typed values, if it ever had any. They are not a picture: they are at least as new as the view, and go on.
+    pub fn table(&self) -> Option<&'v Arc<Table>> {
+        self.collection.table.as_ref()
     }
 
     /// The number of the sparse embedding of that name.

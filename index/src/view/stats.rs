@@ -125,6 +125,9 @@ impl CollectionView<'_> {
             stats.memory_bytes += (buffer.words_bytes() + buffer.codes_bytes()) as u64;
         }
         stats.memory_bytes += stats.buffer_bytes;
+        if let Some(table) = self.table() {
+            stats.memory_bytes += table.read(|keyspace| keyspace.memory_bytes()) as u64;
+        }
         let mut rows = stats.buffer_rows;
         for sealed in &self.collection.segments {
             let fields = 0..sealed.segment.fields().len();

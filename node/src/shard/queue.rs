@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use loci_index::command::{Action, Change, Command, Content, ENTRY_BYTES_MAX, Envelope, Schema};
+use loci_index::table::call::Unpacked;
+use loci_index::table::commands;
 use tokio::sync::oneshot;
 
 use super::{WriteError, Written};
@@ -161,6 +163,11 @@ pub(super) fn envelope_bytes(envelope: &Envelope) -> usize {
             PART + added.chain(change.remove_indexes.iter().map(|path| path_bytes(path))).sum::<usize>()
         }
         Command::DropCollection { .. } => PART,
+        Command::Execute(execution) => {
+            let watched = execution.conditions.iter().map(|watched| watched.key.len() + PART).sum::<usize>();
+            execution.calls.len() + watched + (execution.collections.len() + 1) * PART
+        }
+        Command::Reclaim(reclaim) => reclaim.keys.iter().map(|key| key.len() + 16).sum::<usize>() + PART,
         Command::Write { conditions, changes } => {
             let conditions: usize = conditions.iter().map(|condition| condition.key.len() + PART).sum();
             conditions + changes.iter().map(change_bytes).sum::<usize>()
@@ -205,10 +212,24 @@ pub(super) fn only_frees(command: &Command) -> bool {
         Command::Write { changes, .. } => {
             changes.iter().all(|change| matches!(change.action, Action::Delete | Action::DeleteVersion(_)))
         }
+        // What a call does is for its command to say; a door that knows asks for those that only free by themselves.
+        Command::Execute(execution) => only_calls_that_free(&execution.calls),
+        Command::Reclaim(_) => true,
         // It may drop another collection, but is not sent for that.
         Command::InstallCollection(_) => false,
         Command::CreateNamespace { .. } | Command::CreateCollection { .. } | Command::AlterCollection { .. } => false,
     }
+}
+
+/// Whether no call makes the data larger.
+fn only_calls_that_free(calls: &[u8]) -> bool {
+    let (mut unpacked, mut args) = (Unpacked::new(calls), Vec::new());
+    while unpacked.next_into(&mut args).is_some() {
+        if commands::find(args[0]).is_some_and(|spec| spec.is(commands::DENYOOM)) {
+            return false;
+        }
+    }
+    true
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod relink;
 mod rest;
 mod tables;
 mod turnover;
+mod typed;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

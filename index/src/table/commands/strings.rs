@@ -327,7 +327,9 @@ fn getex(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     Ok(())
 }
 
-fn pairs_of<'a>(call: &Call<'a>, name: &str) -> Result<Vec<(&'a [u8], &'a [u8])>, Failure> {
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+fn pairs_of<'a>(call: &Call<'a>, name: &str) -> Result<Vec<Pair<'a>>, Failure> {
     if call.args.len().is_multiple_of(2) {
         return Err(format!("ERR wrong number of arguments for '{name}' command").into());
     }

@@ -52,7 +52,8 @@ macro_rules! variant {
         fn of(object: &$crate::table::objects::Object) -> Option<&Self> {
             match object {
                 $crate::table::objects::Object::$variant(it) => Some(it),
-                #[allow(unreachable_patterns)]
+                #[expect(clippy::allow_attributes, reason = "there may be only one kind")]
+                #[allow(unreachable_patterns, reason = "there may be only one kind")]
                 _ => None,
             }
         }
@@ -60,7 +61,8 @@ macro_rules! variant {
         fn of_mut(object: &mut $crate::table::objects::Object) -> Option<&mut Self> {
             match object {
                 $crate::table::objects::Object::$variant(it) => Some(it),
-                #[allow(unreachable_patterns)]
+                #[expect(clippy::allow_attributes, reason = "there may be only one kind")]
+                #[allow(unreachable_patterns, reason = "there may be only one kind")]
                 _ => None,
             }
         }

@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use loci_index::command::{ENTRY_BYTES_MAX, Entry, Outcome};
+use loci_index::command::{ENTRY_BYTES_MAX, Entry, Envelope, Origin, Outcome};
 use loci_index::record::Position;
 use loci_raft::{MemberId, ProposeError, Proposed, Role};
 use tokio::sync::oneshot;
@@ -145,6 +145,9 @@ impl Owner {
             return true;
         }
         let clock = self.shared.clock.now_millis().max(self.proposed_clock).max(self.store.clock());
+        // Last, because nobody waits for what becomes of them.
+        let origin = Origin::default;
+        commands.extend(self.store.reclaims(clock).into_iter().map(|command| Envelope { origin: origin(), command }));
         let entry = Entry { clock, commands }.encode();
         match self.replica.propose(entry) {
             Ok(proposed) => {

@@ -1,0 +1,219 @@
+//! Typed values in the store: calls that are applied, what has to go, and what a restart needs.
+//!
+//! ```text
+//!   Execute: conditions hold? --> lock the tables --> calls, a few at a time (or all: atomic) --> replies
+//!   Reclaim: keys that have expired, or victims that the leader chose
+//! ```
+//!
+//! A collection gets its table with the first call on it. What has expired is not there for any call, but takes room until
+//! a command of the leader removes it: so all members have the same keys at the same entry. Which keys to look at, and which
+//! have to make room, is each member's own knowledge and no part of the state.
+
+use std::sync::Arc;
+
+use super::open::unfit;
+use super::{State, Store, StoreError};
+use crate::command::{ArchivedExecution, ArchivedReclaim, Command, Outcome, Reclaim, Refusal};
+use crate::directory::Directory;
+use crate::manifest::{CollectionFiles, FileName};
+use crate::record::{CollectionId, Position};
+use crate::table::call::Unpacked;
+use crate::table::execute::{self, Moment};
+use crate::table::file::{self, FileError, TABLE_FILE_VERSION};
+use crate::table::tape::Tape;
+use crate::table::{At, Event, Keyspace, Listening, Table};
+
+/// Readers wait for no more calls than this, unless they are to see them as one.
+const CALLS_PER_LOCK: usize = 32;
+/// The most keys of one collection that one command removes.
+const RECLAIM_MAX: usize = 1_024;
+
+/// What the owner keeps of a table besides what readers see.
+#[derive(Default)]
+pub(super) struct TableState {
+    /// The sum of its keys' hashes.
+    pub sum: u128,
+    /// What its changes counted when it was last written to a file, and the number of that file.
+    pub saved: Option<(u64, u64)>,
+}
+
+/// The scripts that were loaded.
+#[derive(Default)]
+pub(super) struct Scripts {
+    sources: Vec<Vec<u8>>,
+}
+
+impl Scripts {
+    pub fn of(sources: Vec<Vec<u8>>) -> Scripts {
+        Scripts { sources }
+    }
+
+    pub fn sources(&self) -> Vec<Vec<u8>> {
+        self.sources.clone()
+    }
+}
+
+/// Where keys lie is decided by a part of the digest's key that no client knows.
+fn seed_of(digest_key: &[u8; 32]) -> u64 {
+    let [.., a, b, c, d, e, f, g, h] = *digest_key;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// Reads a collection's table, if it has one.
+pub(super) fn open(
+    directory: &dyn Directory,
+    files: &CollectionFiles,
+    digest_key: &[u8; 32],
+    state: &mut State,
+) -> Result<(), StoreError> {
+    let Some(saved) = &files.table else { return Ok(()) };
+    let seed = seed_of(digest_key);
+    let keyspace = match saved.file {
+        None => Keyspace::new(seed),
+        Some(number) => {
+            let name = FileName::Table(number).to_string();
+            file::read(directory, &name, seed).map_err(|error| match error {
+                FileError::Foreign => StoreError::Foreign { file: name },
+                FileError::NewerVersion(version) => {
+                    StoreError::NewerVersion { file: name, version, known: TABLE_FILE_VERSION }
+                }
+                FileError::Damaged { offset, what } => StoreError::Damaged { file: name, offset, what: what.into() },
+                FileError::Directory(crate::directory::DirectoryError::Missing(file)) => {
+                    unfit(file, "the manifest names it, and it is not there")
+                }
+                FileError::Directory(error) => StoreError::Directory(error),
+            })?
+        }
+    };
+    if keyspace.len() as u64 != saved.keys || keyspace.sum() != saved.sum {
+        let what = format!("the typed values of collection {} are not those that were written", files.id);
+        return Err(unfit(saved.file.map_or("MANIFEST".into(), |file| FileName::Table(file).to_string()), what));
+    }
+    state.table = TableState { sum: saved.sum, saved: saved.file.map(|file| (keyspace.changes(), file)) };
+    let mut shared = (*state.shared).clone();
+    shared.table = Some(Arc::new(Table::of(keyspace)));
+    state.shared = Arc::new(shared);
+    Ok(())
+}
+
+impl Store {
+    /// Tells what [`Store::take_events`] listens to from now on.
+    pub fn listen(&mut self, listening: Listening) {
+        for table in self.collections.iter().filter_map(|state| state.shared.table.as_ref()) {
+            table.write(|keyspace| keyspace.listen(listening.clone()));
+        }
+        self.listening = listening;
+    }
+
+    /// What happened to typed values since this was asked last, in order, where somebody listens.
+    pub fn take_events(&mut self) -> Vec<(CollectionId, Event)> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The table of the collection at a place; made if there is none.
+    fn table(&mut self, place: usize) -> Arc<Table> {
+        if let Some(table) = &self.collections[place].shared.table {
+            return Arc::clone(table);
+        }
+        let table = Arc::new(Table::new(seed_of(&self.digest_key)));
+        table.write(|keyspace| keyspace.listen(self.listening.clone()));
+        self.reshape(place, |collection| collection.table = Some(Arc::clone(&table)));
+        table
+    }
+
+    pub(super) fn execute(&mut self, at: Position, execution: &ArchivedExecution) -> Result<Outcome, Refusal> {
+        let mut places = Vec::with_capacity(execution.collections.len());
+        for id in execution.collections.iter().map(|id| id.to_native()) {
+            let place = self.place(CollectionId(id)).filter(|place| !places.contains(place));
+            places.push(place.ok_or(Refusal::UnknownCollection(id))?);
+        }
+        let tables: Vec<_> = places.iter().map(|place| self.table(*place)).collect();
+        let now = self.clock;
+        let unchanged = execution.conditions.iter().all(|watched| {
+            let version = |keyspace: &Keyspace| keyspace.version(&watched.key, now).unwrap_or(0);
+            tables.get(usize::from(watched.database)).map(|table| table.read(version))
+                == Some(watched.version.to_native())
+        });
+        if !unchanged {
+            return Ok(Outcome::Executed(None));
+        }
+        let (mut unpacked, mut args, mut out) = (Unpacked::new(&execution.calls), Vec::new(), Tape::new());
+        let (mut number, mut more) = (0, true);
+        while more {
+            let mut locked: Vec<_> = tables.iter().map(|table| table.lock()).collect();
+            let until = if execution.atomic { usize::MAX } else { CALLS_PER_LOCK };
+            for _ in 0..until {
+                let Some(database) = unpacked.next_into(&mut args) else {
+                    more = false;
+                    break;
+                };
+                let moment = Moment { now, version: at.get(), number };
+                number += 1;
+                match (locked.get_mut(usize::from(database)), execute::find(&args)) {
+                    (Some(keyspace), Ok(spec)) => execute::write(keyspace, spec, &args, moment, &mut out),
+                    (Some(_), Err(failure)) => out.error(failure.text()),
+                    (None, _) => out.error("ERR there is no such database here"),
+                }
+            }
+            for ((keyspace, place), id) in locked.iter_mut().zip(&places).zip(execution.collections.iter()) {
+                self.collections[*place].table.sum = keyspace.sum();
+                let id = CollectionId(id.to_native());
+                self.events.extend(keyspace.events.take().into_iter().map(|event| (id, event)));
+            }
+        }
+        self.note_calls(execution.calls.len() as u64);
+        Ok(Outcome::Executed(Some(out.into_bytes())))
+    }
+
+    fn note_calls(&mut self, bytes: u64) {
+        let tables = self.collections.iter().filter_map(|state| state.shared.table.as_ref());
+        let table_bytes = || tables.map(|table| table.read(|keyspace| keyspace.memory_bytes()) as u64).sum();
+        self.work.note_calls(bytes, table_bytes);
+    }
+
+    pub(super) fn reclaim(&mut self, at: Position, reclaim: &ArchivedReclaim) -> Result<Outcome, Refusal> {
+        let id = reclaim.collection.to_native();
+        let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
+        let Some(table) = self.collections[place].shared.table.clone() else { return Ok(Outcome::Unchanged) };
+        let at = At { version: at.get(), now: self.clock };
+        let mut keyspace = table.lock();
+        let keys = reclaim.keys.iter().map(|key| &key[..]);
+        if reclaim.evicted {
+            for key in keys {
+                if keyspace.remove(key, at) {
+                    keyspace.notify(b'e', "evicted", key);
+                }
+            }
+        } else {
+            keyspace.remove_expired(keys, at.now);
+        }
+        self.collections[place].table.sum = keyspace.sum();
+        self.events.extend(keyspace.events.take().into_iter().map(|event| (CollectionId(id), event)));
+        Ok(Outcome::Done)
+    }
+
+    /// When keys of tables have to be looked at next: milliseconds since 1970.
+    pub(super) fn tables_due(&self) -> Option<u64> {
+        let tables = self.collections.iter().filter_map(|state| state.shared.table.as_ref());
+        tables.filter_map(|table| table.read(Keyspace::next_due)).min()
+    }
+
+    /// Commands for the next entry, if this member leads: what has expired by `now`. A key is named once, and once more some
+    /// time later if it is still there then.
+    pub fn reclaims(&mut self, now: u64) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for state in &self.collections {
+            let Some(table) = &state.shared.table else { continue };
+            if table.read(|keyspace| keyspace.next_due().is_none_or(|due| due > now)) {
+                continue;
+            }
+            let keys: Vec<Vec<u8>> =
+                table.write(|keyspace| keyspace.due(now, RECLAIM_MAX)).into_iter().map(Into::into).collect();
+            if !keys.is_empty() {
+                let reclaim = Reclaim { collection: state.shared.id.0, keys, evicted: false };
+                commands.push(Command::Reclaim(reclaim.into()));
+            }
+        }
+        commands
+    }
+}

@@ -1,0 +1,172 @@
+//! Typed values in the store: against a keyspace that knows nothing of stores, through checkpoints, restarts and reclaims.
+
+use super::*;
+use crate::command::{Execution, Refusal, Watched};
+use crate::record::{CollectionId, Position};
+use crate::table::call::{Chance, Packed};
+use crate::table::execute::{self, Moment};
+use crate::table::tape::{Item, Items, Tape};
+use crate::table::{At, Event, Keyspace, Listening};
+
+fn calls(lines: &[String]) -> Vec<u8> {
+    let mut packed = Packed::new();
+    for line in lines {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        packed.push(0, args.into_iter());
+    }
+    packed.into_bytes()
+}
+
+fn execution(collection: u64, lines: &[String], atomic: bool) -> Command {
+    let execution = Execution { collections: vec![collection], calls: calls(lines), atomic, ..Execution::default() };
+    Command::Execute(execution.into())
+}
+
+fn line(chance: &mut Chance) -> String {
+    let key = format!("k{}", chance.below(40));
+    let other = format!("k{}", chance.below(40));
+    let long = "x".repeat(chance.below(300));
+    match chance.below(16) {
+        0..3 => format!("SET {key} {long}"),
+        3 => format!("SET {key} {} PX {}", chance.below(100), 1 + chance.below(3_000)),
+        4 => format!("INCRBY {key} {}", chance.below(9)),
+        5 => format!("APPEND {key} {long}"),
+        6 => format!("SETRANGE {key} {} {long}", chance.below(500)),
+        7 => format!("DEL {key} {other}"),
+        8 => format!("PEXPIRE {key} {}", chance.below(5_000)),
+        9 => format!("PERSIST {key}"),
+        10 => format!("RENAME {key} {other}"),
+        11 => format!("COPY {key} {other} REPLACE"),
+        12 => format!("MSET {key} 1 {other} {long}"),
+        13 => format!("GETEX {key} PX {}", 1 + chance.below(5_000)),
+        14 if chance.below(30) == 0 => "FLUSHDB".into(),
+        _ => format!("GET {key}"),
+    }
+}
+
+fn reply(keyspace: &mut Keyspace, line: &str, moment: Moment, out: &mut Tape) {
+    let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+    execute::write(keyspace, execute::find(&args).unwrap(), &args, moment, out);
+}
+
+#[test]
+fn a_store_with_checkpoints_and_restarts_is_the_keyspace_that_had_none() {
+    for seed in 0..60 {
+        let mut chance = Chance::new(seed);
+        let mut shard = Shard::new(StoreOptions::default());
+        let collection = shard.collection("c", 0);
+        let mut model = Keyspace::new(u64::from_le_bytes([3; 8]));
+        let (mut clock, mut running) = (1_000_000, None);
+        for _ in 0..chance.below(400) {
+            clock += chance.below(200) as u64;
+            let lines: Vec<String> = (0..1 + chance.below(50)).map(|_| line(&mut chance)).collect();
+            let mut commands = vec![envelope(execution(collection, &lines, chance.below(2) == 0))];
+            let index = shard.log.len() as u64 + 1;
+            let mut expected = Tape::new();
+            for (number, line) in (0..).zip(&lines) {
+                let moment = Moment { now: clock, version: Position::new(index, 0).get(), number };
+                reply(&mut model, line, moment, &mut expected);
+            }
+            let reclaims = shard.store.reclaims(clock);
+            let at = At { version: 0, now: clock };
+            for command in &reclaims {
+                let Command::Reclaim(reclaim) = command else { panic!("{command:?}") };
+                model.remove_expired(reclaim.keys.iter().map(|key| &key[..]), at.now);
+            }
+            commands.extend(reclaims.into_iter().map(envelope));
+            let outcomes = shard.entry(clock, commands);
+            assert_eq!(outcomes[0], Outcome::Executed(Some(expected.into_bytes())), "seed {seed}");
+            match chance.below(12) {
+                0 if running.is_none() => {
+                    shard.store.request_checkpoint();
+                    running = shard.store.next_job().map(|job| {
+                        let directory = shard.directory.clone();
+                        std::thread::spawn(move || job.run(&directory, &AtomicBool::new(false)))
+                    });
+                }
+                1 => {
+                    if let Some(job) = running.take() {
+                        let done = job.join().unwrap();
+                        let installed = shard.store.install(done);
+                        assert!(installed.error.is_none(), "seed {seed}: {:?}", installed.error);
+                    }
+                }
+                2 if running.is_none() => shard.restart(),
+                _ => {}
+            }
+            assert_eq!(shard.store.digest(), shard.store.digest_from_records(), "seed {seed}");
+            let view = shard.store.view();
+            let table = view.collection_by_id(CollectionId(collection)).unwrap().table().unwrap().clone();
+            assert_eq!(table.read(|keyspace| keyspace.sum()), model.sum(), "seed {seed}");
+        }
+        if let Some(job) = running {
+            let done = job.join().unwrap();
+            let _ = shard.store.install(done);
+        }
+        let before = shard.store.digest();
+        shard.checkpoint();
+        shard.restart();
+        assert_eq!(shard.store.digest(), before, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_watched_key_that_changed_stops_the_calls() {
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    shard.command(execution(collection, &["SET a 1".into()], false));
+    let view = shard.store.view();
+    let table = view.collection_by_id(CollectionId(collection)).unwrap().table().unwrap().clone();
+    let version = table.read(|keyspace| keyspace.version(b"a", 0)).unwrap();
+    let attempt = |key: &str, version| {
+        let conditions = vec![Watched { database: 0, key: key.into(), version }];
+        let calls = calls(&["INCR a".into()]);
+        Command::Execute(Execution { collections: vec![collection], conditions, calls, atomic: true }.into())
+    };
+    let done = Outcome::Executed(Some({
+        let mut tape = Tape::new();
+        tape.int(2);
+        tape.into_bytes()
+    }));
+    assert_eq!(shard.command(attempt("b", 5)), Outcome::Executed(None));
+    assert_eq!(shard.command(attempt("a", version)), done);
+    assert_eq!(shard.command(attempt("a", version)), Outcome::Executed(None));
+    assert!(matches!(shard.command(attempt("b", 0)), Outcome::Executed(Some(_))));
+}
+
+#[test]
+fn what_expired_is_reclaimed_on_every_member_and_listeners_hear_of_it() {
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    let listening = Listening::default();
+    listening.to_names(true);
+    shard.store.listen(listening);
+    shard.entry(1_000, vec![envelope(execution(collection, &["SET a 1 PX 500".into(), "SET b 1".into()], false))]);
+    let set = |key: &str| Event::Named { class: b'$', name: "set", key: key.as_bytes().into() };
+    let expire = Event::Named { class: b'g', name: "expire", key: b"a"[..].into() };
+    let id = CollectionId(collection);
+    assert_eq!(shard.store.take_events(), [(id, set("a")), (id, expire), (id, set("b"))]);
+    let due = shard.store.due().unwrap();
+    assert!((1_500..3_000).contains(&due));
+    assert!(shard.store.reclaims(due - 1).is_empty());
+    let reclaims = shard.store.reclaims(due);
+    assert_eq!(reclaims.len(), 1);
+    shard.entry(due, reclaims.into_iter().map(envelope).collect());
+    assert_eq!(shard.store.take_events(), [(id, Event::Named { class: b'x', name: "expired", key: b"a"[..].into() })]);
+    let view = shard.store.view();
+    let table = view.collection_by_id(id).unwrap().table().unwrap().clone();
+    assert_eq!(table.read(|keyspace| keyspace.len()), 1);
+}
+
+#[test]
+fn a_call_that_is_none_is_an_error_and_a_collection_that_is_none_a_refusal() {
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    let Outcome::Executed(Some(tape)) = shard.command(execution(collection, &["NOPE".into(), "GET".into()], false))
+    else {
+        panic!("it is carried out")
+    };
+    assert!(Items::new(&tape).all(|item| matches!(item, Item::Error(_))) && Items::new(&tape).count() == 2);
+    let twice = Execution { collections: vec![collection, collection], ..Execution::default() };
+    assert_eq!(shard.command(Command::Execute(twice.into())), Outcome::Refused(Refusal::UnknownCollection(collection)));
+}
