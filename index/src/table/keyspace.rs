@@ -243,8 +243,7 @@ impl Keyspace {
         warm(entry);
         match entry.value() {
             Value::String(value) => Ok(Some(value)),
-            Value::Object(Object::Text(text)) => Ok(Some(text.bytes())),
-            Value::Object(_) => Err(WrongType),
+            Value::Object(object) => Text::of(object).map(|text| Some(text.bytes())).ok_or(WrongType),
         }
     }
 

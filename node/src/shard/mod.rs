@@ -294,6 +294,7 @@ pub struct Fatal(pub String);
 pub type Outbox = Box<dyn FnMut(Message) + Send>;
 
 /// What the owner is told.
+#[expect(clippy::large_enum_variant, reason = "most events are writes")]
 pub enum Event {
     /// A write waits to be logged.
     Write(queue::Waiting),
