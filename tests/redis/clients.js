@@ -1,0 +1,127 @@
+// Drives one client of Node.js: node clients.js URL (redis|ioredis) [PROTOCOL]. Ends with 1 at the first surprise.
+'use strict';
+const assert = require('node:assert');
+
+const [url, which, protocol] = process.argv.slice(2);
+const sleep = (millis) => new Promise((resolve) => setTimeout(resolve, millis));
+
+async function redis() {
+  const { createClient } = require('redis');
+  const RESP = Number(protocol || 3);
+  const client = createClient({ url, RESP, name: 'rig' });
+  client.on('error', (error) => { throw error; });
+  await client.connect();
+  await client.flushAll();
+  assert.equal(await client.clientGetName(), 'rig');
+  assert.equal(await client.set('key', 'value', { EX: 100 }), 'OK');
+  assert.equal(await client.get('key'), 'value');
+  const ttl = await client.ttl('key');
+  assert.ok(ttl > 98 && ttl <= 100);
+  assert.equal(await client.incrBy('count', 5), 5);
+  assert.equal(await client.hSet('hash', { a: '1', b: '2' }), 2);
+  assert.deepEqual({ ...(await client.hGetAll('hash')) }, { a: '1', b: '2' });
+  await client.rPush('list', ['a', 'b', 'c']);
+  assert.deepEqual(await client.lRange('list', 0, -1), ['a', 'b', 'c']);
+  await client.sAdd('set', ['x', 'y']);
+  assert.deepEqual([...(await client.sMembers('set'))].sort(), ['x', 'y']);
+  await client.zAdd('zset', [{ score: 1.5, value: 'one' }, { score: 2, value: 'two' }]);
+  assert.deepEqual((await client.zRangeWithScores('zset', 0, -1)).map((e) => [e.value, e.score]), [['one', 1.5], ['two', 2]]);
+  assert.equal(await client.zScore('zset', 'one'), 1.5);
+  await client.xAdd('stream', '1-1', { field: 'value' });
+  await client.xGroupCreate('stream', 'group', '0');
+  const read = await client.xReadGroup('group', 'me', [{ key: 'stream', id: '>' }]);
+  assert.equal(JSON.stringify(read).includes('1-1'), true);
+  assert.equal(await client.xAck('stream', 'group', '1-1'), 1);
+  assert.deepEqual(await client.multi().set('a', '1').incr('a').get('a').exec(), ['OK', 2, '2']);
+  await client.watch('a');
+  const other = client.duplicate();
+  other.on('error', (error) => { throw error; });
+  await other.connect();
+  await other.set('a', 'theirs');
+  await assert.rejects(client.multi().set('a', 'mine').exec(), /watch/i);
+  const heard = [];
+  const subscriber = client.duplicate();
+  subscriber.on('error', (error) => { throw error; });
+  await subscriber.connect();
+  await subscriber.subscribe('news', (message) => heard.push(message));
+  await subscriber.pSubscribe('ne*', (message, channel) => heard.push(channel + message));
+  await other.publish('news', 'hello');
+  for (let tries = 0; heard.length < 2 && tries < 100; tries += 1) await sleep(10);
+  assert.deepEqual(heard.sort(), ['hello', 'newshello']);
+  const popped = other.blPop('queue', 5);
+  await sleep(30);
+  await client.rPush('queue', 'job');
+  assert.equal((await popped).element, 'job');
+  assert.equal(await client.eval('return redis.call("GET", KEYS[1]) .. ARGV[1]', { keys: ['key'], arguments: ['!'] }), 'value!');
+  const many = await Promise.all(Array.from({ length: 1000 }, (_, at) => client.set(`many:${at}`, String(at))));
+  assert.equal(many.length, 1000);
+  let found = 0;
+  for await (const keys of client.scanIterator({ MATCH: 'many:*', COUNT: 100 })) found += Array.isArray(keys) ? keys.length : 1;
+  assert.equal(found, 1000);
+  await assert.rejects(client.sendCommand(['NOSUCH']), /unknown command/);
+  await assert.rejects(client.lPush('key', 'x'), /WRONGTYPE/);
+  await subscriber.close();
+  await other.close();
+  await client.close();
+}
+
+async function ioredis() {
+  const Redis = require('ioredis');
+  const client = new Redis(url, { connectionName: 'rig', maxRetriesPerRequest: 1 });
+  await client.flushall();
+  assert.equal(await client.client('GETNAME'), 'rig');
+  assert.equal(await client.set('key', 'value', 'EX', 100), 'OK');
+  assert.equal(await client.get('key'), 'value');
+  const ttl = await client.ttl('key');
+  assert.ok(ttl > 98 && ttl <= 100);
+  assert.equal(await client.incrby('count', 5), 5);
+  assert.equal(await client.hset('hash', { a: '1', b: '2' }), 2);
+  assert.deepEqual({ ...(await client.hgetall('hash')) }, { a: '1', b: '2' });
+  await client.rpush('list', 'a', 'b', 'c');
+  assert.deepEqual(await client.lrange('list', 0, -1), ['a', 'b', 'c']);
+  await client.sadd('set', 'x', 'y');
+  assert.deepEqual([...(await client.smembers('set'))].sort(), ['x', 'y']);
+  await client.zadd('zset', 1.5, 'one', 2, 'two');
+  assert.equal(Number(await client.zscore('zset', 'one')), 1.5);
+  assert.deepEqual(await client.zrange('zset', 0, -1), ['one', 'two']);
+  await client.xadd('stream', '1-1', 'field', 'value');
+  await client.xgroup('CREATE', 'stream', 'group', '0');
+  assert.equal(JSON.stringify(await client.xreadgroup('GROUP', 'group', 'me', 'STREAMS', 'stream', '>')).includes('1-1'), true);
+  assert.equal(await client.xack('stream', 'group', '1-1'), 1);
+  assert.deepEqual(await client.multi().set('a', '1').incr('a').get('a').exec(), [[null, 'OK'], [null, 2], [null, '2']]);
+  const other = client.duplicate();
+  await client.watch('a');
+  await other.set('a', 'theirs');
+  assert.equal(await client.multi().set('a', 'mine').exec(), null);
+  const pipeline = client.pipeline();
+  for (let at = 0; at < 1000; at += 1) pipeline.set(`many:${at}`, at);
+  assert.equal((await pipeline.exec()).length, 1000);
+  const found = await new Promise((resolve, reject) => {
+    const all = new Set();
+    client.scanStream({ match: 'many:*', count: 100 })
+      .on('data', (keys) => keys.forEach((key) => all.add(key))).on('end', () => resolve(all)).on('error', reject);
+  });
+  assert.equal(found.size, 1000);
+  const subscriber = client.duplicate();
+  const heard = [];
+  subscriber.on('message', (_channel, message) => heard.push(message));
+  subscriber.on('pmessage', (_pattern, channel, message) => heard.push(channel + message));
+  await subscriber.subscribe('news');
+  await subscriber.psubscribe('ne*');
+  await client.publish('news', 'hello');
+  for (let tries = 0; heard.length < 2 && tries < 100; tries += 1) await sleep(10);
+  assert.deepEqual(heard.sort(), ['hello', 'newshello']);
+  const popped = other.blpop('queue', 5);
+  await sleep(30);
+  await client.rpush('queue', 'job');
+  assert.deepEqual(await popped, ['queue', 'job']);
+  client.defineCommand('twice', { numberOfKeys: 1, lua: 'return redis.call("INCRBY", KEYS[1], ARGV[1] * 2)' });
+  assert.equal(await client.twice('n', 4), 8);
+  assert.equal(await client.twice('n', 1), 10);
+  await assert.rejects(client.lpush('key', 'x'), /WRONGTYPE/);
+  subscriber.disconnect();
+  other.disconnect();
+  await client.quit();
+}
+
+({ redis, ioredis })[which]().then(() => process.exit(0), (error) => { console.error(error); process.exit(1); });
