@@ -315,6 +315,7 @@ impl Keyspace {
         stripe.insert_unique(hash, entry, |entry| xxh3_64_with_seed(entry.key(), seed));
         self.bytes += allocated(stripe.allocation_size()) - allocated(before);
         self.account(hash, key);
+        self.note_parts(hash, key);
     }
 
     /// The times that go with a deadline: it is noted if it comes before what is noted already.
@@ -328,15 +329,49 @@ impl Keyspace {
         Times { deadline, noted }
     }
 
-    /// Removes a key that has expired, and says whether it had.
+    /// Removes a key that has expired, and says whether it had. Of one that has not, removes the parts that have.
     fn expire(&mut self, hash: u64, key: &[u8], now: u64) -> bool {
-        if self.entry(hash, key).is_none_or(|entry| is_live(entry, now)) {
+        let Some(entry) = self.entry(hash, key) else { return false };
+        if is_live(entry, now) {
+            if has_expired_parts(entry, now) {
+                self.expire_parts(hash, key, now);
+            }
             return false;
         }
+        let deadline = entry.times().deadline;
+        let by_parts = deadline == 0 || deadline > now;
         drop(self.take_entry(hash, key));
         self.events.changed(key);
-        self.events.named(b'x', "expired", key);
+        if by_parts {
+            self.events.named(b'h', "hexpired", key);
+            self.events.named(b'g', "del", key);
+        } else {
+            self.events.named(b'x', "expired", key);
+        }
         true
+    }
+
+    fn expire_parts(&mut self, hash: u64, key: &[u8], now: u64) {
+        self.touch(hash, key);
+        self.forget(hash, key);
+        let entry = self.stripes[stripe_of(hash)].find_mut(hash, |entry| entry.key() == key);
+        if let Some(object) = entry.and_then(Entry::object_mut) {
+            object.expire(now);
+        }
+        self.account(hash, key);
+        self.note_parts(hash, key);
+        self.events.changed(key);
+        self.events.named(b'h', "hexpired", key);
+    }
+
+    /// Notes the earliest deadline of an object's parts if it comes before what is noted already.
+    fn note_parts(&mut self, hash: u64, key: &[u8]) {
+        let Some(entry) = self.stripes[stripe_of(hash)].find_mut(hash, |entry| entry.key() == key) else { return };
+        let (first, times) = (first_of_parts(entry), entry.times());
+        if first != 0 && (times.noted == 0 || Wheel::step_of(first) < times.noted) {
+            let noted = self.wheel.note(hash, first);
+            entry.set_times(Times { noted, ..times });
+        }
     }
 
     /// Gives a key a string, whatever it had. A deadline of zero: none.
@@ -465,6 +500,7 @@ impl Keyspace {
         }
         self.account(hash, key);
         if changed {
+            self.note_parts(hash, key);
             self.events.changed(key);
         }
         if empty {
@@ -599,8 +635,8 @@ impl Keyspace {
         self.wheel.next()
     }
 
-    /// Keys that have expired by `now`, at most `count`, which should be removed. One that is still there after
-    /// [`AGAIN_MILLIS`] is named again.
+    /// Keys that have expired by `now`, or have parts that have, at most `count`, which should be given to
+    /// [`Keyspace::remove_expired`]. One that is still there after [`AGAIN_MILLIS`] is named again.
     pub fn due(&mut self, now: u64, count: usize) -> Vec<Box<[u8]>> {
         let mut due = Vec::new();
         while due.len() < count {
@@ -612,17 +648,19 @@ impl Keyspace {
                 if times.noted != step {
                     continue;
                 }
-                if times.deadline != 0 && times.deadline <= now {
-                    due.push(entry.key().into());
-                    let later = now + AGAIN_MILLIS;
-                    entry.set_times(Times { noted: Wheel::step_of(later), ..times });
-                    again = Some(later);
-                } else if times.deadline == 0 {
+                let deadlines = [times.deadline, first_of_parts(entry)];
+                let Some(deadline) = deadlines.into_iter().filter(|&deadline| deadline != 0).min() else {
                     entry.set_times(Times { noted: 0, ..times });
+                    break;
+                };
+                let next = if deadline <= now {
+                    due.push(entry.key().into());
+                    now + AGAIN_MILLIS
                 } else {
-                    entry.set_times(Times { noted: Wheel::step_of(times.deadline), ..times });
-                    again = Some(times.deadline);
-                }
+                    deadline
+                };
+                entry.set_times(Times { noted: Wheel::step_of(next), ..times });
+                again = Some(next);
                 break;
             }
             if let Some(deadline) = again {
@@ -656,11 +694,9 @@ impl Keyspace {
             if let Some(entry) = entry {
                 let times = entry.times();
                 let mut entry = entry;
-                if times.deadline != 0 {
-                    // Its note may have come up meanwhile; one too many does no harm.
-                    let times = self.times(hash, times.deadline, 0);
-                    entry.set_times(times);
-                }
+                // Its note may have come up meanwhile; one too many does no harm.
+                let times = self.times(hash, times.deadline, 0);
+                entry.set_times(times);
                 self.add_entry(hash, &key, entry);
             }
         }
@@ -694,7 +730,23 @@ impl Keyspace {
 
 fn is_live(entry: &Entry, now: u64) -> bool {
     let deadline = entry.times().deadline;
-    deadline == 0 || deadline > now
+    let parts_live = || match entry.value() {
+        Value::String(_) => true,
+        Value::Object(object) => object.is_live(now),
+    };
+    (deadline == 0 || deadline > now) && parts_live()
+}
+
+fn first_of_parts(entry: &Entry) -> u64 {
+    match entry.value() {
+        Value::String(_) => 0,
+        Value::Object(object) => object.first_deadline(),
+    }
+}
+
+fn has_expired_parts(entry: &Entry, now: u64) -> bool {
+    let first = first_of_parts(entry);
+    first != 0 && first <= now
 }
 
 /// The most that is counted of a key's use.

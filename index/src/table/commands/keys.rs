@@ -230,10 +230,15 @@ pub(super) struct ScanOptions<'a> {
     pub no_values: bool,
 }
 
+/// Reads a cursor.
+pub(super) fn cursor(text: &[u8]) -> Result<u64, Failure> {
+    let cursor = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    cursor.ok_or("ERR invalid cursor".into())
+}
+
 /// Reads a cursor at `place`, and the options that follow it.
 pub(super) fn scan_options<'a>(call: &Call<'a>, place: usize) -> Result<ScanOptions<'a>, Failure> {
-    let cursor = std::str::from_utf8(call.args[place]).ok().and_then(|text| text.parse().ok());
-    let cursor = cursor.ok_or("ERR invalid cursor")?;
+    let cursor = cursor(call.args[place])?;
     let mut options = ScanOptions { cursor, count: 10, pattern: None, kind: None, no_values: false };
     let mut words = call.args[place + 1..].iter();
     while let Some(word) = words.next() {

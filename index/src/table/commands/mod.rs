@@ -10,7 +10,9 @@
 //!
 //! A family of commands is a module with a table of its specs. Names and replies are those of Redis 8.
 
+mod hashes;
 mod keys;
+mod sets;
 mod strings;
 
 use std::borrow::Cow;
@@ -130,7 +132,7 @@ impl Failure {
 pub type Done = Result<(), Failure>;
 
 /// The families.
-const FAMILIES: &[&[Spec]] = &[strings::SPECS, keys::SPECS];
+const FAMILIES: &[&[Spec]] = &[strings::SPECS, keys::SPECS, hashes::SPECS, sets::SPECS];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {
     let mut table = HashTable::new();

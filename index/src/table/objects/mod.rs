@@ -8,8 +8,14 @@
 //! - `sum` is a function of what it holds alone, however it came to hold it: for what has an order, of the order too;
 //! - an order that a reader or chance can see is kept by `encode` and `decode`.
 
+pub mod dense;
+mod fields;
+pub mod hash;
+pub mod set;
 mod text;
 
+pub use hash::Hash;
+pub use set::Set;
 pub use text::Text;
 
 /// A value.
@@ -17,6 +23,10 @@ pub use text::Text;
 pub enum Object {
     /// A string that is changed in place, or a long one.
     Text(Text),
+    /// Fields with values.
+    Hash(Hash),
+    /// Members, each once.
+    Set(Set),
 }
 
 /// What each kind of object can do.
@@ -40,6 +50,18 @@ pub trait Kind: Sized + Clone {
     fn is_empty(&self) -> bool;
     /// A hash of what it holds.
     fn sum(&self) -> u64;
+    /// The earliest deadline of its parts, where those have deadlines; zero: none.
+    fn first_deadline(&self) -> u64 {
+        0
+    }
+    /// Whether some of it has not expired.
+    fn is_live(&self, _now: u64) -> bool {
+        true
+    }
+    /// Removes those of its parts that have expired, and says whether there were any.
+    fn expire(&mut self, _now: u64) -> bool {
+        false
+    }
     /// Its bytes in a file, added to `out`.
     fn encode(&self, out: &mut Vec<u8>);
     /// From those bytes, which may be damaged: then none.
@@ -79,6 +101,8 @@ macro_rules! each {
     ($object:expr, $it:ident => $do:expr) => {
         match $object {
             Object::Text($it) => $do,
+            Object::Hash($it) => $do,
+            Object::Set($it) => $do,
         }
     };
 }
@@ -117,6 +141,21 @@ impl Object {
         each!(self, it => it.sum())
     }
 
+    /// See [`Kind::first_deadline`].
+    pub fn first_deadline(&self) -> u64 {
+        each!(self, it => it.first_deadline())
+    }
+
+    /// See [`Kind::is_live`].
+    pub fn is_live(&self, now: u64) -> bool {
+        each!(self, it => it.is_live(now))
+    }
+
+    /// See [`Kind::expire`].
+    pub fn expire(&mut self, now: u64) -> bool {
+        each!(self, it => it.expire(now))
+    }
+
     /// See [`Kind::TAG`].
     pub fn tag(&self) -> u8 {
         each!(self, it => tag_of(it))
@@ -134,6 +173,8 @@ impl Object {
         }
         match tag {
             Text::TAG => of::<Text>(bytes),
+            Hash::TAG => of::<Hash>(bytes),
+            Set::TAG => of::<Set>(bytes),
             _ => None,
         }
     }
