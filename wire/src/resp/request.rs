@@ -332,6 +332,10 @@ impl Decoder {
         wrong: ProtocolError,
     ) -> Result<Option<i64>, ProtocolError> {
         let begin = self.at + skip;
+        if let Some((value, after)) = short_header(input, begin) {
+            (self.at, self.searched) = (after, after);
+            return Ok(Some(value));
+        }
         let Some(end) = find(input, self.searched.max(begin), b'\r') else {
             self.searched = input.len();
             return if input.len() - self.at > limits.inline_bytes_max { Err(too_long) } else { Ok(None) };
@@ -346,6 +350,22 @@ impl Decoder {
         self.searched = self.at;
         number(&input[begin..end]).map(Some).ok_or(wrong)
     }
+}
+
+/// The number of a header that is all there and has few digits, as nearly every one has, and what follows it.
+fn short_header(input: &[u8], begin: usize) -> Option<(i64, usize)> {
+    let rest = input.get(begin..)?;
+    let mut value = 0;
+    for (at, byte) in rest.iter().take(8).enumerate() {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + i64::from(byte - b'0'),
+            b'\r' if at > 0 && (rest[0] != b'0' || at == 1) && rest.get(at + 1) == Some(&b'\n') => {
+                return Some((value, begin + at + 2));
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 fn too_many(limits: &Limits) -> ProtocolError {
