@@ -13,6 +13,10 @@
 mod hashes;
 mod keys;
 mod sets;
+mod stream_claims;
+mod stream_groups;
+mod stream_info;
+mod streams;
 mod strings;
 
 use std::borrow::Cow;
@@ -20,6 +24,8 @@ use std::sync::LazyLock;
 
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
+
+pub use streams::settle_read;
 
 use super::call::Call;
 use super::keyspace::{Keyspace, WrongType};
@@ -132,7 +138,16 @@ impl Failure {
 pub type Done = Result<(), Failure>;
 
 /// The families.
-const FAMILIES: &[&[Spec]] = &[strings::SPECS, keys::SPECS, hashes::SPECS, sets::SPECS];
+const FAMILIES: &[&[Spec]] = &[
+    strings::SPECS,
+    keys::SPECS,
+    hashes::SPECS,
+    sets::SPECS,
+    streams::SPECS,
+    stream_groups::SPECS,
+    stream_claims::SPECS,
+    stream_info::SPECS,
+];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {
     let mut table = HashTable::new();

@@ -12,10 +12,12 @@ pub mod dense;
 mod fields;
 pub mod hash;
 pub mod set;
+pub mod stream;
 mod text;
 
 pub use hash::Hash;
 pub use set::Set;
+pub use stream::Stream;
 pub use text::Text;
 
 /// A value.
@@ -27,6 +29,8 @@ pub enum Object {
     Hash(Hash),
     /// Members, each once.
     Set(Set),
+    /// Entries in the order in which they came.
+    Stream(Stream),
 }
 
 /// What each kind of object can do.
@@ -103,6 +107,7 @@ macro_rules! each {
             Object::Text($it) => $do,
             Object::Hash($it) => $do,
             Object::Set($it) => $do,
+            Object::Stream($it) => $do,
         }
     };
 }
@@ -175,6 +180,7 @@ impl Object {
             Text::TAG => of::<Text>(bytes),
             Hash::TAG => of::<Hash>(bytes),
             Set::TAG => of::<Set>(bytes),
+            Stream::TAG => of::<Stream>(bytes),
             _ => None,
         }
     }
