@@ -10,7 +10,9 @@
 //!
 //! A family of commands is a module with a table of its specs. Names and replies are those of Redis 8.
 
+mod bits;
 mod hashes;
+mod hyperloglog;
 mod keys;
 mod sets;
 mod stream_claims;
@@ -147,6 +149,8 @@ const FAMILIES: &[&[Spec]] = &[
     stream_groups::SPECS,
     stream_claims::SPECS,
     stream_info::SPECS,
+    bits::SPECS,
+    hyperloglog::SPECS,
 ];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {

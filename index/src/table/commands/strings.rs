@@ -110,7 +110,7 @@ fn digest(keyspace: &Keyspace, call: &mut Call<'_>) -> Done {
     Ok(())
 }
 
-fn too_long() -> Failure {
+pub(super) fn too_long() -> Failure {
     Failure::from(format!("ERR string exceeds maximum allowed size ({STRING_BYTES_MAX} bytes)"))
 }
 
