@@ -55,12 +55,12 @@ pub struct WrongType;
 
 /// A value with its deadline that was taken out, to be put elsewhere.
 pub struct Taken {
-    value: TakenValue,
+    pub(super) value: TakenValue,
     /// Zero: none.
     pub deadline: u64,
 }
 
-enum TakenValue {
+pub(super) enum TakenValue {
     String(Box<[u8]>),
     Object(Object),
 }

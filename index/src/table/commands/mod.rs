@@ -11,9 +11,11 @@
 //! A family of commands is a module with a table of its specs. Names and replies are those of Redis 8.
 
 mod bits;
+mod dumps;
 mod hashes;
 mod hyperloglog;
 mod keys;
+mod limits;
 mod sets;
 mod stream_claims;
 mod stream_groups;
@@ -151,6 +153,8 @@ const FAMILIES: &[&[Spec]] = &[
     stream_info::SPECS,
     bits::SPECS,
     hyperloglog::SPECS,
+    limits::SPECS,
+    dumps::SPECS,
 ];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {

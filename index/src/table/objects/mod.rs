@@ -13,9 +13,11 @@ mod fields;
 pub mod hash;
 pub mod set;
 pub mod stream;
+pub mod limiter;
 mod text;
 
 pub use hash::Hash;
+pub use limiter::Limiter;
 pub use set::Set;
 pub use stream::Stream;
 pub use text::Text;
@@ -31,6 +33,8 @@ pub enum Object {
     Set(Set),
     /// Entries in the order in which they came.
     Stream(Stream),
+    /// How much was taken lately.
+    Limiter(Limiter),
 }
 
 /// What each kind of object can do.
@@ -108,6 +112,7 @@ macro_rules! each {
             Object::Hash($it) => $do,
             Object::Set($it) => $do,
             Object::Stream($it) => $do,
+            Object::Limiter($it) => $do,
         }
     };
 }
@@ -181,6 +186,7 @@ impl Object {
             Hash::TAG => of::<Hash>(bytes),
             Set::TAG => of::<Set>(bytes),
             Stream::TAG => of::<Stream>(bytes),
+            Limiter::TAG => of::<Limiter>(bytes),
             _ => None,
         }
     }
