@@ -809,6 +809,7 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         buffers_bytes_max,
         kept_bytes: KEPT_FILES * config.log_file_bytes,
         log_path: log_path.display().to_string(),
+        eviction: Default::default(),
     };
     let others = recovered.shards.keys().filter(|shard| **shard != SHARD);
     let others = others.filter_map(|shard| Some((shard.0, log.shard(*shard)?))).collect();

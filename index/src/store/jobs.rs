@@ -23,19 +23,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::tables::{self, Saved, WrittenTable};
 use super::{Location, Store, StoreOptions, new_buffer};
 use crate::buffer::Buffer;
 use crate::command::{Codes, IndexSpec, Schema, Storage};
 use crate::directory::{Directory, DirectoryError};
 use crate::distance::Metric;
 use crate::graph::GraphOptions;
-use crate::manifest::{CollectionFiles, Ends, FileName, MANIFEST_FILE, Manifest, SegmentFiles, TableFile};
+use crate::manifest::{CollectionFiles, Ends, FileName, MANIFEST_FILE, Manifest, SegmentFiles};
 use crate::merge::{self, Candidate};
 use crate::record::{CollectionId, Position};
 use crate::requests::RequestsPicture;
 use crate::sealed::Sealed;
 use crate::segment::{self, FieldSpec, Row, Rows, Segment, SegmentError, Spec};
-use crate::table::file as table_file;
 use crate::view::{Collection, RecordRef};
 
 /// After a failure a job waits so long, in milliseconds of the log's clock.
@@ -46,9 +46,6 @@ const RETRY_MILLIS: u64 = 1_000;
 /// checkpoint makes a small segment that is soon worth merging.
 const GARBAGE_SHARE: u64 = 4;
 const GARBAGE_BYTES_MIN: u64 = 4 << 20;
-
-/// A checkpoint for the sake of typed values waits until calls took so much of the log.
-const CALLED_BYTES_MIN: u64 = 64 << 20;
 
 /// After so many ended versions it is worth looking for something to merge.
 const ENDED_PER_LOOK: u32 = 64;
@@ -125,8 +122,6 @@ pub(super) struct Work {
     /// How many versions in segments have ended since the last look.
     ended: u32,
     failed_at: Option<u64>,
-    /// What calls on typed values took in the log since the last checkpoint.
-    called_bytes: u64,
     /// For each segment how many versions had ended, and the number of the file that says which.
     ends: BTreeMap<u64, (u32, u64)>,
     /// The state of the request table that is on disk, and the number of its file.
@@ -157,15 +152,6 @@ struct Checkpoint {
     hash_seed: u64,
 }
 
-/// A table that is written down.
-struct Saved {
-    id: CollectionId,
-    writer: table_file::Writer,
-    /// What its changes counted when it was begun.
-    changes: u64,
-    file: u64,
-}
-
 /// The frozen buffers of one collection, to become a segment.
 struct Flat {
     id: CollectionId,
@@ -179,8 +165,7 @@ struct Written {
     manifest: Manifest,
     flats: Vec<Flattened>,
     ends: Vec<(u64, u32, u64)>,
-    /// Of each table that was written: its collection, what its changes counted, and its file.
-    tables: Vec<(CollectionId, u64, u64)>,
+    tables: Vec<WrittenTable>,
     request_changes: u64,
     garbage_bytes: u64,
     created: Vec<FileName>,
@@ -331,7 +316,7 @@ impl<E: Into<JobError>> From<E> for Stopped {
     }
 }
 
-fn check(cancel: &AtomicBool) -> Result<(), JobError> {
+pub(super) fn check(cancel: &AtomicBool) -> Result<(), JobError> {
     if cancel.load(Ordering::Relaxed) { Err(JobError::Cancelled) } else { Ok(()) }
 }
 
@@ -371,16 +356,7 @@ impl Checkpoint {
             self;
         let position = Position::end_of(manifest.applied);
         // First, because until they are written whoever changes them has to write them down.
-        let mut written_tables = Vec::new();
-        for Saved { id, writer, changes, file } in tables {
-            check(cancel)?;
-            created.push(FileName::Table(file));
-            let name = FileName::Table(file).to_string();
-            if !writer.write(directory, &name, || !cancel.load(Ordering::Relaxed))? {
-                return Err(JobError::Cancelled.into());
-            }
-            written_tables.push((id, changes, file));
-        }
+        let written_tables = tables::write(tables, directory, cancel, created)?;
         let mut sealed_flats = Vec::new();
         for Flat { id, fields, schema, buffers, file } in flats {
             check(cancel)?;
@@ -501,19 +477,14 @@ impl Work {
         }
     }
 
-    /// Calls of so many bytes were applied; all tables together take `table_bytes` of memory.
-    pub fn note_calls(&mut self, bytes: u64, table_bytes: impl FnOnce() -> u64) {
-        self.resting = false;
-        self.called_bytes += bytes;
-        // A checkpoint writes the tables whole, so it should come when the log has grown by as much.
-        if self.called_bytes >= CALLED_BYTES_MIN && !self.checkpoint_running && !self.checkpoint_wanted {
-            self.checkpoint_wanted = self.called_bytes >= table_bytes();
-        }
-    }
-
     /// A collection got indexes that its segments may not have.
     pub fn note_indexes(&mut self) {
         self.look = true;
+    }
+
+    /// Typed values were changed.
+    pub fn note_calls(&mut self) {
+        self.resting = false;
     }
 
     /// A record was written.
@@ -612,7 +583,6 @@ impl Store {
     fn start_checkpoint(&mut self) -> Checkpoint {
         let (mut flats, mut ends, mut collections) = (Vec::new(), Vec::new(), Vec::new());
         let mut tables = Vec::new();
-        self.work.called_bytes = 0;
         for place in 0..self.collections.len() {
             if self.collections[place].shared.buffers.first().is_some_and(|buffer| buffer.len() > 0) {
                 self.reshape(place, |collection| collection.buffers.insert(0, new_buffer()));
@@ -637,24 +607,11 @@ impl Store {
                 };
                 segments.push(SegmentFiles { segment: sealed.file, ends });
             }
-            let mut file = self.collections[place].table.saved;
-            if let Some(table) = &shared.table {
-                let (keys, changes) = table.read(|keyspace| (keyspace.len(), keyspace.changes()));
-                let saved = self.collections[place].table.saved.filter(|(then, _)| *then == changes);
-                file = saved;
-                if keys > 0 && saved.is_none() {
-                    let new = self.next_file();
-                    file = Some((changes, new));
-                    tables.push(Saved { id: shared.id, writer: table_file::Writer::begin(table), changes, file: new });
-                }
-            }
+            let (table, saved) = self.save_table(place);
+            tables.extend(saved);
             let state = &self.collections[place];
             collections.push(CollectionFiles {
-                table: shared.table.as_ref().map(|table| TableFile {
-                    file: file.map(|(_, file)| file),
-                    keys: table.read(|keyspace| keyspace.len()) as u64,
-                    sum: state.table.sum,
-                }),
+                table,
                 id: shared.id.0,
                 namespace: shared.namespace.to_string(),
                 name: shared.name.to_string(),
@@ -823,11 +780,7 @@ impl Store {
 
     fn install_checkpoint(&mut self, written: Written) -> u64 {
         let Written { manifest, flats, ends, tables, request_changes, garbage_bytes, created } = written;
-        for (id, changes, file) in tables {
-            if let Some(place) = self.place(id) {
-                self.collections[place].table.saved = Some((changes, file));
-            }
-        }
+        self.tables_written(tables);
         let position = Position::end_of(manifest.applied);
         for Flattened { id, buffers, sealed } in flats {
             // Dropped meanwhile, even if it is there anew: its file goes below.

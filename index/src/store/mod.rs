@@ -43,6 +43,7 @@ use crate::directory::Directory;
 use crate::graph::GraphOptions;
 use crate::record::{CollectionId, Position};
 use crate::requests::Requests;
+use crate::table::scripting::Scripts;
 use crate::table::{Event, Listening};
 use crate::view::{Collection, Live, RecordRef, Structure, Totals, View, ViewHandle};
 
@@ -92,7 +93,7 @@ pub struct Store {
     due: Due,
     requests: Requests,
     /// What scripts there are, and what else calls on typed values need.
-    scripts: tables::Scripts,
+    scripts: Scripts,
     listening: Listening,
     events: Vec<(CollectionId, Event)>,
     next_collection: u64,

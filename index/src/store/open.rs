@@ -11,6 +11,7 @@ use crate::record::{CollectionId, Position};
 use crate::requests::{REQUEST_BYTES_MAX, Requests};
 use crate::sealed::Sealed;
 use crate::segment::{Segment, SegmentError};
+use crate::table::scripting::Scripts;
 use crate::view::{Collection, Live, Structure};
 
 /// Why a store cannot be made or opened.
@@ -162,7 +163,7 @@ impl Store {
             namespaces,
             collections,
             due,
-            scripts: super::tables::Scripts::of(manifest.scripts.clone()),
+            scripts: Scripts::of(manifest.scripts.clone()),
             listening: Default::default(),
             events: Vec::new(),
             next_collection: manifest.next_collection,

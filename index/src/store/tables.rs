@@ -10,14 +10,18 @@
 //! have to make room, is each member's own knowledge and no part of the state.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::jobs::JobError;
 use super::open::unfit;
 use super::{State, Store, StoreError};
 use crate::command::{ArchivedExecution, ArchivedReclaim, Command, Outcome, Reclaim, Refusal};
 use crate::directory::Directory;
-use crate::manifest::{CollectionFiles, FileName};
+use crate::manifest::{CollectionFiles, FileName, TableFile};
 use crate::record::{CollectionId, Position};
-use crate::table::call::Unpacked;
+use crate::table::call::{Chance, Unpacked};
+use crate::table::commands::Run;
+use crate::table::eviction::Policy;
 use crate::table::execute::{self, Moment};
 use crate::table::file::{self, FileError, TABLE_FILE_VERSION};
 use crate::table::tape::Tape;
@@ -25,6 +29,8 @@ use crate::table::{At, Event, Keyspace, Listening, Table};
 
 /// Readers wait for no more calls than this, unless they are to see them as one.
 const CALLS_PER_LOCK: usize = 32;
+/// Once replies to the calls of one command take so much, those that only read are refused. Every member makes all replies.
+const REPLIES_BYTES_MAX: usize = 64 << 20;
 /// The most keys of one collection that one command removes.
 const RECLAIM_MAX: usize = 1_024;
 
@@ -37,20 +43,41 @@ pub(super) struct TableState {
     pub saved: Option<(u64, u64)>,
 }
 
-/// The scripts that were loaded.
-#[derive(Default)]
-pub(super) struct Scripts {
-    sources: Vec<Vec<u8>>,
+/// A table that is to be written down.
+pub(super) struct Saved {
+    id: CollectionId,
+    table: Arc<Table>,
+    writer: file::Writer,
+    /// What its changes counted when it was begun.
+    changes: u64,
+    file: u64,
 }
 
-impl Scripts {
-    pub fn of(sources: Vec<Vec<u8>>) -> Scripts {
-        Scripts { sources }
-    }
+/// A table that was written.
+pub(super) struct WrittenTable {
+    id: CollectionId,
+    table: Arc<Table>,
+    changes: u64,
+    file: u64,
+}
 
-    pub fn sources(&self) -> Vec<Vec<u8>> {
-        self.sources.clone()
+/// Writes tables to files.
+pub(super) fn write(
+    tables: Vec<Saved>,
+    directory: &dyn Directory,
+    cancel: &AtomicBool,
+    created: &mut Vec<FileName>,
+) -> Result<Vec<WrittenTable>, JobError> {
+    let mut written = Vec::with_capacity(tables.len());
+    for Saved { id, table, writer, changes, file } in tables {
+        created.push(FileName::Table(file));
+        let name = FileName::Table(file).to_string();
+        if !writer.write(directory, &name, || !cancel.load(Ordering::Relaxed))? {
+            return Err(JobError::Cancelled);
+        }
+        written.push(WrittenTable { id, table, changes, file });
     }
+    Ok(written)
 }
 
 /// Where keys lie is decided by a part of the digest's key that no client knows.
@@ -121,6 +148,39 @@ impl Store {
         table
     }
 
+    /// Takes in that tables were written.
+    pub(super) fn tables_written(&mut self, written: Vec<WrittenTable>) {
+        for WrittenTable { id, table, changes, file } in written {
+            // Dropped meanwhile, even if it is there anew: its file goes.
+            let is_it = |place: &usize| {
+                self.collections[*place].shared.table.as_ref().is_some_and(|other| Arc::ptr_eq(other, &table))
+            };
+            if let Some(place) = self.place(id).filter(is_it) {
+                self.collections[place].table.saved = Some((changes, file));
+            }
+        }
+    }
+
+    /// What writers had to write down for checkpoints under way. Where it is much, nobody should write for a moment.
+    pub fn spilled_bytes(&self) -> usize {
+        let tables = self.collections.iter().filter_map(|state| state.shared.table.as_ref());
+        tables.map(|table| table.read(Keyspace::spilled_bytes)).sum()
+    }
+
+    /// What the manifest says of a collection's table, and the table itself if it has to be written to that end.
+    pub(super) fn save_table(&mut self, place: usize) -> (Option<TableFile>, Option<Saved>) {
+        let Some(table) = self.collections[place].shared.table.clone() else { return (None, None) };
+        let (keys, changes) = table.read(|keyspace| (keyspace.len() as u64, keyspace.changes()));
+        let (id, state) = (self.collections[place].shared.id, &self.collections[place].table);
+        let (sum, current) = (state.sum, state.saved.filter(|(then, _)| *then == changes));
+        let saved = (keys > 0 && current.is_none()).then(|| {
+            let file = self.next_file();
+            Saved { id, table: Arc::clone(&table), writer: file::Writer::begin(&table), changes, file }
+        });
+        let file = saved.as_ref().map(|saved| saved.file).or(current.map(|(_, file)| file));
+        (Some(TableFile { file, keys, sum }), saved)
+    }
+
     pub(super) fn execute(&mut self, at: Position, execution: &ArchivedExecution) -> Result<Outcome, Refusal> {
         let mut places = Vec::with_capacity(execution.collections.len());
         for id in execution.collections.iter().map(|id| id.to_native()) {
@@ -139,6 +199,7 @@ impl Store {
         }
         let (mut unpacked, mut args, mut out) = (Unpacked::new(&execution.calls), Vec::new(), Tape::new());
         let (mut number, mut more) = (0, true);
+        tables.iter().for_each(|table| table.write(Keyspace::begin_growth));
         while more {
             let mut locked: Vec<_> = tables.iter().map(|table| table.lock()).collect();
             let until = if execution.atomic { usize::MAX } else { CALLS_PER_LOCK };
@@ -150,6 +211,12 @@ impl Store {
                 let moment = Moment { now, version: at.get(), number };
                 number += 1;
                 match (locked.get_mut(usize::from(database)), execute::find(&args)) {
+                    (Some(_), Ok(spec)) if out.len() > REPLIES_BYTES_MAX && matches!(spec.run, Run::Read(_)) => {
+                        out.error("ERR the replies to the calls that came together take more than 64 MiB: send fewer at a time");
+                    }
+                    (Some(keyspace), Ok(spec)) if matches!(spec.run, Run::Script) => {
+                        self.scripts.call(keyspace, &args, moment, &mut out);
+                    }
                     (Some(keyspace), Ok(spec)) => execute::write(keyspace, spec, &args, moment, &mut out),
                     (Some(_), Err(failure)) => out.error(failure.text()),
                     (None, _) => out.error("ERR there is no such database here"),
@@ -161,14 +228,14 @@ impl Store {
                 self.events.extend(keyspace.events.take().into_iter().map(|event| (id, event)));
             }
         }
-        self.note_calls(execution.calls.len() as u64);
+        self.work.note_calls();
         Ok(Outcome::Executed(Some(out.into_bytes())))
     }
 
-    fn note_calls(&mut self, bytes: u64) {
+    /// What all tables take in memory. A checkpoint writes those that changed, whole.
+    pub fn tables_bytes(&self) -> u64 {
         let tables = self.collections.iter().filter_map(|state| state.shared.table.as_ref());
-        let table_bytes = || tables.map(|table| table.read(|keyspace| keyspace.memory_bytes()) as u64).sum();
-        self.work.note_calls(bytes, table_bytes);
+        tables.map(|table| table.read(|keyspace| keyspace.memory_bytes()) as u64).sum()
     }
 
     pub(super) fn reclaim(&mut self, at: Position, reclaim: &ArchivedReclaim) -> Result<Outcome, Refusal> {
@@ -198,12 +265,22 @@ impl Store {
         tables.filter_map(|table| table.read(Keyspace::next_due)).min()
     }
 
-    /// Commands for the next entry, if this member leads: what has expired by `now`. A key is named once, and once more some
-    /// time later if it is still there then.
-    pub fn reclaims(&mut self, now: u64) -> Vec<Command> {
+    /// Commands for the next entry, if this member leads: what has expired by `now`, and what has to make room by this policy
+    /// where a collection takes more than it may. A key is named once, and once more some time later if it is still there.
+    pub fn reclaims(&mut self, now: u64, policy: Policy) -> Vec<Command> {
         let mut commands = Vec::new();
         for state in &self.collections {
             let Some(table) = &state.shared.table else { continue };
+            let budget = state.shared.schema.eviction_bytes as usize;
+            if budget > 0 && table.read(|keyspace| keyspace.memory_bytes() > budget) {
+                let mut chance = Chance::new(self.applied);
+                let victims = table.write(|keyspace| keyspace.victims(budget, policy, RECLAIM_MAX, &mut chance));
+                let keys: Vec<Vec<u8>> = victims.into_iter().map(Into::into).collect();
+                if !keys.is_empty() {
+                    let reclaim = Reclaim { collection: state.shared.id.0, keys, evicted: true };
+                    commands.push(Command::Reclaim(reclaim.into()));
+                }
+            }
             if table.read(|keyspace| keyspace.next_due().is_none_or(|due| due > now)) {
                 continue;
             }

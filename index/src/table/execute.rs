@@ -1,8 +1,8 @@
 //! Carrying calls out: one, or several that were packed for the log.
 
 use super::call::Call;
-use super::commands::{self, Failure, Run, Spec};
-use super::keyspace::Keyspace;
+use super::commands::{self, DENYOOM, Failure, Run, Spec};
+use super::keyspace::{KEY_BYTES_MAX, Keyspace};
 use super::tape::Tape;
 
 /// When a call happens, for the call.
@@ -50,8 +50,10 @@ pub fn write(keyspace: &mut Keyspace, spec: &Spec, args: &[&[u8]], moment: Momen
     let call = &mut Call { args, now, version, number, out };
     let done = match spec.run {
         Run::Read(run) => run(keyspace, call),
+        Run::Write(_) if has_long_key(spec, args) => Err(too_long()),
+        Run::Write(_) if spec.is(DENYOOM) && keyspace.grown() > GROWTH_BYTES_MAX => Err(GROWN.into()),
         Run::Write(run) => run(keyspace, call),
-        Run::Door => Err(not_here(spec)),
+        Run::Script | Run::Door => Err(not_here(spec)),
     };
     failed(done, before, out);
 }
@@ -63,9 +65,24 @@ pub fn read(keyspace: &Keyspace, spec: &Spec, args: &[&[u8]], moment: Moment, ou
     let call = &mut Call { args, now, version, number, out };
     let done = match spec.run {
         Run::Read(run) => run(keyspace, call),
-        Run::Write(_) | Run::Door => Err(not_here(spec)),
+        Run::Write(_) | Run::Script | Run::Door => Err(not_here(spec)),
     };
     failed(done, before, out);
+}
+
+/// The most bytes that the calls of one command of the log may add besides what they bring along, as `SETRANGE` and `COPY` do.
+pub const GROWTH_BYTES_MAX: u64 = 64 << 20;
+
+const GROWN: &str = "OOM the calls that came together make the data grow by more than 64 MiB: send fewer at a time";
+
+/// Whether a key is longer than it may be. Nobody can have such a key, so only writers have to look.
+fn has_long_key(spec: &Spec, args: &[&[u8]]) -> bool {
+    let long = |arg: &&[u8]| arg.len() > KEY_BYTES_MAX;
+    args.iter().any(long) && spec.key_places(args).into_iter().filter_map(|place| args.get(place)).any(long)
+}
+
+fn too_long() -> Failure {
+    format!("ERR a key may have at most {KEY_BYTES_MAX} bytes").into()
 }
 
 fn not_here(spec: &Spec) -> Failure {

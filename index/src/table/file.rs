@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   header | block | block | ... | end           block = length (4), crc32 (4), entries
-//!   entry  = tag (1), key length (2), deadline (8), version (8), length (4), key, value
+//!   entry  = tag (1), key length (2), deadline (8), version (8), length (8), key, value
 //! ```
 //!
 //! A checkpoint begins a [`Saving`] while nobody writes. From then on each stripe is written down once, as it is before its
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Table;
-use super::entry::{Entry, KEY_BYTES_MAX, Times, Value};
+use super::entry::{Entry, Times, Value};
 use super::keyspace::{Keyspace, STRIPES};
 use super::objects::Object;
 use crate::directory::{Directory, DirectoryError};
@@ -25,7 +25,7 @@ const HEADER_BYTES: usize = 24;
 const BLOCK_HEADER_BYTES: usize = 8;
 /// A block is written out once it has so many bytes.
 const BLOCK_BYTES: usize = 256 << 10;
-const ENTRY_BYTES: usize = 1 + 2 + 8 + 8 + 4;
+const ENTRY_BYTES: usize = 1 + 2 + 8 + 8 + 8;
 /// Stands in the place of a block's length after the last.
 const END: u32 = u32::MAX;
 
@@ -44,6 +44,11 @@ impl Saving {
     /// Whether a stripe was not written down yet.
     pub fn is_wanted(&self, stripe: usize) -> bool {
         self.wanted[stripe].load(Ordering::Relaxed)
+    }
+
+    /// What was written down and waits to be taken.
+    pub fn spilled_bytes(&self) -> usize {
+        self.spilled.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Writes a stripe down before it changes.
@@ -65,33 +70,45 @@ fn encode(entry: &Entry, out: &mut Vec<u8>) {
     out.extend_from_slice(&entry.times().deadline.to_le_bytes());
     out.extend_from_slice(&entry.version().to_le_bytes());
     let at = out.len();
-    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&[0; 8]);
     out.extend_from_slice(key);
     let before = out.len();
     match entry.value() {
         Value::String(value) => out.extend_from_slice(value),
         Value::Object(object) => object.encode(out),
     }
-    let len = (out.len() - before) as u32;
-    out[at..at + 4].copy_from_slice(&len.to_le_bytes());
+    let len = (out.len() - before) as u64;
+    out[at..at + 8].copy_from_slice(&len.to_le_bytes());
+}
+
+/// What is next in a block.
+enum Next {
+    Entry(Entry),
+    /// There is not all of an entry.
+    Cut,
+    Damaged,
 }
 
 /// The next entry of a block.
-fn decode(block: &mut &[u8]) -> Option<Entry> {
-    let (head, rest) = block.split_first_chunk::<ENTRY_BYTES>()?;
+fn decode(block: &mut &[u8]) -> Next {
+    let Some((head, rest)) = block.split_first_chunk::<ENTRY_BYTES>() else { return Next::Cut };
     let key_len = usize::from(u16::from_le_bytes([head[1], head[2]]));
     let number = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or_default());
     let (deadline, version) = (number(3), number(11));
-    let len = u32::from_le_bytes([head[19], head[20], head[21], head[22]]) as usize;
-    let (key, rest) = rest.split_at_checked(key_len.min(KEY_BYTES_MAX))?;
-    let (value, rest) = rest.split_at_checked(len)?;
+    let Some((key, rest)) = rest.split_at_checked(key_len) else { return Next::Cut };
+    let Some((value, rest)) = rest.split_at_checked(usize::try_from(number(19)).unwrap_or(usize::MAX)) else {
+        return Next::Cut;
+    };
     *block = rest;
     let times = Times { deadline, noted: 0 };
-    Some(match head[0] {
-        // A deadline needs room for its note.
-        0 => Entry::string(key, value, version, times, 0),
-        tag => Entry::object(key, Object::decode(tag, value).filter(|object| !object.is_empty())?, version, times, 0),
-    })
+    match head[0] {
+        0 if value.len() < u32::MAX as usize => Next::Entry(Entry::string(key, value, version, times, 0)),
+        0 => Next::Damaged,
+        tag => match Object::decode(tag, value).filter(|object| !object.is_empty()) {
+            Some(object) => Next::Entry(Entry::object(key, object, version, times, 0)),
+            None => Next::Damaged,
+        },
+    }
 }
 
 /// Writes a table to a file as it is when this is made.
@@ -225,9 +242,15 @@ pub(crate) fn read(directory: &dyn Directory, name: &str, seed: u64) -> Result<K
             joined = std::mem::take(&mut left);
             &joined[..]
         };
-        while let Some(entry) = decode(&mut rest) {
-            if !keyspace.load(entry) {
-                return Err(damaged(at, "a key is there twice"));
+        loop {
+            match decode(&mut rest) {
+                Next::Entry(entry) => {
+                    if !keyspace.load(entry) {
+                        return Err(damaged(at, "a key is there twice"));
+                    }
+                }
+                Next::Damaged => return Err(damaged(at, "a value is not what it should be")),
+                Next::Cut => break,
             }
         }
         // Only a block that was cut ends within an entry.

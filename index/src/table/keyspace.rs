@@ -24,6 +24,7 @@ use super::allocated;
 use super::call::Chance;
 use super::entry::{Entry, Times, Value};
 use super::events::{Events, Listening};
+use super::eviction::{Fate, Policy, Queues};
 use super::file::Saving;
 use super::objects::{Kind, Object, Text};
 use super::wheel::Wheel;
@@ -39,6 +40,14 @@ const CURSOR_BITS: u32 = 53;
 
 /// How long a key that was named as expired may take to be removed before it is named again.
 const AGAIN_MILLIS: u64 = 10_000;
+
+/// So many notes of the wheel are looked at in one go.
+const POPS_MAX: usize = 1 << 16;
+/// The keys that are named in one go take about so many bytes at most.
+const NAMED_BYTES_MAX: usize = 128 << 10;
+
+/// Fewer notes in the wheel than this are left alone.
+const TIDY_WHEEL_MIN: usize = 1 << 16;
 
 /// When and where a call writes.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +86,11 @@ pub struct Keyspace {
     /// Grows with every change.
     changes: u64,
     wheel: Wheel,
+    /// Where there is a budget.
+    queues: Option<Queues>,
+    grown: u64,
+    /// So many notes in the wheel are worth looking which of them mean nothing any more.
+    tidy_wheel_at: usize,
     /// What happened, where somebody listens.
     pub events: Events,
     journal: Option<Journal>,
@@ -113,6 +127,9 @@ impl Keyspace {
             sum: 0,
             changes: 0,
             wheel: Wheel::default(),
+            queues: None,
+            grown: 0,
+            tidy_wheel_at: TIDY_WHEEL_MIN,
             events: Events::default(),
             journal: None,
             saving: None,
@@ -141,7 +158,8 @@ impl Keyspace {
 
     /// What it takes in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.bytes + self.wheel.bytes() + STRIPES * size_of::<HashTable<Entry>>()
+        let queues = self.queues.as_ref().map_or(0, Queues::bytes);
+        self.bytes + queues + self.wheel.bytes() + STRIPES * size_of::<HashTable<Entry>>()
     }
 
     /// The sum of its keys' hashes: the same on every member that made the same calls.
@@ -316,6 +334,32 @@ impl Keyspace {
         self.bytes += allocated(stripe.allocation_size()) - allocated(before);
         self.account(hash, key);
         self.note_parts(hash, key);
+        self.queue(hash);
+    }
+
+    /// Forgets notes of keys that are gone, once there are many.
+    fn tidy_wheel(&mut self) {
+        if self.wheel.notes() < self.tidy_wheel_at {
+            return;
+        }
+        self.wheel.clear();
+        let seed = self.seed;
+        for entry in self.stripes.iter_mut().flat_map(HashTable::iter_mut) {
+            let times = entry.times();
+            let first = [times.deadline, first_of_parts(entry)].into_iter().filter(|deadline| *deadline != 0).min();
+            let noted = first.map_or(0, |first| self.wheel.note(xxh3_64_with_seed(entry.key(), seed), first));
+            entry.set_times(Times { noted, ..times });
+        }
+        self.tidy_wheel_at = TIDY_WHEEL_MIN.max(self.wheel.notes() * 2);
+    }
+
+    /// A key is new.
+    fn queue(&mut self, hash: u64) {
+        let (stripes, keys) = (&self.stripes, self.len);
+        if let Some(queues) = &mut self.queues {
+            queues.insert(hash);
+            queues.tidy(keys, |hash| stripes[stripe_of(hash)].find(hash, |_| true).is_some());
+        }
     }
 
     /// The times that go with a deadline: it is noted if it comes before what is noted already.
@@ -389,6 +433,7 @@ impl Keyspace {
         let seed = self.seed;
         let stripe = &mut self.stripes[stripe_of(hash)];
         let before = stripe.allocation_size();
+        let mut new = false;
         match stripe.entry(hash, |entry| entry.key() == key, |entry| xxh3_64_with_seed(entry.key(), seed)) {
             hash_table::Entry::Occupied(mut found) => {
                 let entry = found.get_mut();
@@ -400,15 +445,21 @@ impl Keyspace {
             }
             hash_table::Entry::Vacant(free) => {
                 free.insert(Entry::string(key, value, at.version, times, heat));
+                new = true;
             }
         }
         self.bytes += allocated(stripe.allocation_size()) - allocated(before);
         self.account(hash, key);
+        if new {
+            self.queue(hash);
+        }
     }
 
     /// Gives a key an object, whatever it had. A deadline of zero: none. One without elements removes the key.
     pub fn put<K: Kind>(&mut self, key: &[u8], value: K, deadline: u64, at: At) {
-        self.put_back(key, Taken { value: TakenValue::Object(value.into_object()), deadline }, at);
+        let object = value.into_object();
+        self.grown += encoded_bytes(&object);
+        self.put_back(key, Taken { value: TakenValue::Object(object), deadline }, at);
     }
 
     /// Gives a key what was taken out elsewhere, whatever it had.
@@ -441,6 +492,15 @@ impl Keyspace {
     /// A copy of a key's value, with its deadline.
     pub fn copy_of(&self, key: &[u8], now: u64) -> Option<Taken> {
         self.live(key, now).map(|entry| taken_of(copy(entry)))
+    }
+
+    /// Puts a copy where it may have been none; see [`Keyspace::copy_of`].
+    pub fn put_copy(&mut self, key: &[u8], copy: Taken, at: At) {
+        self.grown += match &copy.value {
+            TakenValue::String(value) => value.len() as u64,
+            TakenValue::Object(object) => encoded_bytes(object),
+        };
+        self.put_back(key, copy, at);
     }
 
     /// Removes a key, and says whether it was there.
@@ -541,12 +601,34 @@ impl Keyspace {
             drop(self.take_entry(hash, key));
             self.add_entry(hash, key, Entry::object(key, text.into_object(), at.version, times, heat));
         }
-        self.edit_or_new(key, at, |text: &mut Text| (change(text), true))
+        let (result, added) = self.edit_or_new(key, at, |text: &mut Text| {
+            let before = text.bytes().len();
+            let result = change(text);
+            ((result, text.bytes().len().saturating_sub(before)), true)
+        })?;
+        self.grown += added as u64;
+        Ok(result)
     }
 
     /// Something with a name happened to a key; `class` is the letter that chooses it in `notify-keyspace-events`.
     pub fn notify(&mut self, class: u8, name: &'static str, key: &[u8]) {
         self.events.named(class, name, key);
+    }
+
+    /// From now on it is counted what calls add besides what they bring along.
+    pub fn begin_growth(&mut self) {
+        self.grown = 0;
+        self.tidy_wheel();
+    }
+
+    /// What calls added since then besides what they brought along, as all members count it.
+    pub fn grown(&self) -> u64 {
+        self.grown
+    }
+
+    /// What had to be written down for a checkpoint under way.
+    pub fn spilled_bytes(&self) -> usize {
+        self.saving.as_ref().map_or(0, |saving| saving.spilled_bytes())
     }
 
     /// Removes all keys.
@@ -566,6 +648,7 @@ impl Keyspace {
         self.stripes.iter_mut().for_each(|stripe| *stripe = HashTable::new());
         (self.len, self.timed, self.bytes, self.sum) = (0, 0, 0, 0);
         self.wheel.clear();
+        self.queues = self.queues.take().map(|_| Queues::default());
         self.events.flushed();
     }
 
@@ -592,7 +675,7 @@ impl Keyspace {
         for stripe in first..STRIPES {
             let turned = self.stripes[stripe].iter().map(|entry| (turn_of(self.hash(entry.key())), entry));
             let mut turned: Vec<_> = turned.filter(|(turn, _)| *turn >= from).collect();
-            turned.sort_unstable_by_key(|(turn, _)| *turn);
+            turned.sort_unstable_by(|a, b| (a.0, a.1.key()).cmp(&(b.0, b.1.key())));
             let mut last = None;
             for (turn, entry) in turned {
                 if seen >= count && last != Some(turn) {
@@ -618,7 +701,11 @@ impl Keyspace {
             let mut rank = chance.below(self.len);
             for stripe in &self.stripes {
                 if rank < stripe.len() {
-                    let entry = stripe.iter().nth(rank)?;
+                    // In an order that does not depend on how the stripe came to be as it is.
+                    let mut turned: Vec<_> =
+                        stripe.iter().map(|entry| (turn_of(self.hash(entry.key())), entry)).collect();
+                    turned.sort_unstable_by(|a, b| (a.0, a.1.key()).cmp(&(b.0, b.1.key())));
+                    let (_, entry) = turned.get(rank)?;
                     if is_live(entry, now) {
                         return Some(entry.key());
                     }
@@ -639,13 +726,18 @@ impl Keyspace {
     /// [`Keyspace::remove_expired`]. One that is still there after [`AGAIN_MILLIS`] is named again.
     pub fn due(&mut self, now: u64, count: usize) -> Vec<Box<[u8]>> {
         let mut due = Vec::new();
-        while due.len() < count {
+        let (seed, mut bytes) = (self.seed, 0);
+        for _ in 0..POPS_MAX {
+            if due.len() >= count || bytes >= NAMED_BYTES_MAX {
+                break;
+            }
             let Some((hash, step)) = self.wheel.pop(now) else { break };
             let mut again = None;
             // More than one key may have this hash; each was noted by itself.
             for entry in self.stripes[stripe_of(hash)].iter_hash_mut(hash) {
                 let times = entry.times();
-                if times.noted != step {
+                // What the table finds may have another hash.
+                if times.noted != step || xxh3_64_with_seed(entry.key(), seed) != hash {
                     continue;
                 }
                 let deadlines = [times.deadline, first_of_parts(entry)];
@@ -655,6 +747,7 @@ impl Keyspace {
                 };
                 let next = if deadline <= now {
                     due.push(entry.key().into());
+                    bytes += entry.key().len();
                     now + AGAIN_MILLIS
                 } else {
                     deadline
@@ -673,6 +766,90 @@ impl Keyspace {
     /// Removes keys that have expired by now; whoever found them may have been wrong.
     pub fn remove_expired<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>, now: u64) -> usize {
         keys.filter(|key| self.expire(self.hash(key), key, now)).count()
+    }
+
+    /// Keys that should go so that it takes at most `budget` bytes, by this policy; at most `count` of them. They are proposed,
+    /// and removed with all members; those that are not are found again later.
+    pub fn victims(&mut self, budget: usize, policy: Policy, count: usize, chance: &mut Chance) -> Vec<Box<[u8]>> {
+        let mut over = self.memory_bytes().saturating_sub(budget);
+        let mut victims = Vec::new();
+        if over == 0 || policy == Policy::None {
+            return victims;
+        }
+        if policy == Policy::S3Fifo && self.queues.is_none() {
+            self.requeue();
+        }
+        let mut requeued = false;
+        let (mut chosen, mut bytes) = (HashTable::<u64>::new(), 0);
+        for _ in 0..count.saturating_mul(4) {
+            if over == 0 || victims.len() >= count.min(self.len) || bytes >= NAMED_BYTES_MAX {
+                break;
+            }
+            let hash = match policy {
+                Policy::S3Fifo => self.next_in_queue(),
+                _ => self.worst_of_few(policy, chance),
+            };
+            let Some(hash) = hash else {
+                if policy != Policy::S3Fifo || std::mem::replace(&mut requeued, true) {
+                    break;
+                }
+                self.requeue();
+                continue;
+            };
+            if chosen.find(hash, |other| *other == hash).is_some() {
+                continue;
+            }
+            chosen.insert_unique(hash, hash, |hash| *hash);
+            let named = self.stripes[stripe_of(hash)].iter_hash(hash).filter(|entry| self.hash(entry.key()) == hash);
+            for entry in named {
+                over = over.saturating_sub(entry.bytes());
+                bytes += entry.key().len();
+                victims.push(entry.key().into());
+            }
+        }
+        victims
+    }
+
+    fn next_in_queue(&mut self) -> Option<u64> {
+        let stripes = &self.stripes;
+        let find = |hash: u64| stripes[stripe_of(hash)].find(hash, |_| true);
+        let look = |hash| find(hash).map_or(Fate::Gone, |entry| Fate::Used(entry.heat()));
+        let cool = |hash, heat| find(hash).into_iter().for_each(|entry| entry.set_heat(heat));
+        self.queues.as_mut()?.next(look, cool)
+    }
+
+    /// Queues all keys anew.
+    fn requeue(&mut self) {
+        let mut queues = Queues::default();
+        for entry in self.stripes.iter().flat_map(HashTable::iter) {
+            queues.insert(self.hash(entry.key()));
+        }
+        self.queues = Some(queues);
+    }
+
+    /// The worst of a few keys drawn by chance.
+    fn worst_of_few(&self, policy: Policy, chance: &mut Chance) -> Option<u64> {
+        const FEW: usize = 16;
+        let mut drawn = (0..FEW).map(|_| (chance.below(STRIPES), chance.next_u64()));
+        let drawn = drawn.by_ref().filter_map(|(stripe, rank)| {
+            let stripe = &self.stripes[stripe];
+            let entry = stripe.iter().nth(rank as usize % stripe.len().max(1))?;
+            let times = entry.times();
+            let worth = match policy {
+                Policy::Ttl if times.deadline == 0 => return None,
+                Policy::Ttl => times.deadline,
+                Policy::Random => 0,
+                Policy::Lfu => u64::from(entry.heat()),
+                // What was used lately is warm, and cools down each time it is looked at.
+                _ => {
+                    let heat = entry.heat();
+                    entry.set_heat(heat.saturating_sub(1));
+                    u64::from(heat) << 56 | entry.version() >> 8
+                }
+            };
+            Some((worth, self.hash(entry.key())))
+        });
+        drawn.min().map(|(_, hash)| hash)
     }
 
     /// Begins to keep what changes find, so that they can be taken back.
@@ -726,6 +903,12 @@ impl Keyspace {
         self.add_entry(hash, &key, entry);
         true
     }
+}
+
+fn encoded_bytes(object: &Object) -> u64 {
+    let mut bytes = Vec::new();
+    object.encode(&mut bytes);
+    bytes.len() as u64
 }
 
 fn is_live(entry: &Entry, now: u64) -> bool {

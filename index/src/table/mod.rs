@@ -25,8 +25,11 @@ pub mod objects;
 pub mod keyspace;
 pub mod events;
 mod wheel;
+pub mod eviction;
 pub mod commands;
 pub mod execute;
+pub mod script;
+pub mod scripting;
 pub(crate) mod file;
 
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};

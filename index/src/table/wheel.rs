@@ -55,6 +55,11 @@ impl Wheel {
         }
     }
 
+    /// How many notes there are.
+    pub fn notes(&self) -> usize {
+        self.notes
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         *self = Wheel::default();

@@ -144,7 +144,7 @@ impl Turn {
 ///
 /// An archive pads every part to a multiple of its alignment and stores a fixed part for each; the allowances below
 /// are larger than these are.
-pub(super) fn envelope_bytes(envelope: &Envelope) -> usize {
+pub(in crate::shard) fn envelope_bytes(envelope: &Envelope) -> usize {
     const ENVELOPE: usize = 512;
     const PART: usize = 192;
     let origin = &envelope.origin;

@@ -294,6 +294,7 @@ impl Machine {
                 buffers_bytes_max,
                 kept_bytes: build.kept_bytes,
                 log_path: "the log".into(),
+                eviction: Default::default(),
             },
         };
         self.life += 1;

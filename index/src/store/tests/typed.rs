@@ -1,9 +1,10 @@
 //! Typed values in the store: against a keyspace that knows nothing of stores, through checkpoints, restarts and reclaims.
 
 use super::*;
-use crate::command::{Execution, Refusal, Watched};
+use crate::command::{Execution, Refusal, SchemaChange, Watched};
 use crate::record::{CollectionId, Position};
 use crate::table::call::{Chance, Packed};
+use crate::table::eviction::Policy;
 use crate::table::execute::{self, Moment};
 use crate::table::tape::{Item, Items, Tape};
 use crate::table::{At, Event, Keyspace, Listening};
@@ -67,7 +68,7 @@ fn a_store_with_checkpoints_and_restarts_is_the_keyspace_that_had_none() {
                 let moment = Moment { now: clock, version: Position::new(index, 0).get(), number };
                 reply(&mut model, line, moment, &mut expected);
             }
-            let reclaims = shard.store.reclaims(clock);
+            let reclaims = shard.store.reclaims(clock, Policy::default());
             let at = At { version: 0, now: clock };
             for command in &reclaims {
                 let Command::Reclaim(reclaim) = command else { panic!("{command:?}") };
@@ -148,8 +149,8 @@ fn what_expired_is_reclaimed_on_every_member_and_listeners_hear_of_it() {
     assert_eq!(shard.store.take_events(), [(id, set("a")), (id, expire), (id, set("b"))]);
     let due = shard.store.due().unwrap();
     assert!((1_500..3_000).contains(&due));
-    assert!(shard.store.reclaims(due - 1).is_empty());
-    let reclaims = shard.store.reclaims(due);
+    assert!(shard.store.reclaims(due - 1, Policy::default()).is_empty());
+    let reclaims = shard.store.reclaims(due, Policy::default());
     assert_eq!(reclaims.len(), 1);
     shard.entry(due, reclaims.into_iter().map(envelope).collect());
     assert_eq!(shard.store.take_events(), [(id, Event::Named { class: b'x', name: "expired", key: b"a"[..].into() })]);
@@ -169,4 +170,93 @@ fn a_call_that_is_none_is_an_error_and_a_collection_that_is_none_a_refusal() {
     assert!(Items::new(&tape).all(|item| matches!(item, Item::Error(_))) && Items::new(&tape).count() == 2);
     let twice = Execution { collections: vec![collection, collection], ..Execution::default() };
     assert_eq!(shard.command(Command::Execute(twice.into())), Outcome::Refused(Refusal::UnknownCollection(collection)));
+}
+
+#[test]
+fn a_cache_keeps_to_its_budget_and_what_is_used_stays() {
+    for policy in [Policy::S3Fifo, Policy::Lru, Policy::Lfu, Policy::Random] {
+        let mut shard = Shard::new(StoreOptions::default());
+        let collection = shard.collection("c", 0);
+        let change = SchemaChange { eviction_bytes: Some(300_000), ..SchemaChange::default() };
+        shard.command(Command::AlterCollection { collection, change });
+        let mut chance = Chance::new(5);
+        let (mut hits, mut gets) = (0, 0);
+        for round in 0..400u64 {
+            let view = shard.store.view();
+            let table = view.collection_by_id(CollectionId(collection)).unwrap().table().cloned();
+            let mut lines = Vec::new();
+            for _ in 0..50 {
+                let key = match chance.below(4) {
+                    0 => format!("scan{}", chance.next_u64()),
+                    _ => format!("hot{}", chance.below(600)),
+                };
+                let found = table.as_ref().is_some_and(|table| {
+                    table.read(|keyspace| keyspace.string(key.as_bytes(), 0).is_ok_and(|found| found.is_some()))
+                });
+                if key.starts_with("hot") {
+                    (hits, gets) = (hits + usize::from(found), gets + 1);
+                }
+                if !found {
+                    lines.push(format!("SET {key} {}", "x".repeat(100)));
+                }
+            }
+            let mut commands = vec![envelope(execution(collection, &lines, false))];
+            commands.extend(shard.store.reclaims(round, policy).into_iter().map(envelope));
+            shard.entry(round, commands);
+            let view = shard.store.view();
+            let table = view.collection_by_id(CollectionId(collection)).unwrap().table().unwrap().clone();
+            let bytes = table.read(|keyspace| keyspace.memory_bytes());
+            // What an entry adds makes room with the next; queues have room to grow into.
+            assert!(bytes < 300_000 + 40_000, "{policy:?}: {bytes} bytes after round {round}");
+        }
+        assert_eq!(shard.store.digest(), shard.store.digest_from_records());
+        if policy != Policy::Random {
+            assert!(hits * 10 > gets * 8, "{policy:?}: {hits} of {gets}");
+        }
+    }
+}
+
+/// The replies to calls, each given as its arguments.
+fn replies(shard: &mut Shard, collection: u64, calls: &[&[&str]]) -> Vec<String> {
+    let mut packed = Packed::new();
+    for args in calls {
+        packed.push(0, args.iter().map(|arg| arg.as_bytes()).collect::<Vec<_>>().into_iter());
+    }
+    let execution = Execution { collections: vec![collection], calls: packed.into_bytes(), ..Execution::default() };
+    let Outcome::Executed(Some(tape)) = shard.command(Command::Execute(execution.into())) else {
+        panic!("it is carried out")
+    };
+    let mut items = Items::new(&tape);
+    std::iter::from_fn(|| items.whole()).map(execute::tests::text).collect()
+}
+
+#[test]
+fn scripts_run_in_the_log_and_are_kept_over_a_restart() {
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    let source = "redis.call('SET', KEYS[1], ARGV[1]); return redis.call('INCR', KEYS[1])";
+    let digest = crate::table::script::sha1_hex(source.as_bytes());
+    let found = replies(
+        &mut shard,
+        collection,
+        &[
+            &["EVALSHA", &digest, "1", "k", "41"],
+            &["EVAL", source, "1", "k", "41"],
+            &["EVALSHA", &digest, "1", "k", "9"],
+        ],
+    );
+    assert!(found[0].starts_with("(error) NOSCRIPT"), "{found:?}");
+    assert_eq!(found[1..], ["(integer) 42", "(integer) 10"]);
+    let endless = "redis.call('SET', KEYS[1], 'gone'); redis.call('DEL', KEYS[2]); while true do end";
+    let found = replies(&mut shard, collection, &[&["SET", "l", "1"], &["EVAL", endless, "2", "k", "l"]]);
+    assert!(found[1].starts_with("(error) ERR script over its budget"), "{found:?}");
+    let found = replies(&mut shard, collection, &[&["MGET", "k", "l"], &["EVAL_RO", source, "1", "k", "1"]]);
+    assert_eq!(found[0], "[\"10\" \"1\"]");
+    assert!(found[1].contains("Write commands are not allowed from read-only scripts"), "{found:?}");
+    shard.checkpoint();
+    shard.restart();
+    let found =
+        replies(&mut shard, collection, &[&["SCRIPT", "EXISTS", &digest, "no"], &["EVALSHA", &digest, "1", "k", "1"]]);
+    assert_eq!(found, ["[(integer) 1 (integer) 0]", "(integer) 2"]);
+    assert_eq!(shard.store.digest(), shard.store.digest_from_records());
 }

@@ -6,7 +6,7 @@ use super::super::keyspace::Keyspace;
 use super::super::objects::Hash;
 use super::super::objects::dense::sample;
 use super::keys::scan_options;
-use super::strings::float_text;
+use super::strings::float_sum;
 use super::{DENYOOM, Done, FAST, Failure, Keys, READONLY, Run, Spec, WRITE, float, int, is, parse_float, parse_int};
 
 mod deadlines;
@@ -196,15 +196,9 @@ fn hincrbyfloat(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     if !by.is_finite() {
         return Err("ERR value is NaN or Infinity".into());
     }
-    let old = match value_of(keyspace, call, field)? {
-        Some(text) => parse_float(text).ok_or("ERR hash value is not a float")?,
-        None => 0.0,
-    };
-    let new = old + by;
-    if !new.is_finite() {
-        return Err("ERR increment would produce NaN or Infinity".into());
-    }
-    let text = float_text(new);
+    let old = value_of(keyspace, call, field)?.unwrap_or(b"0");
+    parse_float(old).ok_or("ERR hash value is not a float")?;
+    let text = float_sum(old, call.args[3]).ok_or("ERR increment would produce NaN or Infinity")?;
     keyspace.edit_or_new(key, call.at(), |hash: &mut Hash| (hash.set(field, text.as_bytes(), true), true))?;
     keyspace.notify(b'h', "hincrbyfloat", key);
     call.out.bulk(text.as_bytes());

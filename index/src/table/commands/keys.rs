@@ -2,7 +2,7 @@
 
 use super::super::call::Call;
 use super::super::keyspace::Keyspace;
-use super::{DENYOOM, Done, FAST, Failure, Keys, READONLY, Run, Spec, WRITE, int, is};
+use super::{DENYOOM, Done, FAST, Failure, Keys, NOSCRIPT, READONLY, Run, Spec, WRITE, int, is};
 use crate::table::glob;
 
 const ONE: Keys = Keys::Range(1, 1, 1);
@@ -52,7 +52,8 @@ pub(super) const SPECS: &[Spec] = &[
     read("randomkey", 1, Keys::None, 0, randomkey),
     read("dbsize", 1, Keys::None, FAST, dbsize),
     write("flushdb", -1, Keys::None, 0, flush),
-    read("object", -2, Keys::Range(2, 2, 1), 0, object),
+    // How a value is kept may differ from member to member, so no script may depend on it.
+    read("object", -2, Keys::Range(2, 2, 1), NOSCRIPT, object),
 ];
 
 fn del(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
@@ -198,7 +199,7 @@ fn copy(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     let free = replace || !keyspace.contains(to, call.now);
     let copied = match keyspace.copy_of(from, call.now).filter(|_| free) {
         Some(taken) => {
-            keyspace.put_back(to, taken, call.at());
+            keyspace.put_copy(to, taken, call.at());
             keyspace.notify(b'g', "copy_to", to);
             true
         }
@@ -328,16 +329,22 @@ fn object(keyspace: &Keyspace, call: &mut Call<'_>) -> Done {
         );
     }
     let key = call.args[2];
-    let Some(heat) = keyspace.heat(key, call.now) else {
+    if !keyspace.contains(key, call.now) {
         call.out.null();
         return Ok(());
-    };
+    }
     match () {
         () if is(what, "encoding") => {
             let encoding = keyspace.encoding(key, call.now).unwrap_or("raw");
             call.out.bulk(encoding.as_bytes());
         }
-        () if is(what, "freq") => call.out.int(i64::from(heat)),
+        () if is(what, "freq") => {
+            return Err(
+                "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when \
+                        switching between policies at runtime LRU and LFU data will take some time to adjust."
+                    .into(),
+            );
+        }
         () if is(what, "idletime") => call.out.int(0),
         () => call.out.int(1),
     }

@@ -16,6 +16,7 @@ mod hashes;
 mod hyperloglog;
 mod keys;
 mod limits;
+mod scripts;
 mod sets;
 mod stream_claims;
 mod stream_groups;
@@ -88,6 +89,8 @@ pub enum Run {
     Read(fn(&Keyspace, &mut Call<'_>) -> Result<(), Failure>),
     /// Changes a keyspace.
     Write(fn(&mut Keyspace, &mut Call<'_>) -> Result<(), Failure>),
+    /// Is about scripts.
+    Script,
     /// The door does it.
     Door,
 }
@@ -155,6 +158,7 @@ const FAMILIES: &[&[Spec]] = &[
     hyperloglog::SPECS,
     limits::SPECS,
     dumps::SPECS,
+    scripts::SPECS,
 ];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {

@@ -412,18 +412,53 @@ pub(super) fn float_text(number: f64) -> String {
     if text == "-0" { "0".into() } else { text.into() }
 }
 
-fn incrbyfloat(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
-    let (key, by) = (call.args[1], float(call.args[2])?);
-    let old = match keyspace.string(key, call.now)? {
-        Some(text) => parse_float(text).ok_or(Failure::NotFloat)?,
-        None => 0.0,
+/// The sum of two numbers with fractions as text. It is exact where both are written without an exponent in a few dozen
+/// digits, as numbers that people count with are; otherwise it is that of the nearest doubles. None: it is not finite.
+pub(super) fn float_sum(a: &[u8], b: &[u8]) -> Option<String> {
+    let exact = || {
+        let ((a, a_places), (b, b_places)) = (decimal(a)?, decimal(b)?);
+        let places = a_places.max(b_places);
+        let scaled = |number: i128, from: u32| number.checked_mul(10i128.checked_pow(places - from)?);
+        let sum = scaled(a, a_places)?.checked_add(scaled(b, b_places)?)?;
+        let digits = format!("{:0width$}", sum.unsigned_abs(), width = places as usize + 1);
+        let (whole, fraction) = digits.split_at(digits.len() - places as usize);
+        let (fraction, minus) = (fraction.trim_end_matches('0'), if sum < 0 { "-" } else { "" });
+        let point = if fraction.is_empty() { "" } else { "." };
+        Some(format!("{minus}{whole}{point}{fraction}"))
     };
-    let new = old + by;
-    if !new.is_finite() {
-        return Err("ERR increment would produce NaN or Infinity".into());
+    let rounded = || {
+        let sum = parse_float(a)? + parse_float(b)?;
+        sum.is_finite().then(|| float_text(sum))
+    };
+    exact().or_else(rounded)
+}
+
+/// A number's digits and how many of them follow the point, if there are few.
+fn decimal(text: &[u8]) -> Option<(i128, u32)> {
+    let (minus, text) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    let point = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
+    let (whole, fraction) = (&text[..point], text.get(point + 1..).unwrap_or_default());
+    if whole.len() + fraction.len() == 0 || whole.len() > 18 || fraction.len() > 17 {
+        return None;
     }
+    let number = whole
+        .iter()
+        .chain(fraction)
+        .try_fold(0i128, |number, digit| digit.is_ascii_digit().then(|| number * 10 + i128::from(digit - b'0')))?;
+    Some((if minus { -number } else { number }, fraction.len() as u32))
+}
+
+fn incrbyfloat(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
+    let key = call.args[1];
+    float(call.args[2])?;
+    let old = keyspace.string(key, call.now)?.unwrap_or(b"0");
+    float(old)?;
+    let text = float_sum(old, call.args[2]).ok_or("ERR increment would produce NaN or Infinity")?;
     let deadline = keyspace.deadline(key, call.now).unwrap_or(0);
-    let text = float_text(new);
     keyspace.set_string(key, text.as_bytes(), deadline, call.at());
     keyspace.notify(b'$', "incrbyfloat", key);
     call.out.bulk(text.as_bytes());
@@ -534,4 +569,25 @@ fn lcs(keyspace: &Keyspace, call: &mut Call<'_>) -> Done {
     call.out.bulk(b"len");
     call.out.count(total);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_decimals_are_exact() {
+        for (a, b, sum) in [
+            ("0.1", "0.2", Some("0.3")),
+            ("10.50", "0.1", Some("10.6")),
+            ("5.0e3", "200", Some("5200")),
+            ("-1.5", "1.5", Some("0")),
+            ("-0.25", "0", Some("-0.25")),
+            ("3", "-5.75", Some("-2.75")),
+            ("1e308", "1e308", None),
+            ("999999999999999999", "1", Some("1000000000000000000")),
+        ] {
+            assert_eq!(float_sum(a.as_bytes(), b.as_bytes()).as_deref(), sum, "{a} + {b}");
+        }
+    }
 }

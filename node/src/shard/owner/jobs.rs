@@ -16,6 +16,8 @@ const REST: Duration = Duration::from_secs(2);
 const REST_MAX: Duration = Duration::from_secs(300);
 /// Less than this is not worth a segment of its own.
 const REST_BYTES: u64 = 1 << 20;
+/// Of what tables take, so much must have been logged since for them to be written while nobody writes.
+const TABLES_SHARE_AT_REST: u64 = 16;
 /// How often a checkpoint is told of.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A job that failed is tried again after this, also on an idle shard.
@@ -102,8 +104,11 @@ impl Owner {
             return;
         }
         self.work.last_asked = Some(self.now);
-        let rests = self.work.bytes_since_checkpoint >= REST_BYTES && (self.now - self.work.last_applied) >= REST;
-        let due = rests || self.work.bytes_since_checkpoint >= self.options.checkpoint_bytes;
+        // Tables are written whole, so the log grows by as much before they are, or by a part of it where nobody minds.
+        let tables_bytes = self.store.tables_bytes();
+        let resting_bytes = REST_BYTES.max(tables_bytes / TABLES_SHARE_AT_REST);
+        let rests = self.work.bytes_since_checkpoint >= resting_bytes && (self.now - self.work.last_applied) >= REST;
+        let due = rests || self.work.bytes_since_checkpoint >= self.options.checkpoint_bytes.max(tables_bytes);
         if due && self.work.checkpoint_running.is_none() {
             self.work.bytes_since_checkpoint = 0;
             self.store.request_checkpoint();

@@ -34,6 +34,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use loci_index::store::Store;
+use loci_index::table::eviction::Policy;
 use loci_raft::{
     Append, Change, Committed, LogIndex, MemberId, Message, MessageError, Part, Proposed, Replica, Role, Standing,
 };
@@ -74,7 +75,12 @@ pub struct OwnerOptions {
     pub kept_bytes: u64,
     /// The path that a full disk is named by.
     pub log_path: String,
+    /// How a collection with a budget makes room while this member leads.
+    pub eviction: Policy,
 }
+
+/// By then, in milliseconds, a leader has removed what has expired.
+const RECLAIMED_AFTER: u64 = 60_000;
 
 /// See the module's front page.
 pub struct Owner {
@@ -427,6 +433,10 @@ impl Owner {
         self.publish_progress();
         self.give_up_snapshots();
         self.forget();
+        if self.standing.role != Role::Leader {
+            // The leader has long had these removed; this member only has to forget when to look at them.
+            self.store.reclaims(self.store.clock().saturating_sub(RECLAIMED_AFTER), Policy::None);
+        }
         let stats = self.store.view().stats();
         self.counted.other_bytes = stats.memory_bytes.saturating_sub(stats.buffer_bytes);
         self.charge();

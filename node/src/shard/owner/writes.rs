@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::times::Times;
 use super::{APPEND_BYTES, Owner, Phase, TICK};
-use crate::shard::queue::{Permit, Waiting};
+use crate::shard::queue::{self, Permit, Waiting};
 use crate::shard::{WriteError, Written};
 use crate::trace::Spot;
 
@@ -38,6 +38,9 @@ const GIVING_WAY: Duration = Duration::from_secs(1);
 const DUE_EVERY: Duration = Duration::from_millis(100);
 /// Writes wait while buffers hold so many times what a checkpoint is due at, and one is running.
 const BUFFERS_TIMES_MAX: usize = 4;
+
+/// Writes wait while so much of tables waits to be written by a checkpoint because it was about to change.
+const SPILLED_BYTES_MAX: usize = 256 << 20;
 
 /// One entry on its way.
 pub(super) struct Batch {
@@ -122,6 +125,12 @@ impl Owner {
         {
             return false;
         }
+        if self.work.checkpoint_runs()
+            && !self.work.checkpoints_fail()
+            && self.store.spilled_bytes() > SPILLED_BYTES_MAX
+        {
+            return false;
+        }
         if self.replica.standing().role != Role::Leader {
             let error = WriteError::NotLeader { shard: self.shared.id };
             self.refuse_waiting(&error);
@@ -131,6 +140,12 @@ impl Owner {
             return false;
         }
         let (count, bytes) = self.next_batch();
+        let clock = self.shared.clock.now_millis().max(self.proposed_clock).max(self.store.clock());
+        // Last, because nobody waits for what becomes of them. Where there is no room for them, they are named again later.
+        let reclaims = self.store.reclaims(clock, self.options.eviction);
+        let envelope = |command| Envelope { origin: Origin::default(), command };
+        let reclaims: Vec<_> = reclaims.into_iter().map(envelope).collect();
+        let bytes = bytes + reclaims.iter().map(queue::envelope_bytes).sum::<usize>();
         if !self.has_room(bytes) {
             return false;
         }
@@ -141,13 +156,10 @@ impl Owner {
                 waiters.push(Waiter { reply, since, permit, spot });
             }
         }
-        if commands.is_empty() && !due {
+        if commands.is_empty() && reclaims.is_empty() && !due {
             return true;
         }
-        let clock = self.shared.clock.now_millis().max(self.proposed_clock).max(self.store.clock());
-        // Last, because nobody waits for what becomes of them.
-        let origin = Origin::default;
-        commands.extend(self.store.reclaims(clock).into_iter().map(|command| Envelope { origin: origin(), command }));
+        commands.extend(reclaims);
         let entry = Entry { clock, commands }.encode();
         match self.replica.propose(entry) {
             Ok(proposed) => {
