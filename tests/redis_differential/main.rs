@@ -118,7 +118,7 @@ fn make(seed: u64, settings: &Settings) -> Sequence {
                 _ => Step::Call(0, maker.fill("PUBSUB (CHANNELS|NUMSUB {ch} {ch}|NUMPAT|CHANNELS c*)")),
             },
             "passing time" => match maker.chance.below(5) {
-                0 => Step::Sleep(30),
+                0 => Step::Sleep(5),
                 1 => Step::Call(0, maker.fill("PEXPIRE {k} 10")),
                 2 => Step::Call(0, maker.fill("SET {s} {v} PX 10")),
                 3 => Step::Call(0, maker.fill("(SET {s} {v}|LPUSH {l} {e}|HSET {h} {f} {v}|INCR {s}|SADD {t} {m})")),
@@ -199,6 +199,7 @@ fn run(sequence: &Sequence, addresses: &[String; 2], strict: bool) -> Option<Dif
     let mut sides = [Side::open(&addresses[0], sequence), Side::open(&addresses[1], sequence)];
     // What each connection has queued, to compare what it becomes.
     let mut queued: [Option<Vec<Args>>; 3] = [const { None }; 3];
+    let mut passing = false;
     let differ = |at: usize, command: &Args, replies: [String; 2]| Difference { at, command: command.clone(), replies };
     for (number, step) in sequence.steps.iter().enumerate() {
         match step {
@@ -226,6 +227,7 @@ fn run(sequence: &Sequence, addresses: &[String; 2], strict: bool) -> Option<Dif
                 queue(&mut queued[1], args, &replies[0]);
             }
             Step::Call(at, args) => {
+                passing |= is_short_lived(args);
                 sides.iter_mut().for_each(|side| side.connections[*at].send(args));
                 let replies = sides.each_mut().map(|side| side.connections[*at].receive());
                 let popped = pop_one(args, &mut sides, *at, &replies);
@@ -233,6 +235,10 @@ fn run(sequence: &Sequence, addresses: &[String; 2], strict: bool) -> Option<Dif
                     return Some(differ(number, args, replies.each_ref().map(shown)));
                 }
                 queue(&mut queued[*at], args, &replies[0]);
+                // A value that is about to end would be there for one and gone for the other.
+                if is_short_lived(args) || passing && args[0].eq_ignore_ascii_case(b"EXEC") {
+                    std::thread::sleep(Duration::from_millis(25));
+                }
             }
         }
         let hears = sequence.notify || matches!(step, Step::Call(_, args) if args[0] == b"PUBLISH");
@@ -251,10 +257,6 @@ fn run(sequence: &Sequence, addresses: &[String; 2], strict: bool) -> Option<Dif
             }
         }
     }
-    let soon = |step: &Step| matches!(step, Step::Call(_, args) if args.last().is_some_and(|last| last == b"10"));
-    if sequence.steps.iter().any(soon) {
-        std::thread::sleep(Duration::from_millis(30));
-    }
     let [left, right] = sides.each_mut().map(|side| everything(&side.address));
     for (key, value) in &left {
         if right.get(key) != Some(value) {
@@ -266,6 +268,13 @@ fn run(sequence: &Sequence, addresses: &[String; 2], strict: bool) -> Option<Dif
     let more = right.into_iter().find(|(key, _)| !left.contains_key(key))?;
     let what = vec![b"the state of".to_vec(), more.0.into_bytes()];
     Some(differ(sequence.steps.len(), &what, ["nothing".into(), more.1]))
+}
+
+/// Whether a command lets something live for some milliseconds only.
+fn is_short_lived(args: &Args) -> bool {
+    args.len() > 2 && args.last().is_some_and(|last| last == b"10") && {
+        args[0] == b"PEXPIRE" || args[args.len() - 2] == b"PX"
+    }
 }
 
 /// Keeps what a connection has queued.

@@ -320,7 +320,6 @@ pub const FAMILIES: &[(&str, &[&str])] = &[
             "CLIENT {junk}",
             "CONFIG {junk}",
             "COMMAND COUNT {junk}",
-            "LOLWUT {junk} {junk}",
             "SCRIPT {junk}",
         ],
     ),
