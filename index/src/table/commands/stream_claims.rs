@@ -26,7 +26,7 @@ fn check_group(keyspace: &Keyspace, call: &Call<'_>) -> Result<(), Failure> {
 }
 
 fn idle_for(handed: &Handed, now: u64) -> i64 {
-    now as i64 - handed.time as i64
+    (now as i64).saturating_sub(handed.time as i64)
 }
 
 /// The consumer that claims: its slot, and whether it was made.

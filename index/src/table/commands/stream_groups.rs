@@ -395,7 +395,7 @@ fn xpending(keyspace: &Keyspace, call: &mut Call<'_>) -> Done {
         None => None,
     };
     let now = call.now;
-    let idle_of = |handed: &Handed| now as i64 - handed.time as i64;
+    let idle_of = |handed: &Handed| (now as i64).saturating_sub(handed.time as i64);
     let fits = |handed: &&Handed| idle == 0 || idle_of(handed) >= idle;
     let of = consumer.map(|consumer| consumer.pending().from(from).filter_map(|id| group.pending().get(*id)));
     let all = consumer.is_none().then(|| group.pending().from(from));

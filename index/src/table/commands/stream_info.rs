@@ -68,7 +68,7 @@ fn labelled_if_known(call: &mut Call<'_>, name: &str, number: Option<i64>) {
 }
 
 fn reply_consumer(call: &mut Call<'_>, consumer: &Consumer) {
-    let since = |time: u64| call.now as i64 - time as i64;
+    let since = |time: u64| (call.now as i64).saturating_sub(time as i64);
     let (idle, inactive) = (since(consumer.seen).max(0), consumer.active.map_or(-1, since));
     call.out.map(4);
     label(call, "name");

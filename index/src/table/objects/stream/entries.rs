@@ -228,6 +228,18 @@ impl Entries {
         self.len += 1;
     }
 
+    /// There will be ids again after this one, which no entry is beyond: those of entries that are gone are forgotten.
+    pub fn lower(&mut self, last: Id) {
+        if let Some(block) = self.blocks.back_mut() {
+            block.last = block.last.min(last);
+        }
+    }
+
+    /// No entry ever came after this one, as far as is known.
+    pub fn end(&self) -> Option<Id> {
+        self.blocks.back().map(|block| block.last)
+    }
+
     /// The block in which an id would be.
     fn place(&self, id: Id) -> usize {
         self.blocks.partition_point(|block| block.last < id)

@@ -60,7 +60,7 @@ impl Consumer {
     }
 
     fn sum(&self) -> u64 {
-        hash(&[self.hash, self.seen, self.active.map_or(0, |active| active + 1)])
+        hash(&[self.hash, self.seen, self.active.map_or(0, |active| active.wrapping_add(1))])
     }
 }
 
@@ -156,14 +156,12 @@ impl Group {
         };
         self.sum = self.sum.wrapping_add(consumer.sum());
         self.bytes += consumer.heap_bytes();
-        let slot = match self.slots.iter().position(Option::is_none) {
-            // Slots are only free after consumers were deleted, which few ever are.
-            Some(free) if self.order.len() < self.slots.len() => free,
-            _ => {
-                self.slots.push(None);
-                self.slots.len() - 1
-            }
-        };
+        // Slots are only free after consumers were deleted, which few ever are.
+        let free = if self.order.len() < self.slots.len() { self.slots.iter().position(Option::is_none) } else { None };
+        let slot = free.unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
         self.slots[slot] = Some(Box::new(consumer));
         self.order.insert(place, slot as u32);
         (slot as u32, true)

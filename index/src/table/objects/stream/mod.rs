@@ -99,9 +99,10 @@ impl Stream {
         self.0.counts
     }
 
-    /// Sets that.
+    /// Sets that; no entry is beyond the last id.
     pub fn set_counts(&mut self, counts: Counts) {
         self.0.counts = counts;
+        self.0.entries.lower(counts.last);
     }
 
     /// The id that an entry gets that comes now.
@@ -398,7 +399,7 @@ impl Kind for Stream {
         let deleted = Id::from_bytes(packed::take_array(bytes)?);
         let counts = Counts { last, deleted, added: packed::take(bytes)? };
         let entries = Entries::decode(bytes)?;
-        if entries.last().is_some_and(|entry| entry.id > last) {
+        if entries.end().is_some_and(|end| end > last) {
             return None;
         }
         let mut stream = Stream(Box::new(Inner { entries, counts, ..Inner::default() }));
@@ -430,6 +431,8 @@ mod tests {
             sum = sum.wrapping_add(group.sum());
         }
         assert_eq!((stream.heap_bytes(), inner.groups_sum), (bytes, sum), "{what}");
+        let ids: Vec<Id> = stream.entries().range(Id::MIN, Id::MAX).map(|entry| entry.id).collect();
+        assert!(ids.is_sorted() && ids.iter().all(|id| stream.entries().get(*id).is_some()), "{what}");
         let mut file = Vec::new();
         stream.encode(&mut file);
         let again = Stream::decode(&file).expect(what);
@@ -445,7 +448,7 @@ mod tests {
             let mut chance = Chance::new(seed);
             let mut stream = Stream::default();
             let names: [&[u8]; 4] = [b"a", b"b", b"c", b""];
-            for step in 0..60 {
+            for step in 0..if seed % 30 == 0 { 1_500 } else { 60 } {
                 let what = format!("seed {seed} step {step}");
                 let id = Id { ms: 1 + chance.below(20) as u64, seq: 0 };
                 let name = names[chance.below(4)];
@@ -493,6 +496,11 @@ mod tests {
                     8 => {
                         stream.forget(id);
                     }
+                    9 if chance.below(3) == 0 => {
+                        let last = stream.entries().last().map_or(Id::MIN, |entry| entry.id);
+                        let counts = Counts { last, deleted: Id::MIN, ..stream.counts() };
+                        stream.set_counts(counts);
+                    }
                     _ => {
                         let id = stream.next_id(id.ms).expect("far from the end");
                         stream.push(id, &[b"f", name]);
@@ -501,6 +509,21 @@ mod tests {
                 check(&stream, &what);
             }
         }
+    }
+
+    #[test]
+    fn ids_of_entries_that_are_gone_may_come_again_if_that_is_asked_for() {
+        let mut stream = Stream::default();
+        let id = |ms| Id { ms, seq: 0 };
+        (1..=u64::from(BLOCK_ENTRIES)).for_each(|ms| assert!(stream.push(id(ms * 10), &[b"f", b"v"])));
+        let last = u64::from(BLOCK_ENTRIES) * 10;
+        assert!(stream.delete(id(last)));
+        stream.set_counts(Counts { last: id(last - 10), deleted: Id::MIN, ..stream.counts() });
+        for ms in last - 9..last + 9 {
+            assert!(stream.push(id(ms), &[b"f", b"v"]));
+            assert!(stream.entries().get(id(ms)).is_some(), "{ms}");
+        }
+        check(&stream, "after all");
     }
 
     #[test]
