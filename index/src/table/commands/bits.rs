@@ -6,7 +6,7 @@
 //! ```
 
 use super::super::call::Call;
-use super::super::keyspace::Keyspace;
+use super::super::keyspace::{At, Keyspace, Taken, TakenValue};
 use super::strings::{STRING_BYTES_MAX, part, too_long};
 use super::{DENYOOM, Done, FAST, Failure, Keys, READONLY, Run, Spec, WRITE, int, is, parse_int};
 use crate::table::objects::Text;
@@ -285,7 +285,8 @@ fn bitop(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
         }
     } else {
         let value = combined(op, &strings, len);
-        keyspace.set_string(target, &value, 0, call.at());
+        let value = TakenValue::String(value.into());
+        keyspace.put_copy(target, Taken { value, deadline: 0 }, call.at());
         keyspace.notify(b'$', "set", target);
     }
     call.out.count(len);
@@ -437,7 +438,7 @@ fn bitfield(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     let before = keyspace.string(key, call.now)?.map_or(0, <[u8]>::len);
     let out = &mut *call.out;
     out.array(fields.len());
-    let at = super::super::keyspace::At { version: call.version, now: call.now };
+    let at = At { version: call.version, now: call.now };
     let changes = keyspace.edit_text(key, at, |text| {
         text.grow(len);
         let mut changes = 0;

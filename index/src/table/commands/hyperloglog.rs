@@ -13,7 +13,7 @@
 //! The estimate is Ertl's ("New cardinality estimation algorithms for HyperLogLog sketches", arXiv:1702.01284).
 
 use super::super::call::Call;
-use super::super::keyspace::Keyspace;
+use super::super::keyspace::{Keyspace, Taken, TakenValue};
 use super::{DENYOOM, Done, FAST, Failure, Keys, READONLY, Run, Spec, WRITE};
 use crate::table::objects::Text;
 
@@ -375,7 +375,8 @@ fn pfmerge(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     }
     let key = call.args[1];
     let deadline = keyspace.deadline(key, call.now).unwrap_or(0);
-    keyspace.set_string(key, &Runs(runs).encode(dense), deadline, call.at());
+    let value = TakenValue::String(Runs(runs).encode(dense).into());
+    keyspace.put_copy(key, Taken { value, deadline }, call.at());
     keyspace.notify(b'$', "pfadd", key);
     call.out.ok();
     Ok(())
