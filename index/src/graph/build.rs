@@ -284,10 +284,17 @@ const SERVING_RECALL: f64 = 0.98;
 /// Embeddings by their codes, as far from each other as squared L2 has it, with the component that dot needs besides.
 struct CodedPairs<'a> {
     rows: &'a [u8],
-    /// Squared length without the mean, scale, and the component for dot.
-    beside: Vec<[f32; 3]>,
+    dimension: usize,
     stride: usize,
+    beside: PairBeside,
     kernels: CodeKernels,
+}
+
+/// Squared length without the mean, scale, and the component for dot.
+enum PairBeside {
+    Apart(Vec<[f32; 3]>),
+    /// As the codes' rows hold it, whose biases are to be taken so many times.
+    Inside(f32),
 }
 
 #[derive(Default)]
@@ -299,27 +306,45 @@ struct Coded {
 
 impl<'a> CodedPairs<'a> {
     fn new(embeddings: &Embeddings<'_, '_>, encoded: &'a Encoded) -> CodedPairs<'a> {
-        let stride = codes::stride_of(encoded.mean.len());
-        let metric = embeddings.metric;
-        let mut beside: Vec<[f32; 3]> = huge::room_for(embeddings.len);
-        if metric == Metric::Dot {
-            let lifted = Lift::new(embeddings);
-            for (i, [_, scale]) in encoded.beside.iter().enumerate() {
-                let embedding = (embeddings.get)(i);
-                let centred = embedding.iter().zip(&encoded.mean).map(|(&x, &m)| f64::from(x - m));
-                let squares: f64 = centred.map(|x| x * x).sum();
-                beside.push([squares as f32, *scale, lifted.of(&embedding)]);
+        let (dimension, metric) = (encoded.mean.len(), embeddings.metric);
+        let twice = if metric == Metric::Cosine { 2.0 } else { 1.0 };
+        let apart = || huge::room_for(embeddings.len);
+        let beside = match metric {
+            Metric::Dot => {
+                let (lifted, mut beside) = (Lift::new(embeddings), apart());
+                for (i, [_, scale]) in encoded.beside.iter().enumerate() {
+                    let embedding = (embeddings.get)(i);
+                    let centred = embedding.iter().zip(&encoded.mean).map(|(&x, &m)| f64::from(x - m));
+                    let squares: f64 = centred.map(|x| x * x).sum();
+                    beside.push([squares as f32, *scale, lifted.of(&embedding)]);
+                }
+                PairBeside::Apart(beside)
             }
-        } else {
-            let twice = if metric == Metric::Cosine { 2.0 } else { 1.0 };
-            beside.extend(encoded.beside.iter().map(|[bias, scale]| [bias * twice, *scale, 0.0]));
-        }
-        CodedPairs { rows: &encoded.rows, beside, stride, kernels: code_kernels() }
+            _ if codes::has_room(dimension) => PairBeside::Inside(twice),
+            _ => {
+                let mut beside: Vec<[f32; 3]> = apart();
+                beside.extend(encoded.beside.iter().map(|[bias, scale]| [bias * twice, *scale, 0.0]));
+                PairBeside::Apart(beside)
+            }
+        };
+        let stride = codes::stride_of(dimension);
+        CodedPairs { rows: &encoded.rows, dimension, stride, beside, kernels: code_kernels() }
     }
 
     fn row(&self, node: u32) -> &[u8] {
         let start = node as usize * self.stride;
         &self.rows[start..start + self.stride]
+    }
+
+    #[inline]
+    fn beside(&self, node: u32) -> [f32; 3] {
+        match &self.beside {
+            PairBeside::Apart(beside) => beside[node as usize],
+            PairBeside::Inside(times) => {
+                let [bias, scale] = codes::beside_in(self.row(node));
+                [bias * times, scale, 0.0]
+            }
+        }
     }
 }
 
@@ -328,31 +353,32 @@ impl Pairs for CodedPairs<'_> {
 
     fn prepare(&self, node: u32, into: &mut Coded) {
         into.bytes.clear();
-        into.bytes.extend(self.row(node).iter().map(|&code| (code ^ 0x80) as i8));
+        into.bytes.extend(self.row(node)[..self.dimension].iter().map(|&code| (code ^ 0x80) as i8));
+        into.bytes.resize(self.stride, 0);
         into.offset = 128 * into.bytes.iter().map(|&byte| i32::from(byte)).sum::<i32>();
-        into.beside = self.beside[node as usize];
+        into.beside = self.beside(node);
     }
 
     #[inline]
     fn distance(&self, from: &Coded, node: u32) -> f32 {
-        from.distance((self.kernels.one)(self.row(node), &from.bytes), &self.beside[node as usize])
+        from.distance((self.kernels.one)(self.row(node), &from.bytes), self.beside(node))
     }
 
     fn same(&self, a: u32, b: u32) -> bool {
-        self.beside[a as usize] == self.beside[b as usize] && self.row(a) == self.row(b)
+        self.beside(a) == self.beside(b) && self.row(a) == self.row(b)
     }
 
     fn distances(&self, from: &Coded, nodes: &[u32], into: &mut Distances) {
         let Distances { all, sums } = into;
         (self.kernels.many)(self.rows, self.stride, nodes, &from.bytes, sums);
         all.clear();
-        all.extend(nodes.iter().zip(sums).map(|(&node, sum)| from.distance(*sum, &self.beside[node as usize])));
+        all.extend(nodes.iter().zip(sums).map(|(&node, sum)| from.distance(*sum, self.beside(node))));
     }
 }
 
 impl Coded {
     #[inline]
-    fn distance(&self, sum: i32, [squares, scale, lift]: &[f32; 3]) -> f32 {
+    fn distance(&self, sum: i32, [squares, scale, lift]: [f32; 3]) -> f32 {
         let [own_squares, own_scale, own_lift] = self.beside;
         let lifted = own_lift - lift;
         own_squares + squares - 2.0 * own_scale * scale * (sum - self.offset) as f32 + lifted * lifted

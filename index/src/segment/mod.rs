@@ -40,7 +40,7 @@
 //! | 21 | row nodes | per field: u32 x R, the embedding of each row, u32::MAX for none |
 //! | 22 | vectors | per field: N embeddings, f32 or f16, each padded with zeros to a multiple of 64 bytes |
 //! | 23, 24 | graph | per field that has one: layer 0, and what is above it (see [`crate::graph`]) |
-//! | 25, 26, 27 | codes | per field that has them: N codes, what they have beside them (2 f32 x N), and the mean (see `crate::codes`) |
+//! | 25, 26, 27 | codes | per field that has them: N codes, what they have beside them (2 f32 x N; a code with room for it holds it too), and the mean (see `crate::codes`) |
 //! | 30 | attribute index | per declared index, by its number where a field's would be: see [`crate::attribute_index`] |
 //! | 40, 41 | sparse | per sparse embedding: R + 1 offsets (u64) into the bytes of all; the top bit as with values |
 //! | 42 | sparse index | per sparse embedding: rows by dimension (see [`crate::sparse`]) |

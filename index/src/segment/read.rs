@@ -64,6 +64,8 @@ pub(super) struct Field {
 struct CodeRanges {
     rows: Range<usize>,
     beside: Range<usize>,
+    /// Whether the rows hold what is beside them too.
+    inside: bool,
     mean: Range<usize>,
 }
 
@@ -233,7 +235,7 @@ impl Segment {
     pub(super) fn code_book<'s>(&'s self, field: &Field) -> Option<CodeBook<'s>> {
         let ranges = field.codes.as_ref()?;
         let (rows, beside) = (self.part(&ranges.rows), self.cast(&ranges.beside));
-        let codes = Codes::new(rows, beside, field.dimension);
+        let codes = Codes::new(rows, beside, field.dimension).inside(ranges.inside);
         Some(CodeBook { codes, metric: field.metric, mean: self.cast::<f32>(&ranges.mean) })
     }
 
@@ -602,9 +604,12 @@ impl Opening<'_> {
         }
         let codes = if table.iter().any(|entry| (entry.kind, entry.field) == (Kind::Codes as u16, number)) {
             let dimension = meta.dimension as usize;
+            let rows = self.exactly(table, Kind::Codes, number, nodes, codes::stride_of(dimension))?;
+            let beside = self.exactly(table, Kind::Beside, number, nodes, size_of::<codes::Beside>())?;
             Some(CodeRanges {
-                rows: self.exactly(table, Kind::Codes, number, nodes, codes::stride_of(dimension))?,
-                beside: self.exactly(table, Kind::Beside, number, nodes, size_of::<codes::Beside>())?,
+                inside: codes::holds_beside(segment.part(&rows), segment.cast(&beside), dimension),
+                rows,
+                beside,
                 mean: self.exactly(table, Kind::Mean, number, dimension, size_of::<f32>())?,
             })
         } else {
