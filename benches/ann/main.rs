@@ -73,6 +73,9 @@ struct Args {
     /// The ladder ends at the first rung beyond this recall.
     #[arg(long, default_value_t = 0.9985)]
     recall_max: f64,
+    /// Where loci's segment is kept; the one that is there from another time is searched, and none is built.
+    #[arg(long)]
+    keep: Option<PathBuf>,
     /// Where files are written; they are removed afterwards. [default: the system's folder for temporary files]
     #[arg(long)]
     scratch: Option<PathBuf>,

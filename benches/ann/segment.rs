@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use loci_benches::Numbered;
-use loci_index::directory::MmapDirectory;
+use loci_index::directory::{Directory, MmapDirectory};
 use loci_index::distance::Metric;
 use loci_index::graph::GraphOptions;
 use loci_index::graph::search::Scratch;
@@ -51,7 +51,7 @@ impl Engine for Ours {
 
 /// Builds, opens and searches.
 pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
-    let directory = MmapDirectory::open(folder).expect("a folder of our own");
+    let directory = MmapDirectory::open(args.keep.as_deref().unwrap_or(folder)).expect("a folder of our own");
     let fields = [FieldSpec {
         name: "embedding".into(),
         dimension: set.dimension as u32,
@@ -67,7 +67,9 @@ pub fn measure(args: &Args, set: &Set, folder: &Path) -> Value {
     let spinner = progress("loci: building", None);
     machine::reset_peak();
     let (before, begun, cpu_begun) = (machine::memory("VmRSS"), Instant::now(), machine::process_seconds());
-    write(&directory, "set", &spec, &rows, &AtomicBool::new(false)).expect("the segment is written");
+    if directory.is_empty().expect("the folder is read") {
+        write(&directory, "set", &spec, &rows, &AtomicBool::new(false)).expect("the segment is written");
+    }
     let segment = Segment::open(&directory, "set").expect("the segment opens");
     let (seconds, cpu_seconds) = (begun.elapsed().as_secs_f64(), machine::process_seconds() - cpu_begun);
     let peak = machine::memory("VmHWM").saturating_sub(before);
