@@ -12,6 +12,7 @@ use loci_index::view::{View, ViewHandle};
 use loci_raft::{MemberChange, MemberId, Members, Message};
 use tokio::sync::{oneshot, watch};
 
+use super::events::{Listeners, Told};
 use super::owner::FOREVER;
 use super::queue::{self, Queue, Turn, Waiting};
 use super::{
@@ -91,6 +92,8 @@ pub(super) struct Shared {
     /// The last entry that another member may know to be committed; the lease does not answer reads of an older view.
     pub committed: AtomicU64,
     pub progress: Mutex<Progress>,
+    /// Who hears what happens to typed values.
+    pub listeners: Listeners,
     pub budget: Arc<Budget>,
     pub clock: Arc<Clock>,
 }
@@ -122,6 +125,7 @@ impl Shared {
             members: Mutex::default(),
             fingerprints: Mutex::default(),
             progress: Mutex::default(),
+            listeners: Listeners::default(),
             budget,
             clock,
         }
@@ -354,6 +358,24 @@ impl ShardHandle {
     /// The newest view there is, also while the shard is starting: for figures.
     pub fn newest(&self) -> Arc<View> {
         self.0.view.load()
+    }
+
+    /// Tells somebody what happens to typed values from now on, in the place of whoever was told before.
+    pub fn listen(&self, told: Told) {
+        self.0.listeners.set(Some(told));
+    }
+
+    /// Tells nobody any more.
+    pub fn listen_no_more(&self) {
+        self.listen_to(false, false);
+        self.0.listeners.set(None);
+    }
+
+    /// Whether changes of keys, and events with names, are to be told.
+    pub fn listen_to(&self, changes: bool, names: bool) {
+        let listening = &self.0.listeners.listening;
+        listening.to_changes(changes);
+        listening.to_names(names);
     }
 
     /// Has a segment's graphs built anew, as soon as its merging thread is free.

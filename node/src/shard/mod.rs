@@ -19,6 +19,7 @@
 //! - Nothing waits without a bound: a full queue, a full memory and a full disk are answered at once.
 //! - A caller that has gone, or whose deadline has passed while its write was still queued, is never logged.
 
+mod events;
 mod handle;
 mod jobs;
 mod owner;
@@ -35,6 +36,7 @@ use loci_index::store::{Done, Job, Store};
 use loci_raft::{MemberChange, MemberId, Message, Replica, TransferError};
 use tokio::sync::oneshot;
 
+pub use events::{Happened, Told};
 pub use handle::ShardHandle;
 pub use owner::{Owner, OwnerOptions};
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};

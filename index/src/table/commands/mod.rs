@@ -16,6 +16,7 @@ mod hashes;
 mod hyperloglog;
 mod keys;
 mod limits;
+mod messages;
 mod scripts;
 mod sets;
 mod stream_claims;
@@ -157,6 +158,7 @@ const FAMILIES: &[&[Spec]] = &[
     limits::SPECS,
     dumps::SPECS,
     scripts::SPECS,
+    messages::SPECS,
 ];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 use super::{Fatal, Owner};
 use crate::cluster::snapshot::Stand;
-use crate::shard::{ChangeError, Fingerprint, Install, MemberProgress};
+use crate::shard::{ChangeError, Fingerprint, Happened, Install, MemberProgress};
 
 /// After so many entries each the state is remembered in a fingerprint,
 const FINGERPRINT_EVERY: u64 = 64;
@@ -269,6 +269,7 @@ impl Owner {
                 return Ok(());
             }
             store.show_in(self.shared.view.clone());
+            store.listen(self.shared.listeners.listening.clone());
             self.store = store;
             self.known.checkpoint = stand.clone();
             self.known.beginning = None;
@@ -280,6 +281,7 @@ impl Owner {
             let (checkpoint, now) = (self.store.applied(), self.shared.clock.now_millis());
             self.publish(|progress| (progress.checkpoint, progress.checkpoint_at_millis) = (checkpoint, now));
             self.shared.applied.send_replace(checkpoint);
+            self.shared.listeners.tell(&self.shared.view.load(), Happened::Jumped);
             tracing::info!(shard = self.shared.id, index = checkpoint, "a snapshot was taken in");
         }
         let _ = done.send(());

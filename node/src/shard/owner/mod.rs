@@ -39,6 +39,7 @@ use loci_raft::{
     Append, Change, Committed, LogIndex, MemberId, Message, MessageError, Part, Proposed, Replica, Role, Standing,
 };
 
+use super::events::Happened;
 use super::handle::{Phase, Progress, Shared};
 use super::jobs::Jobs;
 use super::queue::Waiting;
@@ -145,7 +146,8 @@ pub(super) struct Parts {
 
 impl Owner {
     pub(super) fn new(parts: Parts) -> Owner {
-        let Parts { shared, options, replica, store, log, jobs, outbox } = parts;
+        let Parts { shared, options, replica, mut store, log, jobs, outbox } = parts;
+        store.listen(shared.listeners.listening.clone());
         let proposed_clock = store.clock();
         let now = shared.clock.instant();
         // What the store holds is committed, so it is what the log has there.
@@ -345,6 +347,7 @@ impl Owner {
         self.known.applied(term, data.len() as u64);
         let outcomes =
             self.store.apply(index.0, &data).map_err(|error| Fatal(format!("shard {}: {error}", self.shared.id)))?;
+        self.tell_events();
         self.work.applied(self.now, data.len() as u64);
         self.replica.applied(index);
         self.charge();
@@ -358,6 +361,14 @@ impl Owner {
             self.replayed += 1;
         }
         Ok(())
+    }
+
+    /// Before anybody is answered: whoever hears of a change and reads finds it.
+    fn tell_events(&mut self) {
+        let events = self.store.take_events();
+        if !events.is_empty() {
+            self.shared.listeners.tell(&self.shared.view.load(), Happened::Events(events));
+        }
     }
 
     /// Since when the view may be older than the leader's: a leader says with everything how far the log is committed.
