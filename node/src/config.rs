@@ -6,6 +6,10 @@
 //! | `--data` | (required) | the data directory |
 //! | `--listen` | 127.0.0.1:7700 | gRPC |
 //! | `--metrics` | 127.0.0.1:7701 | Prometheus, `/live`, `/ready`; or `off` |
+//! | `--resp` | off | clients of Redis; or `off` |
+//! | `--resp-namespace` | redis | where their databases are |
+//! | `--resp-password-file` | none | a file with the password that they need |
+//! | `--resp-connections` | 10000 | the most of them at a time |
 //! | `--advertise` | as `--listen` | where other nodes reach this one |
 //! | `--join` | none | the addresses of other nodes: form or join a cluster at the first start |
 //! | `--insecure` | no | allows addresses that other machines reach |
@@ -19,15 +23,21 @@
 //! | `--log-format`, `--log-level` | text, info | the lines on stderr |
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use loci_index::store::check_name;
 use tracing_subscriber::EnvFilter;
+
+use crate::cluster::book;
+use crate::doors::resp;
 
 /// Where clients connect unless told otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
 /// Where metrics are read unless told otherwise.
 pub const METRICS_DEFAULT: &str = "127.0.0.1:7701";
-const METRICS_OFF: &str = "off";
+const OFF: &str = "off";
+const RESP_NAMESPACE_DEFAULT: &str = "redis";
+const RESP_CONNECTIONS_DEFAULT: u32 = 10_000;
 const RECALL_ONE_IN_DEFAULT: u32 = 1_000;
 const WALK_RATE_DEFAULT: u32 = 100;
 const LOG_FILE_MIB_DEFAULT: u64 = 64;
@@ -59,6 +69,19 @@ pub struct ServeArgs {
     /// Address for Prometheus (/metrics) and probes (/live, /ready), or "off".
     #[arg(long, value_name = "IP:PORT|off", default_value = METRICS_DEFAULT)]
     pub metrics: String,
+    /// Address for clients of Redis (RESP), such as 127.0.0.1:6379, or "off".
+    #[arg(long, value_name = "IP:PORT|off", default_value = OFF)]
+    pub resp: String,
+    /// The namespace that holds the databases of Redis' clients, each a collection: db0 to db15.
+    #[arg(long, value_name = "NAME", default_value = RESP_NAMESPACE_DEFAULT)]
+    pub resp_namespace: String,
+    /// A file whose first line is the password that clients of Redis must give. Without one only programs on this machine may
+    /// connect.
+    #[arg(long, value_name = "FILE")]
+    pub resp_password_file: Option<PathBuf>,
+    /// The most connections of Redis' clients.
+    #[arg(long, value_name = "CONNECTIONS", default_value_t = RESP_CONNECTIONS_DEFAULT)]
+    pub resp_connections: u32,
     /// Allow addresses that other machines can reach, although nothing is encrypted and nobody is asked who they are.
     #[arg(long)]
     pub insecure: bool,
@@ -122,6 +145,10 @@ pub struct Config {
     pub join: Vec<String>,
     /// Where metrics are read, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// Where clients of Redis connect, if anywhere; port 0: any free one.
+    pub resp: Option<SocketAddr>,
+    /// How that door is to be.
+    pub resp_options: resp::Options,
     /// The memory budget.
     pub memory_bytes: u64,
     /// One of so many searches is run again, exactly; zero: none.
@@ -180,6 +207,25 @@ pub enum ConfigError {
     /// Clients and metrics at one address.
     #[error("--listen and --metrics are both {0}: give them different ports, or --metrics off")]
     SameAddress(SocketAddr),
+    /// Two doors at one address.
+    #[error("--resp and {other} are both {address}: give them different ports, or --resp off")]
+    SameRespAddress {
+        /// The other door.
+        other: &'static str,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Not a namespace for users.
+    #[error("--resp-namespace: {0:?} is no name of a namespace, or is the cluster's own")]
+    NotANamespace(String),
+    /// No password in its file.
+    #[error("--resp-password-file: {}: {reason}", path.display())]
+    NoPassword {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A number out of its range.
     #[error("{option}: {value} is not from {min} to {max}")]
     OutOfRange {
@@ -232,12 +278,31 @@ impl Config {
             return Err(ConfigError::NoAdvertise(listen));
         }
         let metrics = match args.metrics.as_str() {
-            METRICS_OFF => None,
+            OFF => None,
             metrics => Some(address("--metrics", metrics, args.insecure)?),
         };
         if metrics == Some(listen) && listen.port() != 0 {
             return Err(ConfigError::SameAddress(listen));
         }
+        let resp = match args.resp.as_str() {
+            OFF => None,
+            resp => Some(address("--resp", resp, args.insecure)?),
+        };
+        for (other, address) in [("--listen", Some(listen)), ("--metrics", metrics)] {
+            if let (Some(resp), Some(address)) = (resp, address)
+                && resp == address
+                && resp.port() != 0
+            {
+                return Err(ConfigError::SameRespAddress { other, address });
+            }
+        }
+        if check_name(&args.resp_namespace).is_err() || args.resp_namespace == book::NAMESPACE {
+            return Err(ConfigError::NotANamespace(args.resp_namespace));
+        }
+        let connections = in_range("--resp-connections", args.resp_connections.into(), 1, 1 << 20)?;
+        let password = args.resp_password_file.map(|path| password_in(&path)).transpose()?;
+        let resp_options =
+            resp::Options { namespace: args.resp_namespace, connections_max: connections as usize, password };
         let memory_bytes = match args.memory_mib {
             Some(mib) => in_range("--memory-mib", mib, MEMORY_MIB_MIN, u64::MAX >> 20)? << 20,
             None => (machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2).max(MEMORY_MIB_MIN << 20),
@@ -262,6 +327,8 @@ impl Config {
             advertise: args.advertise,
             join: args.join,
             metrics,
+            resp,
+            resp_options,
             memory_bytes,
             recall_one_in: args.recall_one_in,
             walk_rate: args.walk_rate,
@@ -283,6 +350,8 @@ impl Config {
             advertise: None,
             join: Vec::new(),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            resp: None,
+            resp_options: resp::Options::default(),
             memory_bytes: machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2,
             recall_one_in: RECALL_ONE_IN_DEFAULT,
             walk_rate: WALK_RATE_DEFAULT,
@@ -294,6 +363,16 @@ impl Config {
             log_format: LogFormat::Text,
             log_level: "info".into(),
         }
+    }
+}
+
+/// The first line of a file.
+fn password_in(path: &Path) -> Result<String, ConfigError> {
+    let failed = |reason: String| ConfigError::NoPassword { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(failed("its first line is empty: it is to be the password".into())),
     }
 }
 
@@ -349,6 +428,10 @@ mod tests {
             advertise: None,
             join: Vec::new(),
             metrics: METRICS_DEFAULT.into(),
+            resp: OFF.into(),
+            resp_namespace: RESP_NAMESPACE_DEFAULT.into(),
+            resp_password_file: None,
+            resp_connections: RESP_CONNECTIONS_DEFAULT,
             insecure: false,
             memory_mib: Some(512),
             recall_one_in: RECALL_ONE_IN_DEFAULT,
@@ -386,6 +469,17 @@ mod tests {
             (|args| args.metrics = "10.0.0.1:9".into(), "--metrics: other machines"),
             (|args| args.metrics = "on".into(), "--metrics: \"on\" is not an address"),
             (|args| args.metrics = args.listen.clone(), "both 127.0.0.1:7700"),
+            (|args| args.resp = "6379".into(), "--resp: \"6379\" is not an address"),
+            (|args| args.resp = "0.0.0.0:6379".into(), "--resp: other machines"),
+            (|args| args.resp = args.listen.clone(), "--resp and --listen are both 127.0.0.1:7700"),
+            (|args| args.resp = args.metrics.clone(), "--resp and --metrics are both 127.0.0.1:7701"),
+            (|args| args.resp_namespace = "_loci".into(), "--resp-namespace: \"_loci\""),
+            (|args| args.resp_namespace = "a/b".into(), "--resp-namespace: \"a/b\""),
+            (|args| args.resp_connections = 0, "--resp-connections: 0 is not from 1"),
+            (
+                |args| args.resp_password_file = Some("/nonexistent".into()),
+                "--resp-password-file: /nonexistent: No such file",
+            ),
             (|args| args.memory_mib = Some(1), "--memory-mib: 1 is not from 64"),
             (|args| args.memory_mib = Some(u64::MAX), "--memory-mib"),
             (|args| args.log_file_mib = 0, "--log-file-mib: 0 is not from 1 to 1024"),
@@ -413,7 +507,8 @@ mod tests {
             |args| args.listen = "localhost:7700".into(),
             |args| args.listen = "[::1]:7700".into(),
             |args| args.listen = "127.0.0.1:0".into(),
-            |args| args.metrics = METRICS_OFF.into(),
+            |args| args.metrics = OFF.into(),
+            |args| args.resp = "127.0.0.1:6379".into(),
             |args| (args.listen, args.metrics) = ("127.0.0.1:0".into(), "127.0.0.1:0".into()),
             |args| (args.listen, args.insecure) = ("0.0.0.0:7700".into(), true),
             |args| args.log_level = "warn,loci_node=debug".into(),

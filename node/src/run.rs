@@ -39,6 +39,7 @@ use crate::cluster::snapshot::{self, Receiving};
 use crate::cluster::{Cluster, agreement, door, mirror, policy, repair};
 use crate::config::{Config, ConfigError, LogFormat, ServeArgs};
 use crate::doors::grpc;
+use crate::doors::resp::{self, Resp};
 use crate::gate::Gate;
 use crate::hosting::{Care, Host, Hosting, OpenedStore, make_store, open_store};
 use crate::identity::{ClusterId, DataDirectory, DataError, FOUNDER, Identity, NodeId, random_bytes};
@@ -265,6 +266,9 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
         () = node.ready() => {
             let mut stdout = std::io::stdout();
             // Whoever started this may have closed it.
+            if let Some(address) = node.resp_addr() {
+                let _ = writeln!(stdout, "redis clients on {address}");
+            }
             let _ = writeln!(stdout, "listening on {}", node.local_addr()).and_then(|()| stdout.flush());
             shutdown.await;
         }
@@ -312,6 +316,7 @@ pub struct Node {
     stop_server: oneshot::Sender<()>,
     server: JoinHandle<()>,
     endpoint: Option<Endpoint>,
+    resp: Option<Resp>,
     health: HealthReporter,
     /// Says that the node serves, and that it does not any more once it is removed from the cluster.
     becoming_healthy: JoinHandle<()>,
@@ -334,6 +339,7 @@ impl Node {
         let begun = Instant::now();
         let listener = bind("--listen", config.listen)?;
         let metrics_listener = config.metrics.map(|address| bind("--metrics", address)).transpose()?;
+        let resp_listener = config.resp.map(|address| bind("--resp", address)).transpose()?;
         let at = listener.local_addr()?;
         let advertise = config.advertise.clone().unwrap_or_else(|| at.to_string());
         let path = config.data.clone();
@@ -455,7 +461,8 @@ impl Node {
             repaired: !repaired.is_empty(),
         }));
 
-        let calls = grpc::Calls { cluster: cluster.clone(), search: search.clone(), recall, gate: Gate::default() };
+        let gate = Gate::default();
+        let calls = grpc::Calls { cluster: cluster.clone(), search: search.clone(), recall, gate: gate.clone() };
         let pace = snapshot::Pace::new(config.snapshot_bytes_per_second);
         let peers = door::Door { cluster: cluster.clone(), pace };
         let (health, is_not_serving, stop_server, server) = {
@@ -476,6 +483,18 @@ impl Node {
                 Some(Endpoint::start(listener, metrics.clone(), status.clone())?)
             }
         };
+        let resp = match resp_listener {
+            None => None,
+            Some(listener) => {
+                let (cluster, metrics, status) = (cluster.clone(), metrics.clone(), status.clone());
+                let _inside = runtime.enter();
+                Some(Resp::start(
+                    listener,
+                    resp::Parts { cluster, gate, metrics, status },
+                    config.resp_options.clone(),
+                )?)
+            }
+        };
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             node = %identity.node,
@@ -484,6 +503,7 @@ impl Node {
             data = %data.path().display(),
             listen = %at,
             metrics = endpoint.as_ref().map(|endpoint| tracing::field::display(endpoint.address())),
+            resp = resp.as_ref().map(|resp| tracing::field::display(resp.address())),
             memory_mib = config.memory_bytes >> 20,
             millis = begun.elapsed().as_millis() as u64,
             "started"
@@ -507,6 +527,7 @@ impl Node {
             stop_server,
             server,
             endpoint,
+            resp,
             health,
             becoming_healthy,
             shard,
@@ -531,6 +552,11 @@ impl Node {
     /// Where metrics are read, if anywhere.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.endpoint.as_ref().map(Endpoint::address)
+    }
+
+    /// Where clients of Redis connect, if anywhere.
+    pub fn resp_addr(&self) -> Option<SocketAddr> {
+        self.resp.as_ref().map(Resp::address)
     }
 
     /// What its doors have counted.
@@ -562,6 +588,7 @@ impl Node {
             stop_server,
             mut server,
             endpoint,
+            resp,
             health,
             becoming_healthy,
             shard,
@@ -583,6 +610,9 @@ impl Node {
         set_health(&health, ServingStatus::NotServing).await;
         let all = cluster.shards().handles();
         futures_util::future::join_all(all.into_iter().map(|shard| hand_over(cluster.of(shard)))).await;
+        if let Some(resp) = &resp {
+            resp.close();
+        }
         let _ = stop_server.send(());
         // Streams that carry nothing, such as an idle pipeline, need not be waited for.
         let idle = async {
@@ -598,6 +628,9 @@ impl Node {
             () = tokio::time::sleep(DRAIN_TIME) => {
                 tracing::warn!(calls = metrics.calls_under_way(), "calls under way were cut off");
             }
+        }
+        if let Some(resp) = resp {
+            resp.end();
         }
         let path = data.log();
         let closing = tokio::task::spawn_blocking(move || {

@@ -54,6 +54,8 @@ pub struct Node {
     child: Child,
     /// Where it listens: `IP:PORT`.
     pub address: String,
+    /// Where clients of Redis connect, if anywhere: `IP:PORT`.
+    pub resp: Option<String>,
     /// What it wrote to standard error so far.
     log: PathBuf,
 }
@@ -132,11 +134,15 @@ impl Start {
         let child = command.stdout(Stdio::piped()).stderr(stderr).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("{}: {error}", program().display()));
         let mut stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        let mut resp = None;
         let address = loop {
             let mut line = String::new();
             let read = stdout.read_line(&mut line).expect("standard output can be read");
             if let Some(address) = line.trim_end().strip_prefix("listening on ") {
                 break Some(address.to_owned());
+            }
+            if let Some(address) = line.trim_end().strip_prefix("redis clients on ") {
+                resp = Some(address.to_owned());
             }
             if read == 0 {
                 break None;
@@ -151,7 +157,7 @@ impl Start {
         };
         // Whatever else it prints goes nowhere, but must not fill the pipe.
         std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
-        Ok(Node { child, address, log })
+        Ok(Node { child, address, resp, log })
     }
 
     /// Starts a node that must come up, and waits until it is ready.

@@ -3,5 +3,7 @@
 //! | door | protocol |
 //! |---|---|
 //! | [`grpc`] | the native API: unary calls, streams, and the pipeline |
+//! | [`resp`] | RESP2 and RESP3, for clients of Redis |
 
 pub mod grpc;
+pub mod resp;

@@ -1,0 +1,241 @@
+//! Blocking commands: tried, and tried again when something happened to one of their keys, until their time is up.
+//!
+//! ```text
+//!   BLPOP k 5 --try--> a value: answered
+//!                 \--> nothing: in the queue of k --woken--> try --> ...
+//!                                                \--time up, unblocked--> nothing
+//! ```
+//!
+//! Those who wait for a key are woken one after the other, the first first. What is tried goes through the log only if the
+//! key is there, so that waiting costs the log nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use loci_index::table::Keyspace;
+use loci_index::table::call::Chance;
+use loci_index::table::commands::{Run, is, parse_float, parse_int};
+use loci_index::table::execute::{self, Moment};
+use loci_index::table::tape::{Item, Items, Tape};
+
+use super::client::Unblock;
+use super::commands::{self, Command};
+use super::hub::Waiter;
+use super::pipeline::Answer;
+use super::render;
+use super::session::{Next, Session};
+
+/// The longest wait there is; longer ones are this long.
+const WAIT_MAX: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// A command that waits.
+pub struct Blocked {
+    command: Command,
+    args: Vec<Box<[u8]>>,
+    /// Its place in the queues of its keys.
+    waiter: Arc<Waiter>,
+    /// When its time is up, if ever.
+    pub until: Option<Instant>,
+    /// What it says then.
+    nothing: Vec<u8>,
+}
+
+/// How long a command may wait. None: it does not want to.
+fn patience(command: Command, args: &[&[u8]]) -> Option<Option<Duration>> {
+    let millis = |text: &[u8]| {
+        let millis = parse_int(text).filter(|millis| *millis >= 0)?;
+        Some((millis > 0).then(|| Duration::from_millis(millis as u64).min(WAIT_MAX)))
+    };
+    let seconds = |text: Option<&&[u8]>| {
+        let seconds = parse_float(text?).filter(|seconds| *seconds >= 0.0)?;
+        Some((seconds > 0.0).then(|| Duration::try_from_secs_f64(seconds).unwrap_or(WAIT_MAX).min(WAIT_MAX)))
+    };
+    match command.spec.name {
+        "xread" | "xreadgroup" => {
+            let streams = args.iter().position(|arg| is(arg, "streams")).unwrap_or(args.len());
+            let block = args[..streams].iter().skip(1).position(|arg| is(arg, "block"))?;
+            millis(args.get(block + 2)?)
+        }
+        "blmpop" | "bzmpop" => seconds(args.get(1)),
+        "brpoplpush" => seconds(args.get(3)),
+        "blmove" => seconds(args.get(5)),
+        _ => seconds(args.last()),
+    }
+}
+
+fn is_nothing(tape: &[u8]) -> bool {
+    matches!(Items::new(tape).next(), Some(Item::Null | Item::NullArray))
+}
+
+fn is_wrong_type(tape: &[u8]) -> bool {
+    matches!(Items::new(tape).next(), Some(Item::Error(text)) if text.starts_with(b"WRONGTYPE"))
+}
+
+impl Session {
+    /// Tries a blocking command; says to wait if there was nothing.
+    pub async fn try_or_wait(&mut self, command: Command, args: &[&[u8]]) -> Next {
+        let patience = patience(command, args);
+        if patience.is_none() || self.is_silent() {
+            match command.spec.run {
+                Run::Read(_) => {
+                    self.settle().await;
+                    if let Some(tape) = self.read_tape(command, args).await {
+                        render::reply(&mut tape.items(), &mut self.out);
+                    }
+                }
+                _ => self.gather(command.spec, args, Answer::Whole).await,
+            }
+            return Next::Go;
+        }
+        self.settle().await;
+        // What is wrong with the arguments is wrong also where there is no key, and so is the reply when there is nothing.
+        let dry = dry_run(command, args);
+        let nothing = match is_nothing(&dry) {
+            true => dry,
+            false if command.spec.name == "xreadgroup" => {
+                let mut tape = Tape::new();
+                tape.null_array();
+                tape.into_bytes()
+            }
+            false => {
+                render::reply(&mut Items::new(&dry), &mut self.out);
+                return Next::Go;
+            }
+        };
+        let Some(args) = self.concrete(command, args).await else { return Next::Go };
+        let borrowed: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
+        let keys = command.spec.key_places(&borrowed).into_iter().filter_map(|place| borrowed.get(place).copied());
+        let waiter = Waiter::new(self.client.clone(), self.database, keys);
+        // In the queue before the first look.
+        self.door.hub.wait(&waiter);
+        let until = patience.flatten().map(|patience| Instant::now() + patience);
+        let mut blocked = Blocked { command, args, waiter, until, nothing };
+        match self.attempt(&mut blocked, true).await {
+            true => {
+                self.door.hub.leave(&blocked.waiter);
+                Next::Go
+            }
+            false => {
+                self.client.facts().blocked = true;
+                Next::Wait(Box::new(blocked))
+            }
+        }
+    }
+
+    /// Tries; whether it was answered.
+    async fn attempt(&mut self, blocked: &mut Blocked, first: bool) -> bool {
+        let Blocked { command, args, waiter, .. } = blocked;
+        let (command, args) = (*command, args.iter().map(|arg| &**arg).collect::<Vec<&[u8]>>());
+        let (door, database) = (self.door.clone(), self.database);
+        self.reading = None;
+        let places = command.spec.key_places(&args);
+        let Some(reading) = self.look().await else { return true };
+        let now = reading.moment().now;
+        let is_there = reading.read(&door.databases, database, |keyspace| {
+            places.iter().filter_map(|place| args.get(*place)).any(|key| keyspace.contains(key, now))
+        });
+        if !is_there && command.spec.name != "xreadgroup" {
+            return false;
+        }
+        let tape = match command.spec.run {
+            Run::Read(_) => match self.read_tape(command, &args).await {
+                Some(tape) => tape.into_bytes(),
+                None => return true,
+            },
+            _ => {
+                let mut pending = super::pipeline::Pending::default();
+                pending.push(database, args.iter().copied(), Answer::Whole);
+                let (calls, _) = pending.into_calls();
+                match self.door.execute(calls, self.origin()).await {
+                    Ok(tape) => tape.unwrap_or_default(),
+                    Err(error) => {
+                        self.out.error(error);
+                        return true;
+                    }
+                }
+            }
+        };
+        self.reading = None;
+        if is_nothing(&tape) || (!first && is_wrong_type(&tape)) {
+            // It may be for another who waits for the same key.
+            self.door.hub.pass_on(waiter);
+            return false;
+        }
+        self.answer(&mut Items::new(&tape), Answer::Whole);
+        if matches!(command.spec.run, Run::Read(_)) {
+            // What was read is still there for others.
+            self.door.hub.pass_on(waiter);
+        }
+        true
+    }
+
+    /// Something happened: whether the wait is over.
+    pub async fn go_on(&mut self, blocked: &mut Blocked) -> bool {
+        if let Some(how) = self.client.take_unblock() {
+            match how {
+                Unblock::Timeout => self.give_up(blocked),
+                Unblock::Error => self.out.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
+            }
+            return true;
+        }
+        if blocked.until.is_some_and(|until| Instant::now() >= until) {
+            self.give_up(blocked);
+            return true;
+        }
+        blocked.waiter.take_ready() && self.attempt(blocked, false).await
+    }
+
+    fn give_up(&mut self, blocked: &Blocked) {
+        render::reply(&mut Items::new(&blocked.nothing), &mut self.out);
+    }
+
+    /// The wait is over, however it ended.
+    pub fn stop_waiting(&mut self, blocked: &Blocked) {
+        self.door.hub.leave(&blocked.waiter);
+        self.client.facts().blocked = false;
+        // One that came too late.
+        self.client.take_unblock();
+    }
+
+    /// The arguments with what `$` means now in its place: the last entry of each stream.
+    async fn concrete(&mut self, command: Command, args: &[&[u8]]) -> Option<Vec<Box<[u8]>>> {
+        let mut owned: Vec<Box<[u8]>> = args.iter().map(|arg| Box::from(*arg)).collect();
+        let streams = args.iter().position(|arg| is(arg, "streams"));
+        let (Some(streams), "xread", Some(info)) = (streams, command.spec.name, commands::find(b"xinfo")) else {
+            return Some(owned);
+        };
+        let count = (args.len() - streams - 1) / 2;
+        for number in 0..count {
+            let (key, place) = (args[streams + 1 + number], streams + 1 + count + number);
+            if args.get(place).is_none_or(|id| *id != b"$") {
+                continue;
+            }
+            let tape = self.read_tape(info, &[b"xinfo", b"stream", key]).await?;
+            owned[place] = last_id(tape.bytes()).unwrap_or_else(|| Box::from(&b"0-0"[..]));
+        }
+        Some(owned)
+    }
+}
+
+/// What `XINFO STREAM` says of the last entry.
+fn last_id(tape: &[u8]) -> Option<Box<[u8]>> {
+    let mut items = Items::new(tape);
+    while let Some(item) = items.next() {
+        if item == Item::Bulk(b"last-generated-id") {
+            return match items.next()? {
+                Item::Bulk(id) | Item::Status(id) => Some(id.into()),
+                _ => None,
+            };
+        }
+    }
+    None
+}
+
+/// What a command says where there are no keys at all.
+fn dry_run(command: Command, args: &[&[u8]]) -> Vec<u8> {
+    let mut keyspace = Keyspace::new(Chance::new(0).next_u64());
+    let mut tape = Tape::new();
+    let moment = Moment { now: 1, version: 1, number: 0 };
+    execute::write(&mut keyspace, command.spec, args, moment, &mut tape);
+    tape.into_bytes()
+}

@@ -1,0 +1,491 @@
+//! The hub: who is to be told what happened to keys and channels.
+//!
+//! ```text
+//!   shard thread: entry applied --events--> hub --> subscribers of a channel, those who wait for a key, caches in clients
+//! ```
+//!
+//! Every node tells its own clients, since every node applies every entry. Clients are told by a push into their outbox,
+//! which never waits.
+//!
+//! Always: whoever waits for a key is in its queue before he looks whether it is there, so that no change escapes him. Of
+//! those who wait for a key the first is woken; once he is done the next is, for as long as the key is there.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use loci_index::record::CollectionId;
+use loci_index::table::{Event, glob};
+use loci_index::view::View;
+use loci_wire::resp::{Protocol, Writer};
+
+use super::client::Client;
+use super::databases::Databases;
+use super::settings::notify;
+use crate::shard::{Happened, ShardHandle};
+
+/// The most keys that are remembered for caches in clients. Past it some are called changed.
+const TRACKED_KEYS_MAX: usize = 1 << 20;
+
+/// The kinds of subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// To a channel.
+    Channel,
+    /// To all channels that a pattern matches.
+    Pattern,
+    /// To a channel that belongs to a slot.
+    Sharded,
+}
+
+/// Who waits for keys.
+#[derive(Debug)]
+pub struct Waiter {
+    client: Arc<Client>,
+    keys: Vec<Box<[u8]>>,
+    /// Something happened to one of the keys.
+    ready: AtomicBool,
+}
+
+impl Waiter {
+    /// For these keys of a database, each once.
+    pub fn new<'k>(client: Arc<Client>, database: u8, keys: impl Iterator<Item = &'k [u8]>) -> Arc<Waiter> {
+        let mut all: Vec<Box<[u8]>> = keys.map(|key| place(database, key)).collect();
+        all.sort_unstable();
+        all.dedup();
+        Arc::new(Waiter { client, keys: all, ready: AtomicBool::new(false) })
+    }
+
+    /// Whether something happened since it was asked last.
+    pub fn take_ready(&self) -> bool {
+        self.ready.swap(false, Ordering::AcqRel)
+    }
+
+    fn rouse(&self) {
+        self.ready.store(true, Ordering::Release);
+        self.client.wake.notify_one();
+    }
+}
+
+/// Whose cache is told of changes.
+#[derive(Debug)]
+pub struct Tracker {
+    client: Arc<Client>,
+    /// Who is told in its place.
+    redirect: Option<Arc<Client>>,
+    /// Whether its own changes are not told.
+    no_loop: bool,
+    /// Keys that it is changing just now.
+    writing: Mutex<HashSet<Box<[u8]>>>,
+}
+
+impl Tracker {
+    /// For a client, or for another that is told in its place.
+    pub fn new(client: Arc<Client>, redirect: Option<Arc<Client>>, no_loop: bool) -> Tracker {
+        Tracker { client, redirect, no_loop, writing: Mutex::default() }
+    }
+
+    /// Says which keys are being changed by the client itself.
+    pub fn set_writing(&self, keys: HashSet<Box<[u8]>>) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    fn is_own(&self, key: &[u8]) -> bool {
+        self.no_loop && self.writing.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+
+    fn tell(&self, keys: Option<&[u8]>) {
+        let target = self.redirect.as_ref().unwrap_or(&self.client);
+        let protocol = target.protocol();
+        let mut message = Writer::new(protocol);
+        match protocol {
+            Protocol::Three => {
+                message.push(2);
+                message.bulk("invalidate");
+            }
+            // Only one that is told in the place of another gets here.
+            Protocol::Two => {
+                message.array(3);
+                message.bulk("message");
+                message.bulk("__redis__:invalidate");
+            }
+        }
+        match keys {
+            Some(key) => {
+                message.array(1);
+                message.bulk(key);
+            }
+            None => message.null(),
+        }
+        target.push(message.into_bytes().into());
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    channels: HashMap<Box<[u8]>, Vec<Arc<Client>>>,
+    sharded: HashMap<Box<[u8]>, Vec<Arc<Client>>>,
+    patterns: BTreeMap<Box<[u8]>, Vec<Arc<Client>>>,
+    waiting: HashMap<Box<[u8]>, VecDeque<Arc<Waiter>>>,
+    /// Who waits, all keys together.
+    waiters: usize,
+    trackers: HashMap<u64, Arc<Tracker>>,
+    /// Which trackers have read a key.
+    tracked: HashMap<Box<[u8]>, Vec<u64>>,
+    /// Which trackers want to hear of all keys that begin so.
+    prefixes: Vec<(Box<[u8]>, u64)>,
+    monitors: Vec<Arc<Client>>,
+    homes: Vec<ShardHandle>,
+    listening: (bool, bool),
+}
+
+/// See the module's front page.
+pub struct Hub {
+    inner: Mutex<Inner>,
+    databases: Arc<Databases>,
+    /// What `notify-keyspace-events` says.
+    notify: AtomicU32,
+    is_monitored: AtomicBool,
+}
+
+/// A key with its database before it.
+fn place(database: u8, key: &[u8]) -> Box<[u8]> {
+    let mut place = Vec::with_capacity(key.len() + 1);
+    place.push(database);
+    place.extend_from_slice(key);
+    place.into()
+}
+
+/// One message in both protocols, each written when it is first needed.
+struct Message<'m> {
+    parts: &'m [&'m [u8]],
+    two: Option<Bytes>,
+    three: Option<Bytes>,
+}
+
+impl<'m> Message<'m> {
+    fn new(parts: &'m [&'m [u8]]) -> Message<'m> {
+        Message { parts, two: None, three: None }
+    }
+
+    fn send(&mut self, to: &Client) {
+        let protocol = to.protocol();
+        let written = if protocol == Protocol::Two { &mut self.two } else { &mut self.three };
+        let bytes = written.get_or_insert_with(|| {
+            let mut out = Writer::new(protocol);
+            out.push(self.parts.len());
+            self.parts.iter().for_each(|part| out.bulk(part));
+            out.into_bytes().into()
+        });
+        to.push(bytes.clone());
+    }
+}
+
+impl Inner {
+    fn subscribers(&mut self, kind: Kind) -> &mut HashMap<Box<[u8]>, Vec<Arc<Client>>> {
+        if kind == Kind::Sharded { &mut self.sharded } else { &mut self.channels }
+    }
+
+    fn publish(&self, channel: &[u8], message: &[u8], sharded: bool) {
+        if sharded {
+            let parts: [&[u8]; 3] = [b"smessage", channel, message];
+            let mut out = Message::new(&parts);
+            self.sharded.get(channel).into_iter().flatten().for_each(|to| out.send(to));
+            return;
+        }
+        let parts: [&[u8]; 3] = [b"message", channel, message];
+        let mut out = Message::new(&parts);
+        self.channels.get(channel).into_iter().flatten().for_each(|to| out.send(to));
+        for (pattern, subscribers) in self.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel)) {
+            let parts: [&[u8]; 4] = [b"pmessage", pattern, channel, message];
+            let mut out = Message::new(&parts);
+            subscribers.iter().for_each(|to| out.send(to));
+        }
+    }
+
+    fn changed(&mut self, database: u8, key: &[u8]) {
+        if self.waiters > 0
+            && let Some(first) = self.waiting.get(&place(database, key)).and_then(VecDeque::front)
+        {
+            first.rouse();
+        }
+        if self.trackers.is_empty() {
+            return;
+        }
+        let mut told = self.tracked.remove(key).unwrap_or_default();
+        let interested = self.prefixes.iter().filter(|(prefix, _)| key.starts_with(prefix));
+        told.extend(interested.map(|(_, id)| *id));
+        told.sort_unstable();
+        told.dedup();
+        for tracker in told.iter().filter_map(|id| self.trackers.get(id)) {
+            if !tracker.is_own(key) {
+                tracker.tell(Some(key));
+            }
+        }
+    }
+
+    fn flushed(&mut self) {
+        self.tracked.clear();
+        self.trackers.values().for_each(|tracker| tracker.tell(None));
+    }
+
+    /// Wakes the first who waits for a key, or the one behind another.
+    fn pass_on(&self, place: &[u8], behind: Option<&Arc<Waiter>>) {
+        let Some(queue) = self.waiting.get(place) else { return };
+        let next = match behind {
+            None => queue.front(),
+            Some(one) => queue.iter().skip_while(|waiter| !Arc::ptr_eq(waiter, one)).nth(1),
+        };
+        if let Some(next) = next {
+            next.rouse();
+        }
+    }
+}
+
+impl Hub {
+    /// For the clients of a node.
+    pub fn new(databases: Arc<Databases>) -> Hub {
+        let inner = Mutex::default();
+        Hub { inner, databases, notify: AtomicU32::new(0), is_monitored: AtomicBool::new(false) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears from a shard from now on.
+    pub fn attach(self: &Arc<Hub>, home: &ShardHandle) {
+        let mut inner = self.lock();
+        if inner.homes.iter().any(|known| known.id() == home.id()) {
+            return;
+        }
+        inner.homes.push(home.clone());
+        let (changes, names) = inner.listening;
+        drop(inner);
+        let hub = self.clone();
+        home.listen(Arc::new(move |view, happened| hub.take(view, happened)));
+        home.listen_to(changes, names);
+    }
+
+    /// Lets go of the shards: their handles must not outlive them.
+    pub fn detach(&self) {
+        let homes = std::mem::take(&mut self.lock().homes);
+        homes.iter().for_each(ShardHandle::listen_no_more);
+    }
+
+    fn listen(&self, inner: &mut Inner) {
+        let wanted = (inner.waiters > 0 || !inner.trackers.is_empty(), self.notify.load(Ordering::Relaxed) != 0);
+        if wanted != inner.listening {
+            inner.listening = wanted;
+            inner.homes.iter().for_each(|home| home.listen_to(wanted.0, wanted.1));
+        }
+    }
+
+    /// Something happened in a shard: called by its thread.
+    fn take(&self, view: &View, happened: Happened) {
+        let mut inner = self.lock();
+        let events = match happened {
+            Happened::Events(events) => events,
+            Happened::Jumped => {
+                // What happened in between nobody knows.
+                inner.waiting.values().flatten().for_each(|waiter| waiter.rouse());
+                return inner.flushed();
+            }
+        };
+        let mut last: Option<(CollectionId, Option<u8>)> = None;
+        for (id, event) in events {
+            let database = match last {
+                Some((known, database)) if known == id => database,
+                _ => self.databases.number(view, id),
+            };
+            last = Some((id, database));
+            let Some(database) = database else { continue };
+            match event {
+                Event::Published { channel, message, sharded } => inner.publish(&channel, &message, sharded),
+                Event::Changed { key } => inner.changed(database, &key),
+                Event::Flushed => inner.flushed(),
+                Event::Named { class, name, key } => self.named(&inner, database, class, name, &key),
+            }
+        }
+    }
+
+    fn named(&self, inner: &Inner, database: u8, class: u8, name: &str, key: &[u8]) {
+        let wanted = self.notify.load(Ordering::Relaxed);
+        if wanted & notify::bit(class) == 0 {
+            return;
+        }
+        if wanted & notify::KEYSPACE != 0 {
+            let channel = [format!("__keyspace@{database}__:").as_bytes(), key].concat();
+            inner.publish(&channel, name.as_bytes(), false);
+        }
+        if wanted & notify::KEYEVENT != 0 {
+            inner.publish(format!("__keyevent@{database}__:{name}").as_bytes(), key, false);
+        }
+    }
+
+    /// Which events on keys are told to subscribers.
+    pub fn set_notify(&self, flags: u32) {
+        let mut inner = self.lock();
+        self.notify.store(flags, Ordering::Relaxed);
+        self.listen(&mut inner);
+    }
+
+    /// A client subscribes to a channel or pattern that it was not subscribed to.
+    pub fn subscribe(&self, kind: Kind, name: &[u8], client: &Arc<Client>) {
+        let mut inner = self.lock();
+        let subscribers = match kind {
+            Kind::Pattern => inner.patterns.entry(name.into()).or_default(),
+            _ => inner.subscribers(kind).entry(name.into()).or_default(),
+        };
+        subscribers.push(client.clone());
+    }
+
+    /// It no longer is.
+    pub fn unsubscribe(&self, kind: Kind, name: &[u8], client: &Arc<Client>) {
+        let mut inner = self.lock();
+        let subscribers = match kind {
+            Kind::Pattern => inner.patterns.get_mut(name),
+            _ => inner.subscribers(kind).get_mut(name),
+        };
+        let Some(subscribers) = subscribers else { return };
+        subscribers.retain(|known| known.id != client.id);
+        if subscribers.is_empty() {
+            match kind {
+                Kind::Pattern => inner.patterns.remove(name),
+                _ => inner.subscribers(kind).remove(name),
+            };
+        }
+    }
+
+    /// How many would get a message.
+    pub fn receivers(&self, channel: &[u8], sharded: bool) -> usize {
+        let inner = self.lock();
+        if sharded {
+            return inner.sharded.get(channel).map_or(0, Vec::len);
+        }
+        let matching = inner.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel));
+        inner.channels.get(channel).map_or(0, Vec::len) + matching.map(|(_, all)| all.len()).sum::<usize>()
+    }
+
+    /// The channels that have subscribers, and match.
+    pub fn channels(&self, pattern: Option<&[u8]>, sharded: bool) -> Vec<Box<[u8]>> {
+        let inner = self.lock();
+        let channels = if sharded { &inner.sharded } else { &inner.channels };
+        let fits = |name: &[u8]| pattern.is_none_or(|pattern| glob::matches(pattern, name));
+        channels.keys().filter(|name| fits(name)).cloned().collect()
+    }
+
+    /// How many subscribers a channel has, without patterns.
+    pub fn subscribers(&self, channel: &[u8], sharded: bool) -> usize {
+        let inner = self.lock();
+        let channels = if sharded { &inner.sharded } else { &inner.channels };
+        channels.get(channel).map_or(0, Vec::len)
+    }
+
+    /// Channels, patterns and sharded channels that have subscribers; clients that wait; clients whose caches are told.
+    pub fn counts(&self) -> [usize; 5] {
+        let inner = self.lock();
+        [inner.channels.len(), inner.patterns.len(), inner.sharded.len(), inner.waiters, inner.trackers.len()]
+    }
+
+    /// Somebody begins to wait.
+    pub fn wait(&self, waiter: &Arc<Waiter>) {
+        let mut inner = self.lock();
+        for key in &waiter.keys {
+            inner.waiting.entry(key.clone()).or_default().push_back(waiter.clone());
+        }
+        inner.waiters += 1;
+        self.listen(&mut inner);
+    }
+
+    /// He got nothing, though this key was there: it may be for the one behind him.
+    pub fn pass_on(&self, waiter: &Arc<Waiter>) {
+        let inner = self.lock();
+        waiter.keys.iter().for_each(|key| inner.pass_on(key, Some(waiter)));
+    }
+
+    /// He waits no longer.
+    pub fn leave(&self, waiter: &Arc<Waiter>) {
+        let mut inner = self.lock();
+        for key in &waiter.keys {
+            if let Some(queue) = inner.waiting.get_mut(key) {
+                queue.retain(|known| !Arc::ptr_eq(known, waiter));
+                if queue.is_empty() {
+                    inner.waiting.remove(key);
+                } else {
+                    inner.pass_on(key, None);
+                }
+            }
+        }
+        inner.waiters -= 1;
+        self.listen(&mut inner);
+    }
+
+    /// A client's cache is told of changes from now on: of the keys it reads, or of all that begin with one of the prefixes.
+    pub fn track(&self, tracker: Arc<Tracker>, prefixes: Option<&[Box<[u8]>]>) {
+        let mut inner = self.lock();
+        let id = tracker.client.id;
+        inner.prefixes.retain(|(_, known)| *known != id);
+        inner.prefixes.extend(prefixes.into_iter().flatten().map(|prefix| (prefix.clone(), id)));
+        inner.trackers.insert(id, tracker);
+        self.listen(&mut inner);
+    }
+
+    /// It is told no longer.
+    pub fn track_no_more(&self, id: u64) {
+        let mut inner = self.lock();
+        inner.trackers.remove(&id);
+        inner.prefixes.retain(|(_, known)| *known != id);
+        // What it has read is forgotten when it changes.
+        self.listen(&mut inner);
+    }
+
+    /// A client reads keys, and is to be told when they change.
+    pub fn reads<'k>(&self, id: u64, keys: impl Iterator<Item = &'k [u8]>) {
+        let mut inner = self.lock();
+        for key in keys {
+            match inner.tracked.get_mut(key) {
+                Some(readers) if readers.contains(&id) => {}
+                Some(readers) => readers.push(id),
+                None => {
+                    if inner.tracked.len() >= TRACKED_KEYS_MAX
+                        && let Some(some) = inner.tracked.keys().next().cloned()
+                    {
+                        for reader in inner.tracked.remove(&some).into_iter().flatten() {
+                            if let Some(tracker) = inner.trackers.get(&reader) {
+                                tracker.tell(Some(&some));
+                            }
+                        }
+                    }
+                    inner.tracked.insert(key.into(), vec![id]);
+                }
+            }
+        }
+    }
+
+    /// A client watches all commands from now on.
+    pub fn monitor(&self, client: &Arc<Client>) {
+        let mut inner = self.lock();
+        inner.monitors.push(client.clone());
+        self.is_monitored.store(true, Ordering::Relaxed);
+    }
+
+    /// It does not any more.
+    pub fn monitor_no_more(&self, id: u64) {
+        let mut inner = self.lock();
+        inner.monitors.retain(|client| client.id != id);
+        self.is_monitored.store(!inner.monitors.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Whether anybody watches all commands.
+    pub fn is_monitored(&self) -> bool {
+        self.is_monitored.load(Ordering::Relaxed)
+    }
+
+    /// Tells those who watch all commands of one.
+    pub fn tell_monitors(&self, line: &str) {
+        let message = Bytes::from(format!("+{line}\r\n"));
+        self.lock().monitors.iter().for_each(|client| client.push(message.clone()));
+    }
+}

@@ -1,0 +1,253 @@
+//! The door for clients of Redis: RESP2 and RESP3 over TCP.
+//!
+//! ```text
+//!   listener --connection--> connection (bytes) --requests--> session (what they mean)
+//!                               ^                     |-- read: the newest view, right here
+//!                               |                     |-- pipeline, transactions: one command of the log
+//!                               |                     |-- blocking: in the queue of a key
+//!                               '----- messages ---- hub <-- events of every applied entry -- shard
+//! ```
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`listener`], [`connection`] | sockets: who may connect, what is read and sent, and how much of it may wait |
+//! | [`session`] | one connection's state; a request finds its way |
+//! | [`commands`], [`describe`] | commands by name; COMMAND |
+//! | [`pipeline`], [`transactions`] | calls on their way to the log; MULTI, EXEC, WATCH |
+//! | [`databases`] | `SELECT`'s databases, each a collection: views, the log, making them |
+//! | [`blocking`], [`pubsub`], [`tracking`], [`hub`] | what waits for others, and how it hears of them |
+//! | [`act`], [`client_command`], [`acl_command`], [`server`], [`cluster`] | commands of the door itself |
+//! | [`client`], [`acl`], [`sha256`], [`settings`] | connections as others see them; users; what CONFIG knows |
+//! | [`render`] | a reply as the protocol writes it |
+//!
+//! Always: a command that reads sees every write that was answered before it was sent, on whatever node; unless the client
+//! said `READONLY`. A write that was answered is on the disks of a majority. A connection's memory is bounded.
+
+mod listener;
+mod connection;
+mod session;
+mod commands;
+mod pipeline;
+mod transactions;
+mod databases;
+mod blocking;
+mod hub;
+mod pubsub;
+mod tracking;
+mod act;
+mod client_command;
+mod acl_command;
+mod server;
+mod cluster;
+mod describe;
+mod client;
+mod acl;
+mod sha256;
+mod settings;
+mod render;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::cluster::Cluster;
+use crate::gate::Gate;
+use crate::metrics::Metrics;
+use crate::shard::Level;
+use crate::status::NodeStatus;
+use acl::Users;
+use client::Clients;
+use databases::Databases;
+use hub::Hub;
+use settings::Settings;
+
+/// The version of Redis whose ways it has, for clients that ask before they use what is newer.
+const SERVER_VERSION: &str = "7.4.0";
+
+/// How the door is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Where the databases are.
+    pub namespace: String,
+    /// The most connections.
+    pub connections_max: usize,
+    /// What the default user must know.
+    pub password: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { namespace: "redis".into(), connections_max: 10_000, password: None }
+    }
+}
+
+/// What the door needs of its node.
+pub struct Parts {
+    /// Where records are, and who writes them if another node leads.
+    pub cluster: Cluster,
+    /// How much may be under way.
+    pub gate: Gate,
+    /// What the doors count.
+    pub metrics: Arc<Metrics>,
+    /// How the node is doing.
+    pub status: Arc<NodeStatus>,
+}
+
+/// What is counted.
+#[derive(Default)]
+struct Figures {
+    commands: AtomicU64,
+    input_bytes: AtomicU64,
+    output_bytes: AtomicU64,
+    rejected: AtomicU64,
+    connections_max: AtomicUsize,
+    /// Seconds after which a client that says nothing is closed; zero: never.
+    timeout: AtomicU64,
+}
+
+impl Figures {
+    fn reset(&self) {
+        for figure in [&self.commands, &self.input_bytes, &self.output_bytes, &self.rejected] {
+            figure.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Until when clients wait, and whether only those who write do.
+type Pause = Option<(Instant, bool)>;
+
+/// What all connections share.
+struct Door {
+    cluster: Cluster,
+    gate: Gate,
+    metrics: Arc<Metrics>,
+    status: Arc<NodeStatus>,
+    databases: Arc<Databases>,
+    /// Databases are made one at a time.
+    making: tokio::sync::Mutex<()>,
+    hub: Arc<Hub>,
+    clients: Clients,
+    users: Users,
+    settings: Settings,
+    figures: Figures,
+    started: Instant,
+    address: SocketAddr,
+    paused: watch::Sender<Pause>,
+    is_paused: AtomicBool,
+}
+
+impl Door {
+    fn new(parts: Parts, options: Options, address: SocketAddr) -> Door {
+        let Parts { cluster, gate, metrics, status } = parts;
+        let databases = Arc::new(Databases::new(options.namespace));
+        let settings = Settings::default();
+        settings.put("port", address.port().to_string());
+        settings.put("bind", address.ip().to_string());
+        settings.put("maxclients", options.connections_max.to_string());
+        settings.put("maxmemory", status.budget().bytes().to_string());
+        let figures = Figures::default();
+        figures.connections_max.store(options.connections_max, Ordering::Relaxed);
+        Door {
+            cluster,
+            gate,
+            metrics,
+            status,
+            hub: Arc::new(Hub::new(databases.clone())),
+            databases,
+            making: tokio::sync::Mutex::default(),
+            clients: Clients::default(),
+            users: Users::new(options.password.as_deref()),
+            settings,
+            figures,
+            started: Instant::now(),
+            address,
+            paused: watch::Sender::new(None),
+            is_paused: AtomicBool::new(false),
+        }
+    }
+
+    fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Whether a database is there, as far as is remembered.
+    fn is_known(&self, database: u8) -> bool {
+        self.databases.is_known(database)
+    }
+
+    /// Whether a database is there.
+    async fn exists(&self, database: u8) -> bool {
+        let Ok(reading) = self.reading(Level::Latest).await else { return false };
+        reading.has(&self.databases, database)
+    }
+
+    fn pause(&self, until: Instant, writes_only: bool) {
+        self.paused.send_modify(|pause| {
+            let later = pause.filter(|(known, _)| *known > Instant::now());
+            *pause = Some(later.map_or((until, writes_only), |(known, only)| (known.max(until), only && writes_only)));
+        });
+        self.is_paused.store(true, Ordering::Relaxed);
+    }
+
+    fn unpause(&self) {
+        self.is_paused.store(false, Ordering::Relaxed);
+        self.paused.send_replace(None);
+    }
+
+    /// Whether a command must wait.
+    fn pauses(&self, writes: bool) -> bool {
+        self.is_paused.load(Ordering::Relaxed) && self.paused_until(writes).is_some()
+    }
+
+    fn paused_until(&self, writes: bool) -> Option<Instant> {
+        let pause = *self.paused.borrow();
+        pause.filter(|(until, writes_only)| *until > Instant::now() && (writes || !writes_only)).map(|(until, _)| until)
+    }
+
+    async fn pause_is_over(&self, writes: bool) {
+        let mut changes = self.paused.subscribe();
+        while let Some(until) = self.paused_until(writes) {
+            // Over in time, or earlier.
+            let _ = tokio::time::timeout_at(until.into(), changes.changed()).await;
+        }
+    }
+}
+
+/// The running door.
+pub struct Resp {
+    door: Arc<Door>,
+    accepting: JoinHandle<()>,
+}
+
+impl Resp {
+    /// Answers on this socket; inside the runtime that is to do it.
+    pub fn start(listener: std::net::TcpListener, parts: Parts, options: Options) -> std::io::Result<Resp> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let door = Arc::new(Door::new(parts, options, listener.local_addr()?));
+        server::first_notify(&door);
+        let accepting = tokio::spawn(listener::run(listener, door.clone()));
+        Ok(Resp { door, accepting })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.door.address
+    }
+
+    /// Lets nobody in any more.
+    pub fn close(&self) {
+        self.accepting.abort();
+    }
+
+    /// Ends all connections, and lets go of the shards.
+    pub fn end(self) {
+        self.accepting.abort();
+        self.door.clients.all().iter().for_each(|client| client.kill());
+        self.door.hub.detach();
+        self.door.databases.forget();
+    }
+}

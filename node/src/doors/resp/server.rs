@@ -1,0 +1,412 @@
+//! About the server: CONFIG, INFO, MEMORY, SLOWLOG, LATENCY, ROLE, as tools that know Redis ask for them.
+//!
+//! Every node takes reads and writes of every client, so each says that it is a master.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use loci_index::table::commands::is;
+
+use super::databases::DATABASES;
+use super::session::Session;
+use super::settings::{SetError, notify};
+use super::{Door, SERVER_VERSION};
+
+/// Why a name is refused.
+pub const WRONG_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+/// The longest name of a client.
+const NAME_BYTES_MAX: usize = 512;
+
+/// A name that a client may have.
+pub fn client_name(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    (text.len() <= NAME_BYTES_MAX && text.chars().all(|c| ('!'..='~').contains(&c))).then(|| text.to_owned())
+}
+
+/// When the state was last written down as a whole: seconds since 1970.
+pub fn last_saved(door: &Door) -> u64 {
+    let at = door.home().map_or(0, |home| home.status().checkpoint_at_millis);
+    (if at == 0 { door.status.started_millis() } else { at }) / 1_000
+}
+
+fn human(bytes: u64) -> String {
+    let units = [(1u64 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    match units.iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, letter)) => format!("{:.2}{letter}", bytes as f64 / *unit as f64),
+        None => format!("{bytes}B"),
+    }
+}
+
+/// What the process has in memory.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+const SECTIONS: [&str; 10] =
+    ["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "modules", "errorstats", "cluster"];
+
+impl Session {
+    /// CONFIG.
+    pub fn config(&mut self, args: &[&[u8]]) {
+        let (what, rest) = (args[1], &args[2..]);
+        match rest {
+            [_, ..] if is(what, "get") => {
+                let mut found: Vec<(&'static str, String)> = Vec::new();
+                for pattern in rest {
+                    for (name, value) in self.door.settings.matching(pattern) {
+                        if !found.iter().any(|(known, _)| *known == name) {
+                            found.push((name, value));
+                        }
+                    }
+                }
+                self.out.map(found.len());
+                for (name, value) in found {
+                    self.out.bulk(name);
+                    self.out.bulk(value);
+                }
+            }
+            [_, _, ..] if is(what, "set") && rest.len().is_multiple_of(2) => self.set(rest),
+            [] if is(what, "resetstat") => {
+                self.door.figures.reset();
+                self.out.ok();
+            }
+            [] if is(what, "rewrite") => self.out.error("ERR The server is running without a config file"),
+            [] if is(what, "help") => {
+                self.help("CONFIG", &["GET <pattern>", "SET <directive> <value>", "RESETSTAT", "REWRITE"]);
+            }
+            _ => self.no_part("CONFIG", what),
+        }
+    }
+
+    fn set(&mut self, pairs: &[&[u8]]) {
+        let mut wanted: Vec<(String, String)> = Vec::new();
+        for pair in pairs.chunks_exact(2) {
+            let name = String::from_utf8_lossy(pair[0]).to_lowercase();
+            let failed =
+                |reason: String| format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}");
+            let Ok(value) = std::str::from_utf8(pair[1]) else {
+                return self.out.error(failed("argument is not text".into()));
+            };
+            if wanted.iter().any(|(known, _)| *known == name) {
+                return self.out.error(failed("duplicate parameter".into()));
+            }
+            match self.door.settings.check(&name, value) {
+                Ok(value) => wanted.push((name, value)),
+                Err(SetError::Unknown) => {
+                    return self
+                        .out
+                        .error(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"));
+                }
+                Err(SetError::Refused(reason)) => return self.out.error(failed(reason)),
+            }
+        }
+        for (name, value) in wanted {
+            match name.as_str() {
+                "notify-keyspace-events" => {
+                    self.door.hub.set_notify(super::settings::notify::flags(&value).unwrap_or(0));
+                }
+                "timeout" => self.door.figures.timeout.store(value.parse().unwrap_or(0), Ordering::Relaxed),
+                "requirepass" => self.door.users.require(&value),
+                "maxclients" => {
+                    let most = value.parse().unwrap_or(usize::MAX);
+                    self.door.figures.connections_max.store(most, Ordering::Relaxed);
+                }
+                _ => {}
+            }
+            self.door.settings.put(&name, value);
+        }
+        self.out.ok();
+    }
+
+    /// INFO.
+    pub async fn info(&mut self, args: &[&[u8]]) {
+        let asked = |section: &str| {
+            let usual = section != "commandstats";
+            args.len() == 1 && usual
+                || args[1..].iter().any(|word| {
+                    is(word, section) || is(word, "all") || is(word, "everything") || (is(word, "default") && usual)
+                })
+        };
+        let mut text = String::new();
+        for section in SECTIONS {
+            if asked(section) {
+                if !text.is_empty() {
+                    text.push_str("\r\n");
+                }
+                self.section(section, &mut text);
+            }
+        }
+        if asked("keyspace") {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            text.push_str("# Keyspace\r\n");
+            for (database, keys, timed) in self.keyspaces().await {
+                let _ = write!(text, "db{database}:keys={keys},expires={timed},avg_ttl=0,subexpiry=0\r\n");
+            }
+        }
+        self.out.verbatim(*b"txt", text);
+    }
+
+    /// Databases that have keys, how many, and how many of them have a deadline.
+    async fn keyspaces(&mut self) -> Vec<(u8, usize, usize)> {
+        let Ok(mut reading) = self.door.reading(crate::shard::Level::Stale).await else { return Vec::new() };
+        let databases = self.door.databases.clone();
+        let counts = (0..DATABASES as u8).map(|database| {
+            reading.read(&databases, database, |keyspace| (database, keyspace.len(), keyspace.timed()))
+        });
+        counts.filter(|(_, keys, _)| *keys > 0).collect()
+    }
+
+    fn section(&self, section: &str, text: &mut String) {
+        let door = &*self.door;
+        let title = format!("# {}{}\r\n", section[..1].to_uppercase(), &section[1..]);
+        text.push_str(if section == "cpu" { "# CPU\r\n" } else { &title });
+        let mut line = |name: &str, value: &dyn std::fmt::Display| {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{name}:{value}\r\n");
+        };
+        let home = door.home().ok();
+        match section {
+            "server" => {
+                let uptime = door.started.elapsed().as_secs();
+                line("redis_version", &SERVER_VERSION);
+                line("redis_git_sha1", &"00000000");
+                line("redis_git_dirty", &0);
+                line("redis_build_id", &"0");
+                line("redis_mode", &"standalone");
+                line("loci_version", &env!("CARGO_PKG_VERSION"));
+                line("os", &std::env::consts::OS);
+                line("arch_bits", &usize::BITS);
+                line("multiplexing_api", &"epoll");
+                line("process_id", &std::process::id());
+                line("process_supervised", &"no");
+                line("run_id", &format_args!("{}00000000", door.status.node()));
+                line("tcp_port", &door.port());
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                line("server_time_usec", &now.as_micros());
+                line("uptime_in_seconds", &uptime);
+                line("uptime_in_days", &(uptime / 86_400));
+                line("hz", &10);
+                line("configured_hz", &10);
+                line("lru_clock", &(now.as_secs() & 0xff_ffff));
+                line("executable", &"");
+                line("config_file", &"");
+                line("io_threads_active", &0);
+            }
+            "clients" => {
+                let counts = door.hub.counts();
+                line("connected_clients", &door.clients.len());
+                line("cluster_connections", &0);
+                line("maxclients", &door.figures.connections_max.load(Ordering::Relaxed));
+                line("client_recent_max_input_buffer", &0);
+                line("client_recent_max_output_buffer", &0);
+                line("blocked_clients", &counts[3]);
+                line("tracking_clients", &counts[4]);
+                line(
+                    "pubsub_clients",
+                    &door.clients.all().iter().filter(|client| client.facts().subscriptions != [0; 3]).count(),
+                );
+                line("watching_clients", &0);
+                line("clients_in_timeout_table", &0);
+                line("total_watched_keys", &0);
+                line("total_blocking_keys", &0);
+            }
+            "memory" => {
+                let budget = door.status.budget();
+                let (used, resident) = (budget.used(), resident_bytes().unwrap_or(budget.used()));
+                line("used_memory", &used);
+                line("used_memory_human", &human(used));
+                line("used_memory_rss", &resident);
+                line("used_memory_rss_human", &human(resident));
+                line("used_memory_peak", &used);
+                line("used_memory_peak_human", &human(used));
+                line("used_memory_overhead", &0);
+                line("used_memory_startup", &0);
+                line("used_memory_dataset", &used);
+                line("total_system_memory", &budget.bytes());
+                line("total_system_memory_human", &human(budget.bytes()));
+                line("used_memory_lua", &0);
+                line("used_memory_scripts", &0);
+                line("number_of_cached_scripts", &0);
+                let maxmemory = door.settings.get("maxmemory");
+                line("maxmemory", &maxmemory);
+                line("maxmemory_human", &human(maxmemory.parse().unwrap_or(0)));
+                line("maxmemory_policy", &door.settings.get("maxmemory-policy"));
+                line("mem_fragmentation_ratio", &format_args!("{:.2}", resident as f64 / used.max(1) as f64));
+                line("mem_allocator", &"libc");
+                line("active_defrag_running", &0);
+                line("lazyfree_pending_objects", &0);
+            }
+            "persistence" => {
+                line("loading", &i32::from(!door.status.is_ready()));
+                line("async_loading", &0);
+                line("rdb_changes_since_last_save", &0);
+                line("rdb_bgsave_in_progress", &0);
+                line("rdb_last_save_time", &last_saved(door));
+                line("rdb_last_bgsave_status", &"ok");
+                line("rdb_last_bgsave_time_sec", &0);
+                line("rdb_current_bgsave_time_sec", &-1);
+                line("aof_enabled", &1);
+                line("aof_rewrite_in_progress", &0);
+                line("aof_rewrite_scheduled", &0);
+                line("aof_last_bgrewrite_status", &"ok");
+                line("aof_last_write_status", &"ok");
+            }
+            "stats" => {
+                let (figures, counts) = (&door.figures, door.hub.counts());
+                line("total_connections_received", &door.clients.seen());
+                line("total_commands_processed", &figures.commands.load(Ordering::Relaxed));
+                line("instantaneous_ops_per_sec", &0);
+                line("total_net_input_bytes", &figures.input_bytes.load(Ordering::Relaxed));
+                line("total_net_output_bytes", &figures.output_bytes.load(Ordering::Relaxed));
+                line("rejected_connections", &figures.rejected.load(Ordering::Relaxed));
+                line("sync_full", &0);
+                line("sync_partial_ok", &0);
+                line("sync_partial_err", &0);
+                line("expired_keys", &0);
+                line("evicted_keys", &0);
+                line("evicted_clients", &0);
+                line("keyspace_hits", &0);
+                line("keyspace_misses", &0);
+                line("pubsub_channels", &counts[0]);
+                line("pubsub_patterns", &counts[1]);
+                line("pubsubshard_channels", &counts[2]);
+                line("latest_fork_usec", &0);
+                line("tracking_total_keys", &0);
+                line("total_error_replies", &0);
+            }
+            "replication" => {
+                let members = home.as_ref().and_then(|home| home.members());
+                let others = members.map_or(0, |members| members.voters().len().saturating_sub(1));
+                let applied = home.map_or(0, |home| home.newest().index());
+                line("role", &"master");
+                line("connected_slaves", &others);
+                line("master_failover_state", &"no-failover");
+                line("master_replid", &format_args!("{}00000000", door.status.node()));
+                line("master_replid2", &"0000000000000000000000000000000000000000");
+                line("master_repl_offset", &applied);
+                line("second_repl_offset", &-1);
+                line("repl_backlog_active", &0);
+                line("repl_backlog_size", &1_048_576);
+                line("repl_backlog_first_byte_offset", &0);
+                line("repl_backlog_histlen", &0);
+            }
+            "cpu" => {
+                let seconds = crate::cpu_time::process_cpu_nanos() as f64 / 1e9;
+                line("used_cpu_sys", &0.0);
+                line("used_cpu_user", &format_args!("{seconds:.6}"));
+                line("used_cpu_sys_children", &0.0);
+                line("used_cpu_user_children", &0.0);
+            }
+            "cluster" => line("cluster_enabled", &0),
+            _ => {}
+        }
+    }
+
+    /// MEMORY.
+    pub async fn memory(&mut self, args: &[&[u8]]) {
+        let (what, rest) = (args[1], &args[2..]);
+        match rest {
+            [key] | [key, _, _] if is(what, "usage") => {
+                let (door, database) = (self.door.clone(), self.database);
+                let Some(reading) = self.look().await else { return };
+                let now = reading.moment().now;
+                let bytes = reading.read(&door.databases, database, |keyspace| keyspace.bytes_of(key, now));
+                match bytes {
+                    Some(bytes) => self.out.int(bytes as i64),
+                    None => self.out.null(),
+                }
+            }
+            [] if is(what, "doctor") => {
+                self.out.verbatim(*b"txt", "Hi Sam, I can't find any memory issue in your instance. I can only account for what occurs on this base.\n");
+            }
+            [] if is(what, "stats") => {
+                let used = self.door.status.budget().used();
+                let keys: usize = self.keyspaces().await.iter().map(|(_, keys, _)| keys).sum();
+                self.out.map(5);
+                for (name, value) in [
+                    ("peak.allocated", used),
+                    ("total.allocated", used),
+                    ("startup.allocated", 0),
+                    ("keys.count", keys as u64),
+                    ("dataset.bytes", used),
+                ] {
+                    self.out.bulk(name);
+                    self.out.int(value as i64);
+                }
+            }
+            [] if is(what, "malloc-stats") => {
+                self.out.verbatim(*b"txt", "Stats not supported for the current allocator")
+            }
+            [] if is(what, "purge") => self.out.ok(),
+            [] if is(what, "help") => {
+                self.help("MEMORY", &["DOCTOR", "MALLOC-STATS", "PURGE", "STATS", "USAGE <key> [SAMPLES <count>]"]);
+            }
+            _ => self.no_part("MEMORY", what),
+        }
+    }
+
+    /// SLOWLOG: nothing is slow enough to be kept.
+    pub fn slow_log(&mut self, args: &[&[u8]]) {
+        let (what, rest) = (args[1], &args[2..]);
+        match rest {
+            [] | [_] if is(what, "get") => self.out.array(0),
+            [] if is(what, "len") => self.out.int(0),
+            [] if is(what, "reset") => self.out.ok(),
+            [] if is(what, "help") => self.help("SLOWLOG", &["GET [<count>]", "LEN", "RESET"]),
+            _ => self.no_part("SLOWLOG", what),
+        }
+    }
+
+    /// LATENCY: nothing is watched.
+    pub fn latency(&mut self, args: &[&[u8]]) {
+        let (what, rest) = (args[1], &args[2..]);
+        match rest {
+            [] if is(what, "latest") => self.out.array(0),
+            [_] if is(what, "history") => self.out.array(0),
+            _ if is(what, "reset") => self.out.int(0),
+            _ if is(what, "histogram") => self.out.map(0),
+            [] if is(what, "doctor") => self.out.verbatim(
+                *b"txt",
+                "I'm sorry, Dave, I can't do that. Latency monitoring is disabled in this instance.\n",
+            ),
+            [_] if is(what, "graph") => {
+                let event = String::from_utf8_lossy(rest[0]).into_owned();
+                self.out.error(format!("ERR No samples available for event '{event}'"));
+            }
+            [] if is(what, "help") => {
+                self.help(
+                    "LATENCY",
+                    &[
+                        "DOCTOR",
+                        "GRAPH <event>",
+                        "HISTOGRAM [COMMAND ...]",
+                        "HISTORY <event>",
+                        "LATEST",
+                        "RESET [<event> ...]",
+                    ],
+                );
+            }
+            _ => self.no_part("LATENCY", what),
+        }
+    }
+
+    /// ROLE.
+    pub fn role(&mut self) {
+        let applied = self.door.home().map_or(0, |home| home.newest().index());
+        self.out.array(3);
+        self.out.bulk("master");
+        self.out.int(applied as i64);
+        self.out.array(0);
+    }
+}
+
+/// What follows from a setting that was given when the node was started.
+pub fn first_notify(door: &Door) {
+    let flags = notify::flags(&door.settings.get("notify-keyspace-events")).unwrap_or(0);
+    door.hub.set_notify(flags);
+}

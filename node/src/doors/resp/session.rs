@@ -1,0 +1,401 @@
+//! A session: what a connection has said so far, and what its next request does.
+//!
+//! ```text
+//!   request --> known? arguments? allowed? --> gathered for MULTI | read | to the log | waits | done here
+//! ```
+//!
+//! Always: replies come in the order of the requests. Whoever writes a reply that does not come from the log settles what
+//! waits for the log first.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use loci_index::table::commands::{NOAUTH, WRITE};
+use loci_index::table::tape::Tape;
+use loci_index::table::{execute, glob};
+use loci_wire::resp::{Limits, Protocol, Writer};
+
+use super::acl::User;
+use super::blocking::Blocked;
+use super::client::Client;
+use super::commands::{self, Command, Do, Way};
+use super::databases::Reading;
+use super::hub::Tracker;
+use super::pipeline::{Answer, Pending};
+use super::tracking::Tracking;
+use super::transactions::{Gathered, Watch};
+use super::{Door, render};
+use crate::shard::Level;
+
+/// The most subscriptions of one client.
+pub const SUBSCRIPTIONS_MAX: usize = 1 << 20;
+
+/// Whether a client wants replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replies {
+    /// All.
+    On,
+    /// None.
+    Off,
+    /// Not to the next request.
+    SkipNext,
+    /// Not to this one.
+    Skip,
+}
+
+/// What comes after a request.
+pub enum Next {
+    /// The next.
+    Go,
+    /// Nothing until this is over.
+    Wait(Box<Blocked>),
+}
+
+/// See the module's front page.
+pub struct Session {
+    pub(super) door: Arc<Door>,
+    pub(super) client: Arc<Client>,
+    /// Replies that were not sent yet.
+    pub(super) out: Writer,
+    /// The selected database.
+    pub(super) database: u8,
+    /// Who it is; none: nobody yet.
+    pub(super) user: Option<Arc<User>>,
+    /// Whether that one may do everything.
+    free: bool,
+    /// Between MULTI and EXEC.
+    pub(super) gathered: Option<Gathered>,
+    pub(super) watched: Vec<Watch>,
+    pub(super) pending: Pending,
+    /// Channels, patterns, sharded channels.
+    pub(super) subscriptions: [HashSet<Box<[u8]>>; 3],
+    pub(super) replies: Replies,
+    pub(super) tracking: Option<Tracking>,
+    pub(super) tracker: Option<Arc<Tracker>>,
+    /// Reads may be as old as this node is behind.
+    pub(super) stale: bool,
+    /// Nothing more is read from it.
+    pub(super) closing: bool,
+    /// What was read last, as long as it is new enough.
+    pub(super) reading: Option<Reading>,
+    pub(super) last: &'static str,
+    tape: Tape,
+    /// Requests since the counters were told.
+    taken: u64,
+}
+
+impl Session {
+    /// Of a new connection.
+    pub fn new(door: Arc<Door>, client: Arc<Client>) -> Session {
+        let mut session = Session {
+            door,
+            client,
+            out: Writer::new(Protocol::Two),
+            database: 0,
+            user: None,
+            free: false,
+            gathered: None,
+            watched: Vec::new(),
+            pending: Pending::default(),
+            subscriptions: Default::default(),
+            replies: Replies::On,
+            tracking: None,
+            tracker: None,
+            stale: false,
+            closing: false,
+            reading: None,
+            last: "NULL",
+            tape: Tape::new(),
+            taken: 0,
+        };
+        let anybody = session.door.users.anybody();
+        session.be(anybody);
+        session
+    }
+
+    /// Is somebody from now on.
+    pub fn be(&mut self, user: Option<Arc<User>>) {
+        self.free = user.as_ref().is_some_and(|user| user.is_free());
+        self.client.facts().user = user.as_ref().map_or_else(String::new, |user| user.name.clone());
+        self.user = user;
+    }
+
+    /// What is believed of its requests.
+    pub fn limits(&self) -> &'static Limits {
+        if self.user.is_some() { &Limits::OPEN } else { &Limits::UNAUTHENTICATED }
+    }
+
+    /// Speaks this protocol from now on.
+    pub fn speak(&mut self, protocol: Protocol) {
+        self.out.set_protocol(protocol);
+        self.client.is_three.store(protocol == Protocol::Three, Ordering::Relaxed);
+    }
+
+    /// Whether replies to this request are not wanted.
+    pub fn is_silent(&self) -> bool {
+        matches!(self.replies, Replies::Off | Replies::Skip)
+    }
+
+    /// How many subscriptions it has.
+    pub fn subscribed(&self) -> usize {
+        self.subscriptions.iter().map(HashSet::len).sum()
+    }
+
+    /// A reply that is an error, once what waits is settled.
+    pub async fn refuse(&mut self, text: impl AsRef<[u8]>) -> Next {
+        self.settle().await;
+        if let Some(gathered) = &mut self.gathered {
+            gathered.broken = true;
+        }
+        self.out.error(text);
+        Next::Go
+    }
+
+    /// Takes a request.
+    pub async fn take(&mut self, args: &[&[u8]]) -> Next {
+        self.taken += 1;
+        let was = self.replies;
+        if was == Replies::SkipNext {
+            // What waits and is wanted must not be thrown away with it.
+            self.settle().await;
+            self.replies = Replies::Skip;
+        }
+        let before = self.out.len();
+        let next = self.decide(args).await;
+        if was != Replies::On && self.replies != Replies::On {
+            self.out.truncate(before);
+        }
+        if self.replies == Replies::Skip {
+            self.replies = Replies::On;
+        }
+        next
+    }
+
+    async fn decide(&mut self, args: &[&[u8]]) -> Next {
+        let Some(command) = commands::find(args[0]) else {
+            if self.is_http(args[0]) {
+                self.closing = true;
+                return Next::Go;
+            }
+            return self.refuse(execute::unknown(args).text()).await;
+        };
+        let spec = command.spec;
+        if !spec.takes(args.len()) {
+            return self.refuse(format!("ERR wrong number of arguments for '{}' command", spec.name)).await;
+        }
+        self.last = spec.name;
+        if self.user.is_none() && !spec.is(NOAUTH) {
+            return self.refuse("NOAUTH Authentication required.").await;
+        }
+        if !self.free
+            && let Err(reason) = self.may(command, args)
+        {
+            return self.refuse(reason).await;
+        }
+        if self.out.protocol() == Protocol::Two && self.subscribed() > 0 && !may_while_subscribed(command) {
+            let name = spec.name;
+            let text = format!(
+                "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+            );
+            return self.refuse(text).await;
+        }
+        if self.door.hub.is_monitored() && !spec.is(NOAUTH) && command.way != Way::Door(Do::Monitor) {
+            self.door.hub.tell_monitors(&self.monitored(args));
+        }
+        let is_client = command.way == Way::Door(Do::Client);
+        if !is_client && self.door.pauses(spec.is(WRITE) || matches!(command.way, Way::Publish | Way::Door(Do::Exec))) {
+            self.settle().await;
+            self.door.pause_is_over(spec.is(WRITE)).await;
+        }
+        if self.gathered.is_some() && !is_about_gathering(command) {
+            return self.gather_for_later(command, args).await;
+        }
+        match command.way {
+            Way::Read => self.read(command, args).await,
+            Way::Write => self.gather(spec, args, Answer::Whole).await,
+            Way::Publish => {
+                let receivers = self.door.hub.receivers(args[1], spec.name == "spublish");
+                self.gather(spec, args, Answer::Count(receivers)).await;
+            }
+            Way::Wait => return self.try_or_wait(command, args).await,
+            Way::Keys => self.keys(args).await,
+            Way::Copy => self.copy(command, args).await,
+            Way::Door(what) => {
+                self.settle().await;
+                self.act(what, args).await;
+            }
+        }
+        Next::Go
+    }
+
+    /// A request of a browser that somebody made send it here.
+    fn is_http(&self, name: &[u8]) -> bool {
+        let is = name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:");
+        if is {
+            tracing::warn!(
+                client = %self.client.address,
+                "a connection was closed that spoke HTTP: somebody may be attacking this node through a browser"
+            );
+        }
+        is
+    }
+
+    /// Whether the user may do it.
+    pub fn may(&self, command: Command, args: &[&[u8]]) -> Result<(), String> {
+        let Some(user) = &self.user else { return Ok(()) };
+        let spec = command.spec;
+        if self.free || spec.is(NOAUTH) {
+            return Ok(());
+        }
+        if !user.may_call(spec, args.get(1).copied()) {
+            return Err(format!("NOPERM User {} has no permissions to run the '{}' command", user.name, spec.name));
+        }
+        for key in spec.key_places(args).into_iter().filter_map(|place| args.get(place)) {
+            if !user.may_use(key, spec.is(WRITE)) {
+                return Err("NOPERM No permissions to access a key".into());
+            }
+        }
+        let (channels, is_pattern) = match command.way {
+            Way::Publish => (&args[1..2], false),
+            Way::Door(Do::Subscribe | Do::SSubscribe) => (&args[1..], false),
+            Way::Door(Do::PSubscribe) => (&args[1..], true),
+            _ => (&args[..0], false),
+        };
+        if channels.iter().any(|channel| !user.may_hear(channel, is_pattern)) {
+            return Err("NOPERM No permissions to access a channel".into());
+        }
+        Ok(())
+    }
+
+    fn monitored(&self, args: &[&[u8]]) -> String {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let quoted: Vec<String> = args.iter().map(|arg| format!("\"{}\"", arg.escape_ascii())).collect();
+        let (seconds, micros) = (now.as_secs(), now.subsec_micros());
+        format!("{seconds}.{micros:06} [{} {}] {}", self.database, self.client.address, quoted.join(" "))
+    }
+
+    /// How new what it reads must be.
+    pub fn level(&self) -> Level {
+        if self.stale { Level::Stale } else { Level::Latest }
+    }
+
+    /// What there is to read; an error is written instead where there is nothing.
+    pub async fn look(&mut self) -> Option<&mut Reading> {
+        if self.reading.is_none() {
+            match self.door.reading(self.level()).await {
+                Ok(reading) => self.reading = Some(reading),
+                Err(error) => {
+                    self.out.error(error);
+                    return None;
+                }
+            }
+        }
+        self.reading.as_mut()
+    }
+
+    async fn read(&mut self, command: Command, args: &[&[u8]]) {
+        let spec = command.spec;
+        if !self.pending.is_empty() {
+            return self.gather(spec, args, Answer::Whole).await;
+        }
+        if self.tracking.is_some() {
+            self.remember_reads(spec, args);
+        }
+        if self.look().await.is_none() {
+            return;
+        }
+        let Session { door, reading, tape, out, database, .. } = self;
+        let Some(reading) = reading else { return };
+        let moment = reading.moment();
+        // The most frequent one of all, without a detour.
+        if spec.name == "get" {
+            return reading.read(&door.databases, *database, |keyspace| match keyspace.string(args[1], moment.now) {
+                Ok(found) => out.bulk_or_null(found),
+                Err(_) => out.error("WRONGTYPE Operation against a key holding the wrong kind of value"),
+            });
+        }
+        tape.truncate(0);
+        reading.read(&door.databases, *database, |keyspace| execute::read(keyspace, spec, args, moment, tape));
+        render::reply(&mut tape.items(), out);
+    }
+
+    /// Reads, and gives the reply as it stands on its tape.
+    pub async fn read_tape(&mut self, command: Command, args: &[&[u8]]) -> Option<Tape> {
+        let (door, database) = (self.door.clone(), self.database);
+        let reading = self.look().await?;
+        let (mut tape, moment) = (Tape::new(), reading.moment());
+        reading.read(&door.databases, database, |keyspace| {
+            execute::read(keyspace, command.spec, args, moment, &mut tape);
+        });
+        Some(tape)
+    }
+
+    /// `KEYS`, a part of the keyspace at a time: others have their turn in between.
+    async fn keys(&mut self, args: &[&[u8]]) {
+        use loci_index::table::Keyspace;
+        self.settle().await;
+        let (door, database, pattern) = (self.door.clone(), self.database, args[1]);
+        let Some(mut reading) = self.look().await.cloned() else { return };
+        let now = reading.moment().now;
+        let mut found: Vec<Box<[u8]>> = Vec::new();
+        for part in 0..Keyspace::PARTS {
+            reading.read(&door.databases, database, |keyspace| {
+                let matching = keyspace.keys_of_part(part, now).filter(|key| glob::matches(pattern, key));
+                found.extend(matching.map(Box::<[u8]>::from));
+            });
+            tokio::task::coop::consume_budget().await;
+        }
+        self.out.array(found.len());
+        found.iter().for_each(|key| self.out.bulk(key));
+    }
+
+    /// When it is closed if it says nothing till then (`CONFIG SET timeout`).
+    pub fn idle_until(&self) -> Option<std::time::Instant> {
+        let seconds = self.door.figures.timeout.load(Ordering::Relaxed);
+        let exempt = seconds == 0 || self.subscribed() > 0 || self.client.facts().blocked;
+        (!exempt).then(|| self.client.facts().active + std::time::Duration::from_secs(seconds))
+    }
+
+    /// What others see of it is as it is now. After a batch of requests.
+    pub fn tell(&mut self, input_bytes: usize) {
+        self.door.figures.commands.fetch_add(std::mem::take(&mut self.taken), Ordering::Relaxed);
+        let mut facts = self.client.facts();
+        facts.database = self.database;
+        facts.command = self.last;
+        facts.active = std::time::Instant::now();
+        facts.gathered = self.gathered.as_ref().map(|gathered| gathered.calls.len());
+        facts.watched = self.watched.len();
+        facts.input_bytes = input_bytes;
+    }
+
+    /// It is closed: nobody is to tell it anything any more.
+    pub fn end(&mut self) {
+        self.unsubscribe_all();
+        self.track_no_more();
+        self.door.hub.monitor_no_more(self.client.id);
+        self.door.clients.leave(self.client.id);
+    }
+}
+
+fn may_while_subscribed(command: Command) -> bool {
+    matches!(
+        command.way,
+        Way::Door(
+            Do::Subscribe
+                | Do::Unsubscribe
+                | Do::PSubscribe
+                | Do::PUnsubscribe
+                | Do::SSubscribe
+                | Do::SUnsubscribe
+                | Do::Ping
+                | Do::Quit
+                | Do::Reset
+        )
+    )
+}
+
+/// Whether it is carried out at once also between MULTI and EXEC.
+fn is_about_gathering(command: Command) -> bool {
+    matches!(command.way, Way::Door(Do::Exec | Do::Discard | Do::Multi | Do::Watch | Do::Quit | Do::Reset))
+}

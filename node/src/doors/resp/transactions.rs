@@ -1,0 +1,229 @@
+//! Transactions: MULTI gathers, EXEC has the log carry all of it out at once, WATCH makes that depend on keys.
+//!
+//! ```text
+//!   MULTI, SET, GET, ..., EXEC --> { watched key: version, ... } + calls --> one command of the log, nobody sees a part of it
+//! ```
+//!
+//! A watched key is remembered with the version that it had; the log's command does nothing if one has another by then. What
+//! the door does itself (such as `SELECT`, `PING`) is done while the replies are written.
+
+use loci_index::command::Watched;
+use loci_index::table::tape::Items;
+
+use super::commands::{Command, Do, Way};
+use super::databases::DATABASES;
+use super::pipeline::{Answer, Pending};
+use super::session::{Next, Session};
+
+/// The most bytes that a transaction gathers, and the most calls.
+const GATHERED_BYTES_MAX: usize = 32 << 20;
+const GATHERED_CALLS_MAX: usize = 1 << 20;
+/// The most keys that a client watches.
+const WATCHED_MAX: usize = 1 << 16;
+
+/// Calls between MULTI and EXEC.
+#[derive(Default)]
+pub struct Gathered {
+    pub(super) calls: Vec<(Command, Vec<Box<[u8]>>)>,
+    bytes: usize,
+    /// One of them was refused: EXEC does nothing.
+    pub(super) broken: bool,
+}
+
+/// A watched key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watch {
+    database: u8,
+    key: Box<[u8]>,
+    /// Zero: it was not there.
+    version: u64,
+}
+
+/// What becomes of a gathered call.
+enum Step {
+    /// The log does it; so many of its replies are one.
+    Log(Answer),
+    /// The same call for each of several databases.
+    Merged(usize),
+    /// Done here while the replies are written.
+    Here(Do, Vec<Box<[u8]>>),
+    /// It cannot be done.
+    Refused(String),
+}
+
+impl Session {
+    /// Gathers a call for EXEC.
+    pub async fn gather_for_later(&mut self, command: Command, args: &[&[u8]]) -> Next {
+        let not_allowed = matches!(
+            command.way,
+            Way::Door(
+                Do::Monitor
+                    | Do::Subscribe
+                    | Do::PSubscribe
+                    | Do::SSubscribe
+                    | Do::Unsubscribe
+                    | Do::PUnsubscribe
+                    | Do::SUnsubscribe
+                    | Do::Unwatch
+                    | Do::Hello
+                    | Do::Auth
+                    | Do::Save
+                    | Do::Move
+                    | Do::SwapDb
+                    | Do::Wait
+                    | Do::WaitAof
+            )
+        );
+        if command.way == Way::Door(Do::Unwatch) {
+            // It does nothing in a transaction.
+        } else if not_allowed {
+            return self.refuse("ERR Command not allowed inside a transaction").await;
+        }
+        let Some(gathered) = &mut self.gathered else { return Next::Go };
+        gathered.bytes += args.iter().map(|arg| arg.len() + 64).sum::<usize>();
+        if gathered.bytes > GATHERED_BYTES_MAX || gathered.calls.len() >= GATHERED_CALLS_MAX {
+            (gathered.broken, gathered.calls) = (true, Vec::new());
+            return self.refuse("ERR the transaction is larger than may be").await;
+        }
+        gathered.calls.push((command, args.iter().map(|arg| Box::from(*arg)).collect()));
+        self.out.status("QUEUED");
+        Next::Go
+    }
+
+    /// MULTI.
+    pub fn multi(&mut self) {
+        match &self.gathered {
+            Some(_) => self.out.error("ERR MULTI calls can not be nested"),
+            None => {
+                self.gathered = Some(Gathered::default());
+                self.out.ok();
+            }
+        }
+    }
+
+    /// DISCARD.
+    pub fn discard(&mut self) {
+        match self.gathered.take() {
+            None => self.out.error("ERR DISCARD without MULTI"),
+            Some(_) => {
+                self.watched.clear();
+                self.out.ok();
+            }
+        }
+    }
+
+    /// WATCH.
+    pub async fn watch(&mut self, keys: &[&[u8]]) {
+        if self.gathered.is_some() {
+            return self.out.error("ERR WATCH inside MULTI is not allowed");
+        }
+        if self.watched.len() + keys.len() > WATCHED_MAX {
+            return self.out.error("ERR too many watched keys");
+        }
+        let (door, database) = (self.door.clone(), self.database);
+        // What was read before may be older than what others have been told.
+        self.reading = None;
+        let Some(reading) = self.look().await else { return };
+        let now = reading.moment().now;
+        let versions: Vec<u64> = reading.read(&door.databases, database, |keyspace| {
+            keys.iter().map(|key| keyspace.version(key, now).unwrap_or(0)).collect()
+        });
+        for (key, version) in keys.iter().zip(versions) {
+            let watched = |known: &Watch| known.database == database && *known.key == **key;
+            if !self.watched.iter().any(watched) {
+                self.watched.push(Watch { database, key: Box::from(*key), version });
+            }
+        }
+        self.out.ok();
+    }
+
+    /// EXEC.
+    pub async fn exec(&mut self) {
+        let Some(gathered) = self.gathered.take() else { return self.out.error("ERR EXEC without MULTI") };
+        let watched = std::mem::take(&mut self.watched);
+        if gathered.broken {
+            return self.out.error("EXECABORT Transaction discarded because of previous errors.");
+        }
+        let mut pending = Pending::default();
+        let mut database = self.database;
+        let mut steps = Vec::with_capacity(gathered.calls.len());
+        for (command, args) in gathered.calls {
+            steps.push(self.step(&mut pending, &mut database, command, args));
+        }
+        let conditions: Vec<Watched> = watched
+            .into_iter()
+            .map(|Watch { database, key, version }| Watched {
+                database: pending.place(database),
+                key: key.into(),
+                version,
+            })
+            .collect();
+        let mut tape = Vec::new();
+        if !pending.is_empty() || !conditions.is_empty() {
+            let (mut calls, _) = pending.into_calls();
+            (calls.conditions, calls.atomic) = (conditions, true);
+            self.reading = None;
+            match self.door.execute(calls, self.origin()).await {
+                Ok(Some(replies)) => tape = replies,
+                Ok(None) => return self.out.null_array(),
+                Err(error) => return self.out.error(error),
+            }
+        }
+        let mut items = Items::new(&tape);
+        self.out.array(steps.len());
+        for step in steps {
+            match step {
+                Step::Log(answer) => self.answer(&mut items, answer),
+                Step::Merged(count) => {
+                    for _ in 0..count {
+                        items.whole();
+                    }
+                    self.out.ok();
+                }
+                Step::Here(what, args) => {
+                    let args: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
+                    // None of these gathers, so none of them comes back here.
+                    Box::pin(self.act(what, &args)).await;
+                }
+                Step::Refused(error) => self.out.error(error),
+            }
+        }
+    }
+
+    fn step(&mut self, pending: &mut Pending, database: &mut u8, command: Command, args: Vec<Box<[u8]>>) -> Step {
+        let borrowed: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
+        // Who may do what can have changed.
+        if let Err(reason) = self.may(command, &borrowed) {
+            return Step::Refused(reason);
+        }
+        match command.way {
+            Way::Door(Do::FlushAll) => {
+                let there: Vec<u8> = (0..DATABASES as u8).filter(|number| self.door.is_known(*number)).collect();
+                for number in &there {
+                    pending.push(*number, [&b"flushdb"[..]].into_iter(), Answer::Whole);
+                }
+                Step::Merged(there.len())
+            }
+            Way::Door(what) => {
+                if what == Do::Select
+                    && let Some(selected) = super::act::database(&args[1])
+                {
+                    *database = selected;
+                }
+                Step::Here(what, args)
+            }
+            Way::Publish => {
+                let receivers = self.door.hub.receivers(&args[1], command.spec.name == "spublish");
+                pending.push(*database, borrowed.into_iter(), Answer::Count(receivers));
+                Step::Log(Answer::Count(receivers))
+            }
+            Way::Copy if super::act::other_database(&borrowed).is_some() => {
+                Step::Refused("ERR COPY to another database is not supported inside a transaction".into())
+            }
+            Way::Read | Way::Keys | Way::Write | Way::Wait | Way::Copy => {
+                pending.push(*database, borrowed.into_iter(), Answer::Whole);
+                Step::Log(Answer::Whole)
+            }
+        }
+    }
+}
