@@ -239,6 +239,22 @@ async fn what_was_written_is_there_after_a_kill() {
     let mut client = Client::of(&node);
     check(&mut client, &[("GET a", "\"1\""), ("SELECT 2", "OK"), ("GET a", "\"23\""), ("DBSIZE", ":1")]);
     assert!(client.call("TTL a").starts_with(":99"));
+    // From one database to another.
+    check(
+        &mut client,
+        &[
+            ("SELECT 2", "OK"),
+            ("MOVE a 3", ":1"),
+            ("MOVE a 3", ":0"),
+            ("SELECT 3", "OK"),
+            ("COPY a a DB 2", ":1"),
+            ("COPY a a DB 2", ":0"),
+            ("SET a 4", "OK"),
+            ("COPY a a DB 2 REPLACE", ":1"),
+            ("SELECT 2", "OK"),
+            ("GET a", "\"4\""),
+        ],
+    );
     check(&mut client, &[("FLUSHALL", "OK"), ("DBSIZE", ":0"), ("SELECT 0", "OK"), ("DBSIZE", ":0")]);
 }
 

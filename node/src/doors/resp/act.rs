@@ -2,19 +2,25 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use loci_index::table::commands::{is, parse_float, parse_int};
+use loci_index::command::Watched;
+use loci_index::table::commands::{int_text, is, parse_float, parse_int};
+use loci_index::table::execute;
+use loci_index::table::tape::{Item, Tape};
 use loci_wire::resp::Protocol;
 
 use super::acl::DEFAULT;
-use super::commands::{Command, Do};
+use super::commands::{self, Command, Do};
 use super::databases::DATABASES;
 use super::hub::Kind;
-use super::pipeline::Answer;
+use super::pipeline::{Answer, Pending};
 use super::session::Session;
 use super::{SERVER_VERSION, server};
 
-/// The longest that WAIT and DEBUG SLEEP wait.
+/// The longest that DEBUG SLEEP waits.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
+
+/// How often a value is taken anew that others change at the same time.
+const CARRIES_MAX: usize = 10;
 
 /// The number of a database.
 pub fn database(text: &[u8]) -> Option<u8> {
@@ -87,7 +93,7 @@ impl Session {
                 "bgrewriteaof" => self.out.status("Background append only file rewriting started"),
                 _ => self.out.ok(),
             },
-            Do::Wait => self.wait_for_members(args).await,
+            Do::Wait => self.wait_for_members(args),
             Do::WaitAof => {
                 // What was answered is on the disks of a majority.
                 let others = self.others();
@@ -273,16 +279,15 @@ impl Session {
     }
 
     /// WAIT. What was answered is on a majority's disks already, which is what it is asked for.
-    async fn wait_for_members(&mut self, args: &[&[u8]]) {
-        let (Some(wanted), Some(millis)) = (parse_int(args[1]), parse_int(args[2])) else {
+    fn wait_for_members(&mut self, args: &[&[u8]]) {
+        let (Some(_), Some(millis)) = (parse_int(args[1]), parse_int(args[2])) else {
             return self.out.error("ERR value is not an integer or out of range");
         };
         if millis < 0 {
             return self.out.error("ERR timeout is negative");
         }
-        let others = self.others() as i64;
-        let _ = wanted;
-        self.out.int(others);
+        let others = self.others();
+        self.out.int(others as i64);
     }
 
     async fn flush_all(&mut self, args: &[&[u8]]) {
@@ -291,7 +296,7 @@ impl Session {
             [_, word] if is(word, "sync") || is(word, "async") => {}
             _ => return self.out.error("ERR syntax error"),
         }
-        let Some(flush) = super::commands::find(b"flushdb") else { return };
+        let Some(flush) = commands::find(b"flushdb") else { return };
         let before = self.out.len();
         let database = self.database;
         for number in 0..DATABASES as u8 {
@@ -353,47 +358,38 @@ impl Session {
         self.carry(args[1], args[1], other, false, true).await;
     }
 
-    /// Takes a string from one database to another, if neither key changes meanwhile.
+    /// Takes a value from one database to another, if neither key changes meanwhile.
     async fn carry(&mut self, from: &[u8], to: &[u8], other: u8, replace: bool, moves: bool) {
-        use loci_index::command::Watched;
-        use loci_index::table::commands::int_text;
-        for _ in 0..10 {
+        let Some(dump) = commands::find(b"dump") else { return };
+        for _ in 0..CARRIES_MAX {
             let (door, database) = (self.door.clone(), self.database);
             self.reading = None;
             let Some(reading) = self.look().await else { return };
-            let now = reading.moment().now;
+            let (moment, mut tape) = (reading.moment(), Tape::new());
             let found = reading.read(&door.databases, database, |keyspace| {
-                let version = keyspace.version(from, now)?;
-                let value = keyspace.string(from, now).map(|value| value.map(<[u8]>::to_vec));
-                Some((version, value, keyspace.deadline(from, now).unwrap_or(0)))
+                execute::read(keyspace, dump.spec, &[b"dump", from], moment, &mut tape);
+                keyspace.version(from, moment.now).zip(keyspace.deadline(from, moment.now))
             });
-            let there = reading.read(&door.databases, other, |keyspace| keyspace.version(to, now)).unwrap_or(0);
-            let Some((version, value, deadline)) = found else { return self.out.int(0) };
-            if there != 0 && !replace {
+            let there = reading.read(&door.databases, other, |keyspace| keyspace.version(to, moment.now));
+            let (Some((version, deadline)), Some(Item::Bulk(value))) = (found, tape.items().next()) else {
+                return self.out.int(0);
+            };
+            if there.is_some() && !replace {
                 return self.out.int(0);
             }
-            let Ok(Some(value)) = value else {
-                return self.out.error(
-                    "ERR only strings are moved or copied from one database to another; within a database everything is",
-                );
-            };
-            let mut pending = super::pipeline::Pending::default();
-            let until = int_text(deadline as i64);
-            let set: &[&[u8]] = &[b"set", to, &value, b"pxat", &until];
-            let set = if deadline == 0 { &set[..3] } else { set };
-            pending.push(other, set.iter().copied(), Answer::None);
+            let mut pending = Pending::default();
+            let restore: [&[u8]; 6] = [b"restore", to, &int_text(deadline as i64), value, b"replace", b"absttl"];
+            pending.push(other, restore.into_iter(), Answer::None);
             if moves {
                 pending.push(database, [&b"del"[..], from].into_iter(), Answer::None);
             }
-            let watched = |pending: &mut super::pipeline::Pending, database, key: &[u8], version| Watched {
-                database: pending.place(database),
-                key: key.into(),
-                version,
-            };
-            let conditions =
-                vec![watched(&mut pending, database, from, version), watched(&mut pending, other, to, there)];
+            let conditions = [(database, from, version), (other, to, there.unwrap_or(0))];
+            let conditions = conditions.map(|(database, key, version)| {
+                let database = pending.place(database);
+                Watched { database, key: key.into(), version }
+            });
             let (mut calls, _) = pending.into_calls();
-            (calls.conditions, calls.atomic) = (conditions, true);
+            (calls.conditions, calls.atomic) = (conditions.into(), true);
             self.reading = None;
             match self.door.execute(calls, self.origin()).await {
                 Ok(Some(_)) => return self.out.int(1),
