@@ -378,7 +378,8 @@ impl Session {
                 return self.out.int(0);
             }
             let mut pending = Pending::default();
-            let restore: [&[u8]; 6] = [b"restore", to, &int_text(deadline as i64), value, b"replace", b"absttl"];
+            let until = int_text(deadline as i64);
+            let restore: [&[u8]; 6] = [b"restore", to, &until, value, b"replace", b"absttl"];
             pending.push(other, restore.into_iter(), Answer::None);
             if moves {
                 pending.push(database, [&b"del"[..], from].into_iter(), Answer::None);

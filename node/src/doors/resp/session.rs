@@ -111,6 +111,8 @@ impl Session {
         };
         let anybody = session.door.users.anybody();
         session.be(anybody);
+        // Also one that only listens hears of what happens in the databases.
+        let _ = session.door.home();
         session
     }
 
@@ -296,11 +298,11 @@ impl Session {
 
     async fn read(&mut self, command: Command, args: &[&[u8]]) {
         let spec = command.spec;
-        if !self.pending.is_empty() {
-            return self.gather(spec, args, Answer::Whole).await;
-        }
         if self.tracking.is_some() {
             self.remember_reads(spec, args);
+        }
+        if !self.pending.is_empty() {
+            return self.gather(spec, args, Answer::Whole).await;
         }
         if self.look().await.is_none() {
             return;

@@ -7,6 +7,8 @@
 //! A watched key is remembered with the version that it had; the log's command does nothing if one has another by then. What
 //! the door does itself (such as `SELECT`, `PING`) is done while the replies are written.
 
+use std::collections::HashSet;
+
 use loci_index::command::Watched;
 use loci_index::table::tape::Items;
 
@@ -147,8 +149,30 @@ impl Session {
         let mut pending = Pending::default();
         let mut database = self.database;
         let mut steps = Vec::with_capacity(gathered.calls.len());
+        let mut there = Vec::new();
+        if gathered.calls.iter().any(|(command, _)| command.way == Way::Door(Do::FlushAll)) {
+            for number in 0..DATABASES as u8 {
+                if self.door.exists(number).await {
+                    there.push(number);
+                }
+            }
+        }
+        let mut own = HashSet::new();
         for (command, args) in gathered.calls {
-            steps.push(self.step(&mut pending, &mut database, command, args));
+            if self.tracking.is_some() {
+                let borrowed: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
+                match command.way {
+                    Way::Read => self.remember_reads(command.spec, &borrowed),
+                    _ => own.extend(
+                        command
+                            .spec
+                            .key_places(&borrowed)
+                            .into_iter()
+                            .map(|place| args.get(place).cloned().unwrap_or_default()),
+                    ),
+                }
+            }
+            steps.push(self.step(&mut pending, &mut database, &there, command, args));
         }
         let conditions: Vec<Watched> = watched
             .into_iter()
@@ -163,7 +187,10 @@ impl Session {
             let (mut calls, _) = pending.into_calls();
             (calls.conditions, calls.atomic) = (conditions, true);
             self.reading = None;
-            match self.door.execute(calls, self.origin()).await {
+            self.writing(own);
+            let done = self.door.execute(calls, self.origin()).await;
+            self.writing(HashSet::new());
+            match done {
                 Ok(Some(replies)) => tape = replies,
                 Ok(None) => return self.out.null_array(),
                 Err(error) => return self.out.error(error),
@@ -190,7 +217,14 @@ impl Session {
         }
     }
 
-    fn step(&mut self, pending: &mut Pending, database: &mut u8, command: Command, args: Vec<Box<[u8]>>) -> Step {
+    fn step(
+        &mut self,
+        pending: &mut Pending,
+        database: &mut u8,
+        there: &[u8],
+        command: Command,
+        args: Vec<Box<[u8]>>,
+    ) -> Step {
         let borrowed: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
         // Who may do what can have changed.
         if let Err(reason) = self.may(command, &borrowed) {
@@ -198,8 +232,7 @@ impl Session {
         }
         match command.way {
             Way::Door(Do::FlushAll) => {
-                let there: Vec<u8> = (0..DATABASES as u8).filter(|number| self.door.is_known(*number)).collect();
-                for number in &there {
+                for number in there {
                     pending.push(*number, [&b"flushdb"[..]].into_iter(), Answer::Whole);
                 }
                 Step::Merged(there.len())
