@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use loci_tests::cluster::{Cluster, Plan};
 use loci_tests::process::{Node, PATIENCE, Start};
 use loci_wire::resp::{Reply, ReplyDecoder, ReplyLimits, encode_request};
 
@@ -544,4 +545,53 @@ async fn clients_that_want_no_replies_get_none() {
     assert!(client.is_quiet());
     assert_eq!(other.call("CLIENT UNPAUSE"), "OK");
     assert_eq!(client.reply(), "OK");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_of_three_answers_and_goes_on_without_the_one_that_led() {
+    let options = ["--resp", "127.0.0.1:0"].map(String::from).to_vec();
+    let mut cluster = Cluster::start(Plan { options, ..Plan::default() }).await;
+    let mut clients: Vec<Client> = (0..3).map(|number| Client::of(cluster.node(number))).collect();
+    // What one node answered is what every node answers from then on.
+    for round in 0..30 {
+        let (writer, reader) = (round % 3, (round / 3) % 3);
+        assert_eq!(clients[writer].call(&format!("SET k {round}")), "OK");
+        assert_eq!(clients[reader].call("GET k"), format!("\"{round}\""), "written at {writer}, read at {reader}");
+    }
+    // Watched on one node, changed on another.
+    assert_eq!(clients[1].call("WATCH k"), "OK");
+    assert_eq!(clients[2].call("INCR k"), ":30");
+    clients[1].send(&["MULTI", "SET k lost", "EXEC"]);
+    assert_eq!([0; 3].map(|_| clients[1].reply()), ["OK", "QUEUED", "nil-array"]);
+    // Heard on all nodes.
+    let mut hearers: Vec<Client> = (0..3).map(|number| Client::of(cluster.node(number))).collect();
+    for hearer in &mut hearers {
+        assert_eq!(hearer.call("SUBSCRIBE c"), "[\"subscribe\" \"c\" :1]");
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.call(&format!("PUBLISH c from-{number}")), ":1");
+    }
+    for hearer in &mut hearers {
+        let heard = [0; 3].map(|_| hearer.reply());
+        assert_eq!(heard, [0, 1, 2].map(|number| format!("[\"message\" \"c\" \"from-{number}\"]")));
+    }
+    let leader = cluster.leader().await;
+    let rest: Vec<usize> = (0..3).filter(|number| *number != leader).collect();
+    assert_eq!(clients[rest[0]].call("READONLY"), "OK");
+    assert!(clients[rest[0]].call("GET k").starts_with('"'));
+    assert_eq!(clients[rest[0]].call("READWRITE"), "OK");
+    assert_eq!(clients[leader].call("SET last word"), "OK");
+    cluster.nodes[leader].take().expect("it ran").kill();
+    for number in &rest {
+        let begin = Instant::now();
+        loop {
+            match clients[*number].call("GET last").as_str() {
+                "\"word\"" => break,
+                error => assert!(error.starts_with("-TRYAGAIN"), "{error}"),
+            }
+            assert!(begin.elapsed() < PATIENCE, "nobody leads");
+        }
+    }
+    assert_eq!(clients[rest[0]].call("APPEND last s"), ":5");
+    assert_eq!(clients[rest[1]].call("GET last"), "\"words\"");
 }
