@@ -154,15 +154,16 @@ fn unwritten(error: &NotWritten) -> String {
         }
         NotWritten::Here(error @ WriteError::DiskFull { .. }) => format!("MISCONF {error}"),
         NotWritten::Here(error @ WriteError::TooLarge { .. }) => format!("ERR {error}"),
-        NotWritten::Here(error @ (WriteError::Unconfirmed { .. } | WriteError::DeadlineExceeded)) => {
-            format!("UNCONFIRMED {error}")
-        }
+        NotWritten::Here(
+            error @ (WriteError::Unconfirmed { .. } | WriteError::DeadlineExceeded | WriteError::Stopping),
+        ) => format!("UNCONFIRMED {error}"),
         NotWritten::Here(error) => format!("TRYAGAIN {error}"),
         NotWritten::There(status) => {
             let failure = Failure::from_status(status);
             match failure.detail.reason.as_str() {
                 "memory_full" => "OOM command not allowed when used memory > 'maxmemory'.".into(),
                 "disk_full" => format!("MISCONF {}", failure.message),
+                "unconfirmed" | "deadline_exceeded" | "stopping" => format!("UNCONFIRMED {}", failure.message),
                 _ => format!("TRYAGAIN {}", failure.message),
             }
         }
