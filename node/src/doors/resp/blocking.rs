@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 
 use loci_index::table::Keyspace;
 use loci_index::table::call::Chance;
-use loci_index::table::commands::{Run, is, parse_float, parse_int};
+use loci_index::table::commands::{Run, is, parse_float, parse_int, settle_read};
 use loci_index::table::execute::{self, Moment};
 use loci_index::table::tape::{Item, Items, Tape};
 
 use super::client::Unblock;
-use super::commands::{self, Command};
+use super::commands::Command;
 use super::hub::Waiter;
 use super::pipeline::Answer;
 use super::render;
@@ -199,36 +199,15 @@ impl Session {
 
     /// The arguments with what `$` means now in its place: the last entry of each stream.
     async fn concrete(&mut self, command: Command, args: &[&[u8]]) -> Option<Vec<Box<[u8]>>> {
-        let mut owned: Vec<Box<[u8]>> = args.iter().map(|arg| Box::from(*arg)).collect();
-        let streams = args.iter().position(|arg| is(arg, "streams"));
-        let (Some(streams), "xread", Some(info)) = (streams, command.spec.name, commands::find(b"xinfo")) else {
-            return Some(owned);
-        };
-        let count = (args.len() - streams - 1) / 2;
-        for number in 0..count {
-            let (key, place) = (args[streams + 1 + number], streams + 1 + count + number);
-            if args.get(place).is_none_or(|id| *id != b"$") {
-                continue;
-            }
-            let tape = self.read_tape(info, &[b"xinfo", b"stream", key]).await?;
-            owned[place] = last_id(tape.bytes()).unwrap_or_else(|| Box::from(&b"0-0"[..]));
+        let mut settled = None;
+        if command.spec.name == "xread" {
+            let (door, database) = (self.door.clone(), self.database);
+            let reading = self.look().await?;
+            let now = reading.moment().now;
+            settled = reading.read(&door.databases, database, |keyspace| settle_read(keyspace, args, now));
         }
-        Some(owned)
+        Some(settled.unwrap_or_else(|| args.iter().map(|arg| Box::from(*arg)).collect()))
     }
-}
-
-/// What `XINFO STREAM` says of the last entry.
-fn last_id(tape: &[u8]) -> Option<Box<[u8]>> {
-    let mut items = Items::new(tape);
-    while let Some(item) = items.next() {
-        if item == Item::Bulk(b"last-generated-id") {
-            return match items.next()? {
-                Item::Bulk(id) | Item::Status(id) => Some(id.into()),
-                _ => None,
-            };
-        }
-    }
-    None
 }
 
 /// What a command says where there are no keys at all.

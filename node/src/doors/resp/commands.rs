@@ -172,7 +172,8 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| {
             _ if spec.name == "copy" => Way::Copy,
             _ if spec.name == "keys" => Way::Keys,
             Run::Read(_) => Way::Read,
-            Run::Write(_) => Way::Write,
+            // A script reads and writes in the agreed order, also one that says it only reads.
+            Run::Write(_) | Run::Script => Way::Write,
         };
         names.add(Command { spec, way });
     }
