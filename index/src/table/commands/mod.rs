@@ -31,6 +31,8 @@ use std::sync::LazyLock;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use streams::settle_read;
+
 use super::call::Call;
 use super::keyspace::{Keyspace, WrongType};
 

@@ -368,6 +368,23 @@ fn begin(stream: Option<&Stream>, word: &[u8]) -> Option<Id> {
     }
 }
 
+/// A call of `XREAD` that can be tried again later: `$` is replaced by what it means now. None where it says no `$`.
+pub fn settle_read(keyspace: &Keyspace, args: &[&[u8]], now: u64) -> Option<Vec<Box<[u8]>>> {
+    let keys = read_keys(args);
+    let mut settled: Vec<Box<[u8]>> = args.iter().map(|arg| Box::from(*arg)).collect();
+    let mut found = false;
+    for key in &keys {
+        let place = key + keys.len();
+        if args.get(place).copied() == Some(b"$") {
+            let stream = keyspace.object::<Stream>(args[*key], now).unwrap_or(None);
+            let id = stream.map_or(Id::MIN, |stream| stream.counts().last);
+            settled[place] = id.text().into_bytes().into();
+            found = true;
+        }
+    }
+    found.then_some(settled)
+}
+
 fn xread(keyspace: &Keyspace, call: &mut Call<'_>) -> Done {
     let reading = Reading::parse(call.args, false)?;
     let mut streams = Vec::with_capacity(reading.streams.len());
