@@ -20,6 +20,7 @@
 pub mod tape;
 pub mod call;
 pub mod glob;
+mod cells;
 mod entry;
 pub mod objects;
 pub mod keyspace;

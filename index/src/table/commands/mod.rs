@@ -12,17 +12,22 @@
 
 mod bits;
 mod dumps;
+mod geo;
 mod hashes;
 mod hyperloglog;
 mod keys;
 mod limits;
 mod messages;
 mod scripts;
+mod lists;
 mod sets;
 mod stream_claims;
 mod stream_groups;
 mod stream_info;
 mod streams;
+mod sorted;
+mod sorted_merges;
+mod sorted_ranges;
 mod strings;
 
 use std::borrow::Cow;
@@ -161,6 +166,11 @@ const FAMILIES: &[&[Spec]] = &[
     dumps::SPECS,
     scripts::SPECS,
     messages::SPECS,
+    lists::SPECS,
+    sorted::SPECS,
+    sorted_ranges::SPECS,
+    sorted_merges::SPECS,
+    geo::SPECS,
 ];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {
@@ -250,7 +260,9 @@ pub fn parse_float(text: &[u8]) -> Option<f64> {
         return None;
     }
     let number: f64 = text.parse().ok()?;
-    (!number.is_nan()).then_some(number)
+    // What is too large for a number is none, unless it says so.
+    let fits = number.is_finite() || text.contains(['i', 'I']);
+    (fits && !number.is_nan()).then_some(number)
 }
 
 /// The same, or the usual failure.

@@ -11,14 +11,20 @@
 pub mod dense;
 mod fields;
 pub mod hash;
+mod list;
+mod ranks;
+mod run;
 pub mod set;
 pub mod stream;
 pub mod limiter;
+mod sorted;
 mod text;
 
 pub use hash::Hash;
 pub use limiter::Limiter;
+pub use list::{End, List};
 pub use set::Set;
+pub use sorted::{Sorted, SortedIter};
 pub use stream::Stream;
 pub use text::Text;
 
@@ -35,6 +41,10 @@ pub enum Object {
     Stream(Stream),
     /// How much was taken lately.
     Limiter(Limiter),
+    /// A list.
+    List(List),
+    /// A sorted set.
+    Sorted(Sorted),
 }
 
 /// What each kind of object can do.
@@ -113,6 +123,8 @@ macro_rules! each {
             Object::Set($it) => $do,
             Object::Stream($it) => $do,
             Object::Limiter($it) => $do,
+            Object::List($it) => $do,
+            Object::Sorted($it) => $do,
         }
     };
 }
@@ -187,6 +199,8 @@ impl Object {
             Set::TAG => of::<Set>(bytes),
             Stream::TAG => of::<Stream>(bytes),
             Limiter::TAG => of::<Limiter>(bytes),
+            List::TAG => of::<List>(bytes),
+            Sorted::TAG => of::<Sorted>(bytes),
             _ => None,
         }
     }

@@ -1,0 +1,578 @@
+//! A list: elements in the order they were put in, long or short, quick at both ends.
+//!
+//! ```text
+//!   few elements:  one run
+//!   many:          run | run | ... | run        each of about 8 KiB; an element that is longer has one for itself
+//! ```
+//!
+//! An element in the middle is found by passing over runs, from the end that is nearer. What is put in or taken out there
+//! changes one run, which is divided when it has grown too long and joined with its neighbour when both are short.
+//!
+//! Always: only an empty list has a run without elements.
+
+use std::collections::VecDeque;
+
+use super::run::{BASE, INVERSE, Run, hash_of, taken};
+use super::{Kind, variant};
+use crate::table::allocated;
+
+/// A run takes no element more once it has so many bytes.
+const RUN_BYTES_MAX: usize = 8 << 10;
+/// Two neighbours that together have fewer bytes become one.
+const JOINED_BYTES: usize = RUN_BYTES_MAX / 2;
+
+/// A list.
+#[derive(Debug)]
+pub struct List {
+    runs: Runs,
+    len: usize,
+    sum: u64,
+    /// The base to the power of `len`.
+    power: u64,
+    /// What the runs have allocated.
+    bytes: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Runs {
+    One(Run),
+    Many(VecDeque<Run>),
+}
+
+/// One of the two ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Where the first element is.
+    Left,
+    /// Where the last is.
+    Right,
+}
+
+impl Default for List {
+    fn default() -> List {
+        List { runs: Runs::One(Run::default()), len: 0, sum: 0, power: 1, bytes: 0 }
+    }
+}
+
+impl Clone for List {
+    fn clone(&self) -> List {
+        let mut list =
+            List { runs: self.runs.clone(), len: self.len, sum: self.sum, power: self.power, bytes: self.bytes };
+        // A copy has what it needs, and no room to grow.
+        list.count_bytes();
+        list
+    }
+}
+
+impl List {
+    /// How many elements it has.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn count_bytes(&mut self) {
+        self.bytes = (0..self.runs.len()).map(|run| allocated(self.runs.get(run).capacity())).sum();
+    }
+
+    /// Changes one run, and keeps count of its bytes.
+    fn change<R>(&mut self, run: usize, change: impl FnOnce(&mut Run) -> R) -> R {
+        let run = self.runs.get_mut(run);
+        let before = allocated(run.capacity());
+        let result = change(run);
+        self.bytes = self.bytes + allocated(run.capacity()) - before;
+        result
+    }
+
+    /// Adds an element at an end.
+    pub fn push(&mut self, end: End, element: &[u8]) {
+        let last = self.runs.len() - 1;
+        let run = if end == End::Left { 0 } else { last };
+        let used = self.runs.get(run).used();
+        let full = used > 0 && used + taken(element.len()) > RUN_BYTES_MAX;
+        if full {
+            let runs = self.runs.many();
+            match end {
+                End::Left => runs.push_front(Run::default()),
+                End::Right => runs.push_back(Run::default()),
+            }
+        }
+        let run = if full && end == End::Right { run + 1 } else { run };
+        match end {
+            End::Left => {
+                self.change(run, |run| run.push_front(element));
+                self.sum = hash_of(element).wrapping_add(self.sum.wrapping_mul(BASE));
+            }
+            End::Right => {
+                self.change(run, |run| run.push_back(element));
+                self.sum = self.sum.wrapping_add(hash_of(element).wrapping_mul(self.power));
+            }
+        }
+        self.len += 1;
+        self.power = self.power.wrapping_mul(BASE);
+    }
+
+    /// Takes the element at an end, and gives it to `take`.
+    pub fn pop<R>(&mut self, end: End, take: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        if self.len == 0 {
+            return None;
+        }
+        let run = if end == End::Left { 0 } else { self.runs.len() - 1 };
+        self.len -= 1;
+        self.power = self.power.wrapping_mul(INVERSE);
+        let power = self.power;
+        let mut hash = 0;
+        let taking = |element: &[u8]| {
+            hash = hash_of(element);
+            take(element)
+        };
+        let result = match end {
+            End::Left => self.change(run, |run| run.pop_front(taking)),
+            End::Right => self.change(run, |run| run.pop_back(taking)),
+        };
+        self.sum = match end {
+            End::Left => self.sum.wrapping_sub(hash).wrapping_mul(INVERSE),
+            End::Right => self.sum.wrapping_sub(hash.wrapping_mul(power)),
+        };
+        self.drop_empty(end);
+        Some(result)
+    }
+
+    /// Removes the run at an end if nothing is in it.
+    fn drop_empty(&mut self, end: End) {
+        let run = if end == End::Left { 0 } else { self.runs.len() - 1 };
+        if self.runs.get(run).len() == 0 {
+            self.runs.remove(run);
+        }
+        self.runs.simplify();
+    }
+
+    /// Removes so many elements, or all, from an end.
+    pub fn drop_from(&mut self, end: End, count: usize) {
+        let mut left = count.min(self.len);
+        while left > 0 {
+            let run = if end == End::Left { 0 } else { self.runs.len() - 1 };
+            let whole = self.runs.get(run);
+            if whole.len() > left {
+                for _ in 0..left {
+                    self.pop(end, |_| ());
+                }
+                return;
+            }
+            let (len, sum, capacity) = (whole.len(), whole.sum(), whole.capacity());
+            let inverse = INVERSE.wrapping_pow(len as u32);
+            self.power = self.power.wrapping_mul(inverse);
+            self.sum = match end {
+                End::Left => self.sum.wrapping_sub(sum).wrapping_mul(inverse),
+                End::Right => self.sum.wrapping_sub(sum.wrapping_mul(self.power)),
+            };
+            self.bytes -= allocated(capacity);
+            self.len -= len;
+            left -= len;
+            self.runs.remove(run);
+        }
+        self.runs.simplify();
+    }
+
+    /// The run that has the element at a place, and its place there. The place is at most the length, and then after the
+    /// last element of the last run.
+    fn find(&self, index: usize) -> (usize, usize) {
+        let runs = self.runs.len();
+        if index <= self.len / 2 {
+            let mut before = 0;
+            for run in 0..runs {
+                let len = self.runs.get(run).len();
+                if index < before + len {
+                    return (run, index - before);
+                }
+                before += len;
+            }
+        } else {
+            let mut before = self.len;
+            for run in (0..runs).rev() {
+                before -= self.runs.get(run).len();
+                if index >= before {
+                    return (run, index - before);
+                }
+            }
+        }
+        (runs - 1, self.runs.get(runs - 1).len())
+    }
+
+    /// The element at a place.
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        if index >= self.len {
+            return None;
+        }
+        let (run, index) = self.find(index);
+        Some(self.runs.get(run).get(index))
+    }
+
+    /// The elements from a place on.
+    pub fn iter_from(&self, index: usize) -> impl Iterator<Item = &[u8]> {
+        let (run, index) = self.find(index.min(self.len));
+        let rest = (run + 1..self.runs.len()).flat_map(|run| self.runs.get(run).iter_from(0));
+        self.runs.get(run).iter_from(index).chain(rest)
+    }
+
+    /// The elements from the last to the first.
+    pub fn iter_back(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.runs.len()).rev().flat_map(|run| self.runs.get(run).iter_from(0).rev())
+    }
+
+    /// Puts an element in the place of another. Says no where there is none.
+    pub fn set(&mut self, index: usize, element: &[u8]) -> bool {
+        if index >= self.len {
+            return false;
+        }
+        let (run, within) = self.find(index);
+        let old = hash_of(self.runs.get(run).get(within));
+        self.change(run, |run| run.set(within, element));
+        let power = power_of(index);
+        self.sum = self.sum.wrapping_add(hash_of(element).wrapping_sub(old).wrapping_mul(power));
+        self.divide(run);
+        true
+    }
+
+    /// Puts an element before the one at a place, or at the end.
+    pub fn insert(&mut self, index: usize, element: &[u8]) {
+        if index == 0 || index >= self.len {
+            return self.push(if index == 0 { End::Left } else { End::Right }, element);
+        }
+        let (run, within) = self.find(index);
+        self.change(run, |run| run.insert(within, element));
+        self.divide(run);
+        self.add_up();
+    }
+
+    /// Divides a run that has become too long.
+    fn divide(&mut self, run: usize) {
+        let mut run = run;
+        // A long element between others leaves it alone after two steps.
+        for _ in 0..2 {
+            let it = self.runs.get(run);
+            if it.used() <= RUN_BYTES_MAX || it.len() < 2 {
+                return;
+            }
+            let second = self.change(run, Run::split);
+            self.bytes += allocated(second.capacity());
+            self.runs.many().insert(run + 1, second);
+            if self.runs.get(run).used() <= RUN_BYTES_MAX {
+                run += 1;
+            }
+        }
+    }
+
+    /// Removes elements that are equal to one, at most so many, from one end on. Says how many there were.
+    pub fn remove_equal(&mut self, element: &[u8], from: End, most: usize) -> usize {
+        let (runs, mut left) = (self.runs.len(), most);
+        for step in 0..runs {
+            if left == 0 {
+                break;
+            }
+            let run = if from == End::Left { step } else { runs - 1 - step };
+            let skipped = match from {
+                End::Left => 0,
+                End::Right => self.runs.get(run).count_equal(element).saturating_sub(left),
+            };
+            left -= self.change(run, |run| run.remove_equal(element, skipped, left));
+        }
+        if left < most {
+            self.join();
+            self.add_up();
+        }
+        most - left
+    }
+
+    /// Removes empty runs and joins short ones.
+    fn join(&mut self) {
+        if let Runs::Many(runs) = &mut self.runs {
+            let mut joined: VecDeque<Run> = VecDeque::with_capacity(runs.len());
+            for run in runs.drain(..).filter(|run| run.len() > 0) {
+                match joined.back_mut() {
+                    Some(last) if last.used() + run.used() <= JOINED_BYTES => last.append(&run),
+                    _ => joined.push_back(run),
+                }
+            }
+            if joined.is_empty() {
+                joined.push_back(Run::default());
+            }
+            *runs = joined;
+            self.count_bytes();
+            self.runs.simplify();
+        }
+    }
+
+    /// Computes length and sum anew from those of the runs.
+    fn add_up(&mut self) {
+        let (mut len, mut sum, mut power) = (0, 0u64, 1u64);
+        for run in 0..self.runs.len() {
+            let run = self.runs.get(run);
+            len += run.len();
+            sum = sum.wrapping_add(run.sum().wrapping_mul(power));
+            power = power.wrapping_mul(run.power());
+        }
+        (self.len, self.sum, self.power) = (len, sum, power);
+    }
+}
+
+fn power_of(index: usize) -> u64 {
+    // Powers of an odd base come round after 2^62.
+    let (mut power, mut square, mut left) = (1u64, BASE, index as u64);
+    while left > 0 {
+        if left & 1 == 1 {
+            power = power.wrapping_mul(square);
+        }
+        square = square.wrapping_mul(square);
+        left >>= 1;
+    }
+    power
+}
+
+impl Runs {
+    fn len(&self) -> usize {
+        match self {
+            Runs::One(_) => 1,
+            Runs::Many(runs) => runs.len(),
+        }
+    }
+
+    fn get(&self, run: usize) -> &Run {
+        match self {
+            Runs::One(one) => one,
+            Runs::Many(runs) => &runs[run],
+        }
+    }
+
+    fn get_mut(&mut self, run: usize) -> &mut Run {
+        match self {
+            Runs::One(one) => one,
+            Runs::Many(runs) => &mut runs[run],
+        }
+    }
+
+    fn many(&mut self) -> &mut VecDeque<Run> {
+        if let Runs::One(one) = self {
+            *self = Runs::Many(VecDeque::from([std::mem::take(one)]));
+        }
+        match self {
+            Runs::Many(runs) => runs,
+            Runs::One(_) => unreachable!("it was made many above"),
+        }
+    }
+
+    /// Removes a run; the only one becomes an empty one.
+    fn remove(&mut self, run: usize) {
+        match self {
+            Runs::One(one) => *one = Run::default(),
+            Runs::Many(runs) if runs.len() == 1 => runs[0] = Run::default(),
+            Runs::Many(runs) => {
+                runs.remove(run);
+                if runs.capacity() > 16 && runs.len() < runs.capacity() / 4 {
+                    runs.shrink_to(runs.len() * 2);
+                }
+            }
+        }
+    }
+
+    /// One run, once that has room enough.
+    fn simplify(&mut self) {
+        if let Runs::Many(runs) = self
+            && runs.len() == 1
+            && runs[0].used() <= JOINED_BYTES
+        {
+            *self = Runs::One(std::mem::take(&mut runs[0]));
+        }
+    }
+}
+
+impl Kind for List {
+    const NAME: &'static str = "list";
+    const TAG: u8 = 2;
+
+    variant!(List);
+
+    fn encoding(&self) -> &'static str {
+        match self.runs {
+            Runs::One(_) => "listpack",
+            Runs::Many(_) => "quicklist",
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match &self.runs {
+            Runs::One(_) => self.bytes,
+            Runs::Many(runs) => self.bytes + allocated(runs.capacity() * size_of::<Run>()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// Each element with its length before it.
+    fn encode(&self, out: &mut Vec<u8>) {
+        for element in self.iter_from(0) {
+            out.extend_from_slice(&(element.len() as u32).to_le_bytes());
+            out.extend_from_slice(element);
+        }
+    }
+
+    fn decode(mut bytes: &[u8]) -> Option<List> {
+        let mut list = List::default();
+        while !bytes.is_empty() {
+            let (len, rest) = bytes.split_first_chunk()?;
+            let (element, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+            list.push(End::Right, element);
+            bytes = rest;
+        }
+        Some(list)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::call::Chance;
+
+    fn check(list: &List, model: &VecDeque<Vec<u8>>, what: &str) {
+        assert_eq!(list.len(), model.len(), "{what}");
+        assert!(list.iter_from(0).eq(model.iter()), "{what}");
+        assert!(list.iter_back().eq(model.iter().rev()), "{what}: backward");
+        let mut bytes = Vec::new();
+        list.encode(&mut bytes);
+        let copy = List::decode(&bytes).expect("what was encoded");
+        assert!(copy.iter_from(0).eq(model.iter()), "{what}: decoded");
+        assert_eq!(list.sum(), copy.sum(), "{what}: sum");
+        for list in [list, &list.clone()] {
+            let runs: Vec<&Run> = (0..list.runs.len()).map(|run| list.runs.get(run)).collect();
+            let counted: usize = runs.iter().map(|run| allocated(run.capacity())).sum();
+            let deque = match &list.runs {
+                Runs::One(_) => 0,
+                Runs::Many(runs) => allocated(runs.capacity() * size_of::<Run>()),
+            };
+            assert_eq!(list.heap_bytes(), counted + deque, "{what}: bytes");
+            assert!(runs.iter().all(|run| run.len() > 0 || model.is_empty()), "{what}: empty run");
+            assert!(runs.iter().all(|run| run.len() == 1 || run.used() <= RUN_BYTES_MAX), "{what}: long run");
+        }
+    }
+
+    fn element(chance: &mut Chance, long: usize) -> Vec<u8> {
+        let len = match chance.below(20) {
+            0 => chance.below(long),
+            1 => 250 + chance.below(10),
+            _ => chance.below(4),
+        };
+        let byte = b'a' + chance.below(3) as u8;
+        vec![byte; len]
+    }
+
+    fn step(chance: &mut Chance, list: &mut List, model: &mut VecDeque<Vec<u8>>, long: usize, shrinking: bool) {
+        let end = if chance.below(2) == 0 { End::Left } else { End::Right };
+        let index = chance.below(model.len() + 1);
+        match chance.below(if shrinking { 12 } else { 8 }) {
+            0..=2 => {
+                let element = element(chance, long);
+                list.push(end, &element);
+                match end {
+                    End::Left => model.push_front(element),
+                    End::Right => model.push_back(element),
+                }
+            }
+            3 | 4 => {
+                let element = element(chance, long);
+                list.insert(index, &element);
+                model.insert(index, element);
+            }
+            5 => {
+                let element = element(chance, long);
+                assert_eq!(list.set(index, &element), index < model.len());
+                if let Some(place) = model.get_mut(index) {
+                    *place = element;
+                }
+            }
+            6 => assert_eq!(list.get(index), model.get(index).map(Vec::as_slice)),
+            7 => assert!(list.iter_from(index).eq(model.range(index..))),
+            8 => {
+                let count = chance.below(model.len() / 4 + 2);
+                list.drop_from(end, count);
+                for _ in 0..count {
+                    if end == End::Left {
+                        model.pop_front()
+                    } else {
+                        model.pop_back()
+                    };
+                }
+            }
+            9 => {
+                let (element, most) = (element(chance, long), 1 + chance.below(5));
+                let mut found: Vec<usize> = (0..model.len()).filter(|place| model[*place] == element).collect();
+                if end == End::Right {
+                    found.reverse();
+                }
+                found.truncate(most);
+                assert_eq!(list.remove_equal(&element, end, most), found.len());
+                found.sort_unstable();
+                found.iter().rev().for_each(|place| drop(model.remove(*place)));
+            }
+            _ => {
+                let popped = list.pop(end, <[u8]>::to_vec);
+                assert_eq!(popped, if end == End::Left { model.pop_front() } else { model.pop_back() });
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_what_a_deque_would_be() {
+        for seed in 0..1_500 {
+            let mut chance = Chance::new(seed);
+            let (mut list, mut model) = (List::default(), VecDeque::new());
+            let long = [300, 3_000, 20_000][chance.below(3)];
+            let steps = chance.below(300);
+            for number in 0..steps {
+                let shrinking = number * 2 > steps;
+                step(&mut chance, &mut list, &mut model, long, shrinking);
+                if number % 16 == 0 {
+                    check(&list, &model, &format!("seed {seed}, step {number}"));
+                }
+            }
+            check(&list, &model, &format!("seed {seed}"));
+            while list.pop(End::Right, |_| ()).is_some() {}
+            assert_eq!((list.sum(), list.heap_bytes()), (0, 0), "seed {seed}: empty");
+        }
+    }
+
+    #[test]
+    fn a_long_one_becomes_short_again() {
+        let mut list = List::default();
+        for number in 0..100_000u32 {
+            list.push(if number % 2 == 0 { End::Left } else { End::Right }, number.to_string().as_bytes());
+        }
+        assert_eq!(list.encoding(), "quicklist");
+        assert_eq!(list.get(50_000), Some(&b"1"[..]));
+        list.drop_from(End::Left, 49_990);
+        list.drop_from(End::Right, 49_990);
+        assert_eq!((list.encoding(), list.len()), ("listpack", 20));
+        assert!(list.heap_bytes() < 1_000, "{}", list.heap_bytes());
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let mut list = List::default();
+        list.push(End::Left, b"one");
+        list.push(End::Left, b"two");
+        let mut bytes = Vec::new();
+        list.encode(&mut bytes);
+        for len in (1..bytes.len()).filter(|len| *len != 7) {
+            assert!(List::decode(&bytes[..len]).is_none(), "cut at {len}");
+        }
+    }
+}
