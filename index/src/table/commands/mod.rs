@@ -25,6 +25,7 @@ mod stream_claims;
 mod stream_groups;
 mod stream_info;
 mod streams;
+mod sort;
 mod sorted;
 mod sorted_merges;
 mod sorted_ranges;
@@ -171,6 +172,7 @@ const FAMILIES: &[&[Spec]] = &[
     sorted_ranges::SPECS,
     sorted_merges::SPECS,
     geo::SPECS,
+    sort::SPECS,
 ];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {
