@@ -239,7 +239,8 @@ async fn what_was_written_is_there_after_a_kill() {
     let node = start(data.path(), &[]).await;
     let mut client = Client::of(&node);
     check(&mut client, &[("GET a", "\"1\""), ("SELECT 2", "OK"), ("GET a", "\"23\""), ("DBSIZE", ":1")]);
-    assert!(client.call("TTL a").starts_with(":99"));
+    let left = client.call("TTL a");
+    assert!(left == ":1000" || left.starts_with(":9"), "{left}");
     // From one database to another.
     check(
         &mut client,

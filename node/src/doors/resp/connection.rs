@@ -32,6 +32,8 @@ const ANNOUNCED_MAX: usize = 1 << 20;
 const AHEAD_MAX: usize = 64 << 10;
 /// Requests are taken until so many bytes of replies wait to be sent.
 const OUTPUT_HIGH: usize = 64 << 20;
+/// Messages of others are taken as long as less than this waits to be sent.
+const MESSAGES_HIGH: usize = 1 << 20;
 /// Buffers that grew beyond this are given back.
 const KEPT_MAX: usize = 64 << 10;
 /// The same of what requests are taken apart into.
@@ -136,7 +138,10 @@ async fn run(session: &mut Session, mut stream: TcpStream, blocked: &mut Option<
         session.settle().await;
         session.reading = None;
         session.tell(input.bytes.len() - input.at);
-        client.take_messages(session.out.bytes_mut());
+        if session.out.len() - sent < MESSAGES_HIGH {
+            // What the client is too slow for stays where it is counted.
+            client.take_messages(session.out.bytes_mut());
+        }
         if client.is_killed() {
             return;
         }
