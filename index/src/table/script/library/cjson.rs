@@ -590,7 +590,7 @@ impl Reader {
     }
 }
 
-/// The character that an escape of `\u` and four digits, or two of them, stand for.
+/// The character that an escape such as `\u00e9`, or two of them, stand for.
 fn unicode(text: &[u8]) -> Option<(char, usize)> {
     let unit = |at: usize| {
         let digits = text.get(at + 2..at + 6)?;

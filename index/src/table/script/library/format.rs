@@ -90,7 +90,10 @@ fn convert(vm: &mut Vm<'_>, args: Args, argument: usize, spec: &Spec, built: &mu
     match spec.conversion {
         b'c' => {
             let byte = vm.need_integer(args, argument)? as u8;
-            pad(&[byte], flags, built);
+            let mut text = Vec::new();
+            pad(&[byte], flags, &mut text);
+            // As a text of C, which ends at a zero.
+            built.extend(text.into_iter().take_while(|c| *c != 0));
         }
         b'd' | b'i' => {
             let number = vm.need_integer(args, argument)?;

@@ -2,8 +2,9 @@
 
 use super::Library;
 use crate::table::script::lua::number::{canonical, power, to_i64};
+use crate::table::script::lua::operate::modulo;
 use crate::table::script::lua::value::Value;
-use crate::table::script::lua::vm::{Args, Run, Vm, modulo};
+use crate::table::script::lua::vm::{Args, Run, Vm};
 
 pub const FUNCTIONS: Library = &[
     ("abs", |vm, args| one(vm, args, f64::abs)),

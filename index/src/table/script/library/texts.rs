@@ -77,7 +77,7 @@ fn reverse(vm: &mut Vm<'_>, args: Args) -> Run<()> {
 
 fn rep(vm: &mut Vm<'_>, args: Args) -> Run<()> {
     let text = vm.need_text(args, 0)?;
-    let count = vm.need_integer(args, 1)?.max(0) as usize;
+    let count = (vm.need_integer(args, 1)? as i32).max(0) as usize;
     let whole = vm.bytes(text).len().saturating_mul(count);
     vm.will_build(whole)?;
     vm.charge_bytes(whole)?;

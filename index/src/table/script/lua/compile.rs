@@ -1,13 +1,13 @@
 //! Source into functions: reads statements and has [`Emitter`] write what they do.
 
 use super::code::{Constant, Op, Proto, Rk};
-use super::emit::{Binary, Block, Complaint, Emitter, Expr, Func, Node, Unary, Want};
+use super::emit::{Block, Complaint, Emitter, Expr, Func, Node, Want};
 use super::lexer::{Lexer, Token, Wrong};
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// Statements and expressions inside each other.
-const LEVELS_MAX: usize = 190;
+pub(super) const LEVELS_MAX: usize = 190;
 const LOCALS_MAX: usize = 200;
 /// A tree of a hundred times this is built for a moment.
 pub const SOURCE_BYTES_MAX: usize = 1 << 20;
@@ -34,22 +34,22 @@ pub fn compile(source: &[u8], chunk: &str) -> Result<Arc<Proto>, String> {
     })
 }
 
-struct Parser<'s> {
-    lexer: Lexer<'s>,
-    token: Token,
-    text: Vec<u8>,
+pub(super) struct Parser<'s> {
+    pub(super) lexer: Lexer<'s>,
+    pub(super) token: Token,
+    pub(super) text: Vec<u8>,
     /// Of the word at hand.
-    line: u32,
-    ahead: Option<(Token, Vec<u8>, u32)>,
-    emitter: Emitter,
-    levels: usize,
-    chunk: Arc<str>,
+    pub(super) line: u32,
+    pub(super) ahead: Option<(Token, Vec<u8>, u32)>,
+    pub(super) emitter: Emitter,
+    pub(super) levels: usize,
+    pub(super) chunk: Arc<str>,
 }
 
-type Parsed<T> = Result<T, Wrong>;
+pub(super) type Parsed<T> = Result<T, Wrong>;
 
 impl Parser<'_> {
-    fn whole(mut self) -> Parsed<Arc<Proto>> {
+    pub(super) fn whole(mut self) -> Parsed<Arc<Proto>> {
         self.begin(Func {
             proto: Proto { varargs: true, chunk: self.chunk.clone(), ..Proto::default() },
             ..Func::default()
@@ -62,23 +62,23 @@ impl Parser<'_> {
         Ok(self.end())
     }
 
-    fn begin(&mut self, mut func: Func) {
+    pub(super) fn begin(&mut self, mut func: Func) {
         func.blocks.push(Block { is_loop: false, first: 0, captured: false, breaks: Vec::new() });
         self.emitter.funcs.push(func);
     }
 
-    fn end(&mut self) -> Arc<Proto> {
+    pub(super) fn end(&mut self) -> Arc<Proto> {
         self.emitter.emit(Op::Return { a: 0, count: 1 });
         self.emitter.f().proto.registers += 4;
         self.emitter.finish()
     }
 
-    fn scan(&mut self) -> Parsed<(Token, Vec<u8>, u32)> {
+    pub(super) fn scan(&mut self) -> Parsed<(Token, Vec<u8>, u32)> {
         let token = self.lexer.next()?;
         Ok((token, self.lexer.text().to_vec(), self.lexer.line))
     }
 
-    fn next(&mut self) -> Parsed<()> {
+    pub(super) fn next(&mut self) -> Parsed<()> {
         self.emitter.line = self.line;
         let (token, text, line) = match self.ahead.take() {
             Some(ahead) => ahead,
@@ -88,14 +88,14 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn peek(&mut self) -> Parsed<&Token> {
+    pub(super) fn peek(&mut self) -> Parsed<&Token> {
         if self.ahead.is_none() {
             self.ahead = Some(self.scan()?);
         }
         Ok(self.ahead.as_ref().map_or(&Token::End, |ahead| &ahead.0))
     }
 
-    fn near(&self) -> Vec<u8> {
+    pub(super) fn near(&self) -> Vec<u8> {
         match self.token {
             Token::End => b"<eof>".to_vec(),
             Token::Other(byte) if byte < 32 => format!("char({byte})").into_bytes(),
@@ -103,23 +103,23 @@ impl Parser<'_> {
         }
     }
 
-    fn wrong(&self, what: &str) -> Wrong {
+    pub(super) fn wrong(&self, what: &str) -> Wrong {
         Wrong { what: what.into(), line: self.line, near: Some(self.near()) }
     }
 
-    fn expected(&self, what: &str) -> Wrong {
+    pub(super) fn expected(&self, what: &str) -> Wrong {
         self.wrong(&format!("'{what}' expected"))
     }
 
-    fn said<T>(&self, done: Result<T, Complaint>) -> Parsed<T> {
+    pub(super) fn said<T>(&self, done: Result<T, Complaint>) -> Parsed<T> {
         done.map_err(|what| self.wrong(what))
     }
 
-    fn is(&self, word: &str) -> bool {
+    pub(super) fn is(&self, word: &str) -> bool {
         matches!(self.token, Token::Word(found) if found == word)
     }
 
-    fn take(&mut self, word: &str) -> Parsed<bool> {
+    pub(super) fn take(&mut self, word: &str) -> Parsed<bool> {
         let found = self.is(word);
         if found {
             self.next()?;
@@ -127,12 +127,12 @@ impl Parser<'_> {
         Ok(found)
     }
 
-    fn must(&mut self, word: &str) -> Parsed<()> {
+    pub(super) fn must(&mut self, word: &str) -> Parsed<()> {
         if self.take(word)? { Ok(()) } else { Err(self.expected(word)) }
     }
 
     /// The word that closes what `open` began.
-    fn closes(&mut self, word: &str, open: &str, line: u32) -> Parsed<()> {
+    pub(super) fn closes(&mut self, word: &str, open: &str, line: u32) -> Parsed<()> {
         if self.take(word)? {
             return Ok(());
         }
@@ -142,14 +142,14 @@ impl Parser<'_> {
         Err(self.wrong(&format!("'{word}' expected (to close '{open}' at line {line})")))
     }
 
-    fn ident(&mut self) -> Parsed<Rc<[u8]>> {
+    pub(super) fn ident(&mut self) -> Parsed<Rc<[u8]>> {
         let Token::Name(name) = &self.token else { return Err(self.wrong("'<name>' expected")) };
         let name: Rc<[u8]> = name[..].into();
         self.next()?;
         Ok(name)
     }
 
-    fn deeper(&mut self) -> Parsed<()> {
+    pub(super) fn deeper(&mut self) -> Parsed<()> {
         self.levels += 1;
         if self.levels > LEVELS_MAX {
             return Err(Wrong { what: "chunk has too many syntax levels".into(), line: self.line, near: None });
@@ -159,14 +159,14 @@ impl Parser<'_> {
 
     // Blocks and variables.
 
-    fn open_block(&mut self, is_loop: bool) {
+    pub(super) fn open_block(&mut self, is_loop: bool) {
         let f = self.emitter.f();
         let first = f.actives.len();
         f.blocks.push(Block { is_loop, first, captured: false, breaks: Vec::new() });
     }
 
     /// Ends the innermost block. The jumps out of it, if it is a loop, arrive here.
-    fn close_block(&mut self) {
+    pub(super) fn close_block(&mut self) {
         let f = self.emitter.f();
         let Some(block) = f.blocks.pop() else { return };
         let register = f.actives.get(block.first).map(|active| active.1);
@@ -181,7 +181,7 @@ impl Parser<'_> {
     }
 
     /// Makes a variable of the register, which must be reserved.
-    fn declare(&mut self, name: &[u8], register: u8) -> Parsed<()> {
+    pub(super) fn declare(&mut self, name: &[u8], register: u8) -> Parsed<()> {
         if self.emitter.f().actives.len() >= LOCALS_MAX {
             return Err(self.wrong("too many local variables"));
         }
@@ -189,22 +189,22 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn reserve(&mut self, count: usize) -> Parsed<u8> {
+    pub(super) fn reserve(&mut self, count: usize) -> Parsed<u8> {
         let done = self.emitter.reserve(count);
         self.said(done)
     }
 
     /// Registers above the variables are free between statements.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let f = self.emitter.f();
         f.free = f.actives.last().map_or(0, |active| active.1 + 1);
     }
 
-    fn ends_block(&self) -> bool {
+    pub(super) fn ends_block(&self) -> bool {
         self.token == Token::End || ["end", "else", "elseif", "until"].iter().any(|word| self.is(word))
     }
 
-    fn block(&mut self) -> Parsed<()> {
+    pub(super) fn block(&mut self) -> Parsed<()> {
         self.deeper()?;
         loop {
             if self.ends_block() {
@@ -221,7 +221,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn scoped(&mut self) -> Parsed<()> {
+    pub(super) fn scoped(&mut self) -> Parsed<()> {
         self.open_block(false);
         self.block()?;
         self.close_block();
@@ -230,7 +230,7 @@ impl Parser<'_> {
 
     // Statements. Each says whether it must be the last of its block.
 
-    fn statement(&mut self) -> Parsed<bool> {
+    pub(super) fn statement(&mut self) -> Parsed<bool> {
         let line = self.line;
         let Token::Word(word) = self.token else { return self.expression_statement().map(|()| false) };
         match word {
@@ -270,13 +270,13 @@ impl Parser<'_> {
         Ok(false)
     }
 
-    fn condition(&mut self) -> Parsed<Vec<usize>> {
+    pub(super) fn condition(&mut self) -> Parsed<Vec<usize>> {
         let node = self.expression()?;
         let done = self.emitter.jump(node, false);
         self.said(done)
     }
 
-    fn if_statement(&mut self, line: u32) -> Parsed<()> {
+    pub(super) fn if_statement(&mut self, line: u32) -> Parsed<()> {
         let mut done = Vec::new();
         self.next()?;
         let mut otherwise = self.condition()?;
@@ -307,7 +307,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn while_statement(&mut self, line: u32) -> Parsed<()> {
+    pub(super) fn while_statement(&mut self, line: u32) -> Parsed<()> {
         self.next()?;
         let top = self.emitter.here();
         let exit = self.condition()?;
@@ -321,7 +321,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn repeat_statement(&mut self, line: u32) -> Parsed<()> {
+    pub(super) fn repeat_statement(&mut self, line: u32) -> Parsed<()> {
         self.next()?;
         let top = self.emitter.here();
         self.open_block(true);
@@ -348,7 +348,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn for_statement(&mut self, line: u32) -> Parsed<()> {
+    pub(super) fn for_statement(&mut self, line: u32) -> Parsed<()> {
         self.open_block(true);
         self.next()?;
         let name = self.ident()?;
@@ -364,7 +364,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn for_numbers(&mut self, name: &[u8], line: u32) -> Parsed<()> {
+    pub(super) fn for_numbers(&mut self, name: &[u8], line: u32) -> Parsed<()> {
         self.next()?;
         let base = self.emitter.f().free;
         self.next_value()?;
@@ -394,7 +394,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn for_in(&mut self, first: Rc<[u8]>, line: u32) -> Parsed<()> {
+    pub(super) fn for_in(&mut self, first: Rc<[u8]>, line: u32) -> Parsed<()> {
         let mut names = vec![first];
         while self.take(",")? {
             names.push(self.ident()?);
@@ -425,7 +425,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn function_statement(&mut self, line: u32) -> Parsed<()> {
+    pub(super) fn function_statement(&mut self, line: u32) -> Parsed<()> {
         self.next()?;
         let name = self.ident()?;
         let mut target = self.name_node(&name)?;
@@ -446,7 +446,7 @@ impl Parser<'_> {
         self.assign_one(target, value)
     }
 
-    fn local_statement(&mut self) -> Parsed<()> {
+    pub(super) fn local_statement(&mut self) -> Parsed<()> {
         let mut names = vec![self.ident()?];
         while self.take(",")? {
             names.push(self.ident()?);
@@ -460,7 +460,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn return_statement(&mut self) -> Parsed<()> {
+    pub(super) fn return_statement(&mut self) -> Parsed<()> {
         self.next()?;
         if self.ends_block() || self.is(";") {
             self.emitter.emit(Op::Return { a: 0, count: 1 });
@@ -484,7 +484,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn break_statement(&mut self) -> Parsed<()> {
+    pub(super) fn break_statement(&mut self) -> Parsed<()> {
         let f = self.emitter.f();
         let Some(target) = f.blocks.iter().rposition(|block| block.is_loop) else {
             return Err(self.wrong("no loop to break"));
@@ -500,7 +500,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn expression_statement(&mut self) -> Parsed<()> {
+    pub(super) fn expression_statement(&mut self) -> Parsed<()> {
         let node = self.suffixed()?;
         if matches!(self.emitter.expr(node), Expr::Call(..) | Expr::Method(..)) && !self.is("=") && !self.is(",") {
             let done = self.emitter.chain(node, Want::Count(0));
@@ -526,12 +526,12 @@ impl Parser<'_> {
         self.assign_many(&targets, &values)
     }
 
-    fn assign_one(&mut self, target: Node, value: Node) -> Parsed<()> {
+    pub(super) fn assign_one(&mut self, target: Node, value: Node) -> Parsed<()> {
         let done = self.store(target, value);
         self.said(done)
     }
 
-    fn store(&mut self, target: Node, value: Node) -> Result<(), Complaint> {
+    pub(super) fn store(&mut self, target: Node, value: Node) -> Result<(), Complaint> {
         let emitter = &mut self.emitter;
         match emitter.expr(target).clone() {
             Expr::Local(a) if emitter.writes_early(value) => {
@@ -561,7 +561,7 @@ impl Parser<'_> {
     }
 
     /// Everything is read before anything is written.
-    fn assign_many(&mut self, targets: &[Node], values: &[Node]) -> Parsed<()> {
+    pub(super) fn assign_many(&mut self, targets: &[Node], values: &[Node]) -> Parsed<()> {
         let mut places = Vec::new();
         for &target in targets {
             if let Expr::Index(object, key) = *self.emitter.expr(target) {
@@ -600,7 +600,7 @@ impl Parser<'_> {
     }
 
     /// Puts the values into exactly `count` new registers.
-    fn adjust(&mut self, values: &[Node], count: usize) -> Parsed<()> {
+    pub(super) fn adjust(&mut self, values: &[Node], count: usize) -> Parsed<()> {
         if count > LOCALS_MAX {
             return Err(self.wrong("too many local variables"));
         }
@@ -626,7 +626,7 @@ impl Parser<'_> {
     }
 
     /// Puts values one after the other; says whether the last one has left the number open.
-    fn values_in_order(&mut self, values: &[Node]) -> Parsed<bool> {
+    pub(super) fn values_in_order(&mut self, values: &[Node]) -> Parsed<bool> {
         for (index, &value) in values.iter().enumerate() {
             if index + 1 == values.len() && self.emitter.is_open(value) {
                 let done = self.emitter.open(value);
@@ -639,271 +639,10 @@ impl Parser<'_> {
         Ok(false)
     }
 
-    fn next_value(&mut self) -> Parsed<()> {
+    pub(super) fn next_value(&mut self) -> Parsed<()> {
         let node = self.expression()?;
         let done = self.emitter.put_next(node);
         self.said(done)?;
         Ok(())
-    }
-
-    // Expressions.
-
-    fn expressions(&mut self) -> Parsed<Vec<Node>> {
-        let mut nodes = vec![self.expression()?];
-        while self.take(",")? {
-            nodes.push(self.expression()?);
-        }
-        Ok(nodes)
-    }
-
-    fn expression(&mut self) -> Parsed<Node> {
-        self.operators(0)
-    }
-
-    fn operators(&mut self, limit: u8) -> Parsed<Node> {
-        const UNARY: u8 = 8;
-        self.deeper()?;
-        let unary = match self.token {
-            Token::Word("not") => Some(Unary::Not),
-            Token::Word("-") => Some(Unary::Neg),
-            Token::Word("#") => Some(Unary::Len),
-            _ => None,
-        };
-        let mut left = match unary {
-            Some(op) => {
-                self.next()?;
-                let inner = self.operators(UNARY)?;
-                match (op, self.emitter.expr(inner)) {
-                    (Unary::Neg, &Expr::Number(number)) if !number.is_nan() => self.emitter.node(Expr::Number(-number)),
-                    _ => self.emitter.node(Expr::Unary(op, inner)),
-                }
-            }
-            None => self.simple()?,
-        };
-        let mut comparisons = 0;
-        while let Some((op, before, after)) = self.binary()
-            && before > limit
-        {
-            self.next()?;
-            let right = self.operators(after)?;
-            let decided = matches!(
-                (op, self.emitter.expr(left)),
-                (Binary::And, Expr::Number(_) | Expr::Text(_) | Expr::Bool(true))
-                    | (Binary::Or, Expr::Nil | Expr::Bool(false))
-            );
-            // What is left is one value, even of a call.
-            let expr = if decided { Expr::Paren(right) } else { Expr::Binary(op, left, right) };
-            left = self.emitter.node(expr);
-            if before == 3 {
-                // The one chain that is not walked in a loop.
-                comparisons += 1;
-                if self.levels + comparisons > LEVELS_MAX {
-                    return Err(self.wrong("chunk has too many syntax levels"));
-                }
-            }
-        }
-        self.levels -= 1;
-        Ok(left)
-    }
-
-    /// The operator at hand, and how strongly it binds on its left and on its right.
-    fn binary(&self) -> Option<(Binary, u8, u8)> {
-        let Token::Word(word) = self.token else { return None };
-        Some(match word {
-            "or" => (Binary::Or, 1, 1),
-            "and" => (Binary::And, 2, 2),
-            "<" => (Binary::Less, 3, 3),
-            ">" => (Binary::Greater, 3, 3),
-            "<=" => (Binary::LessEqual, 3, 3),
-            ">=" => (Binary::GreaterEqual, 3, 3),
-            "~=" => (Binary::Unequal, 3, 3),
-            "==" => (Binary::Equal, 3, 3),
-            ".." => (Binary::Concat, 5, 4),
-            "+" => (Binary::Add, 6, 6),
-            "-" => (Binary::Sub, 6, 6),
-            "*" => (Binary::Mul, 7, 7),
-            "/" => (Binary::Div, 7, 7),
-            "%" => (Binary::Mod, 7, 7),
-            "^" => (Binary::Pow, 10, 9),
-            _ => return None,
-        })
-    }
-
-    fn simple(&mut self) -> Parsed<Node> {
-        let expr = match &self.token {
-            Token::Number(number) => Expr::Number(*number),
-            Token::Text(text) => Expr::Text(text[..].into()),
-            Token::Word("nil") => Expr::Nil,
-            Token::Word("true") => Expr::Bool(true),
-            Token::Word("false") => Expr::Bool(false),
-            Token::Word("...") => {
-                if !self.emitter.f().proto.varargs {
-                    return Err(self.wrong("cannot use '...' outside a vararg function"));
-                }
-                self.emitter.f().proto.old_varargs = false;
-                Expr::Varargs
-            }
-            Token::Word("{") => return self.table(),
-            Token::Word("function") => {
-                let line = self.line;
-                self.next()?;
-                let kid = self.function(false, line)?;
-                return Ok(self.emitter.node(Expr::Function(kid)));
-            }
-            _ => return self.suffixed(),
-        };
-        self.next()?;
-        Ok(self.emitter.node(expr))
-    }
-
-    fn name_node(&mut self, name: &[u8]) -> Parsed<Node> {
-        let level = self.emitter.funcs.len() - 1;
-        let done = self.emitter.resolve(level, name);
-        let expr = self.said(done)?;
-        Ok(self.emitter.node(expr))
-    }
-
-    fn suffixed(&mut self) -> Parsed<Node> {
-        let mut node = match self.token {
-            Token::Name(_) => {
-                let name = self.ident()?;
-                self.name_node(&name)?
-            }
-            Token::Word("(") => {
-                let line = self.line;
-                self.next()?;
-                let inner = self.expression()?;
-                self.closes(")", "(", line)?;
-                self.emitter.node(Expr::Paren(inner))
-            }
-            _ => return Err(self.wrong("unexpected symbol")),
-        };
-        loop {
-            match self.token {
-                Token::Word(".") => {
-                    self.next()?;
-                    let name = self.ident()?;
-                    let key = self.emitter.node(Expr::Text(name));
-                    node = self.emitter.node(Expr::Index(node, key));
-                }
-                Token::Word("[") => {
-                    self.next()?;
-                    let key = self.expression()?;
-                    self.must("]")?;
-                    node = self.emitter.node(Expr::Index(node, key));
-                }
-                Token::Word(":") => {
-                    self.next()?;
-                    let name = self.ident()?;
-                    let line = self.line;
-                    let arguments = self.arguments()?;
-                    node = self.emitter.node(Expr::Method(node, name, arguments));
-                    self.emitter.nodes[node as usize].1 = line;
-                }
-                Token::Word("(" | "{") | Token::Text(_) => {
-                    let line = self.line;
-                    let arguments = self.arguments()?;
-                    node = self.emitter.node(Expr::Call(node, arguments));
-                    self.emitter.nodes[node as usize].1 = line;
-                }
-                _ => return Ok(node),
-            }
-        }
-    }
-
-    fn arguments(&mut self) -> Parsed<Rc<[Node]>> {
-        match &self.token {
-            Token::Text(text) => {
-                let text = text[..].into();
-                self.next()?;
-                Ok([self.emitter.node(Expr::Text(text))].into())
-            }
-            Token::Word("{") => Ok([self.table()?].into()),
-            Token::Word("(") => {
-                let line = self.line;
-                if line != self.emitter.line {
-                    return Err(self.wrong("ambiguous syntax (function call x new statement)"));
-                }
-                self.next()?;
-                let arguments = if self.is(")") { Vec::new() } else { self.expressions()? };
-                self.closes(")", "(", line)?;
-                Ok(arguments.into())
-            }
-            _ => Err(self.wrong("function arguments expected")),
-        }
-    }
-
-    fn table(&mut self) -> Parsed<Node> {
-        let line = self.line;
-        self.must("{")?;
-        let mut items = Vec::new();
-        while !self.is("}") {
-            if let Token::Name(name) = &self.token {
-                let name: Rc<[u8]> = name[..].into();
-                if matches!(self.peek()?, Token::Word("=")) {
-                    self.next()?;
-                    self.next()?;
-                    let key = self.emitter.node(Expr::Text(name));
-                    items.push((Some(key), self.expression()?));
-                } else {
-                    items.push((None, self.expression()?));
-                }
-            } else if self.take("[")? {
-                let key = self.expression()?;
-                self.must("]")?;
-                self.must("=")?;
-                items.push((Some(key), self.expression()?));
-            } else {
-                items.push((None, self.expression()?));
-            }
-            if !self.take(",")? && !self.take(";")? {
-                break;
-            }
-        }
-        self.closes("}", "{", line)?;
-        Ok(self.emitter.node(Expr::Table(items.into())))
-    }
-
-    /// Parameters and body; `function` has been read. Gives the number among the functions of the one around it.
-    fn function(&mut self, method: bool, line: u32) -> Parsed<u16> {
-        let proto = Proto { chunk: self.chunk.clone(), ..Proto::default() };
-        self.begin(Func { proto, ..Func::default() });
-        if method {
-            let register = self.reserve(1)?;
-            self.declare(b"self", register)?;
-        }
-        self.must("(")?;
-        if !self.is(")") {
-            loop {
-                if self.take("...")? {
-                    self.emitter.f().proto.varargs = true;
-                    self.emitter.f().proto.old_varargs = true;
-                    break;
-                }
-                if !matches!(self.token, Token::Name(_)) {
-                    return Err(self.wrong("<name> or '...' expected"));
-                }
-                let name = self.ident()?;
-                let register = self.reserve(1)?;
-                self.declare(&name, register)?;
-                if !self.take(",")? {
-                    break;
-                }
-            }
-        }
-        self.must(")")?;
-        let f = self.emitter.f();
-        f.proto.parameters = f.actives.len() as u8;
-        if f.proto.varargs {
-            let register = self.reserve(1)?;
-            self.declare(b"arg", register)?;
-        }
-        self.block()?;
-        self.emitter.line = self.line;
-        self.closes("end", "function", line)?;
-        let proto = self.end();
-        let kids = &mut self.emitter.f().proto.kids;
-        kids.push(proto);
-        u16::try_from(kids.len() - 1).map_err(|_| self.wrong("too many functions"))
     }
 }

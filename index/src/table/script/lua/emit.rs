@@ -213,7 +213,9 @@ impl Emitter {
             },
             Expr::Method(_, name, _) => Some(("method", name[..].into())),
             Expr::Paren(inner) => match self.expr(inner) {
-                Expr::Local(_) | Expr::Up(_) | Expr::Global(_) | Expr::Index(..) => self.describe(inner),
+                Expr::Local(_) | Expr::Up(_) | Expr::Global(_) | Expr::Index(..) | Expr::Paren(_) => {
+                    self.describe(inner)
+                }
                 _ => None,
             },
             _ => None,

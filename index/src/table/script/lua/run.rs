@@ -3,8 +3,9 @@
 use super::code::{Capture, Op, Rk};
 use super::heap::Function;
 use super::number;
+use super::operate::modulo;
 use super::value::Value;
-use super::vm::{Event, Mode, Run, Throw, Vm, modulo};
+use super::vm::{Event, Mode, Run, Throw, Vm};
 use crate::table::script::Budget;
 
 macro_rules! arithmetic {
