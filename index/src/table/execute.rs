@@ -152,7 +152,7 @@ pub(crate) mod tests {
             Item::Array(n) => format!("[{}]", many(items, n)),
             Item::Set(n) => format!("~[{}]", many(items, n)),
             Item::Map(n) | Item::Pairs(n) | Item::Entries(n) => format!("{{{}}}", many(items, n * 2)),
-            Item::Double(number) => format!("(double) {number}"),
+            Item::Double(number) | Item::Decimal(number) => format!("(double) {number}"),
             Item::Bool(truth) => format!("(bool) {truth}"),
         }
     }

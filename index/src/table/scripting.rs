@@ -16,7 +16,7 @@ use super::commands::{self, Failure, NOSCRIPT, Run, WRITE, is};
 use super::execute::{self, Moment};
 use super::keyspace::Keyspace;
 use super::script::{Engine, Host, Limits, Reply, Script, ScriptError};
-use super::tape::{Item, Items, Tape};
+use super::tape::{Item, Items, Tape, decimals};
 
 /// The most bytes of all kept scripts together.
 pub const SCRIPTS_BYTES_MAX: usize = 4 << 20;
@@ -213,6 +213,12 @@ struct Reach<'k> {
 impl Host for Reach<'_> {
     fn call(&mut self, args: &[&[u8]], resp3: bool) -> Reply {
         self.calls += 1;
+        if let [name] = args
+            && is(name, "time")
+        {
+            let text = |number: u64| Reply::Bulk(number.to_string().into_bytes());
+            return Reply::Array(vec![text(self.moment.now / 1_000), text(self.moment.now % 1_000 * 1_000)]);
+        }
         let spec = match execute::find(args) {
             Ok(spec) => spec,
             Err(Failure::Text(text)) if text.starts_with("ERR unknown command") => {
@@ -220,10 +226,6 @@ impl Host for Reach<'_> {
             }
             Err(_) => return Reply::Error(b"ERR Wrong number of args calling Redis command from script".to_vec()),
         };
-        if is(args[0], "time") {
-            let text = |number: u64| Reply::Bulk(number.to_string().into_bytes());
-            return Reply::Array(vec![text(self.moment.now / 1_000), text(self.moment.now % 1_000 * 1_000)]);
-        }
         if spec.is(NOSCRIPT) || !matches!(spec.run, Run::Read(_) | Run::Write(_)) {
             return Reply::Error(b"ERR This Redis command is not allowed from script".to_vec());
         }
@@ -284,7 +286,8 @@ fn reply(items: &mut Items<'_>, resp3: bool, depth: usize) -> Reply {
         Some(Item::Int(number)) => Reply::Int(number),
         Some(Item::Bulk(bytes)) => Reply::Bulk(bytes.to_vec()),
         Some(Item::Verbatim(text)) => Reply::Verbatim { format: *b"txt", text: text.to_vec() },
-        Some(Item::Double(number)) => Reply::Double(number),
+        Some(Item::Decimal(number)) if !resp3 => Reply::Bulk(decimals(number).into_bytes()),
+        Some(Item::Double(number) | Item::Decimal(number)) => Reply::Double(number),
         Some(Item::Bool(truth)) => Reply::Bool(truth),
         Some(Item::Array(n)) => Reply::Array(many(items, n)),
         Some(Item::Set(n)) => Reply::Set(many(items, n)),

@@ -35,10 +35,18 @@ pub enum Item<'t> {
     Entries(usize),
     /// A number with a fraction.
     Double(f64),
+    /// The same, where protocol 2 has it with all its decimals: see [`decimals`].
+    Decimal(f64),
     /// True or false.
     Bool(bool),
     /// A text for people.
     Verbatim(&'t [u8]),
+}
+
+/// A number with seventeen decimals, without the zeros at the end: as Redis writes coordinates.
+pub fn decimals(number: f64) -> String {
+    let text = format!("{number:.17}");
+    text.trim_end_matches('0').trim_end_matches('.').into()
 }
 
 /// A count that is filled in later.
@@ -66,6 +74,7 @@ const ENTRIES: u8 = 11;
 const DOUBLE: u8 = 12;
 const BOOL: u8 = 13;
 const VERBATIM: u8 = 14;
+const DECIMAL: u8 = 15;
 
 impl Tape {
     /// An empty one.
@@ -196,6 +205,12 @@ impl Tape {
         self.bytes.extend_from_slice(&number.to_le_bytes());
     }
 
+    /// The same with all its decimals, where a protocol has no such numbers.
+    pub fn decimal(&mut self, number: f64) {
+        self.bytes.push(DECIMAL);
+        self.bytes.extend_from_slice(&number.to_le_bytes());
+    }
+
     /// True or false.
     pub fn bool(&mut self, truth: bool) {
         self.bytes.push(BOOL);
@@ -312,6 +327,7 @@ impl<'t> Iterator for Items<'t> {
             PAIRS => Item::Pairs(self.count()?),
             ENTRIES => Item::Entries(self.count()?),
             DOUBLE => Item::Double(f64::from_le_bytes(self.eight()?)),
+            DECIMAL => Item::Decimal(f64::from_le_bytes(self.eight()?)),
             BOOL => Item::Bool(self.take(1)? != [0]),
             VERBATIM => Item::Verbatim(self.counted()?),
             _ => return None,
@@ -350,6 +366,13 @@ mod tests {
         let mut items = tape.items();
         let wholes: Vec<usize> = std::iter::from_fn(|| items.whole()).map(<[u8]>::len).collect();
         assert_eq!((wholes.len(), wholes.iter().sum::<usize>()), (4, tape.len()));
+    }
+
+    #[test]
+    fn coordinates_have_the_decimals_that_redis_writes() {
+        for (number, text) in [(13.361389338970184, "13.36138933897018433"), (2.0, "2"), (-0.5, "-0.5")] {
+            assert_eq!(decimals(number), text);
+        }
     }
 
     #[test]

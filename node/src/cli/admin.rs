@@ -133,7 +133,7 @@ pub struct Rules {
     /// How long replaced and deleted versions are kept: 30s, 12h, 7d. Kept with the collection but not acted on yet.
     #[arg(long, value_parser = duration)]
     retention: Option<Duration>,
-    /// The most bytes its records may take: 64MiB, 2GiB; 0: no limit. Kept with the collection but not acted on yet.
+    /// The most bytes its typed values, those of clients of Redis, may take: 64MiB, 2GiB; 0: no limit. Then some are evicted.
     #[arg(long, value_name = "BYTES", value_parser = bytes_count)]
     eviction_budget: Option<u64>,
 }

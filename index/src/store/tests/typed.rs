@@ -253,6 +253,8 @@ fn scripts_run_in_the_log_and_are_kept_over_a_restart() {
     let found = replies(&mut shard, collection, &[&["MGET", "k", "l"], &["EVAL_RO", source, "1", "k", "1"]]);
     assert_eq!(found[0], "[\"10\" \"1\"]");
     assert!(found[1].contains("Write commands are not allowed from read-only scripts"), "{found:?}");
+    let found = replies(&mut shard, collection, &[&["EVAL", "return redis.call('TIME')", "0"]]);
+    assert_eq!(found, ["[\"0\" \"0\"]"], "the log's clock has not moved");
     shard.checkpoint();
     shard.restart();
     let found =

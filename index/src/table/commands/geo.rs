@@ -136,8 +136,8 @@ fn geohash(keyspace: &Keyspace, call: &mut Call<'_>) -> Done {
 
 fn put_place(call: &mut Call<'_>, place: Place) {
     call.out.array(2);
-    call.out.double(place.longitude);
-    call.out.double(place.latitude);
+    call.out.decimal(place.longitude);
+    call.out.decimal(place.latitude);
 }
 
 fn geopos(keyspace: &Keyspace, call: &mut Call<'_>) -> Done {

@@ -6,7 +6,7 @@
 //! | entries | a map | an array of two-element arrays |
 //! | all else | as it is | as the writer translates it |
 
-use loci_index::table::tape::{Item, Items};
+use loci_index::table::tape::{Item, Items, decimals};
 use loci_wire::resp::{Protocol, Writer};
 
 /// Pairs inside pairs; no command nests them.
@@ -29,7 +29,8 @@ fn at_depth(items: &mut Items<'_>, out: &mut Writer, depth: usize) -> bool {
             Item::Bulk(bytes) => out.bulk(bytes),
             Item::Null => out.null(),
             Item::NullArray => out.null_array(),
-            Item::Double(number) => out.double(number),
+            Item::Decimal(number) if out.protocol() == Protocol::Two => out.bulk(decimals(number).as_bytes()),
+            Item::Double(number) | Item::Decimal(number) => out.double(number),
             Item::Bool(truth) => out.bool(truth),
             Item::Verbatim(text) => out.verbatim(*b"txt", text),
             Item::Array(count) => {

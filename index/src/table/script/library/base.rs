@@ -8,7 +8,7 @@ use crate::table::script::lua::value::Value;
 use crate::table::script::lua::vm::{Args, Event, Run, Vm};
 
 /// Values that `unpack` gives at once.
-const UNPACK_MAX: usize = 1 << 20;
+const UNPACK_MAX: usize = 7_999;
 /// A tree of a source takes this many times its length, at most.
 pub const SOURCE_TREE_FACTOR: usize = 100;
 
