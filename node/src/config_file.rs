@@ -178,6 +178,10 @@ mod tests {
 
     #[test]
     fn every_option_has_a_key_of_its_name_and_what_is_typed_wins() {
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(secret.path(), "secret").unwrap();
+        let password = format!("--resp-password-file={}", secret.path().display());
+        let (_, path) = password.split_once('=').unwrap();
         let text = r#"
             # All of them.
             data = "/var/lib/loci"
@@ -196,6 +200,7 @@ mod tests {
             log-format = "json"
             log-level = "warn"
         "#;
+        let text = &format!("{text}\n            resp-password-file = '{path}'");
         // Those that are not in the text have a default, which a file can say as well.
         let command = ServeArgs::augment_args(Command::new("serve"));
         for argument in command.get_arguments() {
@@ -213,7 +218,7 @@ mod tests {
             "--join 10.0.0.2:7700,10.0.0.3:7700 --memory-mib 4096 --recall-one-in 0 --walk-rate 10 --graph-threads 2",
             "--log-file-mib 16 --otlp http://127.0.0.1:4317 --trace-sample 0.5 --log-format json --log-level warn",
         ];
-        let typed: Vec<&str> = typed.iter().flat_map(|line| line.split(' ')).collect();
+        let typed: Vec<&str> = typed.iter().flat_map(|line| line.split(' ')).chain([&*password]).collect();
         assert_eq!(Config::from_args(parsed("", &typed).unwrap()).unwrap(), from_file);
         let both = parsed(text, &["--memory-mib", "512", "--join=10.0.0.9:7700", "--log-level", "debug"]).unwrap();
         assert_eq!(

@@ -35,7 +35,7 @@ fn what_never_ends_runs_out_of_steps() {
         "local t = {} for i = 1, 100000 do t[i] = i end while true do table.insert(t, 1, 0) table.remove(t, 1) end",
         "local t = {} for i = 1, 50000 do t['k' .. i] = i end for k in pairs(t) do t[k] = nil end while true do next(t) end",
         "local t = {} for i = 1, 100000 do t[i] = 1 end while true do table.sort(t) end",
-        "local t = {} for i = 1, 100000 do t[i] = 1 end while true do unpack(t) end",
+        "local t = {} for i = 1, 7000 do t[i] = 1 end while true do unpack(t) end",
         "local t = {} for i = 1, 100000 do t[i] = 1 end while true do table.concat(t) end",
         "local t = {} for i = 1, 50000 do t[i] = 1 end while true do cjson.encode(t) end",
         "local s = '[' .. ('1,'):rep(50000) .. '1]' while true do cjson.decode(s) end",
