@@ -87,6 +87,11 @@ pub fn format(vm: &mut Vm<'_>, args: Args) -> Run<()> {
 fn convert(vm: &mut Vm<'_>, args: Args, argument: usize, spec: &Spec, built: &mut Vec<u8>) -> Run<()> {
     let flags = spec.flags;
     let decimals = spec.precision.unwrap_or(6);
+    if matches!(spec.conversion, b'e' | b'E' | b'f' | b'g' | b'G') {
+        // All digits before the point are written out by `f`, and computed exactly by all of them.
+        let large = vm.to_number(vm.arg(args, argument)).is_some_and(|number| number.abs() >= 1e15);
+        vm.charge(if large { 400 } else { 20 } + decimals as u64)?;
+    }
     match spec.conversion {
         b'c' => {
             let byte = vm.need_integer(args, argument)? as u8;

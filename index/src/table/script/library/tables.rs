@@ -66,13 +66,10 @@ fn insert(vm: &mut Vm<'_>, args: Args) -> Run<()> {
             let position = vm.need_integer(args, 1)? as i32 as i64;
             let end = end.max(position);
             let moved = end - position;
-            vm.charge(moved.max(0) as u64 / 4)?;
+            vm.charge(moved.max(0) as u64)?;
             for index in (position..end).rev() {
                 let value = at(vm, table, index)?;
                 put(vm, table, index + 1, value)?;
-                if index % 1024 == 0 {
-                    vm.charge(64)?;
-                }
             }
             let value = vm.arg(args, 2);
             put(vm, table, position, value)
@@ -89,7 +86,7 @@ fn remove(vm: &mut Vm<'_>, args: Args) -> Run<()> {
         return Ok(());
     }
     let removed = at(vm, table, position)?;
-    vm.charge((end - position) as u64 / 4)?;
+    vm.charge((end - position) as u64)?;
     for index in position..end {
         let value = at(vm, table, index + 1)?;
         put(vm, table, index, value)?;

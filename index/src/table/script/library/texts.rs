@@ -226,7 +226,7 @@ fn search(vm: &mut Vm<'_>, args: Args, positions: bool) -> Run<()> {
         }
         let found = find_plain(vm.bytes(text), vm.bytes(pattern), from);
         let walked = found.unwrap_or(size).saturating_sub(from) + what;
-        vm.charge_bytes(walked)?;
+        vm.charge(walked as u64 / 4)?;
         return match found {
             Some(at) => {
                 vm.give(Value::Number(at as f64 + 1.0))?;
