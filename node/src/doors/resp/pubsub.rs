@@ -31,6 +31,8 @@ impl Session {
             Kind::Pattern => "psubscribe",
             Kind::Sharded => "ssubscribe",
         };
+        // Whoever only listens has the door hear of what happens as well. Where it cannot yet, the next who asks does.
+        let _ = self.door.home();
         for name in names {
             if self.subscribed() >= SUBSCRIPTIONS_MAX {
                 return self.out.error("ERR too many subscriptions");

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use loci_index::table::commands::{NOAUTH, WRITE};
+use loci_index::table::commands::{ADMIN, NOAUTH, Run, WRITE};
 use loci_index::table::tape::Tape;
 use loci_index::table::{execute, glob};
 use loci_wire::resp::{Limits, Protocol, Writer};
@@ -202,13 +202,16 @@ impl Session {
             );
             return self.refuse(text).await;
         }
-        if self.door.hub.is_monitored() && !spec.is(NOAUTH) && command.way != Way::Door(Do::Monitor) {
+        // What is about the server may name passwords.
+        let is_shown = !spec.is(NOAUTH) && !spec.is(ADMIN);
+        if self.door.hub.is_monitored() && is_shown && command.way != Way::Door(Do::Monitor) {
             self.door.hub.tell_monitors(&self.monitored(args));
         }
         let is_client = command.way == Way::Door(Do::Client);
-        if !is_client && self.door.pauses(spec.is(WRITE) || matches!(command.way, Way::Publish | Way::Door(Do::Exec))) {
+        let writes = spec.is(WRITE) || matches!(command.way, Way::Publish | Way::Door(Do::Exec));
+        if !is_client && self.door.pauses(writes) {
             self.settle().await;
-            self.door.pause_is_over(spec.is(WRITE)).await;
+            self.door.pause_is_over(writes).await;
         }
         if self.gathered.is_some() && !is_about_gathering(command) {
             return self.gather_for_later(command, args).await;
@@ -252,6 +255,10 @@ impl Session {
         }
         if !user.may_call(spec, args.get(1).copied()) {
             return Err(format!("NOPERM User {} has no permissions to run the '{}' command", user.name, spec.name));
+        }
+        if matches!(spec.run, Run::Script) {
+            // A script reaches whatever it likes, and nobody knows of users where it runs.
+            return Err("NOPERM Scripts are for users who may use all commands and all keys".into());
         }
         for key in spec.key_places(args).into_iter().filter_map(|place| args.get(place)) {
             if !user.may_use(key, spec.is(WRITE)) {
