@@ -29,8 +29,10 @@ use crate::table::{At, Event, Keyspace, Listening, Table};
 
 /// Readers wait for no more calls than this, unless they are to see them as one.
 const CALLS_PER_LOCK: usize = 32;
-/// Once replies to the calls of one command take so much, those that only read are refused. Every member makes all replies.
+/// Once replies to the calls of one command take so much, the rest of the calls is refused. Every member makes all replies.
 const REPLIES_BYTES_MAX: usize = 64 << 20;
+const TOO_MUCH: &str =
+    "ERR not carried out: the replies to the calls that came together take more than 64 MiB; send fewer at a time";
 /// The most keys of one collection that one command removes.
 const RECLAIM_MAX: usize = 1_024;
 
@@ -211,9 +213,8 @@ impl Store {
                 let moment = Moment { now, version: at.get(), number };
                 number += 1;
                 match (locked.get_mut(usize::from(database)), execute::find(&args)) {
-                    (Some(_), Ok(spec)) if out.len() > REPLIES_BYTES_MAX && matches!(spec.run, Run::Read(_)) => {
-                        out.error("ERR the replies to the calls that came together take more than 64 MiB: send fewer at a time");
-                    }
+                    // Calls that write may answer with as much as those that read: GETEX, scripts.
+                    (Some(_), Ok(_)) if out.len() > REPLIES_BYTES_MAX => out.error(TOO_MUCH),
                     (Some(keyspace), Ok(spec)) if matches!(spec.run, Run::Script) => {
                         self.scripts.call(keyspace, &args, moment, &mut out);
                     }

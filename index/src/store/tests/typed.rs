@@ -216,6 +216,23 @@ fn a_cache_keeps_to_its_budget_and_what_is_used_stays() {
     }
 }
 
+#[test]
+fn replies_of_one_command_are_bounded_also_those_of_calls_that_write() {
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    shard.command(execution(collection, &["SETRANGE big 16777215 x".into()], false));
+    let mut lines = vec!["GETEX big PX 1000".to_owned(); 40];
+    lines.push("SET after 1".into());
+    let Outcome::Executed(Some(tape)) = shard.command(execution(collection, &lines, true)) else {
+        panic!("it is carried out")
+    };
+    assert!(tape.len() < 6 * (16 << 20), "{} bytes", tape.len());
+    let items: Vec<_> = Items::new(&tape).collect();
+    assert_eq!(items.len(), lines.len());
+    assert!(matches!(items[0], Item::Bulk(_)) && matches!(items[40], Item::Error(_)));
+    assert_eq!(replies(&mut shard, collection, &[&["EXISTS", "after"]]), ["(integer) 0"]);
+}
+
 /// The replies to calls, each given as its arguments.
 fn replies(shard: &mut Shard, collection: u64, calls: &[&[&str]]) -> Vec<String> {
     let mut packed = Packed::new();
