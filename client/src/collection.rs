@@ -74,7 +74,7 @@ pub struct Deleted {
     pub existed: Vec<bool>,
 }
 
-/// What must hold of a record before a write takes effect.
+/// What must hold of a record, a lease or a typed value before a write takes effect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition(pub(crate) v1::Condition);
 
@@ -94,7 +94,17 @@ impl Condition {
         Condition::of(key, v1::condition::Expect::Version(version))
     }
 
-    /// The record is in this collection of the namespace, not in the write's.
+    /// The lease of this name is held under this number. Otherwise the write fails with [`Error::Fenced`].
+    pub fn lease(name: impl Into<Bytes>, number: u64) -> Condition {
+        Condition::of(name, v1::condition::Expect::Lease(number))
+    }
+
+    /// The typed value under this key has this version; zero: there is none.
+    pub fn value_version(key: impl Into<Bytes>, version: u64) -> Condition {
+        Condition::of(key, v1::condition::Expect::ValueVersion(version))
+    }
+
+    /// The record, the lease or the value is in this collection of the namespace, not in the write's.
     pub fn in_collection(mut self, name: impl Into<String>) -> Condition {
         let collection = self.0.collection.get_or_insert_default();
         collection.collection = name.into();

@@ -43,6 +43,15 @@ pub enum Error {
         /// The version that the record has; none: there is no record.
         version: Option<u64>,
     },
+    /// A lease that the write names is not held under the number that it gives: nothing was changed, and who tries is not its
+    /// holder any more.
+    #[error("{message}")]
+    Fenced {
+        /// Which lease, for people.
+        message: String,
+        /// The number under which it is held now; none: nobody holds it.
+        held: Option<u64>,
+    },
     /// The state does not allow the call, for another reason than a condition of the write.
     #[error("{message}")]
     Refused {
@@ -133,6 +142,7 @@ impl Error {
                 Some(reason.as_str()).filter(|reason| !reason.is_empty())
             }
             Error::ConditionFailed { .. } => Some("condition_failed"),
+            Error::Fenced { .. } => Some("fenced"),
             _ => None,
         }
     }
@@ -174,6 +184,9 @@ impl Error {
                 number: detail.number,
                 version: Some(detail.version).filter(|&version| version != 0),
             },
+            Code::FailedPrecondition if reason == "fenced" => {
+                Error::Fenced { message, held: Some(detail.version).filter(|&number| number != 0) }
+            }
             Code::FailedPrecondition => Error::Refused { message, reason },
             Code::Aborted => Error::RequestConflict { message },
             Code::OutOfRange => Error::TooLarge { message },

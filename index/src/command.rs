@@ -10,8 +10,8 @@
 //! The archive is read in place when the bytes lie on a multiple of 16, and from one aligned copy when they do not.
 //! Whoever hands an entry over has verified its checksum; the archive is bounds-checked on top of that. Version 3 is
 //! version 2 with one more command, and only an entry that carries that command has it: so whatever an older program can
-//! understand, it reads. Version 4 adds commands on typed values in the same way. Entries of version 1 are read too, slowly
-//! ([`v1`]).
+//! understand, it reads. Version 4 adds commands on typed values in the same way, version 5 conditions on leases and on typed
+//! values. Entries of version 1 are read too, slowly ([`v1`]).
 //!
 //! Always: everything that the outcome depends on is in the entry or in the store. In particular embeddings are already
 //! normalised where the metric asks for it, and attributes are in their canonical encoding: no arithmetic that two
@@ -26,7 +26,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 use crate::record::Position;
 
 /// The version of the entry format this program writes, and the newest it reads. It reads all before it, too.
-pub const ENTRY_VERSION: u16 = 4;
+pub const ENTRY_VERSION: u16 = 5;
 /// The most bytes of one entry. A batch that is larger is refused before it is logged.
 pub const ENTRY_BYTES_MAX: usize = 72 << 20;
 /// The longest request id, in bytes.
@@ -374,6 +374,20 @@ pub enum Expect {
     Present,
     /// There is one and it has this version.
     Version(u64),
+    /// It is not about a record: the lease of this name is held under this number.
+    Lease(u64),
+    /// It is not about a record: the typed value under this key has this version; zero: there is none.
+    Value(u64),
+}
+
+impl ArchivedExpect {
+    /// The first version of entries that could say it.
+    fn version(&self) -> u16 {
+        match self {
+            ArchivedExpect::Lease(_) | ArchivedExpect::Value(_) => 5,
+            _ => 2,
+        }
+    }
 }
 
 /// What became of a command. The same on every member.
@@ -453,6 +467,75 @@ pub enum Refusal {
     /// There are as many namespaces or collections as there may be.
     #[error("there are already {0}, the most there may be")]
     TooMany(u32),
+    /// A condition on a lease or a typed value does not hold.
+    #[error("condition {number} does not hold: {unmet}")]
+    Unmet {
+        /// Which condition, or which call, counted from 0.
+        number: u32,
+        /// What is otherwise.
+        unmet: Unmet,
+    },
+}
+
+/// What is otherwise than a condition on a lease or a typed value has it.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub enum Unmet {
+    /// The lease is not held under that number.
+    Lease {
+        /// The lease's name.
+        name: Vec<u8>,
+        /// The number that was given.
+        given: u64,
+        /// The number under which it is held; zero: it is not held.
+        held: u64,
+    },
+    /// The value has another version.
+    Value {
+        /// The value's key.
+        key: Vec<u8>,
+        /// The version that was expected; zero: none.
+        expected: u64,
+        /// The version that it has; zero: there is none.
+        found: u64,
+    },
+    /// It cannot be told what was to hold.
+    Unclear {
+        /// What is wrong.
+        text: String,
+    },
+}
+
+impl Unmet {
+    /// The kind of failure, as clients of Redis are told.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Unmet::Lease { .. } => "FENCED",
+            Unmet::Value { .. } => "CONFLICT",
+            Unmet::Unclear { .. } => "ERR",
+        }
+    }
+}
+
+impl std::fmt::Display for Unmet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unmet::Lease { name, given, held: 0 } => {
+                write!(f, "lease {:?} is not held, number {given} no longer counts", String::from_utf8_lossy(name))
+            }
+            Unmet::Lease { name, given, held } => {
+                write!(f, "lease {:?} is held under number {held}, not {given}", String::from_utf8_lossy(name))
+            }
+            Unmet::Value { key, expected, found } => {
+                let key = String::from_utf8_lossy(key);
+                match (found, expected) {
+                    (0, _) => write!(f, "key {key:?} is absent, version {expected} was expected"),
+                    (_, 0) => write!(f, "key {key:?} has version {found}, none was expected"),
+                    _ => write!(f, "key {key:?} has version {found}, version {expected} was expected"),
+                }
+            }
+            Unmet::Unclear { text } => f.write_str(text),
+        }
+    }
 }
 
 /// What a condition found.
@@ -501,7 +584,11 @@ pub enum EntryError {
 impl Entry {
     /// The first version that could say it.
     fn version(&self) -> u16 {
-        let version = |envelope: &Envelope| match envelope.command {
+        let version = |envelope: &Envelope| match &envelope.command {
+            Command::Write { conditions, .. } => {
+                let newer = |condition: &Condition| matches!(condition.expect, Expect::Lease(_) | Expect::Value(_));
+                if conditions.iter().any(newer) { 5 } else { 2 }
+            }
             Command::Execute(_) | Command::Reclaim(_) => 4,
             Command::InstallCollection(_) => 3,
             _ => 2,
@@ -568,7 +655,10 @@ impl Entry {
         if entry.commands.len() >= Position::COMMANDS_MAX {
             return Err(EntryError::Damaged(format!("it has {} commands", entry.commands.len())));
         }
-        let least = |envelope: &ArchivedEnvelope| match envelope.command {
+        let least = |envelope: &ArchivedEnvelope| match &envelope.command {
+            ArchivedCommand::Write { conditions, .. } => {
+                conditions.iter().map(|condition| condition.expect.version()).max().unwrap_or(2)
+            }
             ArchivedCommand::Execute(_) | ArchivedCommand::Reclaim(_) => 4,
             ArchivedCommand::InstallCollection(_) => 3,
             _ => 2,
@@ -699,6 +789,17 @@ pub(crate) mod tests {
         entry
     }
 
+    /// The same, with everything that version 5 added.
+    fn sample_5() -> Entry {
+        let mut entry = sample_4();
+        if let Command::Write { conditions, .. } = &mut entry.commands[5].command {
+            for expect in [Expect::Lease(79), Expect::Value(80)] {
+                conditions.push(Condition { collection: 9, key: b"e".into(), expect });
+            }
+        }
+        entry
+    }
+
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -726,13 +827,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn version_5_never_changes() {
+        assert_eq!(hex(&sample_5().encode()), include_str!("../golden/entry-5.hex").trim());
+    }
+
+    #[test]
     fn version_1_is_still_read() {
         assert_eq!(Entry::decode(&golden_1()), Ok(sample_1()));
     }
 
     #[test]
     fn what_was_encoded_is_read_wherever_it_lies() {
-        for entry in [sample(), sample_3(), sample_4()] {
+        for entry in [sample(), sample_3(), sample_4(), sample_5()] {
             let bytes = entry.encode();
             for shift in 0..16 {
                 let shifted = [&vec![0; shift][..], &bytes].concat();
@@ -743,7 +849,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cut_entry_is_an_error_and_a_flipped_bit_never_a_panic() {
-        for bytes in [sample().encode(), sample_4().encode(), golden_1()] {
+        for bytes in [sample().encode(), sample_5().encode(), golden_1()] {
             for len in 0..bytes.len() {
                 assert!(Entry::decode(&bytes[..len]).is_err(), "cut at {len}");
             }
@@ -755,8 +861,8 @@ pub(crate) mod tests {
                 assert!(bit >= HEADER_BYTES * 8 || read.is_err(), "bit {bit} of the header");
             }
             let mut newer = bytes;
-            newer[4] = 5;
-            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(5)));
+            newer[4] = 6;
+            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(6)));
         }
     }
 }

@@ -82,6 +82,7 @@ impl Store {
     fn apply_entry(&mut self, index: u64, entry: &ArchivedEntry) -> Vec<Outcome> {
         // Whatever a leader's clock did, the log's never goes back.
         self.clock = self.clock.max(entry.clock.to_native());
+        self.calls = 0;
         self.requests.expire(self.clock);
         self.end_due(Position::new(index, 0));
         let commands = entry.commands.iter().enumerate();
@@ -195,12 +196,22 @@ impl Store {
     fn check_condition(&self, number: u32, condition: &ArchivedCondition) -> Result<(), Refusal> {
         let id = condition.collection.to_native();
         let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
+        match condition.expect {
+            ArchivedExpect::Lease(given) => {
+                return self.check_lease(number, place, &condition.key, given.to_native());
+            }
+            ArchivedExpect::Value(expected) => {
+                return self.check_value(number, place, &condition.key, expected.to_native());
+            }
+            ArchivedExpect::Absent | ArchivedExpect::Present | ArchivedExpect::Version(_) => {}
+        }
         let found = self.collections[place].find(&condition.key).filter(|old| self.is_live(old));
         let found = found.map_or(Found::Absent, |old| Found::Version(old.version));
         let holds = match condition.expect {
             ArchivedExpect::Absent => found == Found::Absent,
             ArchivedExpect::Present => found != Found::Absent,
             ArchivedExpect::Version(version) => found == Found::Version(version.to_native()),
+            ArchivedExpect::Lease(_) | ArchivedExpect::Value(_) => false,
         };
         if holds { Ok(()) } else { Err(Refusal::ConditionFailed { number, key: condition.key.to_vec(), found }) }
     }

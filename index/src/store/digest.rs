@@ -240,6 +240,8 @@ pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
                     ArchivedExpect::Absent => (0, 0),
                     ArchivedExpect::Present => (1, 0),
                     ArchivedExpect::Version(version) => (2, version.to_native()),
+                    ArchivedExpect::Lease(number) => (3, number.to_native()),
+                    ArchivedExpect::Value(version) => (4, version.to_native()),
                 };
                 number(h, kind);
                 number(h, version);

@@ -94,6 +94,8 @@ pub struct Store {
     requests: Requests,
     /// What scripts there are, and what else calls on typed values need.
     scripts: Scripts,
+    /// How many calls of the entry being applied were carried out.
+    calls: usize,
     listening: Listening,
     events: Vec<(CollectionId, Event)>,
     next_collection: u64,

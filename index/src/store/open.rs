@@ -164,6 +164,7 @@ impl Store {
             collections,
             due,
             scripts: Scripts::of(manifest.scripts.clone()),
+            calls: 0,
             listening: Default::default(),
             events: Vec::new(),
             next_collection: manifest.next_collection,

@@ -8,6 +8,8 @@
 //! A collection gets its table with the first call on it. What has expired is not there for any call, but takes room until
 //! a command of the leader removes it: so all members have the same keys at the same entry. Which keys to look at, and which
 //! have to make room, is each member's own knowledge and no part of the state.
+//!
+//! Always: what two calls leave under a key has two versions, also where both are of one entry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +26,7 @@ use crate::table::commands::Run;
 use crate::table::eviction::Policy;
 use crate::table::execute::{self, Moment};
 use crate::table::file::{self, FileError, TABLE_FILE_VERSION};
+use crate::table::guards;
 use crate::table::tape::Tape;
 use crate::table::{At, Event, Keyspace, Listening, Table};
 
@@ -125,6 +128,20 @@ pub(super) fn open(
     Ok(())
 }
 
+/// What calls that stand together demand before any of them is carried out.
+fn check_guards(tables: &[Arc<Table>], calls: &[u8], now: u64) -> Result<(), Refusal> {
+    let (mut unpacked, mut args) = (Unpacked::new(calls), Vec::new());
+    for number in 0.. {
+        let Some(database) = unpacked.next_into(&mut args) else { break };
+        let Some(spec) = guards::find(&args) else { continue };
+        let Some(table) = tables.get(usize::from(database)) else { continue };
+        if let Some(unmet) = table.read(|keyspace| guards::unmet(keyspace, spec, &args, now)) {
+            return Err(Refusal::Unmet { number, unmet });
+        }
+    }
+    Ok(())
+}
+
 impl Store {
     /// Tells what [`Store::take_events`] listens to from now on.
     pub fn listen(&mut self, listening: Listening) {
@@ -199,6 +216,9 @@ impl Store {
         if !unchanged {
             return Ok(Outcome::Executed(None));
         }
+        if execution.atomic {
+            check_guards(&tables, &execution.calls, now)?;
+        }
         let (mut unpacked, mut args, mut out) = (Unpacked::new(&execution.calls), Vec::new(), Tape::new());
         let (mut number, mut more) = (0, true);
         tables.iter().for_each(|table| table.write(Keyspace::begin_growth));
@@ -210,7 +230,7 @@ impl Store {
                     more = false;
                     break;
                 };
-                let moment = Moment { now, version: at.get(), number };
+                let moment = Moment { now, version: self.next_version(at), number };
                 number += 1;
                 match (locked.get_mut(usize::from(database)), execute::find(&args)) {
                     // Calls that write may answer with as much as those that read: GETEX, scripts.
@@ -231,6 +251,29 @@ impl Store {
         }
         self.work.note_calls();
         Ok(Outcome::Executed(Some(out.into_bytes())))
+    }
+
+    /// The version of what the next call changes. Those who make entries put fewer calls into one than there are places.
+    fn next_version(&mut self, at: Position) -> u64 {
+        let place = self.calls.min(Position::COMMANDS_MAX - 1);
+        self.calls += 1;
+        Position::new(at.index(), place).get()
+    }
+
+    /// Whether the lease of that name in a collection is held under that number.
+    pub(super) fn check_lease(&self, number: u32, place: usize, name: &[u8], given: u64) -> Result<(), Refusal> {
+        let table = self.collections[place].shared.table.as_ref();
+        let held = table.and_then(|table| table.read(|keyspace| guards::held(keyspace, name, self.clock)));
+        let unmet = guards::lease_unmet(held.unwrap_or(0), name, given);
+        unmet.map_or(Ok(()), |unmet| Err(Refusal::Unmet { number, unmet }))
+    }
+
+    /// Whether the typed value under that key in a collection has that version.
+    pub(super) fn check_value(&self, number: u32, place: usize, key: &[u8], expected: u64) -> Result<(), Refusal> {
+        let table = self.collections[place].shared.table.as_ref();
+        let found = table.and_then(|table| table.read(|keyspace| keyspace.version(key, self.clock)));
+        let unmet = guards::value_unmet(found.unwrap_or(0), key, expected);
+        unmet.map_or(Ok(()), |unmet| Err(Refusal::Unmet { number, unmet }))
     }
 
     /// What all tables take in memory. A checkpoint writes those that changed, whole.

@@ -473,6 +473,10 @@ impl Keyspace {
         let times = self.times(hash, taken.deadline, 0);
         let entry = match taken.value {
             TakenValue::Object(object) if object.is_empty() => return,
+            TakenValue::Object(Object::Lease(mut lease)) => {
+                lease.renumber(at.version);
+                Entry::object(key, Object::Lease(lease), at.version, times, heat)
+            }
             TakenValue::Object(object) => Entry::object(key, object, at.version, times, heat),
             TakenValue::String(value) => Entry::string(key, &value, at.version, times, heat),
         };

@@ -28,6 +28,7 @@ pub mod events;
 mod wheel;
 pub mod eviction;
 pub mod commands;
+pub mod guards;
 pub mod execute;
 pub mod script;
 pub mod scripting;

@@ -390,6 +390,7 @@ pub fn recorded(ask: &Ask) -> Option<records::Action> {
                     Expect::Absent => records::Expect::Absent,
                     Expect::Present => records::Expect::Present,
                     Expect::Version(version) => records::Expect::Version(version),
+                    Expect::Lease(_) | Expect::Value(_) => panic!("records are all that is written here"),
                 };
                 (condition.key.clone(), expect)
             };

@@ -197,6 +197,7 @@ impl Oracle {
                 ArchivedExpect::Absent => found.is_none(),
                 ArchivedExpect::Present => found.is_some(),
                 ArchivedExpect::Version(version) => found == Some(version.to_native()),
+                ArchivedExpect::Lease(_) | ArchivedExpect::Value(_) => panic!("records are all that is written here"),
             };
             if !holds {
                 let found = found.map_or(Found::Absent, Found::Version);

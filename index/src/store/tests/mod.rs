@@ -5,6 +5,7 @@ mod churn;
 mod faults;
 mod indexes;
 mod installation;
+mod leases;
 mod model;
 mod newest;
 mod random;

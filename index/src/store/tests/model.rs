@@ -163,6 +163,7 @@ impl Model {
                 Expect::Absent => found == Found::Absent,
                 Expect::Present => found != Found::Absent,
                 Expect::Version(version) => found == Found::Version(*version),
+                Expect::Lease(_) | Expect::Value(_) => unreachable!("the model has no typed values"),
             };
             if !holds {
                 return Err(Refusal::ConditionFailed { number, key: key.clone(), found });

@@ -65,7 +65,7 @@ fn a_store_with_checkpoints_and_restarts_is_the_keyspace_that_had_none() {
             let index = shard.log.len() as u64 + 1;
             let mut expected = Tape::new();
             for (number, line) in (0..).zip(&lines) {
-                let moment = Moment { now: clock, version: Position::new(index, 0).get(), number };
+                let moment = Moment { now: clock, version: Position::new(index, number as usize).get(), number };
                 reply(&mut model, line, moment, &mut expected);
             }
             let reclaims = shard.store.reclaims(clock, Policy::default());

@@ -16,6 +16,7 @@ mod geo;
 mod hashes;
 mod hyperloglog;
 mod keys;
+mod leases;
 mod limits;
 mod messages;
 mod scripts;
@@ -30,6 +31,7 @@ mod sorted;
 mod sorted_merges;
 mod sorted_ranges;
 mod strings;
+mod versions;
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -75,6 +77,9 @@ pub const ADMIN: u32 = 64;
 pub const NOAUTH: u32 = 128;
 /// About subscriptions.
 pub const PUBSUB: u32 = 256;
+
+/// In a transaction it is asked before anything is done, and may stop it.
+pub const GUARD: u32 = 512;
 
 /// Where a command's keys are among its arguments.
 #[derive(Debug, Clone, Copy)]
@@ -173,6 +178,8 @@ const FAMILIES: &[&[Spec]] = &[
     sorted_merges::SPECS,
     geo::SPECS,
     sort::SPECS,
+    versions::SPECS,
+    leases::SPECS,
 ];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {

@@ -245,7 +245,14 @@ fn set(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
 }
 
 /// Sets a string. A deadline that has passed removes the key at once.
-fn store(keyspace: &mut Keyspace, call: &Call<'_>, key: &[u8], value: &[u8], deadline: u64, event: &'static str) {
+pub(super) fn store(
+    keyspace: &mut Keyspace,
+    call: &Call<'_>,
+    key: &[u8],
+    value: &[u8],
+    deadline: u64,
+    event: &'static str,
+) {
     if deadline != 0 && deadline <= call.now {
         if keyspace.remove(key, call.at()) {
             keyspace.notify(b'g', "del", key);

@@ -4,7 +4,13 @@ use hashbrown::HashTable;
 
 use super::{Keyspace, NAMED_BYTES_MAX, STRIPES, stripe_of};
 use crate::table::call::Chance;
+use crate::table::entry::{Entry, Value};
 use crate::table::eviction::{Fate, Policy, Queues};
+use crate::table::objects::Object;
+
+fn is_lease(entry: &Entry) -> bool {
+    matches!(entry.value(), Value::Object(Object::Lease(_)))
+}
 
 impl Keyspace {
     /// Keys that should go so that it takes at most `budget` bytes, by this policy; at most `count` of them. They are proposed,
@@ -40,7 +46,8 @@ impl Keyspace {
             }
             chosen.insert_unique(hash, hash, |hash| *hash);
             let named = self.stripes[stripe_of(hash)].iter_hash(hash).filter(|entry| self.hash(entry.key()) == hash);
-            for entry in named {
+            // Whoever holds a lease relies on it.
+            for entry in named.filter(|entry| !is_lease(entry)) {
                 over = over.saturating_sub(entry.bytes());
                 bytes += entry.key().len();
                 victims.push(entry.key().into());

@@ -11,6 +11,7 @@
 pub mod dense;
 mod fields;
 pub mod hash;
+mod lease;
 mod list;
 mod ranks;
 mod run;
@@ -21,6 +22,7 @@ mod sorted;
 mod text;
 
 pub use hash::Hash;
+pub use lease::Lease;
 pub use limiter::Limiter;
 pub use list::{End, List};
 pub use set::Set;
@@ -45,6 +47,8 @@ pub enum Object {
     List(List),
     /// A sorted set.
     Sorted(Sorted),
+    /// Who holds something, under which number.
+    Lease(Lease),
 }
 
 /// What each kind of object can do.
@@ -125,6 +129,7 @@ macro_rules! each {
             Object::Limiter($it) => $do,
             Object::List($it) => $do,
             Object::Sorted($it) => $do,
+            Object::Lease($it) => $do,
         }
     };
 }
@@ -201,6 +206,7 @@ impl Object {
             Limiter::TAG => of::<Limiter>(bytes),
             List::TAG => of::<List>(bytes),
             Sorted::TAG => of::<Sorted>(bytes),
+            Lease::TAG => of::<Lease>(bytes),
             _ => None,
         }
     }

@@ -256,8 +256,11 @@ pub fn expect(condition: &v1::Condition, number: usize) -> Result<Expect, Failur
         Some(Wire::Absent(_)) => Ok(Expect::Absent),
         Some(Wire::Present(_)) => Ok(Expect::Present),
         Some(Wire::Version(version)) => Ok(Expect::Version(version)),
+        Some(Wire::Lease(number)) => Ok(Expect::Lease(number)),
+        Some(Wire::ValueVersion(version)) => Ok(Expect::Value(version)),
         None => {
-            let message = format!("condition {number} expects nothing; set absent, present or version");
+            let message =
+                format!("condition {number} expects nothing; set absent, present, version, lease or value_version");
             Err(Failure::invalid("invalid_condition", message).number(number))
         }
     }

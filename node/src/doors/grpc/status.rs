@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use loci_index::ask::AskError;
-use loci_index::command::{Found, Refusal};
+use loci_index::command::{Expect, Found, Refusal, Unmet};
 use loci_index::view::SearchError;
 use loci_wire::v1::{CallError, ErrorDetail};
 use tonic::{Code, Status};
@@ -51,6 +51,23 @@ impl Failure {
         self
     }
 
+    /// Says what the condition that does not hold had expected of a record.
+    pub fn expected(mut self, expects: &[Expect]) -> Failure {
+        if self.detail.reason != "condition_failed" || self.detail.expected != 0 {
+            return self;
+        }
+        match expects.get(self.detail.number as usize) {
+            Some(Expect::Version(version)) => {
+                self.detail.expected = *version;
+                self.message = format!("{}; version {version} was expected", self.message);
+            }
+            Some(Expect::Absent) => self.message = format!("{}; none was expected", self.message),
+            Some(Expect::Present) => self.message = format!("{}; one was expected", self.message),
+            Some(Expect::Lease(_) | Expect::Value(_)) | None => {}
+        }
+        self
+    }
+
     /// It can work later.
     pub fn retry_after(mut self, after: Duration) -> Failure {
         self.detail.retry_after_millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
@@ -90,12 +107,26 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let message = refusal.to_string();
         match refusal {
-            Refusal::ConditionFailed { number, found, .. } => {
+            Refusal::ConditionFailed { number, found, key } => {
                 let mut failure =
                     Failure::new(Code::FailedPrecondition, "condition_failed", message).number(number as usize);
+                failure.detail.key = key.into();
                 if let Found::Version(version) = found {
                     failure.detail.version = version;
                 }
+                failure
+            }
+            Refusal::Unmet { number, unmet } => {
+                let (reason, key, expected, found) = match unmet {
+                    Unmet::Lease { name, given, held } => ("fenced", name, given, held),
+                    Unmet::Value { key, expected, found } => ("condition_failed", key, expected, found),
+                    Unmet::Unclear { .. } => {
+                        return Failure::invalid("invalid_condition", message).number(number as usize);
+                    }
+                };
+                let mut failure = Failure::new(Code::FailedPrecondition, reason, message).number(number as usize);
+                (failure.detail.key, failure.detail.expected) = (key.into(), expected);
+                failure.detail.version = found;
                 failure
             }
             Refusal::UnknownNamespace(_) => Failure::new(Code::NotFound, "unknown_namespace", message),

@@ -372,7 +372,9 @@ async fn write(
     changes: Vec<Change>,
     deadline: Instant,
 ) -> Result<v1::WriteReply, Failure> {
-    match log(&home.cluster, origin, Command::Write { conditions, changes }, deadline).await? {
+    let expects: Vec<Expect> = conditions.iter().map(|condition| condition.expect).collect();
+    let written = log(&home.cluster, origin, Command::Write { conditions, changes }, deadline).await;
+    match written.map_err(|failure| failure.expected(&expects))? {
         (Outcome::Written { version, existed }, index) => {
             Ok(v1::WriteReply { token: home::token([(home.cluster.shard().id(), index)]), version, existed })
         }

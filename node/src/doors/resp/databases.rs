@@ -252,6 +252,7 @@ impl Door {
                     }
                     self.databases.home.store(None);
                 }
+                Outcome::Refused(Refusal::Unmet { unmet, .. }) => return Err(format!("{} {unmet}", unmet.kind())),
                 Outcome::Refused(refusal) => return Err(format!("ERR {refusal}")),
                 outcome => return Err(format!("ERR unexpected outcome {outcome:?}")),
             }

@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use loci_index::command::{ENTRY_BYTES_MAX, Entry, Envelope, Origin, Outcome};
+use loci_index::command::{Command, ENTRY_BYTES_MAX, Entry, Envelope, Origin, Outcome};
 use loci_index::record::Position;
 use loci_raft::{MemberId, ProposeError, Proposed, Role};
 use tokio::sync::oneshot;
@@ -28,6 +28,10 @@ const IN_FLIGHT_MAX: usize = 2;
 /// Commands are gathered into an entry up to about this size; a larger one goes alone.
 const ENTRY_BYTES_GOAL: usize = 4 << 20;
 const _: () = assert!(ENTRY_BYTES_GOAL < ENTRY_BYTES_MAX);
+/// Calls on typed values are gathered up to this size: so there are fewer of them in an entry than there are positions, and each
+/// has one of its own. One that changes something takes at least sixteen bytes.
+const CALL_BYTES_MAX: usize = 1 << 20;
+const _: () = assert!(CALL_BYTES_MAX / 16 <= Position::COMMANDS_MAX);
 /// How often a full disk is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 /// A member whose disk is full hands the lead on no more often than this: where all disks are full it must not fly round.
@@ -80,6 +84,13 @@ pub(super) struct Room {
 pub(super) struct Full {
     pub needed_bytes: u64,
     pub asked_at: Instant,
+}
+
+fn call_bytes(command: &Command) -> usize {
+    match command {
+        Command::Execute(execution) => execution.calls.len(),
+        _ => 0,
+    }
 }
 
 impl Owner {
@@ -191,10 +202,11 @@ impl Owner {
 
     /// How many of the waiting writes fit into one entry, and how many bytes they take at most.
     fn next_batch(&self) -> (usize, usize) {
-        let (mut count, mut bytes) = (0, APPEND_BYTES);
+        let (mut count, mut bytes, mut calls) = (0, APPEND_BYTES, 0);
         for write in self.waiting.iter().take(Position::COMMANDS_MAX - 1) {
             let more = bytes + write.permit.bytes();
-            if count > 0 && more > ENTRY_BYTES_GOAL {
+            calls += call_bytes(&write.envelope.command);
+            if count > 0 && (more > ENTRY_BYTES_GOAL || calls > CALL_BYTES_MAX) {
                 break;
             }
             (count, bytes) = (count + 1, more);
