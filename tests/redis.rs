@@ -261,6 +261,46 @@ async fn what_was_written_is_there_after_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_that_write_at_once_have_their_own_replies() {
+    const CLIENTS: i64 = 24;
+    const ROUNDS: i64 = 60;
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), &[]).await;
+    let address = node.resp.clone().expect("the node has a door for clients of Redis");
+    let writers: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let mut client = Client::new(&address);
+            std::thread::spawn(move || {
+                let database = number % 3;
+                check(&mut client, &[(&format!("SELECT {database}"), "OK")]);
+                for round in 1..=ROUNDS {
+                    let own = [
+                        format!("INCR own:{number}"),
+                        "INCR shared".into(),
+                        format!("GET own:{number}"),
+                        format!("SADD set:{number} {round}"),
+                        format!("LPUSH own:{number} x"),
+                    ];
+                    client.send(&own.each_ref().map(String::as_str));
+                    let replies: Vec<String> = own.iter().map(|_| text(&client.next().expect("a reply"))).collect();
+                    assert_eq!(replies[0], format!(":{round}"));
+                    assert_eq!(replies[2..4], [format!("\"{round}\""), ":1".into()]);
+                    assert!(replies[4].contains("WRONGTYPE"), "{replies:?}");
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().expect("what it was answered is right");
+    }
+    let mut client = Client::of(&node);
+    for database in 0..3 {
+        let total = format!("\"{}\"", CLIENTS / 3 * ROUNDS);
+        check(&mut client, &[(&format!("SELECT {database}"), "OK"), ("GET shared", &total)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_happens_as_a_whole_or_not_at_all() {
     let data = tempfile::tempdir().unwrap();
     let node = start(data.path(), &[]).await;

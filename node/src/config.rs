@@ -10,6 +10,7 @@
 //! | `--resp-namespace` | redis | where their databases are |
 //! | `--resp-password-file` | none | a file with the password that they need |
 //! | `--resp-connections` | 10000 | the most of them at a time |
+//! | `--resp-threads` | half of the processors | so many threads serve them |
 //! | `--advertise` | as `--listen` | where other nodes reach this one |
 //! | `--join` | none | the addresses of other nodes: form or join a cluster at the first start |
 //! | `--insecure` | no | allows addresses that other machines reach |
@@ -82,6 +83,9 @@ pub struct ServeArgs {
     /// The most connections of Redis' clients.
     #[arg(long, value_name = "CONNECTIONS", default_value_t = RESP_CONNECTIONS_DEFAULT)]
     pub resp_connections: u32,
+    /// So many threads serve the connections of Redis' clients. [default: half as many as there are processors]
+    #[arg(long, value_name = "THREADS")]
+    pub resp_threads: Option<u32>,
     /// Allow addresses that other machines can reach, although nothing is encrypted and nobody is asked who they are.
     #[arg(long)]
     pub insecure: bool,
@@ -301,8 +305,12 @@ impl Config {
         }
         let connections = in_range("--resp-connections", args.resp_connections.into(), 1, 1 << 20)?;
         let password = args.resp_password_file.map(|path| password_in(&path)).transpose()?;
+        let threads = match args.resp_threads {
+            Some(threads) => in_range("--resp-threads", threads.into(), 1, 1024)? as usize,
+            None => resp::threads_default(),
+        };
         let resp_options =
-            resp::Options { namespace: args.resp_namespace, connections_max: connections as usize, password };
+            resp::Options { namespace: args.resp_namespace, connections_max: connections as usize, threads, password };
         let memory_bytes = match args.memory_mib {
             Some(mib) => in_range("--memory-mib", mib, MEMORY_MIB_MIN, u64::MAX >> 20)? << 20,
             None => (machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2).max(MEMORY_MIB_MIN << 20),
@@ -432,6 +440,7 @@ mod tests {
             resp_namespace: RESP_NAMESPACE_DEFAULT.into(),
             resp_password_file: None,
             resp_connections: RESP_CONNECTIONS_DEFAULT,
+            resp_threads: None,
             insecure: false,
             memory_mib: Some(512),
             recall_one_in: RECALL_ONE_IN_DEFAULT,
@@ -476,6 +485,7 @@ mod tests {
             (|args| args.resp_namespace = "_loci".into(), "--resp-namespace: \"_loci\""),
             (|args| args.resp_namespace = "a/b".into(), "--resp-namespace: \"a/b\""),
             (|args| args.resp_connections = 0, "--resp-connections: 0 is not from 1"),
+            (|args| args.resp_threads = Some(0), "--resp-threads: 0 is not from 1"),
             (
                 |args| args.resp_password_file = Some("/nonexistent".into()),
                 "--resp-password-file: /nonexistent: No such file",

@@ -194,6 +194,7 @@ mod tests {
             recall-one-in = 0
             walk-rate = 10
             graph-threads = 2
+            resp-threads = 3
             log-file-mib = 16
             otlp = "http://127.0.0.1:4317"
             trace-sample = 0.5
@@ -216,7 +217,7 @@ mod tests {
         let typed = [
             "--data=/var/lib/loci --listen 10.0.0.1:7700 --advertise db1.example.org:7700 --metrics off --insecure",
             "--join 10.0.0.2:7700,10.0.0.3:7700 --memory-mib 4096 --recall-one-in 0 --walk-rate 10 --graph-threads 2",
-            "--log-file-mib 16 --otlp http://127.0.0.1:4317 --trace-sample 0.5 --log-format json --log-level warn",
+            "--resp-threads 3 --log-file-mib 16 --otlp http://127.0.0.1:4317 --trace-sample 0.5 --log-format json --log-level warn",
         ];
         let typed: Vec<&str> = typed.iter().flat_map(|line| line.split(' ')).chain([&*password]).collect();
         assert_eq!(Config::from_args(parsed("", &typed).unwrap()).unwrap(), from_file);

@@ -629,11 +629,15 @@ impl Node {
                 tracing::warn!(calls = metrics.calls_under_way(), "calls under way were cut off");
             }
         }
-        if let Some(resp) = resp {
-            resp.end();
-        }
+        let lanes = match resp {
+            Some(resp) => resp.end().await,
+            None => None,
+        };
         let path = data.log();
         let closing = tokio::task::spawn_blocking(move || {
+            if let Some(lanes) = lanes {
+                lanes.stop();
+            }
             idling.stop();
             residency.stop();
             host.stop();

@@ -11,6 +11,7 @@
 //!
 //! Always: what two calls leave under a key has two versions, also where both are of one entry.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,8 +35,11 @@ use crate::table::{At, Event, Keyspace, Listening, Table};
 const CALLS_PER_LOCK: usize = 32;
 /// Once replies to the calls of one command take so much, the rest of the calls is refused. Every member makes all replies.
 const REPLIES_BYTES_MAX: usize = 64 << 20;
-const TOO_MUCH: &str =
+/// What those are answered.
+pub const REPLIES_REFUSED: &str =
     "ERR not carried out: the replies to the calls that came together take more than 64 MiB; send fewer at a time";
+/// What is longer is no key that many calls are about.
+const LOOK_AHEAD_BYTES_MAX: usize = 128;
 /// The most keys of one collection that one command removes.
 const RECLAIM_MAX: usize = 1_024;
 
@@ -83,6 +87,18 @@ pub(super) fn write(
         written.push(WrittenTable { id, table, changes, file });
     }
     Ok(written)
+}
+
+/// Has on its way from memory what the next calls are about: nearly always the first argument is a key.
+fn look_ahead<'c, K: Deref<Target = Keyspace>>(mut calls: Unpacked<'c>, tables: &[K], args: &mut Vec<&'c [u8]>) {
+    for _ in 0..CALLS_PER_LOCK {
+        let Some(database) = calls.next_into(args) else { return };
+        if let (Some(keyspace), Some(key)) = (tables.get(usize::from(database)), args.get(1))
+            && key.len() <= LOOK_AHEAD_BYTES_MAX
+        {
+            keyspace.look_ahead(key);
+        }
+    }
 }
 
 /// Where keys lie is decided by a part of the digest's key that no client knows.
@@ -225,7 +241,10 @@ impl Store {
         while more {
             let mut locked: Vec<_> = tables.iter().map(|table| table.lock()).collect();
             let until = if execution.atomic { usize::MAX } else { CALLS_PER_LOCK };
-            for _ in 0..until {
+            for turn in 0..until {
+                if turn % CALLS_PER_LOCK == 0 {
+                    look_ahead(unpacked.clone(), &locked, &mut args);
+                }
                 let Some(database) = unpacked.next_into(&mut args) else {
                     more = false;
                     break;
@@ -234,7 +253,7 @@ impl Store {
                 number += 1;
                 match (locked.get_mut(usize::from(database)), execute::find(&args)) {
                     // Calls that write may answer with as much as those that read: GETEX, scripts.
-                    (Some(_), Ok(_)) if out.len() > REPLIES_BYTES_MAX => out.error(TOO_MUCH),
+                    (Some(_), Ok(_)) if out.len() > REPLIES_BYTES_MAX => out.error(REPLIES_REFUSED),
                     (Some(keyspace), Ok(spec)) if matches!(spec.run, Run::Script) => {
                         self.scripts.call(keyspace, &args, moment, &mut out);
                     }

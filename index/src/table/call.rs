@@ -34,6 +34,18 @@ impl Packed {
         self.calls += 1;
     }
 
+    /// Adds what others have, after what is here.
+    pub fn append(&mut self, others: &Packed) {
+        self.bytes.extend_from_slice(&others.bytes);
+        self.calls += others.calls;
+    }
+
+    /// Without calls again, in the same memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.calls = 0;
+    }
+
     /// How many there are.
     pub fn calls(&self) -> u32 {
         self.calls
@@ -56,6 +68,7 @@ impl Packed {
 }
 
 /// Unpacks calls.
+#[derive(Clone)]
 pub struct Unpacked<'p> {
     rest: &'p [u8],
 }

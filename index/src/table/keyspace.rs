@@ -172,7 +172,7 @@ impl Keyspace {
     /// The same, computed anew.
     pub fn sum_from_entries(&self) -> u128 {
         let entries = self.stripes.iter().flat_map(HashTable::iter);
-        entries.fold(0, |sum, entry| sum.wrapping_add(self.hash_of_entry(entry)))
+        entries.fold(0, |sum, entry| sum.wrapping_add(hash_of_entry(self.seed, self.hash(entry.key()), entry)))
     }
 
     /// Grows with every change.
@@ -182,20 +182,6 @@ impl Keyspace {
 
     fn hash(&self, key: &[u8]) -> u64 {
         xxh3_64_with_seed(key, self.seed)
-    }
-
-    /// Everything of an entry that is state.
-    fn hash_of_entry(&self, entry: &Entry) -> u128 {
-        let (tag, content) = match entry.value() {
-            Value::String(value) => (0, xxh3_64_with_seed(value, self.seed ^ 1)),
-            Value::Object(object) => (u64::from(object.tag()), object.sum()),
-        };
-        let mut all = [0; 40];
-        let parts = [self.hash(entry.key()), content, tag, entry.version(), entry.times().deadline];
-        for (place, part) in all.chunks_exact_mut(8).zip(parts) {
-            place.copy_from_slice(&part.to_le_bytes());
-        }
-        xxh3_128_with_seed(&all, self.seed)
     }
 
     fn entry(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
@@ -300,7 +286,7 @@ impl Keyspace {
     /// Takes an entry out of the accounts, before it changes or goes.
     fn forget(&mut self, hash: u64, key: &[u8]) {
         let Some(entry) = self.entry(hash, key) else { return };
-        let (sum, bytes, timed) = (self.hash_of_entry(entry), entry.bytes(), entry.times().deadline != 0);
+        let (sum, bytes, timed) = (hash_of_entry(self.seed, hash, entry), entry.bytes(), entry.times().deadline != 0);
         self.sum = self.sum.wrapping_sub(sum);
         self.bytes -= bytes;
         self.timed -= usize::from(timed);
@@ -310,7 +296,7 @@ impl Keyspace {
     /// Takes an entry into the accounts, once it has changed or came.
     fn account(&mut self, hash: u64, key: &[u8]) {
         let Some(entry) = self.entry(hash, key) else { return };
-        let (sum, bytes, timed) = (self.hash_of_entry(entry), entry.bytes(), entry.times().deadline != 0);
+        let (sum, bytes, timed) = (hash_of_entry(self.seed, hash, entry), entry.bytes(), entry.times().deadline != 0);
         self.sum = self.sum.wrapping_add(sum);
         self.bytes += bytes;
         self.timed += usize::from(timed);
@@ -420,9 +406,18 @@ impl Keyspace {
         }
     }
 
+    /// Has what lies at a key on its way from memory. Of several keys it is on its way at the same time, which is what makes
+    /// looking ahead worth it.
+    pub fn look_ahead(&self, key: &[u8]) {
+        std::hint::black_box(self.entry(self.hash(key), key));
+    }
+
     /// Gives a key a string, whatever it had. A deadline of zero: none.
     pub fn set_string(&mut self, key: &[u8], value: &[u8], deadline: u64, at: At) {
         let hash = self.hash(key);
+        if self.set_string_again(hash, key, value, deadline, at) {
+            return;
+        }
         self.expire(hash, key, at.now);
         self.touch(hash, key);
         self.events.changed(key);
@@ -455,6 +450,30 @@ impl Keyspace {
         if new {
             self.queue(hash);
         }
+    }
+
+    /// The same where there is a string already, which is most often so; says no where there is none.
+    fn set_string_again(&mut self, hash: u64, key: &[u8], value: &[u8], deadline: u64, at: At) -> bool {
+        let Some(entry) = self.entry(hash, key) else { return false };
+        if !matches!(entry.value(), Value::String(_)) || !is_live(entry, at.now) {
+            return false;
+        }
+        let (old, heat) = (entry.times(), entry.heat());
+        let (sum, bytes) = (hash_of_entry(self.seed, hash, entry), entry.bytes());
+        self.touch(hash, key);
+        self.events.changed(key);
+        let times = self.times(hash, deadline, old.noted);
+        let entry = self.stripes[stripe_of(hash)].find_mut(hash, |entry| entry.key() == key);
+        let entry = entry.expect("it was found above");
+        if entry.set_times(times) && entry.overwrite(value) {
+            entry.set_version(at.version);
+        } else {
+            *entry = Entry::string(key, value, at.version, times, heat);
+        }
+        self.sum = self.sum.wrapping_sub(sum).wrapping_add(hash_of_entry(self.seed, hash, entry));
+        self.bytes = self.bytes - bytes + entry.bytes();
+        self.timed = self.timed - usize::from(old.deadline != 0) + usize::from(times.deadline != 0);
+        true
     }
 
     /// Gives a key an object, whatever it had. A deadline of zero: none. One without elements removes the key.
@@ -831,6 +850,20 @@ fn encoded_bytes(object: &Object) -> u64 {
     let mut bytes = Vec::new();
     object.encode(&mut bytes);
     bytes.len() as u64
+}
+
+/// Everything of an entry that is state. `hash` is its key's.
+fn hash_of_entry(seed: u64, hash: u64, entry: &Entry) -> u128 {
+    let (tag, content) = match entry.value() {
+        Value::String(value) => (0, xxh3_64_with_seed(value, seed ^ 1)),
+        Value::Object(object) => (u64::from(object.tag()), object.sum()),
+    };
+    let mut all = [0; 40];
+    let parts = [hash, content, tag, entry.version(), entry.times().deadline];
+    for (place, part) in all.chunks_exact_mut(8).zip(parts) {
+        place.copy_from_slice(&part.to_le_bytes());
+    }
+    xxh3_128_with_seed(&all, seed)
 }
 
 fn is_live(entry: &Entry, now: u64) -> bool {

@@ -7,9 +7,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use loci_index::directory::Directory;
 use loci_index::store::{Job, JobKind};
 
@@ -47,7 +47,7 @@ impl Worker {
         events: &Sender<Event>,
         budget: &Arc<Budget>,
     ) -> std::io::Result<Worker> {
-        let (queue, jobs) = unbounded();
+        let (queue, jobs) = channel();
         let cancel = Arc::new(AtomicBool::new(false));
         let (directory, events, cancelled) = (directory.clone(), events.clone(), cancel.clone());
         let budget = budget.clone();
@@ -78,7 +78,7 @@ impl Jobs {
 
     /// Without threads: whoever holds the queue runs the jobs.
     pub fn driven() -> (Jobs, Receiver<Job>) {
-        let (jobs, queue) = unbounded();
+        let (jobs, queue) = channel();
         let worker = || Worker { queue: jobs.clone(), cancel: Arc::default(), thread: None };
         (Jobs { checkpoints: worker(), merges: worker(), rests: worker() }, queue)
     }

@@ -26,10 +26,10 @@ mod owner;
 mod queue;
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use loci_index::command::Outcome;
 use loci_index::directory::Directory;
 use loci_index::store::{Done, Job, Store};
@@ -356,7 +356,7 @@ impl Default for Mailbox {
 impl Mailbox {
     /// An empty one.
     pub fn new() -> Mailbox {
-        let (sender, receiver) = unbounded();
+        let (sender, receiver) = channel();
         Mailbox { sender, receiver }
     }
 

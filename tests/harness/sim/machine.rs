@@ -110,7 +110,7 @@ pub struct Process {
     /// Its log.
     pub log: Log<SimDisk>,
     /// What the shard asks of the log.
-    pub requests: crossbeam_channel::Receiver<Request>,
+    pub requests: std::sync::mpsc::Receiver<Request>,
     /// The same, in the order in which it is done.
     pub queue: VecDeque<Request>,
     /// What to say once the sync that runs is done.

@@ -10,7 +10,7 @@ use loci_wire::resp::Protocol;
 
 use super::acl::DEFAULT;
 use super::commands::{self, Command, Do};
-use super::databases::DATABASES;
+use super::databases::{AT_WORK, DATABASES};
 use super::hub::Kind;
 use super::pipeline::{Answer, Pending};
 use super::session::Session;
@@ -376,6 +376,10 @@ impl Session {
             };
             if there.is_some() && !replace {
                 return self.out.int(0);
+            }
+            if [Some(version), there].into_iter().flatten().any(|version| reading.is_changing(version)) {
+                tokio::time::sleep(AT_WORK).await;
+                continue;
             }
             let mut pending = Pending::default();
             let until = int_text(deadline as i64);

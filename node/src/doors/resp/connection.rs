@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use super::Door;
 use super::blocking::Blocked;
 use super::client::Client;
+use super::lanes::Lane;
 use super::session::{Next, Session};
 
 /// What a connection has to read into at first, and again once it holds nothing.
@@ -44,8 +45,10 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 const NAMELESS_MAX: Duration = Duration::from_secs(60);
 
 /// Serves a client until it leaves, or has to.
-pub async fn serve(stream: TcpStream, door: Arc<Door>, client: Arc<Client>) {
-    let mut session = Session::new(door, client);
+pub async fn serve(stream: std::net::TcpStream, door: Arc<Door>, lane: Arc<Lane>, client: Arc<Client>) {
+    let mut session = Session::new(door, lane, client);
+    // On the lane's own thread.
+    let Ok(stream) = TcpStream::from_std(stream) else { return session.end() };
     let mut blocked = None;
     run(&mut session, stream, &mut blocked).await;
     if let Some(blocked) = blocked {

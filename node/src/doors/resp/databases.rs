@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use loci_index::command::{Command, Envelope, Execution, Origin, Outcome, Refusal, Schema, Watched};
-use loci_index::record::CollectionId;
+use loci_index::record::{CollectionId, Position};
 use loci_index::table::execute::Moment;
 use loci_index::table::{Keyspace, Table};
 use loci_index::view::View;
@@ -30,6 +30,8 @@ use crate::shard::{Level, ReadError, ShardHandle, WriteError};
 pub const DATABASES: usize = 16;
 /// What nobody leads is tried again after this.
 const RETRY: Duration = Duration::from_millis(20);
+/// A command that is at work has ended after about this.
+pub const AT_WORK: Duration = Duration::from_millis(1);
 
 static EMPTY: LazyLock<Arc<Table>> = LazyLock::new(|| Arc::new(Table::new(0)));
 
@@ -51,6 +53,11 @@ pub struct Calls {
     pub conditions: Vec<Watched>,
     /// Nobody sees a part of them.
     pub atomic: bool,
+}
+
+/// Who writes, for the log.
+pub fn origin_of(principal: &str) -> Origin {
+    Origin { principal: principal.into(), ..Origin::default() }
 }
 
 /// One state of the databases, to read from.
@@ -117,6 +124,12 @@ impl Reading {
     /// When it is read, for a call.
     pub fn moment(&self) -> Moment {
         self.moment
+    }
+
+    /// Whether the command that wrote at this version may still be at work: more of it may change the same key, at the same
+    /// version.
+    pub fn is_changing(&self, version: u64) -> bool {
+        version > Position::end_of(self.view.index()).get()
     }
 
     /// Whether a database is there.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::lanes::Lanes;
 use super::{Door, connection};
 
 /// How long somebody who is turned away may take to read why.
@@ -23,7 +24,7 @@ const DENIED: &str = "-DENIED Redis is running in protected mode because protect
                       --resp-password-file, or set a password with CONFIG SET requirepass from this machine.\r\n";
 
 /// Lets clients in for as long as the door is open.
-pub async fn run(listener: TcpListener, door: Arc<Door>) {
+pub async fn run(listener: TcpListener, door: Arc<Door>, lanes: Arc<Lanes>) {
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_RETRY).await;
@@ -37,8 +38,9 @@ pub async fn run(listener: TcpListener, door: Arc<Door>) {
         // Replies are sent when they are whole; waiting for more helps nobody.
         let _ = stream.set_nodelay(true);
         let local = stream.local_addr().unwrap_or(door.address);
+        let Ok(stream) = stream.into_std() else { continue };
         let client = door.clients.enter(from, local);
-        tokio::spawn(connection::serve(stream, door.clone(), client));
+        lanes.serve(|lane| connection::serve(stream, door.clone(), lane, client));
     }
 }
 

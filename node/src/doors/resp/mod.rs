@@ -11,6 +11,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`listener`], [`connection`] | sockets: who may connect, what is read and sent, and how much of it may wait |
+//! | [`lanes`] | the threads of the connections; what they write goes to the log together |
 //! | [`session`] | one connection's state; a request finds its way |
 //! | [`commands`], [`describe`] | commands by name; COMMAND |
 //! | [`pipeline`], [`transactions`] | calls on their way to the log; MULTI, EXEC, WATCH |
@@ -24,6 +25,7 @@
 //! said `READONLY`. A write that was answered is on the disks of a majority. A connection's memory is bounded.
 
 mod listener;
+mod lanes;
 mod connection;
 mod session;
 mod commands;
@@ -63,6 +65,7 @@ use acl::Users;
 use client::Clients;
 use databases::Databases;
 use hub::Hub;
+pub use lanes::Lanes;
 use settings::Settings;
 
 /// The version of Redis whose ways it has, for clients that ask before they use what is newer.
@@ -75,14 +78,21 @@ pub struct Options {
     pub namespace: String,
     /// The most connections.
     pub connections_max: usize,
+    /// How many threads serve them; at least one.
+    pub threads: usize,
     /// What the default user must know.
     pub password: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { namespace: "redis".into(), connections_max: 10_000, password: None }
+        Options { namespace: "redis".into(), connections_max: 10_000, threads: threads_default(), password: None }
     }
+}
+
+/// Half of the processors: the others are for the log, the state and whoever searches.
+pub fn threads_default() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get() / 2).max(1)
 }
 
 /// What the door needs of its node.
@@ -221,16 +231,19 @@ impl Door {
 pub struct Resp {
     door: Arc<Door>,
     accepting: JoinHandle<()>,
+    lanes: Arc<Lanes>,
 }
 
 impl Resp {
     /// Answers on this socket; inside the runtime that is to do it.
     pub fn start(listener: std::net::TcpListener, parts: Parts, options: Options) -> std::io::Result<Resp> {
+        let threads = options.threads;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let door = Arc::new(Door::new(parts, options, listener.local_addr()?));
         server::first_notify(&door);
-        let accepting = tokio::spawn(listener::run(listener, door.clone()));
-        Ok(Resp { door, accepting })
+        let lanes = Arc::new(Lanes::start(threads, &door)?);
+        let accepting = tokio::spawn(listener::run(listener, door.clone(), lanes.clone()));
+        Ok(Resp { door, accepting, lanes })
     }
 
     /// Where it listens.
@@ -243,11 +256,14 @@ impl Resp {
         self.accepting.abort();
     }
 
-    /// Ends all connections, and lets go of the shards.
-    pub fn end(self) {
+    /// Ends all connections, and lets go of the shards. The threads are to be ended by [`Lanes::stop`].
+    pub async fn end(self) -> Option<Lanes> {
         self.accepting.abort();
+        // It holds the lanes.
+        let _ = self.accepting.await;
         self.door.clients.all().iter().for_each(|client| client.kill());
         self.door.hub.detach();
         self.door.databases.forget();
+        Arc::into_inner(self.lanes)
     }
 }

@@ -13,7 +13,8 @@ use loci_index::table::call::Packed;
 use loci_index::table::commands::Spec;
 use loci_index::table::tape::{Item, Items};
 
-use super::databases::Calls;
+use super::databases::{Calls, origin_of};
+use super::lanes::Fate;
 use super::render;
 use super::session::Session;
 
@@ -21,6 +22,9 @@ use super::session::Session;
 const CALLS_MAX: u32 = 4096;
 /// Or so many bytes of them.
 const BYTES_GOAL: usize = 1 << 20;
+
+/// Memory for more bytes of calls is given back once they are answered.
+const KEPT_MAX: usize = 16 << 10;
 
 /// What is made of a call's reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +74,23 @@ impl Pending {
         self.packed.calls() >= CALLS_MAX || self.packed.len() >= BYTES_GOAL
     }
 
+    /// As the log gets them, to keep what is here as well.
+    fn calls(&self) -> Calls {
+        let (databases, packed) = (self.databases.clone(), self.packed.clone().into_bytes());
+        Calls { databases, packed, conditions: Vec::new(), atomic: false }
+    }
+
+    /// Without calls again, and without the memory of very many.
+    fn clear(&mut self) {
+        if self.packed.len() > KEPT_MAX {
+            *self = Pending::default();
+        }
+        self.databases.clear();
+        self.packed.clear();
+        self.answers.clear();
+        self.own.clear();
+    }
+
     /// As the log gets them, and what becomes of their replies.
     pub fn into_calls(self) -> (Calls, Vec<Answer>) {
         let calls = Calls {
@@ -85,8 +106,7 @@ impl Pending {
 impl Session {
     /// Who writes, for the log.
     pub fn origin(&self) -> Origin {
-        let principal = self.user.as_ref().map_or("", |user| &user.name);
-        Origin { principal: format!("redis:{principal}").chars().take(200).collect(), ..Origin::default() }
+        origin_of(&self.principal)
     }
 
     /// Adds a call to those that wait.
@@ -109,26 +129,35 @@ impl Session {
         if self.pending.is_empty() {
             return;
         }
-        let mut pending = std::mem::take(&mut self.pending);
-        let own = std::mem::take(&mut pending.own);
-        let (calls, answers) = pending.into_calls();
+        let own = std::mem::take(&mut self.pending.own);
         // What is read next must see it.
         self.reading = None;
         self.writing(own);
-        let done = self.door.execute(calls, self.origin()).await;
-        self.writing(HashSet::new());
-        let tape = match &done {
-            Ok(Some(tape)) => tape.as_slice(),
-            Ok(None) => &[],
-            Err(error) => {
-                let answered = answers.iter().filter(|answer| **answer != Answer::None);
-                return answered.for_each(|_| self.out.error(error));
-            }
-        };
-        let mut items = Items::new(tape);
-        for answer in answers {
-            self.answer(&mut items, answer);
+        let Pending { databases, packed, .. } = &self.pending;
+        let mut fate = self.lane.submit(databases, &self.principal, packed).await;
+        if matches!(fate, Fate::Alone) {
+            let calls = self.pending.calls();
+            fate = match self.door.execute(calls, self.origin()).await {
+                Ok(tape) => Fate::Done(tape.unwrap_or_default().into()),
+                Err(error) => Fate::Failed(error),
+            };
         }
+        self.writing(HashSet::new());
+        let mut pending = std::mem::take(&mut self.pending);
+        match fate {
+            Fate::Done(tape) => {
+                let mut items = Items::new(&tape);
+                pending.answers.iter().for_each(|answer| self.answer(&mut items, *answer));
+            }
+            // Nobody refuses what goes alone because of others.
+            Fate::Alone => {}
+            Fate::Failed(error) => {
+                let answered = pending.answers.iter().filter(|answer| **answer != Answer::None);
+                answered.for_each(|_| self.out.error(&error));
+            }
+        }
+        pending.clear();
+        self.pending = pending;
     }
 
     /// Writes the next reply of a tape.

@@ -22,6 +22,7 @@ use super::client::Client;
 use super::commands::{self, Command, Do, Way};
 use super::databases::Reading;
 use super::hub::Tracker;
+use super::lanes::Lane;
 use super::pipeline::{Answer, Pending};
 use super::tracking::Tracking;
 use super::transactions::{Gathered, Watch};
@@ -30,6 +31,9 @@ use crate::shard::Level;
 
 /// The most subscriptions of one client.
 pub const SUBSCRIPTIONS_MAX: usize = 1 << 20;
+
+/// So much of a user's name is told to the log.
+const PRINCIPAL_MAX: usize = 200;
 
 /// Whether a client wants replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub enum Next {
 /// See the module's front page.
 pub struct Session {
     pub(super) door: Arc<Door>,
+    /// Whose writes go together with those of this one.
+    pub(super) lane: Arc<Lane>,
     pub(super) client: Arc<Client>,
     /// Replies that were not sent yet.
     pub(super) out: Writer,
@@ -62,6 +68,8 @@ pub struct Session {
     pub(super) database: u8,
     /// Who it is; none: nobody yet.
     pub(super) user: Option<Arc<User>>,
+    /// The same for the log.
+    pub(super) principal: Arc<str>,
     /// Whether that one may do everything.
     free: bool,
     /// Between MULTI and EXEC.
@@ -87,13 +95,15 @@ pub struct Session {
 
 impl Session {
     /// Of a new connection.
-    pub fn new(door: Arc<Door>, client: Arc<Client>) -> Session {
+    pub fn new(door: Arc<Door>, lane: Arc<Lane>, client: Arc<Client>) -> Session {
         let mut session = Session {
             door,
+            lane,
             client,
             out: Writer::new(Protocol::Two),
             database: 0,
             user: None,
+            principal: Arc::from(""),
             free: false,
             gathered: None,
             watched: Vec::new(),
@@ -120,6 +130,8 @@ impl Session {
     pub fn be(&mut self, user: Option<Arc<User>>) {
         self.free = user.as_ref().is_some_and(|user| user.is_free());
         self.client.facts().user = user.as_ref().map_or_else(String::new, |user| user.name.clone());
+        let name = user.as_ref().map_or("", |user| &user.name);
+        self.principal = format!("redis:{name}").chars().take(PRINCIPAL_MAX).collect::<String>().into();
         self.user = user;
     }
 

@@ -13,7 +13,7 @@ use loci_index::command::Watched;
 use loci_index::table::tape::Items;
 
 use super::commands::{Command, Do, Way};
-use super::databases::DATABASES;
+use super::databases::{AT_WORK, DATABASES};
 use super::pipeline::{Answer, Pending};
 use super::session::{Next, Session};
 
@@ -123,13 +123,19 @@ impl Session {
             return self.out.error("ERR too many watched keys");
         }
         let (door, database) = (self.door.clone(), self.database);
-        // What was read before may be older than what others have been told.
-        self.reading = None;
-        let Some(reading) = self.look().await else { return };
-        let now = reading.moment().now;
-        let versions: Vec<u64> = reading.read(&door.databases, database, |keyspace| {
-            keys.iter().map(|key| keyspace.version(key, now).unwrap_or(0)).collect()
-        });
+        let versions = loop {
+            // What was read before may be older than what others have been told.
+            self.reading = None;
+            let Some(reading) = self.look().await else { return };
+            let now = reading.moment().now;
+            let versions: Vec<u64> = reading.read(&door.databases, database, |keyspace| {
+                keys.iter().map(|key| keyspace.version(key, now).unwrap_or(0)).collect()
+            });
+            if !versions.iter().any(|version| reading.is_changing(*version)) {
+                break versions;
+            }
+            tokio::time::sleep(AT_WORK).await;
+        };
         for (key, version) in keys.iter().zip(versions) {
             let watched = |known: &Watch| known.database == database && *known.key == **key;
             if !self.watched.iter().any(watched) {

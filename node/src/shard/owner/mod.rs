@@ -297,17 +297,24 @@ impl Owner {
                 let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
                 Fatal(format!("shard {}: {error}{}", self.shared.id, source.unwrap_or_default()))
             })?;
+            // Before any message says so: whoever hears of it may show it.
+            self.shared.committed.store(self.replica.committed_index().0, Ordering::Release);
+            // What must not be said before it is safe here comes later, once it is: others write while this member does.
+            for message in effects.send {
+                (self.outbox)(message);
+            }
+            let mut synced = false;
             if !effects.append.is_empty() || effects.sync.is_some() {
                 let bytes = effects.append.iter().map(append_bytes).sum();
                 if let Some(mark) = effects.sync {
                     self.note_append(mark);
                 }
-                self.log.append(effects.append, bytes, effects.sync);
+                synced = self.log.append(effects.append, bytes, effects.sync);
             }
-            // Before any message says so: whoever hears of it may show it.
-            self.shared.committed.store(self.replica.committed_index().0, Ordering::Release);
-            for message in effects.send {
-                (self.outbox)(message);
+            if let Some(mark) = effects.sync.filter(|_| synced) {
+                self.now = self.shared.clock.instant();
+                self.note_synced(mark);
+                self.replica.synced(mark);
             }
             if let Some(standing) = effects.standing {
                 self.stand(standing);
@@ -327,7 +334,7 @@ impl Owner {
             }
             self.reads.lost(effects.reads_lost);
             self.answer_reads();
-            self.more = effects.more;
+            self.more = effects.more || synced;
             // While a long log is read, checkpoints must be begun and taken in: buffers would grow with it.
             if !self.more || bytes > TURN_BYTES {
                 return Ok(());

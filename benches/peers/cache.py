@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""loci beside redis-server as a cache: rate, latency and processor time of GET and SET, memory per key, and restart.
+
+    benches/peers/cache.py --loci target/release/loci [--redis redis-server] [--clients 50,1000] [--seconds 4] [--only get,set]
+    benches/peers/cache.py --loci target/release/loci --only nodes      # three nodes, beside Redis with two replicas and WAIT 1
+
+The driver is redis-benchmark, with 16-byte keys out of 100,000 and 100-byte values; servers run one at a time, each with an empty
+directory on the same disk. On Debian both come with `apt-get install redis-server redis-tools`. "cpu" is what of the processors the server
+took for one operation, its log and its system calls included.
+"""
+
+import argparse
+import csv
+import io
+import os
+import pathlib
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from cluster import Running, free_ports, wait
+
+KEYS = 100_000
+VALUE = 100
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Server:
+    """A running server of a kind, and the calls of the rig on it."""
+
+    def __init__(self, command, port):
+        self.port = port
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def __enter__(self):
+        wait("an answer to PING", lambda: ask(self.port, "PING") == b"+PONG")
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def cpu(self):
+        return cpu_of(self.process.pid)
+
+    def resident(self):
+        return int(pathlib.Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE
+
+
+def cpu_of(process):
+    fields = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def encode(*words):
+    words = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
+def ask(port, *words):
+    """The first line of a reply; the text of a bulk string."""
+    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+        connection.sendall(encode(*words))
+        with connection.makefile("rb") as replies:
+            line = replies.readline().rstrip(b"\r\n")
+            if line.startswith(b"$") and line != b"$-1":
+                return replies.read(int(line[1:]))
+            return line
+
+
+def redis_command(given, port, folder, *options):
+    return [given.redis, "--port", str(port), "--dir", str(folder), "--save", "", "--daemonize", "no", *options]
+
+
+def loci_command(given, folder, resp, listen, *options):
+    command = [given.loci, "serve", "--data", str(folder / "loci"), "--listen", f"127.0.0.1:{listen}", "--metrics", "off"]
+    return command + ["--resp", f"127.0.0.1:{resp}", "--resp-connections", "20000", "--log-level", "warn", *options]
+
+
+def servers(given, what):
+    """Names, and how to start what is compared."""
+    kinds = {"redis, nothing kept": ["--appendonly", "no"]}
+    if what == "set":
+        kinds["redis, everysec"] = ["--appendonly", "yes", "--appendfsync", "everysec"]
+        kinds["redis, always"] = ["--appendonly", "yes", "--appendfsync", "always"]
+    for name, options in kinds.items():
+        yield name, lambda folder, port, options=options: redis_command(given, port, folder, *options)
+    yield "loci", lambda folder, port: loci_command(given, folder, port, free_ports(1)[0])
+
+
+def drive(given, port, what, clients, pipeline, requests):
+    """One run of redis-benchmark: its row."""
+    command = [given.benchmark, "-p", str(port), "-t", what, "-c", str(clients), "-P", str(pipeline), "-n", str(requests)]
+    command += ["-r", str(KEYS), "-d", str(VALUE), "--csv", "--precision", "3"]
+    out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True, timeout=300).stdout
+    rows = [row for row in csv.DictReader(io.StringIO(out)) if row.get("test", "").lower().startswith(what)]
+    if not rows:
+        sys.exit(f"redis-benchmark said nothing of {what}: {out[:300]}")
+    return rows[-1]
+
+
+def measure(given, what, clients, pipeline):
+    for name, command in servers(given, what):
+        if given.servers and name not in given.servers:
+            continue
+        with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+            port = free_ports(1)[0]
+            with Server(command(pathlib.Path(folder), port), port) as server:
+                if what == "get":
+                    fill(port, KEYS, "key:%012d")
+                # Once to see how fast it is, once for the figures.
+                trial = 40_000 if pipeline > 1 else 10_000
+                rate = float(drive(given, port, what, clients, pipeline, max(trial, 2 * clients))["rps"])
+                requests = max(int(rate * given.seconds), 4 * clients)
+                before = server.cpu()
+                row = drive(given, port, what, clients, pipeline, requests)
+                cpu = (server.cpu() - before) / requests * 1e6
+                yield name, row, cpu
+
+
+def fill(port, count, form):
+    """So many keys, in pipelines."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        replies = connection.makefile("rb")
+        for begin in range(0, count, 1000):
+            numbers = range(begin, min(begin + 1000, count))
+            connection.sendall(b"".join(encode("SET", form % number, value_of(number)) for number in numbers))
+            for _ in numbers:
+                reply = replies.readline()
+                if reply != b"+OK\r\n":
+                    sys.exit(f"SET was answered {reply!r}")
+
+
+def value_of(number):
+    return b"%0*d" % (VALUE, number)
+
+
+def speed(given):
+    print("| call | clients | pipeline | server | calls/s | p50 ms | p99 ms | cpu us |\n|---|---|---|---|---|---|---|---|")
+    for what in [what for what in ("get", "set") if what in given.only]:
+        for clients in given.clients:
+            for pipeline in given.pipeline:
+                for name, row, cpu in measure(given, what, clients, pipeline):
+                    rate, p50, p99 = float(row["rps"]), row["p50_latency_ms"], row["p99_latency_ms"]
+                    print(f"| {what.upper()} | {clients:,} | {pipeline} | {name} | {rate:,.0f} | {p50} | {p99} | {cpu:.1f} |", flush=True)
+
+
+def memory(given):
+    """Bytes of the process for each of a million keys, and how soon the first of them is answered after a start."""
+    keys = 1_000_000
+    print(f"| {keys:,} keys | bytes each | restart s |\n|---|---|---|")
+    kinds = {
+        "redis, everysec": lambda folder, port: redis_command(given, port, folder, "--appendonly", "yes"),
+        "loci": lambda folder, port: loci_command(given, folder, port, free_ports(1)[0]),
+    }
+    for name, command in kinds.items():
+        if given.servers and name not in given.servers:
+            continue
+        with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+            folder, port = pathlib.Path(folder), free_ports(1)[0]
+            with Server(command(folder, port), port) as server:
+                before = server.resident()
+                fill(port, keys, "key:%012d")
+                each = [(server.resident() - before) / keys]
+                # Once more when what is done in the background is done.
+                time.sleep(5)
+                each.append((server.resident() - before) / keys)
+            begun = time.time()
+            with Server(command(folder, port), port) as server:
+                wait("the value", lambda: ask(port, "GET", "key:%012d" % (keys - 1)) == value_of(keys - 1))
+                took = time.time() - begun
+            print(f"| {name} | {each[0]:.0f}, {each[1]:.0f} at rest | {took:.2f} |", flush=True)
+
+
+def nodes(given):
+    """SET that a majority of three disks keeps, beside Redis' WAIT 1: two replicas that have it in memory."""
+    print("| server | clients | calls/s | p50 ms | p99 ms |\n|---|---|---|---|---|")
+    for clients in given.clients:
+        with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+            ports, folder = free_ports(3), pathlib.Path(folder)
+            for port in ports:
+                (folder / str(port)).mkdir()
+            commands = [
+                redis_command(given, port, folder / str(port), *(["--replicaof", "127.0.0.1", str(ports[0])] if port != ports[0] else []))
+                for port in ports
+            ]
+            with Running(commands):
+                wait("two replicas", lambda: b"connected_slaves:2" in ask(ports[0], "INFO", "replication"))
+                script = "redis.call('SET', KEYS[1], ARGV[1]); return 1"
+                del script
+                row = waited(ports[0], clients, given.seconds)
+            print("| redis, two replicas, WAIT 1 | {:,} | {:,.0f} | {:.3f} | {:.3f} |".format(clients, *row), flush=True)
+        with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+            folder, listen, resp = pathlib.Path(folder), free_ports(3), free_ports(3)
+            join = ",".join(f"127.0.0.1:{port}" for port in listen)
+            commands = [
+                loci_command(given, folder / str(number), resp[number], listen[number], "--join", join) for number in range(3)
+            ]
+            with Running(commands):
+                leader = wait("a leader of loci", lambda: led(resp))
+                fill(leader, 1000, "key:%012d")
+                row = drive(given, leader, "set", clients, 1, max(int(given.seconds * 5000), 4 * clients))
+            print("| loci, majority of disks | {:,} | {:,.0f} | {} | {} |".format(
+                clients, float(row["rps"]), row["p50_latency_ms"], row["p99_latency_ms"]), flush=True)
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    numbers = lambda text: [int(number) for number in text.split(",")]
+    options.add_argument("--loci", required=True)
+    options.add_argument("--redis", default=shutil.which("redis-server") or "redis-server")
+    options.add_argument("--benchmark", default=shutil.which("redis-benchmark") or "redis-benchmark")
+    options.add_argument("--dir", default="target/peers", type=pathlib.Path)
+    options.add_argument("--clients", default=[50, 1000], type=numbers)
+    options.add_argument("--pipeline", default=[1, 16], type=numbers)
+    options.add_argument("--seconds", default=4, type=float)
+    options.add_argument("--servers", default=[], type=lambda text: text.split(";"), help="only these, separated by semicolons")
+    options.add_argument("--only", default=["get", "set", "memory"], type=lambda text: text.split(","))
+    given = options.parse_args()
+    given.dir.mkdir(parents=True, exist_ok=True)
+    given.dir = given.dir.resolve()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if "get" in given.only or "set" in given.only:
+        speed(given)
+    if "memory" in given.only:
+        memory(given)
+    if "nodes" in given.only:
+        nodes(given)
+
+
+if __name__ == "__main__":
+    main()
