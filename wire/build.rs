@@ -6,10 +6,11 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "proto/loci/v1/types.proto",
     "proto/loci/v1/records.proto",
     "proto/loci/v1/admin.proto",
+    "proto/loci/v1/watch.proto",
     "proto/loci/v1/peers.proto",
 ];
 

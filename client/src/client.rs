@@ -26,7 +26,7 @@ use crate::breaker::Verdict;
 use crate::hedge::{Hedge, Recent};
 use crate::nodes::{Failed, Node, Nodes, Wish, is_stale, random_number};
 use crate::retry::{Budget, Policy};
-use crate::{Collection, Error, Pipeline};
+use crate::{Collection, Error, Pipeline, Watch};
 
 /// The header that carries a W3C trace context.
 const TRACEPARENT: &str = "traceparent";
@@ -231,6 +231,12 @@ impl Client {
     /// A collection, whose calls each are a call of their own. Nothing is sent.
     pub fn collection(&self, namespace: impl Into<String>, name: impl Into<String>) -> Collection {
         Collection::new(self.clone(), None, namespace.into(), name.into())
+    }
+
+    /// What changes in a namespace, in the order of the log: in all of its collections, or in those that are named then
+    /// ([`Watch::collection`]).
+    pub fn watch(&self, namespace: impl Into<String>) -> Watch {
+        Watch::new(self.clone(), namespace.into(), Vec::new(), self.timeout())
     }
 
     /// A stream that carries many calls at a time, which is cheaper for many small calls.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 
-use crate::{Batch, Client, Error, Filter, Hedge, Parts, Pipeline, Query, Record, Scan, Search};
+use crate::{Batch, Client, Error, Filter, Hedge, Parts, Pipeline, Query, Record, Scan, Search, Watch};
 
 /// A collection of a node. Cheap to make and to clone; what it is set to holds for the calls made through it.
 ///
@@ -337,6 +337,12 @@ impl Collection {
         Scan::new(self.clone())
     }
 
+    /// What changes in it, in the order of the log: see [`Watch`]. Not through a pipeline.
+    pub fn watch(&self) -> Watch {
+        let v1::CollectionName { namespace, collection } = self.name.clone();
+        Watch::new(self.client.clone(), namespace, vec![collection], self.timeout)
+    }
+
     /// The records nearest to a vector.
     pub fn search(&self, vector: impl Into<Vec<f32>>) -> Search {
         Search::new(self.clone()).near(vector)
@@ -445,10 +451,35 @@ impl Token {
         Token { parts: all.collect() }
     }
 
-    fn to_wire(&self) -> v1::Token {
+    pub(crate) fn to_wire(&self) -> v1::Token {
         let mut all = self.parts().map(|(shard, index)| v1::Token { shard, index, others: Vec::new() });
         let first = all.next().unwrap_or_default();
         v1::Token { others: all.collect(), ..first }
+    }
+}
+
+/// `SHARD:INDEX`, with commas between those of several shards.
+impl std::fmt::Display for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, (shard, index)) in self.parts().enumerate() {
+            let comma = if place > 0 { "," } else { "" };
+            write!(f, "{comma}{shard}:{index}")?;
+        }
+        Ok(())
+    }
+}
+
+/// As it is displayed.
+impl std::str::FromStr for Token {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Token, String> {
+        let part = |part: &str| {
+            let (shard, index) = part.split_once(':')?;
+            Some((shard.parse().ok()?, index.parse().ok()?))
+        };
+        let parts = text.split(',').map(|text| part(text.trim())).collect::<Option<_>>();
+        Ok(Token { parts: parts.ok_or_else(|| format!("{text:?} is not a token such as 1:4711"))? })
     }
 }
 

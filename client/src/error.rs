@@ -5,6 +5,8 @@ use std::time::Duration;
 use loci_wire::v1;
 use tonic::{Code, Status};
 
+use crate::Token;
+
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -71,6 +73,15 @@ pub enum Error {
     TooLarge {
         /// What is too large, for people.
         message: String,
+    },
+    /// A watch cannot go on from its token: what came after it is no longer kept. Read anew what is wanted, and watch from the
+    /// token of that read.
+    #[error("{message}")]
+    TooOld {
+        /// How far back the node goes, for people.
+        message: String,
+        /// The same as a token.
+        oldest: Token,
     },
     /// The node has too much to do, or no space on its disk.
     #[error("{message}")]
@@ -143,6 +154,7 @@ impl Error {
             }
             Error::ConditionFailed { .. } => Some("condition_failed"),
             Error::Fenced { .. } => Some("fenced"),
+            Error::TooOld { .. } => Some("token_too_old"),
             _ => None,
         }
     }
@@ -189,6 +201,10 @@ impl Error {
             }
             Code::FailedPrecondition => Error::Refused { message, reason },
             Code::Aborted => Error::RequestConflict { message },
+            Code::OutOfRange if reason == "token_too_old" => {
+                let (shard, index) = (detail.number, detail.version);
+                Error::TooOld { message, oldest: Token::from_wire(Some(v1::Token { shard, index, others: vec![] })) }
+            }
             Code::OutOfRange => Error::TooLarge { message },
             Code::ResourceExhausted => Error::Overloaded {
                 message,

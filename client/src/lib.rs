@@ -66,6 +66,7 @@ mod record;
 mod retry;
 mod scan;
 mod search;
+mod watch;
 
 pub use admin::{
     Alteration, Changed, Codes, CollectionStats, Description, Durability, EmbeddingSpec, Index, IndexKind, Language,
@@ -85,3 +86,4 @@ pub use query::{Fusion, Query, Recommend};
 pub use record::{Deadline, Embedding, Parts, Record, SparseEmbedding, Value};
 pub use scan::{Page, Scan};
 pub use search::{Decay, Diversity, Found, Hit, Search};
+pub use watch::{Watch, WatchEvent, WatchKind};

@@ -36,6 +36,7 @@ mod plan;
 pub mod ask;
 pub mod store;
 pub mod table;
+pub mod effects;
 mod requests;
 mod framed;
 mod manifest;

@@ -66,6 +66,16 @@ impl Position {
         self.0 >> Self::PLACE_BITS
     }
 
+    /// The position before it.
+    pub fn before(self) -> Position {
+        Position(self.0.saturating_sub(1))
+    }
+
+    /// The command's place in the entry.
+    pub fn place(self) -> u16 {
+        self.0 as u16
+    }
+
     /// As a number, for files and replies.
     pub fn get(self) -> u64 {
         self.0

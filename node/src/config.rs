@@ -20,6 +20,7 @@
 //! | `--graph-threads` | as many as processors | so many threads link graphs, at low priority |
 //! | `--snapshot-mib-per-second` | 0: as fast as they can | how fast snapshots leave the node |
 //! | `--log-file-mib` | 64 | size of one file of the log |
+//! | `--watch-history-mib` | 16 | what the newest entries changed is kept so long for watchers, a shard; 0: no watches |
 //! | `--otlp`, `--trace-sample` | none, 0.01 | where spans go, and of which share of calls |
 //! | `--log-format`, `--log-level` | text, info | the lines on stderr |
 
@@ -42,8 +43,10 @@ const RESP_CONNECTIONS_DEFAULT: u32 = 10_000;
 const RECALL_ONE_IN_DEFAULT: u32 = 1_000;
 const WALK_RATE_DEFAULT: u32 = 100;
 const LOG_FILE_MIB_DEFAULT: u64 = 64;
+const WATCH_HISTORY_MIB_DEFAULT: u64 = 16;
 const TRACE_SAMPLE_DEFAULT: f64 = 0.01;
 const LOG_FILE_MIB_MAX: u64 = 1024;
+const WATCH_HISTORY_MIB_MAX: u64 = 4096;
 const MEMORY_MIB_MIN: u64 = 64;
 /// Assumed when the machine does not tell what it has.
 const MEMORY_BYTES_FALLBACK: u64 = 2 << 30;
@@ -111,6 +114,10 @@ pub struct ServeArgs {
     /// Size of one file of the log, in MiB. Smaller ones suit small disks.
     #[arg(long, value_name = "MIB", default_value_t = LOG_FILE_MIB_DEFAULT)]
     pub log_file_mib: u64,
+    /// So much of what the newest entries changed is kept for watches, in MiB for each shard: how far back one can go on. A
+    /// change takes 15 bytes and its key, an entry 24 more. 0: nothing can be watched.
+    #[arg(long, value_name = "MIB", default_value_t = WATCH_HISTORY_MIB_DEFAULT)]
+    pub watch_history_mib: u64,
     /// Where spans go: a collector that speaks OTLP over gRPC, such as the OpenTelemetry Collector, Jaeger or Tempo. Without one
     /// nothing is traced.
     #[arg(long, value_name = "http://HOST:PORT")]
@@ -165,6 +172,8 @@ pub struct Config {
     pub snapshot_bytes_per_second: Option<u64>,
     /// The size of one file of the log.
     pub log_file_bytes: u64,
+    /// So many bytes of what the newest entries changed are kept for watches, for each shard.
+    pub watch_history_bytes: usize,
     /// Where spans go, if anywhere.
     pub otlp: Option<String>,
     /// The share of calls that are traced for which the caller has not decided.
@@ -317,6 +326,8 @@ impl Config {
         };
         let pace = in_range("--snapshot-mib-per-second", args.snapshot_mib_per_second, 0, u64::MAX >> 20)?;
         let snapshot_bytes_per_second = (pace > 0).then_some(pace << 20);
+        let watch_history_bytes =
+            (in_range("--watch-history-mib", args.watch_history_mib, 0, WATCH_HISTORY_MIB_MAX)? << 20) as usize;
         let log_file_bytes = in_range("--log-file-mib", args.log_file_mib, 1, LOG_FILE_MIB_MAX)? << 20;
         if let Some(collector) = &args.otlp
             && !collector.strip_prefix("http://").is_some_and(is_host_and_port)
@@ -343,6 +354,7 @@ impl Config {
             graph_threads: args.graph_threads.map_or_else(processors, |threads| threads as usize),
             snapshot_bytes_per_second,
             log_file_bytes,
+            watch_history_bytes,
             otlp: args.otlp,
             trace_sample: args.trace_sample,
             log_format: args.log_format,
@@ -366,6 +378,7 @@ impl Config {
             graph_threads: processors(),
             snapshot_bytes_per_second: None,
             log_file_bytes: 4 << 20,
+            watch_history_bytes: (WATCH_HISTORY_MIB_DEFAULT as usize) << 20,
             otlp: None,
             trace_sample: TRACE_SAMPLE_DEFAULT,
             log_format: LogFormat::Text,
@@ -448,6 +461,7 @@ mod tests {
             graph_threads: None,
             snapshot_mib_per_second: 0,
             log_file_mib: LOG_FILE_MIB_DEFAULT,
+            watch_history_mib: WATCH_HISTORY_MIB_DEFAULT,
             otlp: None,
             trace_sample: TRACE_SAMPLE_DEFAULT,
             log_format: LogFormat::Text,

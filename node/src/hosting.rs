@@ -249,6 +249,7 @@ impl Host {
                 move |message| links.send(message)
             }),
             options: owner.clone(),
+            history: Some(path.clone()),
         };
         let started = Shard::start(mailbox, beginning, directory)?;
         let handle = started.handle();

@@ -35,6 +35,7 @@ pub mod fatal;
 pub mod metrics;
 pub mod status;
 pub mod trace;
+pub mod watches;
 
 pub mod cli;
 

@@ -55,6 +55,7 @@ use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle};
 use crate::shards::{CATALOG, Served, Shards};
 use crate::status::{NodeStatus, Parts};
 use crate::trace::{self, TraceError};
+use crate::watches::Watches;
 
 const SHARD: ShardId = ShardId(CATALOG);
 /// How long another member may take to lead in the place of one that stops.
@@ -77,7 +78,7 @@ const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 /// After so many tasks a thread looks at its sockets again. Some tasks are short searches.
 const TASKS_PER_LOOK: u32 = 8;
 /// The services whose health is told one by one, besides the node's.
-const SERVICES: [&str; 2] = ["loci.v1.Records", "loci.v1.Admin"];
+const SERVICES: [&str; 3] = ["loci.v1.Records", "loci.v1.Admin", "loci.v1.Changes"];
 /// Signals this close together are one.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// The exit code after a second signal, as shells have it for an interrupted program.
@@ -391,6 +392,7 @@ impl Node {
                 move |message| links.send(message)
             }),
             options: options.clone(),
+            history: Some(data.shard(CATALOG)),
         };
         let shard = Shard::start(mailbox, beginning, directory)?;
         let handle = shard.handle();
@@ -446,6 +448,7 @@ impl Node {
         )?;
         let residency = Residency::start(shards.clone(), data.path(), budget.clone(), residency_figures.clone())?;
         let metrics = Arc::new(Metrics::new());
+        let watches = Watches::default();
         let started_millis = clock.now_millis();
         let status = Arc::new(NodeStatus::new(Parts {
             node: identity.node,
@@ -458,11 +461,18 @@ impl Node {
             walker,
             residency: residency_figures,
             transfers: cluster.transfers().clone(),
+            watches: watches.clone(),
             repaired: !repaired.is_empty(),
         }));
 
         let gate = Gate::default();
-        let calls = grpc::Calls { cluster: cluster.clone(), search: search.clone(), recall, gate: gate.clone() };
+        let calls = grpc::Calls {
+            cluster: cluster.clone(),
+            search: search.clone(),
+            recall,
+            gate: gate.clone(),
+            watches: watches.clone(),
+        };
         let pace = snapshot::Pace::new(config.snapshot_bytes_per_second);
         let peers = door::Door { cluster: cluster.clone(), pace };
         let (health, is_not_serving, stop_server, server) = {
@@ -604,6 +614,7 @@ impl Node {
         let Node { metrics, status, data, .. } = self;
         let begun = Instant::now();
         status.drain();
+        status.watches().close();
         // Never after this: what is said last counts.
         becoming_healthy.abort();
         let _ = becoming_healthy.await;
@@ -715,7 +726,7 @@ fn start_server(
             .register_encoded_file_descriptor_set(loci_wire::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let (records, admin) = grpc::services(calls, metrics.clone(), status.clone());
+    let (records, admin, changes) = grpc::services(calls, metrics.clone(), status.clone());
     let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -728,6 +739,7 @@ fn start_server(
         .add_service(reflection().build_v1alpha().map_err(std::io::Error::other)?)
         .add_service(records)
         .add_service(admin)
+        .add_service(changes)
         .add_service(peers.service());
     let (stop, stopped) = oneshot::channel::<()>();
     let (not_serving, is_not_serving) = oneshot::channel::<()>();
@@ -847,6 +859,7 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         kept_bytes: KEPT_FILES * config.log_file_bytes,
         log_path: log_path.display().to_string(),
         eviction: Default::default(),
+        history_bytes: config.watch_history_bytes,
     };
     let others = recovered.shards.keys().filter(|shard| **shard != SHARD);
     let others = others.filter_map(|shard| Some((shard.0, log.shard(*shard)?))).collect();

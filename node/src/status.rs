@@ -17,6 +17,7 @@ use crate::residency::ResidencyFigures;
 use crate::search_threads::SearchThreads;
 use crate::shard::ShardHandle;
 use crate::shards::{CATALOG, Shards};
+use crate::watches::Watches;
 
 /// Everything that can be asked about a running node.
 pub struct NodeStatus {
@@ -32,6 +33,7 @@ pub struct NodeStatus {
     residency: Arc<ResidencyFigures>,
     transfers: Transfers,
     at_start: Vec<ShardHandle>,
+    watches: Watches,
     repaired: bool,
     draining: AtomicBool,
 }
@@ -48,14 +50,15 @@ pub(crate) struct Parts {
     pub walker: Arc<WalkerFigures>,
     pub residency: Arc<ResidencyFigures>,
     pub transfers: Transfers,
+    pub watches: Watches,
     pub repaired: bool,
 }
 
 impl NodeStatus {
     /// Of a node that has just started.
     pub(crate) fn new(parts: Parts) -> NodeStatus {
-        let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency, transfers, repaired } =
-            parts;
+        let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency, .. } = parts;
+        let Parts { transfers, watches, repaired, .. } = parts;
         NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
@@ -69,6 +72,7 @@ impl NodeStatus {
             walker,
             residency,
             transfers,
+            watches,
             repaired,
             draining: AtomicBool::new(false),
         }
@@ -112,6 +116,11 @@ impl NodeStatus {
     /// What the walker has seen.
     pub fn walker(&self) -> &WalkerFigures {
         &self.walker
+    }
+
+    /// Who watches.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// What is in memory of the segments.

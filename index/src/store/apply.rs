@@ -12,6 +12,7 @@ use crate::command::{
     ArchivedAction, ArchivedChange, ArchivedCommand, ArchivedCondition, ArchivedContent, ArchivedEntry,
     ArchivedEnvelope, ArchivedExpect, Entry, EntryError, Found, Outcome, Refusal,
 };
+use crate::effects::Fate;
 use crate::record::{ATTRIBUTES_BYTES_MAX, CollectionId, Position};
 use crate::requests::Answered;
 use crate::sparse;
@@ -69,6 +70,7 @@ impl Store {
             return Err(ApplyError::OutOfOrder { expected, found: index });
         }
         let mut outcomes = Vec::new();
+        self.effects.clear();
         if !entry.is_empty() {
             outcomes = Entry::access(entry, |entry| self.apply_entry(index, entry))
                 .map_err(|source| ApplyError::Entry { index, source })?;
@@ -101,6 +103,7 @@ impl Store {
             let (_, key) = state.deadlines.first().expect("only collections with deadlines are due").clone();
             let old = state.find(&key).expect("deadlines are those of records that have not ended");
             self.end(place, &key, old, at);
+            self.note_effect(at, id, Fate::Expired, &key);
         }
     }
 
@@ -138,16 +141,16 @@ impl Store {
     fn apply_command(&mut self, at: Position, command: &ArchivedCommand) -> Outcome {
         let outcome = match command {
             ArchivedCommand::CreateNamespace { name } => self.create_namespace(name),
-            ArchivedCommand::DropNamespace { name } => self.drop_namespace(name),
+            ArchivedCommand::DropNamespace { name } => self.drop_namespace(at, name),
             ArchivedCommand::CreateCollection { namespace, name, schema } => {
                 self.create_collection(namespace, name, schema)
             }
             ArchivedCommand::AlterCollection { collection, change } => {
                 self.alter_collection(collection.to_native(), change)
             }
-            ArchivedCommand::DropCollection { collection } => self.drop_collection(collection.to_native()),
+            ArchivedCommand::DropCollection { collection } => self.drop_collection(at, collection.to_native()),
             ArchivedCommand::Write { conditions, changes } => self.write(at, conditions, changes),
-            ArchivedCommand::InstallCollection(installation) => self.install_collection(installation),
+            ArchivedCommand::InstallCollection(installation) => self.install_collection(at, installation),
             ArchivedCommand::Execute(execution) => self.execute(at, execution),
             ArchivedCommand::Reclaim(reclaim) => self.reclaim(at, reclaim),
         };
@@ -178,6 +181,12 @@ impl Store {
             }
             if let Some(old) = old {
                 self.end(place, key, old, at);
+            }
+            match (exists, old) {
+                (true, None) => self.note_effect(at, CollectionId(id), Fate::Made, key),
+                (true, Some(_)) => self.note_effect(at, CollectionId(id), Fate::Replaced, key),
+                (false, Some(_)) => self.note_effect(at, CollectionId(id), Fate::Deleted, key),
+                (false, None) => {}
             }
             if let Some(content) = new.filter(|_| exists) {
                 let hash = digest::of_content(&self.digest_key, id, key, at.get(), &content);

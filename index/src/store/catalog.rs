@@ -12,9 +12,10 @@ use crate::command::{
     SchemaChange,
 };
 use crate::distance::Metric;
+use crate::effects::Fate;
 use crate::record::{
     ATTRIBUTES_DEPTH_MAX, CollectionId, DIMENSION_MAX, EMBEDDINGS_MAX, INDEXES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
-    SPARSE_MAX, TEXTS_MAX,
+    Position, SPARSE_MAX, TEXTS_MAX,
 };
 use crate::view::{Collection, Field};
 
@@ -191,13 +192,13 @@ impl Store {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn drop_namespace(&mut self, name: &str) -> Result<Outcome, Refusal> {
+    pub(super) fn drop_namespace(&mut self, at: Position, name: &str) -> Result<Outcome, Refusal> {
         let Some(collections) = self.namespaces.remove(name) else {
             return Err(Refusal::UnknownNamespace(name.to_owned()));
         };
         self.restructured = true;
         for id in collections.into_values() {
-            self.forget_collection(id);
+            self.forget_collection(at, id);
         }
         Ok(Outcome::Done)
     }
@@ -249,7 +250,11 @@ impl Store {
     }
 
     /// Makes the store have exactly this collection, whatever it has of that id or that name.
-    pub(super) fn install_collection(&mut self, wanted: &ArchivedInstallation) -> Result<Outcome, Refusal> {
+    pub(super) fn install_collection(
+        &mut self,
+        at: Position,
+        wanted: &ArchivedInstallation,
+    ) -> Result<Outcome, Refusal> {
         let (namespace, name, id) = (&*wanted.namespace, &*wanted.name, CollectionId(wanted.collection.to_native()));
         let (schema, fields) = own_schema(&wanted.schema)?;
         if !(1..=CollectionId::MAX.0).contains(&id.0) {
@@ -290,7 +295,7 @@ impl Store {
             return Err(Refusal::TooMany(COLLECTIONS_MAX as u32));
         }
         if let Some(other) = other {
-            self.forget_collection(other);
+            self.forget_collection(at, other);
         }
         Ok(self.add_collection(id, namespace, name, schema, fields))
     }
@@ -306,20 +311,22 @@ impl Store {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn drop_collection(&mut self, id: u64) -> Result<Outcome, Refusal> {
+    pub(super) fn drop_collection(&mut self, at: Position, id: u64) -> Result<Outcome, Refusal> {
         let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
         let shared = Arc::clone(&self.collections[place].shared);
         if let Some(collections) = self.namespaces.get_mut(&*shared.namespace) {
             collections.remove(&*shared.name);
         }
-        self.forget_collection(shared.id);
+        self.forget_collection(at, shared.id);
         Ok(Outcome::Done)
     }
 
     /// Its buffers go with the last view that shows them, its files after the next checkpoint.
-    fn forget_collection(&mut self, id: CollectionId) {
+    fn forget_collection(&mut self, at: Position, id: CollectionId) {
         let Some(place) = self.place(id) else { return };
         let state = self.collections.remove(place);
+        let name = format!("{}/{}", state.shared.namespace, state.shared.name);
+        self.note_effect(at, id, Fate::Dropped, name.as_bytes());
         if let Some(deadline) = state.first_due() {
             self.due.remove(&(deadline, id));
         }

@@ -41,6 +41,7 @@ pub use tables::REPLIES_REFUSED;
 
 use crate::buffer::{Buffer, Row};
 use crate::directory::Directory;
+use crate::effects::Effects;
 use crate::graph::GraphOptions;
 use crate::record::{CollectionId, Position};
 use crate::requests::Requests;
@@ -99,6 +100,7 @@ pub struct Store {
     calls: usize,
     listening: Listening,
     events: Vec<(CollectionId, Event)>,
+    effects: Effects,
     next_collection: u64,
     next_file: u64,
     /// What all buffers take, near enough.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Deadlines, Location, State, Store, StoreOptions, catalog, empty_views, jobs::Work, new_buffer};
 use crate::directory::{Directory, DirectoryError};
+use crate::effects::Effects;
 use crate::framed::FramedError;
 use crate::manifest::{CollectionFiles, Ends, FileName, MANIFEST_FILE, MANIFEST_VERSION, Manifest};
 use crate::record::{CollectionId, Position};
@@ -167,6 +168,7 @@ impl Store {
             calls: 0,
             listening: Default::default(),
             events: Vec::new(),
+            effects: Effects::default(),
             next_collection: manifest.next_collection,
             next_file: manifest.next_file.max(last_file + 1),
             buffered_bytes: 0,

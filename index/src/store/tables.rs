@@ -20,6 +20,7 @@ use super::open::unfit;
 use super::{State, Store, StoreError};
 use crate::command::{ArchivedExecution, ArchivedReclaim, Command, Outcome, Reclaim, Refusal};
 use crate::directory::Directory;
+use crate::effects::{Effect, Effects, Fate};
 use crate::manifest::{CollectionFiles, FileName, TableFile};
 use crate::record::{CollectionId, Position};
 use crate::table::call::{Chance, Unpacked};
@@ -172,6 +173,18 @@ impl Store {
         std::mem::take(&mut self.events)
     }
 
+    /// What the entry that was applied last changed, where somebody wants to know.
+    pub fn effects(&self) -> &Effects {
+        &self.effects
+    }
+
+    /// Notes an effect, if somebody wants to know.
+    pub(super) fn note_effect(&mut self, at: Position, collection: CollectionId, fate: Fate, key: &[u8]) {
+        if self.listening.has_effects() {
+            self.effects.push(Effect { collection, position: at, fate, typed: false, key });
+        }
+    }
+
     /// The table of the collection at a place; made if there is none.
     fn table(&mut self, place: usize) -> Arc<Table> {
         if let Some(table) = &self.collections[place].shared.table {
@@ -265,6 +278,7 @@ impl Store {
             for ((keyspace, place), id) in locked.iter_mut().zip(&places).zip(execution.collections.iter()) {
                 self.collections[*place].table.sum = keyspace.sum();
                 let id = CollectionId(id.to_native());
+                keyspace.events.drain_fates(at, id, &mut self.effects);
                 self.events.extend(keyspace.events.take().into_iter().map(|event| (id, event)));
             }
         }
@@ -305,19 +319,20 @@ impl Store {
         let id = reclaim.collection.to_native();
         let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
         let Some(table) = self.collections[place].shared.table.clone() else { return Ok(Outcome::Unchanged) };
-        let at = At { version: at.get(), now: self.clock };
+        let moment = At { version: at.get(), now: self.clock };
         let mut keyspace = table.lock();
         let keys = reclaim.keys.iter().map(|key| &key[..]);
         if reclaim.evicted {
             for key in keys {
-                if keyspace.remove(key, at) {
+                if keyspace.evict(key, moment) {
                     keyspace.notify(b'e', "evicted", key);
                 }
             }
         } else {
-            keyspace.remove_expired(keys, at.now);
+            keyspace.remove_expired(keys, moment.now);
         }
         self.collections[place].table.sum = keyspace.sum();
+        keyspace.events.drain_fates(at, CollectionId(id), &mut self.effects);
         self.events.extend(keyspace.events.take().into_iter().map(|event| (CollectionId(id), event)));
         Ok(Outcome::Done)
     }

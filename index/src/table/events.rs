@@ -6,6 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::effects::{Effects, Fate, Fates};
+use crate::record::{CollectionId, Position};
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -38,6 +41,7 @@ pub enum Event {
 
 const CHANGES: u8 = 1;
 const NAMES: u8 = 2;
+const EFFECTS: u8 = 4;
 
 /// What is listened to; shared by those who listen.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +66,16 @@ impl Listening {
         self.set(NAMES, on);
     }
 
+    /// Whether the effects of entries are wanted: [`crate::store::Store::effects`].
+    pub fn to_effects(&self, on: bool) {
+        self.set(EFFECTS, on);
+    }
+
+    /// Whether they are.
+    pub fn has_effects(&self) -> bool {
+        self.has(EFFECTS)
+    }
+
     fn has(&self, bit: u8) -> bool {
         self.0.load(Ordering::Relaxed) & bit != 0
     }
@@ -72,18 +86,29 @@ impl Listening {
 pub struct Events {
     listening: Listening,
     gathered: Vec<Event>,
+    fates: Fates,
+}
+
+/// How many events there were.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mark {
+    events: usize,
+    fates: usize,
 }
 
 impl Events {
     /// For these listeners.
     pub fn new(listening: Listening) -> Events {
-        Events { listening, gathered: Vec::new() }
+        Events { listening, ..Events::default() }
     }
 
-    /// A key changed.
-    pub fn changed(&mut self, key: &[u8]) {
+    /// A key changed, and this became of it.
+    pub fn changed(&mut self, key: &[u8], fate: Fate) {
         if self.listening.has(CHANGES) {
             self.gathered.push(Event::Changed { key: key.into() });
+        }
+        if self.listening.has(EFFECTS) {
+            self.fates.push(fate, key);
         }
     }
 
@@ -99,6 +124,9 @@ impl Events {
         if self.listening.has(CHANGES) {
             self.gathered.push(Event::Flushed);
         }
+        if self.listening.has(EFFECTS) {
+            self.fates.push(Fate::Cleared, b"");
+        }
     }
 
     /// A message for subscribers.
@@ -107,18 +135,19 @@ impl Events {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
-        self.gathered.len()
+    pub fn mark(&self) -> Mark {
+        Mark { events: self.gathered.len(), fates: self.fates.mark() }
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.gathered.is_empty()
+    /// Forgets those after the mark: what they tell was taken back.
+    pub fn truncate(&mut self, mark: Mark) {
+        self.gathered.truncate(mark.events);
+        self.fates.truncate(mark.fates);
     }
 
-    /// Forgets those after the first so many: what they tell was taken back.
-    pub fn truncate(&mut self, len: usize) {
-        self.gathered.truncate(len);
+    /// Moves what became of keys to the effects of an entry.
+    pub(crate) fn drain_fates(&mut self, at: Position, collection: CollectionId, to: &mut Effects) {
+        self.fates.drain(at, collection, to);
     }
 
     /// Takes those that were gathered.

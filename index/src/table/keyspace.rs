@@ -14,6 +14,7 @@
 //! - a change gives its key the version of the call that made it; what did not change keeps its version;
 //! - an object without elements is not there.
 
+mod due;
 mod strings;
 mod victims;
 
@@ -25,11 +26,12 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 use super::allocated;
 use super::call::Chance;
 use super::entry::{Entry, Times, Value};
-use super::events::{Events, Listening};
+use super::events::{Events, Listening, Mark};
 use super::eviction::Queues;
 use super::file::Saving;
 use super::objects::{Kind, Object, Text};
 use super::wheel::Wheel;
+use crate::effects::Fate;
 
 pub use super::entry::KEY_BYTES_MAX;
 
@@ -39,14 +41,6 @@ pub(super) const STRIPES: usize = 1 << STRIPE_BITS;
 const STRIPE_SHIFT: u32 = 40;
 /// Cursors stay below what a double holds exactly, because some clients read them as one.
 const CURSOR_BITS: u32 = 53;
-
-/// How long a key that was named as expired may take to be removed before it is named again.
-const AGAIN_MILLIS: u64 = 10_000;
-
-/// So many notes of the wheel are looked at in one go.
-const POPS_MAX: usize = 1 << 16;
-/// The keys that are named in one go take about so many bytes at most.
-const NAMED_BYTES_MAX: usize = 128 << 10;
 
 /// Fewer notes in the wheel than this are left alone.
 const TIDY_WHEEL_MIN: usize = 1 << 16;
@@ -105,7 +99,7 @@ struct Journal {
     /// In the order of the first change: key, and what was there.
     before: Vec<(Box<[u8]>, Option<Entry>)>,
     seen: HashTable<usize>,
-    events: usize,
+    events: Mark,
 }
 
 fn stripe_of(hash: u64) -> usize {
@@ -363,7 +357,7 @@ impl Keyspace {
         let deadline = entry.times().deadline;
         let by_parts = deadline == 0 || deadline > now;
         drop(self.take_entry(hash, key));
-        self.events.changed(key);
+        self.events.changed(key, Fate::Expired);
         if by_parts {
             self.events.named(b'h', "hexpired", key);
             self.events.named(b'g', "del", key);
@@ -382,7 +376,7 @@ impl Keyspace {
         }
         self.account(hash, key);
         self.note_parts(hash, key);
-        self.events.changed(key);
+        self.events.changed(key, Fate::Replaced);
         self.events.named(b'h', "hexpired", key);
     }
 
@@ -413,9 +407,15 @@ impl Keyspace {
     pub fn put_back(&mut self, key: &[u8], taken: Taken, at: At) {
         let hash = self.hash(key);
         let old = self.take_entry(hash, key);
-        self.events.changed(key);
         let heat = old.as_ref().map_or(0, Entry::heat);
         let times = self.times(hash, taken.deadline, 0);
+        let fate = match (&taken.value, &old) {
+            (TakenValue::Object(object), None) if object.is_empty() => return,
+            (TakenValue::Object(object), Some(_)) if object.is_empty() => Fate::Deleted,
+            (_, Some(_)) => Fate::Replaced,
+            (_, None) => Fate::Made,
+        };
+        self.events.changed(key, fate);
         let entry = match taken.value {
             TakenValue::Object(object) if object.is_empty() => return,
             TakenValue::Object(Object::Lease(mut lease)) => {
@@ -430,13 +430,17 @@ impl Keyspace {
 
     /// Takes a key out with its value.
     pub fn take(&mut self, key: &[u8], at: At) -> Option<Taken> {
+        self.take_for(key, at, Fate::Deleted)
+    }
+
+    fn take_for(&mut self, key: &[u8], at: At, fate: Fate) -> Option<Taken> {
         let hash = self.hash(key);
         if self.expire(hash, key, at.now) {
             return None;
         }
         self.entry(hash, key)?;
         let entry = self.take_entry(hash, key)?;
-        self.events.changed(key);
+        self.events.changed(key, fate);
         Some(taken_of(entry))
     }
 
@@ -459,6 +463,11 @@ impl Keyspace {
         self.take(key, at).is_some()
     }
 
+    /// Removes a key to make room, and says whether it was there.
+    pub fn evict(&mut self, key: &[u8], at: At) -> bool {
+        self.take_for(key, at, Fate::Evicted).is_some()
+    }
+
     /// Changes a key's deadline; zero: none. Says whether the key is there.
     pub fn set_deadline(&mut self, key: &[u8], deadline: u64, at: At) -> bool {
         let hash = self.hash(key);
@@ -467,7 +476,7 @@ impl Keyspace {
         }
         let Some(noted) = self.entry(hash, key).map(|entry| entry.times().noted) else { return false };
         self.touch(hash, key);
-        self.events.changed(key);
+        self.events.changed(key, Fate::Replaced);
         let times = self.times(hash, deadline, noted);
         self.forget(hash, key);
         if let Some(entry) = self.stripes[stripe_of(hash)].find_mut(hash, |entry| entry.key() == key) {
@@ -488,6 +497,17 @@ impl Keyspace {
         &mut self,
         key: &[u8],
         at: At,
+        change: impl FnOnce(&mut K) -> (R, bool),
+    ) -> Result<Option<R>, WrongType> {
+        self.edit_as(key, at, false, change)
+    }
+
+    /// `made`: nobody has seen the object yet.
+    fn edit_as<K: Kind, R>(
+        &mut self,
+        key: &[u8],
+        at: At,
+        made: bool,
         change: impl FnOnce(&mut K) -> (R, bool),
     ) -> Result<Option<R>, WrongType> {
         let hash = self.hash(key);
@@ -512,7 +532,12 @@ impl Keyspace {
         self.account(hash, key);
         if changed {
             self.note_parts(hash, key);
-            self.events.changed(key);
+            match (made, empty) {
+                (false, false) => self.events.changed(key, Fate::Replaced),
+                (false, true) => self.events.changed(key, Fate::Deleted),
+                (true, false) => self.events.changed(key, Fate::Made),
+                (true, true) => {}
+            }
         }
         if empty {
             drop(self.take_entry(hash, key));
@@ -529,12 +554,13 @@ impl Keyspace {
     ) -> Result<R, WrongType> {
         let hash = self.hash(key);
         self.expire(hash, key, at.now);
-        if self.entry(hash, key).is_none() {
+        let made = self.entry(hash, key).is_none();
+        if made {
             self.touch(hash, key);
             let entry = Entry::object(key, K::default().into_object(), at.version, Times::default(), 0);
             self.add_entry(hash, key, entry);
         }
-        Ok(self.edit(key, at, change)?.expect("it is there, or was made"))
+        Ok(self.edit_as(key, at, made, change)?.expect("it is there, or was made"))
     }
 
     /// Something with a name happened to a key; `class` is the letter that chooses it in `notify-keyspace-events`.
@@ -644,60 +670,9 @@ impl Keyspace {
         None
     }
 
-    /// When [`Keyspace::due`] should be asked next: milliseconds since 1970.
-    pub fn next_due(&self) -> Option<u64> {
-        self.wheel.next()
-    }
-
-    /// Keys that have expired by `now`, or have parts that have, at most `count`, which should be given to
-    /// [`Keyspace::remove_expired`]. One that is still there after [`AGAIN_MILLIS`] is named again.
-    pub fn due(&mut self, now: u64, count: usize) -> Vec<Box<[u8]>> {
-        let mut due = Vec::new();
-        let (seed, mut bytes) = (self.seed, 0);
-        for _ in 0..POPS_MAX {
-            if due.len() >= count || bytes >= NAMED_BYTES_MAX {
-                break;
-            }
-            let Some((hash, step)) = self.wheel.pop(now) else { break };
-            let mut again = None;
-            // More than one key may have this hash; each was noted by itself.
-            for entry in self.stripes[stripe_of(hash)].iter_hash_mut(hash) {
-                let times = entry.times();
-                // What the table finds may have another hash.
-                if times.noted != step || xxh3_64_with_seed(entry.key(), seed) != hash {
-                    continue;
-                }
-                let deadlines = [times.deadline, first_of_parts(entry)];
-                let Some(deadline) = deadlines.into_iter().filter(|&deadline| deadline != 0).min() else {
-                    entry.set_times(Times { noted: 0, ..times });
-                    break;
-                };
-                let next = if deadline <= now {
-                    due.push(entry.key().into());
-                    bytes += entry.key().len();
-                    now + AGAIN_MILLIS
-                } else {
-                    deadline
-                };
-                entry.set_times(Times { noted: Wheel::step_of(next), ..times });
-                again = Some(next);
-                break;
-            }
-            if let Some(deadline) = again {
-                self.wheel.note(hash, deadline);
-            }
-        }
-        due
-    }
-
-    /// Removes keys that have expired by now; whoever found them may have been wrong.
-    pub fn remove_expired<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>, now: u64) -> usize {
-        keys.filter(|key| self.expire(self.hash(key), key, now)).count()
-    }
-
     /// Begins to keep what changes find, so that they can be taken back.
     pub fn begin_journal(&mut self) {
-        self.journal = Some(Journal { events: self.events.len(), ..Journal::default() });
+        self.journal = Some(Journal { events: self.events.mark(), ..Journal::default() });
     }
 
     /// What was changed since stays.

@@ -250,6 +250,15 @@ impl<'v> CollectionView<'v> {
         (!self.expired(record.deadline(), now)).then_some(record)
     }
 
+    /// The version of a record that was there at a position, expired or not, replaced since or not. None also where that
+    /// version was replaced and is no longer kept.
+    pub fn version_at(&self, key: &[u8], position: Position) -> Option<RecordRef<'v>> {
+        let in_buffer = |buffer: &'v Arc<Buffer>| Some(RecordRef(Place::Buffer(buffer.find(key, position)?.1)));
+        let in_segment = |sealed: &'v Arc<Sealed>| Some(RecordRef(Place::Segment(sealed, sealed.find(key, position)?)));
+        let found = self.collection.buffers.iter().find_map(in_buffer);
+        found.or_else(|| self.collection.segments.iter().find_map(in_segment))
+    }
+
     /// Whether a record with this deadline no longer exists.
     fn expired(&self, deadline: u64, now: u64) -> bool {
         deadline != 0 && deadline <= now.max(self.view.clock)

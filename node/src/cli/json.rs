@@ -268,7 +268,7 @@ pub fn moment_to_text(moment: SystemTime) -> String {
     }
 }
 
-fn bytes_to_json(object: &mut Map<String, Json>, name: &str, bytes: &[u8]) {
+pub fn bytes_to_json(object: &mut Map<String, Json>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.into(), json!(text)),
         Err(_) => object.insert(format!("{name}_base64"), json!(to_base64(bytes))),

@@ -14,6 +14,7 @@ mod admin;
 mod cluster;
 mod records;
 mod search;
+mod watch;
 mod explain;
 mod filter_language;
 mod json;
@@ -70,6 +71,8 @@ enum Command {
     Search(Box<search::SearchArgs>),
     /// List records in the order of their keys.
     Scan(records::ScanArgs),
+    /// Show what changes in a collection, a line for each change, from now or from a token on.
+    Watch(watch::WatchArgs),
     /// Count records.
     Count(records::CountArgs),
     /// Write the records of files: JSONL, .npy, .fvecs, Parquet.
@@ -146,6 +149,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Search(args) => search::search(*args).await,
         Command::Scan(args) => records::scan(args).await,
         Command::Count(args) => records::count(args).await,
+        Command::Watch(args) => watch::watch(args).await,
         Command::Ingest(args) => ingest::ingest(args).await,
         Command::Bench(command) => bench::bench(command).await,
         Command::Demo(args) => demo::demo(args).await,

@@ -26,7 +26,7 @@ pub use sampled::COLLECTIONS_MAX;
 use crate::status::NodeStatus;
 
 /// The methods that are counted apart; others are counted as the last.
-const METHODS: [&str; 18] = [
+const METHODS: [&str; 19] = [
     "put",
     "get",
     "delete",
@@ -35,6 +35,7 @@ const METHODS: [&str; 18] = [
     "scan_stream",
     "count",
     "search",
+    "watch",
     "create_namespace",
     "list_namespaces",
     "drop_namespace",

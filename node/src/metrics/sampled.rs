@@ -38,6 +38,7 @@ impl Collector for Sampled {
         self.shards(&mut page)?;
         self.members(&mut page)?;
         self.snapshots(&mut page)?;
+        self.watches(&mut page)?;
         self.collections(&mut page)?;
         self.log(&mut page)?;
         self.process(&mut page)
@@ -103,6 +104,21 @@ impl Sampled {
         each!(gauges "loci_shard_remembered_request_bytes" "Bytes they take" row => row.2.request_bytes);
         each!(counters "loci_shard_requests_evicted" "Remembered requests forgotten early" row => row.2.requests_evicted);
         Ok(())
+    }
+
+    fn watches(&self, page: &mut Page<'_>) -> fmt::Result {
+        let watches = self.status.watches();
+        page.gauge("loci_watchers", "Watches under way", watches.watchers())?;
+        page.counter("loci_watch_events", "Changes told to watchers", watches.events())?;
+        let cuts = watches.cuts();
+        let cuts = cuts.iter().map(|(reason, count)| ([("reason", *reason)], *count));
+        page.counters("loci_watch_cut_off", "Watches ended because they were too slow", cuts)?;
+        let rows: Vec<_> = self.status.shards().iter().map(|shard| (shard.id().to_string(), shard.clone())).collect();
+        let each = || rows.iter().map(|(id, shard)| ([("shard", &**id)], shard.history()));
+        let bytes = each().map(|(labels, history)| (labels, history.bytes() as u64));
+        page.gauges("loci_watch_history_bytes", "What is kept of the newest changes", bytes)?;
+        let since = each().map(|(labels, history)| (labels, history.since()));
+        page.gauges("loci_watch_history_since", "The entry after which all changes are kept", since)
     }
 
     /// What the leader knows of the others.

@@ -13,6 +13,7 @@ use loci_raft::{MemberChange, MemberId, Members, Message};
 use tokio::sync::{oneshot, watch};
 
 use super::events::{Listeners, Told};
+use super::history::History;
 use super::owner::FOREVER;
 use super::queue::{self, Queue, Turn, Waiting};
 use super::{
@@ -94,6 +95,8 @@ pub(super) struct Shared {
     pub progress: Mutex<Progress>,
     /// Who hears what happens to typed values.
     pub listeners: Listeners,
+    /// What the newest entries changed.
+    pub history: History,
     pub budget: Arc<Budget>,
     pub clock: Arc<Clock>,
 }
@@ -107,7 +110,10 @@ impl Shared {
         store: &Store,
         budget: Arc<Budget>,
         clock: Arc<Clock>,
+        history: History,
     ) -> Shared {
+        let listeners = Listeners::default();
+        listeners.listening.to_effects(history.is_kept());
         Shared {
             id,
             me,
@@ -125,7 +131,8 @@ impl Shared {
             members: Mutex::default(),
             fingerprints: Mutex::default(),
             progress: Mutex::default(),
-            listeners: Listeners::default(),
+            listeners,
+            history,
             budget,
             clock,
         }
@@ -376,6 +383,16 @@ impl ShardHandle {
         let listening = &self.0.listeners.listening;
         listening.to_changes(changes);
         listening.to_names(names);
+    }
+
+    /// What the newest entries changed.
+    pub fn history(&self) -> &History {
+        &self.0.history
+    }
+
+    /// The last applied entry, and its changes: once it is told, history and view have it.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.0.applied.subscribe()
     }
 
     /// Has a segment's graphs built anew, as soon as its merging thread is free.

@@ -21,10 +21,12 @@
 
 mod events;
 mod handle;
+mod history;
 mod jobs;
 mod owner;
 mod queue;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -38,6 +40,7 @@ use tokio::sync::oneshot;
 
 pub use events::{Happened, Told};
 pub use handle::ShardHandle;
+pub use history::{History, Lost, Piece};
 pub use owner::{Owner, OwnerOptions};
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
 
@@ -386,6 +389,8 @@ pub struct Beginning {
     pub outbox: Outbox,
     /// Numbers.
     pub options: OwnerOptions,
+    /// Where the history of changes is kept, if anywhere.
+    pub history: Option<PathBuf>,
 }
 
 /// A shard without threads: whoever holds it takes events from `events` to the owner and gives it turns, and runs the jobs.
@@ -411,8 +416,9 @@ impl Driven {
 
 fn make(mailbox: Mailbox, beginning: Beginning, jobs: jobs::Jobs) -> (ShardHandle, Owner, Receiver<Event>) {
     let Mailbox { sender, receiver } = mailbox;
-    let Beginning { id, replica, store, log, budget, clock, outbox, options } = beginning;
-    let shared = Arc::new(handle::Shared::new(id, replica.me(), sender, &store, budget, clock));
+    let Beginning { id, replica, store, log, budget, clock, outbox, options, history } = beginning;
+    let history = History::open(store.applied(), options.history_bytes, history);
+    let shared = Arc::new(handle::Shared::new(id, replica.me(), sender, &store, budget, clock, history));
     let parts = owner::Parts { shared: shared.clone(), options, replica, store, log, jobs, outbox };
     (ShardHandle(shared), Owner::new(parts), receiver)
 }

@@ -25,7 +25,15 @@ fn idle(budget_bytes: u64) -> Idle {
     let store = Store::create(files, StoreOptions::default(), [7; 32], 5).unwrap();
     let (sender, events) = channel();
     let budget = Arc::new(Budget::new(budget_bytes));
-    let shared = Shared::new(1, loci_raft::MemberId(1), sender, &store, budget, Arc::new(Clock::new()));
+    let shared = Shared::new(
+        1,
+        loci_raft::MemberId(1),
+        sender,
+        &store,
+        budget,
+        Arc::new(Clock::new()),
+        History::open(0, 1 << 20, None),
+    );
     shared.set_phase(Phase::Ready);
     shared.leader.store(1, Ordering::Release);
     shared.lease.store(owner::FOREVER, Ordering::Release);

@@ -295,7 +295,9 @@ impl Machine {
                 kept_bytes: build.kept_bytes,
                 log_path: "the log".into(),
                 eviction: Default::default(),
+                history_bytes: 1 << 20,
             },
+            history: None,
         };
         self.life += 1;
         self.process = Some(Process {

@@ -2,6 +2,7 @@
 
 mod ask;
 mod churn;
+mod effects;
 mod faults;
 mod indexes;
 mod installation;

@@ -4,6 +4,7 @@ use hashbrown::hash_table;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{At, Keyspace, WrongType, hash_of_entry, is_live, stripe_of, warm};
+use crate::effects::Fate;
 use crate::table::allocated;
 use crate::table::entry::{Entry, Value};
 use crate::table::objects::{Kind, Text};
@@ -27,7 +28,6 @@ impl Keyspace {
         }
         self.expire(hash, key, at.now);
         self.touch(hash, key);
-        self.events.changed(key);
         let (noted, heat) = match self.entry(hash, key) {
             Some(entry) => (entry.times().noted, entry.heat()),
             None => (0, 0),
@@ -54,6 +54,7 @@ impl Keyspace {
         }
         self.bytes += allocated(stripe.allocation_size()) - allocated(before);
         self.account(hash, key);
+        self.events.changed(key, if new { Fate::Made } else { Fate::Replaced });
         if new {
             self.queue(hash);
         }
@@ -68,7 +69,7 @@ impl Keyspace {
         let (old, heat) = (entry.times(), entry.heat());
         let (sum, bytes) = (hash_of_entry(self.seed, hash, entry), entry.bytes());
         self.touch(hash, key);
-        self.events.changed(key);
+        self.events.changed(key, Fate::Replaced);
         let times = self.times(hash, deadline, old.noted);
         let entry = self.stripes[stripe_of(hash)].find_mut(hash, |entry| entry.key() == key);
         let entry = entry.expect("it was found above");

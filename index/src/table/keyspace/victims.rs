@@ -2,7 +2,8 @@
 
 use hashbrown::HashTable;
 
-use super::{Keyspace, NAMED_BYTES_MAX, STRIPES, stripe_of};
+use super::due::NAMED_BYTES_MAX;
+use super::{Keyspace, STRIPES, stripe_of};
 use crate::table::call::Chance;
 use crate::table::entry::{Entry, Value};
 use crate::table::eviction::{Fate, Policy, Queues};

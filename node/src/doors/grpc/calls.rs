@@ -24,6 +24,7 @@ use crate::idle::recall::Recall;
 use crate::search_threads::SearchThreads;
 use crate::shard::Level;
 use crate::trace;
+use crate::watches::Watches;
 
 /// The most keys of one get, and of one delete.
 pub const KEYS_MAX: usize = 10_000;
@@ -56,6 +57,8 @@ pub struct Calls {
     pub recall: Arc<Recall>,
     /// How much may be under way.
     pub gate: Gate,
+    /// Who watches.
+    pub watches: Watches,
 }
 
 /// What the cluster knows about itself is for reading only.

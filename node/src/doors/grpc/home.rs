@@ -102,7 +102,7 @@ pub fn find<'v>(view: &'v View, (namespace, name): &Name) -> Result<CollectionVi
 }
 
 /// A shard that runs here.
-fn running(cluster: &Cluster, shard: u32) -> Result<ShardHandle, Failure> {
+pub fn running(cluster: &Cluster, shard: u32) -> Result<ShardHandle, Failure> {
     let missing = || {
         let message = format!("shard {shard} does not run on this node yet; retry");
         Failure::new(Code::Unavailable, "no_such_shard", message)

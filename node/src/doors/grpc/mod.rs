@@ -4,6 +4,7 @@
 //!   unary, scan stream --> records --\
 //!   admin calls ---------> admin -----+--> calls, writes (convert; home: which shards; their views) --> status
 //!   pipeline ------------> pipeline -/
+//!   watch ---------------> the history of shards
 //! ```
 //!
 //! A message is checked once, in [`convert`], by turning it into types that cannot be wrong; names of collections are
@@ -20,18 +21,21 @@ mod home;
 mod pipeline;
 mod records;
 mod status;
+mod watch;
 mod writes;
 
 use std::sync::Arc;
 
 use loci_wire::MESSAGE_BYTES_MAX;
 use loci_wire::v1::admin_server::AdminServer;
+use loci_wire::v1::changes_server::ChangesServer;
 use loci_wire::v1::records_server::RecordsServer;
 
 pub use admin::AdminService;
 pub use calls::Calls;
 pub use records::{RecordsService, deadline};
 pub use status::Failure;
+pub use watch::WatchService;
 
 use crate::metrics::Metrics;
 use crate::status::NodeStatus;
@@ -41,7 +45,8 @@ pub fn services(
     calls: Calls,
     metrics: Arc<Metrics>,
     status: Arc<NodeStatus>,
-) -> (RecordsServer<RecordsService>, AdminServer<AdminService>) {
+) -> (RecordsServer<RecordsService>, AdminServer<AdminService>, ChangesServer<WatchService>) {
+    let changes = WatchService { calls: calls.clone(), metrics: Arc::clone(&metrics) };
     let records = RecordsService { calls: calls.clone(), metrics: Arc::clone(&metrics) };
     let admin = AdminService { calls, metrics, status };
     (
@@ -49,6 +54,9 @@ pub fn services(
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX),
         AdminServer::new(admin)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        ChangesServer::new(changes)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX),
     )

@@ -86,7 +86,7 @@ pub async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>
 }
 
 /// Says beside the answer who leads, if another node does: the next call may go there.
-fn with_leader<R>(calls: &Calls, result: Result<R, Failure>) -> Result<Response<R>, Status> {
+pub fn with_leader<R>(calls: &Calls, result: Result<R, Failure>) -> Result<Response<R>, Status> {
     let leader = calls.cluster.leader_elsewhere();
     match result {
         Ok(reply) => {

@@ -162,6 +162,7 @@ impl Owner {
     /// A checkpoint begins: it will hold the state as of the entry that was applied last.
     pub(super) fn checkpoint_begins(&mut self) {
         let index = LogIndex(self.store.applied());
+        self.shared.history.save();
         self.known.beginning = Some(Stand { index, term: self.known.term, members: self.known.members.clone() });
     }
 
@@ -280,6 +281,7 @@ impl Owner {
             self.charge();
             let (checkpoint, now) = (self.store.applied(), self.shared.clock.now_millis());
             self.publish(|progress| (progress.checkpoint, progress.checkpoint_at_millis) = (checkpoint, now));
+            self.shared.history.jump(checkpoint);
             self.shared.applied.send_replace(checkpoint);
             self.shared.listeners.tell(&self.shared.view.load(), Happened::Jumped);
             tracing::info!(shard = self.shared.id, index = checkpoint, "a snapshot was taken in");

@@ -78,6 +78,8 @@ pub struct OwnerOptions {
     pub log_path: String,
     /// How a collection with a budget makes room while this member leads.
     pub eviction: Policy,
+    /// So many bytes of what the newest entries changed are kept for watchers; zero: none.
+    pub history_bytes: usize,
 }
 
 /// By then, in milliseconds, a leader has removed what has expired.
@@ -354,6 +356,7 @@ impl Owner {
         self.known.applied(term, data.len() as u64);
         let outcomes =
             self.store.apply(index.0, &data).map_err(|error| Fatal(format!("shard {}: {error}", self.shared.id)))?;
+        self.shared.history.push(index.0, self.store.clock(), self.store.effects());
         self.tell_events();
         self.work.applied(self.now, data.len() as u64);
         self.replica.applied(index);
@@ -456,7 +459,8 @@ impl Owner {
             self.store.reclaims(self.store.clock().saturating_sub(RECLAIMED_AFTER), Policy::None);
         }
         let stats = self.store.view().stats();
-        self.counted.other_bytes = stats.memory_bytes.saturating_sub(stats.buffer_bytes);
+        let history_bytes = self.shared.history.bytes() as u64;
+        self.counted.other_bytes = stats.memory_bytes.saturating_sub(stats.buffer_bytes) + history_bytes;
         self.charge();
         if self.room.full.is_some() && self.waiting.is_empty() {
             // Nobody asks just now, but when there is space again the figures should say so.
@@ -483,6 +487,7 @@ impl Owner {
         if self.work.rests() {
             self.jobs.join();
         }
+        self.shared.history.settle();
         Ok(())
     }
 
