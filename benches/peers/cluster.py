@@ -4,7 +4,7 @@
     benches/peers/cluster.py --loci target/release/loci [--etcd etcd] [--dir target/peers] [--seconds 5]
 
 Each cluster runs alone, one after the other, on this machine and this disk with everything else that it needs: three processes, and
-the callers. Values have 100 bytes; all calls go to the node that leads. The driver of etcd (etcd/) is built with cargo at the first
+the callers. Values have 100 bytes; all calls go to the node that leads. The driver of etcd (driver/) is built with cargo at the first
 run; on Debian etcd comes with `apt-get install etcd-server`.
 """
 
@@ -44,6 +44,13 @@ def wait(what, is_so, seconds=60):
             pass
         time.sleep(0.2)
     sys.exit(f"{what} did not come within {seconds} s")
+
+
+def built(folder):
+    """The program that drives the peers."""
+    target = (folder / "driver").resolve()
+    subprocess.run(["cargo", "build", "--quiet", "--release", "--target-dir", str(target)], cwd=HERE / "driver", check=True)
+    return target / "release" / "peer-driver"
 
 
 class Running:
@@ -130,10 +137,7 @@ def main():
     options.add_argument("--dir", default="target/peers", type=pathlib.Path)
     options.add_argument("--seconds", default=5, type=int)
     given = options.parse_args()
-    target = (given.dir / "etcd-driver").resolve()
-    build = ["cargo", "build", "--quiet", "--release", "--target-dir", str(target)]
-    subprocess.run(build, cwd=HERE / "etcd", check=True)
-    driver = target / "release" / "etcd-driver"
+    driver = built(given.dir)
     given.dir.mkdir(parents=True, exist_ok=True)
     print("| of | calls | callers | calls/s | p50 ms | p99 ms | errors |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=given.dir) as folder:

@@ -23,7 +23,7 @@ use crate::log::{LogReader, ReadError, ShardState};
 use crate::members::Members;
 
 /// Entries in memory beyond those that must be there.
-const RECENT_BYTES_MAX: usize = 16 << 20;
+const RECENT_BYTES_MAX: usize = 4 << 20;
 /// What an entry costs beside its data.
 const ENTRY_OVERHEAD: usize = 64;
 

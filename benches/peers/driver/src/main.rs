@@ -1,14 +1,17 @@
-//! Puts into and gets from an etcd, as `loci bench put` and `loci bench get` do with loci: so many callers, each one call after
-//! the other, over two connections, for so long.
+//! Calls what loci is compared with: so many callers, each one call after the other, for so long.
 //!
 //! ```text
-//! etcd-driver put|get ADDRESS CALLERS SECONDS  -->  one line of JSON: calls a second, p50 and p99 in milliseconds, errors
+//! peer-driver put|get ADDRESS CALLERS SECONDS   etcd, as `loci bench put` and `loci bench get` do with loci: over two connections
+//! peer-driver set|wait ADDRESS CALLERS SECONDS  Redis and its like, a connection for each caller: SET; or SET and WAIT 1 together
+//!     -->  one line of JSON: calls a second, p50 and p99 in milliseconds, errors
 //! ```
 //!
 //! Of etcd's `KV` service there is as much here as is asked: the fields of a put and of a linearizable range of one key.
 
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
@@ -55,10 +58,58 @@ async fn once(channel: &Channel, puts: bool, number: u64) -> Result<(), tonic::S
     }
 }
 
+/// A connection to Redis or its like.
+struct Speaker(BufReader<TcpStream>);
+
+impl Speaker {
+    async fn new(address: &str) -> Speaker {
+        let stream = TcpStream::connect(address).await.expect("it listens");
+        stream.set_nodelay(true).expect("a socket");
+        Speaker(BufReader::new(stream))
+    }
+
+    /// Sets a key, and with `waits` has one replica say that it has it.
+    async fn set(&mut self, number: u64, waits: bool) -> std::io::Result<bool> {
+        let value = [b'v'; VALUE_BYTES];
+        let mut request = format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{:012}\r\n${VALUE_BYTES}\r\n", number % KEYS).into_bytes();
+        request.extend_from_slice(&value);
+        request.extend_from_slice(b"\r\n");
+        if waits {
+            request.extend_from_slice(b"*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$1\r\n0\r\n");
+        }
+        self.0.get_mut().write_all(&request).await?;
+        let mut line = String::new();
+        self.0.read_line(&mut line).await?;
+        let mut done = line == "+OK\r\n";
+        if waits {
+            line.clear();
+            self.0.read_line(&mut line).await?;
+            done &= line.trim_start_matches(':').trim_end().parse::<u64>().is_ok_and(|replicas| replicas >= 1);
+        }
+        Ok(done)
+    }
+}
+
+/// One caller of Redis or its like.
+async fn speak(address: String, waits: bool, caller: u64, callers: u64, until: Instant) -> (Vec<Duration>, u64) {
+    let mut speaker = Speaker::new(&address).await;
+    let (mut times, mut errors, mut turn) = (Vec::new(), 0, 0);
+    while Instant::now() < until {
+        let called = Instant::now();
+        match speaker.set(caller + turn * callers, waits).await {
+            Ok(true) => times.push(called.elapsed()),
+            Ok(false) => errors += 1,
+            Err(error) => panic!("{error}"),
+        }
+        turn += 1;
+    }
+    (times, errors)
+}
+
 #[tokio::main]
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [what, address, callers, seconds] = &words[..] else { panic!("put|get ADDRESS CALLERS SECONDS") };
+    let [what, address, callers, seconds] = &words[..] else { panic!("put|get|set|wait ADDRESS CALLERS SECONDS") };
     let (puts, callers) = (what == "put", callers.parse::<u64>().expect("callers"));
     let time = Duration::from_secs(seconds.parse().expect("seconds"));
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address").tcp_nodelay(true);
@@ -66,6 +117,10 @@ async fn main() {
     let begun = Instant::now();
     let mut tasks = Vec::new();
     for caller in 0..callers {
+        if what == "set" || what == "wait" {
+            tasks.push(tokio::spawn(speak(address.clone(), what == "wait", caller, callers, begun + time)));
+            continue;
+        }
         let channel = channels[caller as usize % CONNECTIONS].clone();
         tasks.push(tokio::spawn(async move {
             let (mut times, mut errors, mut turn) = (Vec::new(), 0u64, 0);
