@@ -782,6 +782,7 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
     let log_path = data.log();
     let log_failed = |error| RunError::Log { path: log_path.clone(), error };
     let disk = FileDisk::open(&log_path).map_err(|error| RunError::Disk { path: log_path.clone(), error })?;
+    loci_index::table::objects::keep_secret(u64::from_le_bytes(random_bytes()?));
     let secret = u32::from_le_bytes(random_bytes()?);
     let log_options = LogOptions { file_bytes: config.log_file_bytes, secret };
     let (mut log, recovered) = Log::open(disk, log_options).map_err(log_failed)?;

@@ -14,6 +14,7 @@
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::places::place_of;
 use crate::table::allocated;
 use crate::table::call::Chance;
 
@@ -77,27 +78,27 @@ impl<E: Keyed> Dense<E> {
 
     /// The place of a key.
     pub fn find(&self, key: &[u8]) -> Option<usize> {
-        self.index.find(xxh3_64(key), |&place| self.entries[place as usize].key() == key).map(|&place| place as usize)
+        self.index.find(place_of(key), |&place| self.entries[place as usize].key() == key).map(|&place| place as usize)
     }
 
     /// Adds an element whose key is not there, at the end.
     pub fn push(&mut self, entry: E) {
         let place = u32::try_from(self.entries.len()).expect("memory ends before places do");
-        let hash = xxh3_64(entry.key());
+        let hash = place_of(entry.key());
         self.held += entry.heap_bytes();
         self.entries.push(entry);
         let entries = &self.entries;
-        self.index.insert_unique(hash, place, |&place| xxh3_64(entries[place as usize].key()));
+        self.index.insert_unique(hash, place, |&place| place_of(entries[place as usize].key()));
     }
 
     /// Takes an element out; the last takes its place.
     pub fn swap_remove(&mut self, place: usize) -> E {
         let last = self.entries.len() - 1;
-        let hash = xxh3_64(self.entries[place].key());
+        let hash = place_of(self.entries[place].key());
         let found = self.index.find_entry(hash, |&at| at as usize == place);
         found.expect("every entry is in the index").remove();
         if place != last {
-            let hash = xxh3_64(self.entries[last].key());
+            let hash = place_of(self.entries[last].key());
             let moved = self.index.find_mut(hash, |&at| at as usize == last);
             *moved.expect("every entry is in the index") = place as u32;
         }
@@ -107,7 +108,7 @@ impl<E: Keyed> Dense<E> {
             let wanted = self.entries.len() * 2;
             self.entries.shrink_to(wanted);
             let entries = &self.entries;
-            self.index.shrink_to(wanted, |&place| xxh3_64(entries[place as usize].key()));
+            self.index.shrink_to(wanted, |&place| place_of(entries[place as usize].key()));
         }
         entry
     }

@@ -14,8 +14,9 @@
 //! Always: no score is NaN. The sum tells nothing of the form, the file does: it says what a walk over numbers would meet.
 
 use hashbrown::HashTable;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::places::place_of;
 use super::ranks::{Ranked, Ranks, RanksIter};
 use super::{Kind, variant};
 use crate::table::allocated;
@@ -66,10 +67,6 @@ struct Many {
 struct Member {
     score: f64,
     bytes: Box<[u8]>,
-}
-
-fn hash_of(member: &[u8]) -> u64 {
-    xxh3_64(member)
 }
 
 /// What a member counts for in the sum.
@@ -141,7 +138,7 @@ impl Packed {
 impl Many {
     fn number(&self, member: &[u8]) -> Option<usize> {
         let is = |number: &u32| *self.members[*number as usize].bytes == *member;
-        self.numbers.find(hash_of(member), is).map(|number| *number as usize)
+        self.numbers.find(place_of(member), is).map(|number| *number as usize)
     }
 
     /// The rank that a member with this score has or would have.
@@ -157,7 +154,7 @@ impl Many {
         self.members.push(Member { score, bytes: member.into() });
         self.member_bytes += allocated(member.len());
         let members = &self.members;
-        self.numbers.insert_unique(hash_of(member), number, |number| hash_of(&members[*number as usize].bytes));
+        self.numbers.insert_unique(place_of(member), number, |number| place_of(&members[*number as usize].bytes));
         self.ranks.insert(at, Ranked { score, number });
     }
 
@@ -173,14 +170,14 @@ impl Many {
     /// Removes the member of a rank.
     fn remove_at(&mut self, rank: usize) -> Member {
         let number = self.ranks.remove(rank).number as usize;
-        let hash = hash_of(&self.members[number].bytes);
+        let hash = place_of(&self.members[number].bytes);
         if let Ok(found) = self.numbers.find_entry(hash, |it| *it as usize == number) {
             found.remove();
         }
         let last = self.members.len() - 1;
         if number != last {
             let Member { score, bytes } = &self.members[last];
-            let (rank, hash) = (self.rank(*score, bytes), hash_of(bytes));
+            let (rank, hash) = (self.rank(*score, bytes), place_of(bytes));
             self.ranks.renumber(rank, number as u32);
             if let Some(moved) = self.numbers.find_mut(hash, |it| *it as usize == last) {
                 *moved = number as u32;
@@ -197,7 +194,7 @@ impl Many {
         if len >= PACKED_MAX && len < self.members.capacity() / 4 {
             self.members.shrink_to(len * 2);
             let members = &self.members;
-            self.numbers.shrink_to(len * 2, |number| hash_of(&members[*number as usize].bytes));
+            self.numbers.shrink_to(len * 2, |number| place_of(&members[*number as usize].bytes));
         }
     }
 }
