@@ -301,13 +301,14 @@ impl Client {
             return self
                 .retrying(timeout, wish, |channel, remaining| {
                     let (call, trace) = (call.clone(), self.traceparent());
-                    async move { once(channel, call, remaining, trace).await }
+                    // What waits for an answer is large, and would be carried from one to the next by whoever awaits it.
+                    Box::pin(once(channel, call, remaining, trace))
                 })
                 .await;
         }
         self.retrying_errors(timeout, |deadline, not| {
             let call = call.clone();
-            async move { self.stale(call, deadline, hedge, not).await }
+            Box::pin(self.stale(call, deadline, hedge, not))
         })
         .await
     }
@@ -324,7 +325,7 @@ impl Client {
         let begun = Instant::now();
         let ask = |node: &Arc<Node>| {
             let (node, call, trace) = (Arc::clone(node), call.clone(), self.traceparent());
-            let made = once(node.channel(), call, deadline.saturating_duration_since(Instant::now()), trace);
+            let made = Box::pin(once(node.channel(), call, deadline.saturating_duration_since(Instant::now()), trace));
             async move {
                 match self.asked(&node, Wish::Any, deadline, made).await {
                     Ok(reply) => Ok(reply),
@@ -538,5 +539,13 @@ mod tests {
     #[test]
     fn request_ids_differ() {
         assert_ne!(request_id(), request_id());
+    }
+
+    #[tokio::test]
+    async fn what_awaits_a_call_is_small() {
+        let client = Client::builder().address("127.0.0.1:1").connect_lazy().unwrap();
+        let notes = client.collection("default", "notes");
+        let sizes = [size_of_val(&notes.put(crate::Record::new("key"))), size_of_val(&notes.get("key"))];
+        assert!(sizes.iter().all(|size| *size < 6 << 10), "{sizes:?}");
     }
 }
