@@ -15,6 +15,7 @@
 //! - an object without elements is not there.
 
 mod due;
+mod journal;
 mod strings;
 mod victims;
 
@@ -26,12 +27,13 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 use super::allocated;
 use super::call::Chance;
 use super::entry::{Entry, Times, Value};
-use super::events::{Events, Listening, Mark};
+use super::events::{Events, Listening};
 use super::eviction::Queues;
 use super::file::Saving;
 use super::objects::{Kind, Object, Text};
 use super::wheel::Wheel;
 use crate::effects::Fate;
+use journal::Journal;
 
 pub use super::entry::KEY_BYTES_MAX;
 
@@ -91,15 +93,6 @@ pub struct Keyspace {
     pub events: Events,
     journal: Option<Journal>,
     saving: Option<Arc<Saving>>,
-}
-
-/// What a script's changes found, to be put back if it fails.
-#[derive(Default)]
-struct Journal {
-    /// In the order of the first change: key, and what was there.
-    before: Vec<(Box<[u8]>, Option<Entry>)>,
-    seen: HashTable<usize>,
-    events: Mark,
 }
 
 fn stripe_of(hash: u64) -> usize {
@@ -256,15 +249,7 @@ impl Keyspace {
         {
             saving.spill(stripe, self.stripes[stripe].iter());
         }
-        if let Some(journal) = &mut self.journal {
-            let before = &journal.before;
-            if journal.seen.find(hash, |&place| *before[place].0 == *key).is_none() {
-                let entry = self.stripes[stripe].find(hash, |entry| entry.key() == key);
-                journal.before.push((key.into(), entry.map(copy)));
-                let (place, before, seed) = (journal.before.len() - 1, &journal.before, self.seed);
-                journal.seen.insert_unique(hash, place, |&place| xxh3_64_with_seed(&before[place].0, seed));
-            }
-        }
+        self.note_before(hash, key);
     }
 
     /// Takes an entry out of the accounts, before it changes or goes.
@@ -290,6 +275,7 @@ impl Keyspace {
     /// Removes an entry, which is there, and gives it back.
     fn take_entry(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
         self.touch(hash, key);
+        self.note_going(hash, key);
         self.forget(hash, key);
         match self.stripes[stripe_of(hash)].find_entry(hash, |entry| entry.key() == key) {
             Ok(found) => Some(found.remove().0),
@@ -596,7 +582,11 @@ impl Keyspace {
         }
         if self.journal.is_some() {
             let keys: Vec<Box<[u8]>> = self.keys().map(Box::from).collect();
-            keys.iter().for_each(|key| self.touch(self.hash(key), key));
+            for key in &keys {
+                let hash = self.hash(key);
+                self.touch(hash, key);
+                self.note_going(hash, key);
+            }
         }
         self.stripes.iter_mut().for_each(|stripe| *stripe = HashTable::new());
         (self.len, self.timed, self.bytes, self.sum) = (0, 0, 0, 0);
@@ -668,34 +658,6 @@ impl Keyspace {
             }
         }
         None
-    }
-
-    /// Begins to keep what changes find, so that they can be taken back.
-    pub fn begin_journal(&mut self) {
-        self.journal = Some(Journal { events: self.events.mark(), ..Journal::default() });
-    }
-
-    /// What was changed since stays.
-    pub fn keep_changes(&mut self) {
-        self.journal = None;
-    }
-
-    /// Everything is as it was when the journal was begun.
-    pub fn take_back(&mut self) {
-        let Some(journal) = self.journal.take() else { return };
-        for (key, entry) in journal.before {
-            let hash = self.hash(&key);
-            drop(self.take_entry(hash, &key));
-            if let Some(entry) = entry {
-                let times = entry.times();
-                let mut entry = entry;
-                // Its note may have come up meanwhile; one too many does no harm.
-                let times = self.times(hash, times.deadline, 0);
-                entry.set_times(times);
-                self.add_entry(hash, &key, entry);
-            }
-        }
-        self.events.truncate(journal.events);
     }
 
     pub(super) fn set_saving(&mut self, saving: Option<Arc<Saving>>) {

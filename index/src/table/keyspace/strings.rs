@@ -28,6 +28,7 @@ impl Keyspace {
         }
         self.expire(hash, key, at.now);
         self.touch(hash, key);
+        self.note_going(hash, key);
         let (noted, heat) = match self.entry(hash, key) {
             Some(entry) => (entry.times().noted, entry.heat()),
             None => (0, 0),

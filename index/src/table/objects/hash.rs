@@ -16,6 +16,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::fields::Fields;
+use super::steps::{STEPS_MIN, Step, Steps};
 use super::{Kind, variant};
 use crate::table::allocated;
 
@@ -34,6 +35,8 @@ const DEADLINE: usize = 8;
 pub struct Hash {
     form: Form,
     sum: u64,
+    /// Values and deadlines.
+    steps: Steps<(Box<[u8]>, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -123,7 +126,7 @@ impl Small {
 
 impl Default for Hash {
     fn default() -> Hash {
-        Hash { form: Form::Small(Small::default()), sum: 0 }
+        Hash { form: Form::Small(Small::default()), sum: 0, steps: Steps::default() }
     }
 }
 
@@ -209,6 +212,7 @@ impl Hash {
         if field.len().max(value.len()) > SMALL_BYTES_MAX {
             self.enlarge();
         }
+        self.note(field);
         let mut kept = 0;
         let new = match &mut self.form {
             Form::Small(small) => match small.find(field) {
@@ -253,6 +257,7 @@ impl Hash {
 
     /// Gives a field a deadline; zero: none. Says whether the field is there.
     pub fn set_deadline(&mut self, field: &[u8], deadline: u64) -> bool {
+        self.note(field);
         match &mut self.form {
             Form::Small(small) => {
                 let Some((from, to)) = small.find(field) else { return false };
@@ -278,6 +283,7 @@ impl Hash {
 
     /// Removes a field, and says whether it was there.
     pub fn remove(&mut self, field: &[u8]) -> bool {
+        self.note(field);
         match &mut self.form {
             Form::Small(small) => {
                 let Some((from, to)) = small.find(field) else { return false };
@@ -296,6 +302,31 @@ impl Hash {
             }
         }
         true
+    }
+
+    /// Before a field changes.
+    fn note(&mut self, field: &[u8]) {
+        if let Form::Large(fields) = &self.form
+            && self.steps.are_kept()
+        {
+            let was =
+                fields.find(field).map(|place| fields.at(place)).map(|(_, value, deadline)| (value.into(), deadline));
+            self.steps.note(field, was);
+        }
+    }
+
+    fn back(&mut self, steps: impl Iterator<Item = Step<(Box<[u8]>, u64)>>) {
+        for (field, was) in steps {
+            match was {
+                Some((value, deadline)) => {
+                    self.set(&field, &value, false);
+                    self.set_deadline(&field, deadline);
+                }
+                None => {
+                    self.remove(&field);
+                }
+            }
+        }
     }
 
     fn enlarge(&mut self) {
@@ -357,6 +388,29 @@ impl Kind for Hash {
     const TAG: u8 = 10;
 
     variant!(Hash);
+
+    fn begin_steps(&mut self) -> bool {
+        let many = matches!(self.form, Form::Large(_)) && self.len() >= STEPS_MIN;
+        if many {
+            self.steps.begin();
+        }
+        many
+    }
+
+    fn step_back(&mut self) {
+        let steps = self.steps.take();
+        self.back(steps);
+    }
+
+    fn end_steps(&mut self) {
+        drop(self.steps.take());
+    }
+
+    fn before_steps(&mut self) -> Hash {
+        let (steps, mut was) = (self.steps.take(), self.clone());
+        was.back(steps);
+        was
+    }
 
     fn encoding(&self) -> &'static str {
         match &self.form {

@@ -20,6 +20,7 @@ pub mod set;
 pub mod stream;
 pub mod limiter;
 mod sorted;
+mod steps;
 mod text;
 
 pub use hash::Hash;
@@ -85,6 +86,18 @@ pub trait Kind: Sized + Clone {
     /// Removes those of its parts that have expired, and says whether there were any.
     fn expire(&mut self, _now: u64) -> bool {
         false
+    }
+    /// Keeps the [`steps`] back from now on. Says no where a copy is as good.
+    fn begin_steps(&mut self) -> bool {
+        false
+    }
+    /// Goes all of them back.
+    fn step_back(&mut self) {}
+    /// Keeps them no longer.
+    fn end_steps(&mut self) {}
+    /// What it was before the first of them, beside what it is; keeps them no longer.
+    fn before_steps(&mut self) -> Self {
+        self.clone()
     }
     /// Its bytes in a file, added to `out`.
     fn encode(&self, out: &mut Vec<u8>);
@@ -168,6 +181,26 @@ impl Object {
     /// See [`Kind::sum`].
     pub fn sum(&self) -> u64 {
         each!(self, it => it.sum())
+    }
+
+    /// See [`Kind::begin_steps`].
+    pub fn begin_steps(&mut self) -> bool {
+        each!(self, it => it.begin_steps())
+    }
+
+    /// See [`Kind::step_back`].
+    pub fn step_back(&mut self) {
+        each!(self, it => it.step_back());
+    }
+
+    /// See [`Kind::end_steps`].
+    pub fn end_steps(&mut self) {
+        each!(self, it => it.end_steps());
+    }
+
+    /// See [`Kind::before_steps`].
+    pub fn before_steps(&mut self) -> Object {
+        each!(self, it => it.before_steps().into_object())
     }
 
     /// See [`Kind::first_deadline`].

@@ -18,6 +18,7 @@ use std::ops::Deref;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::dense::Dense;
+use super::steps::{STEPS_MIN, Step, Steps};
 use super::{Kind, variant};
 use crate::table::allocated;
 use crate::table::commands::parse_int;
@@ -39,6 +40,7 @@ const _: () = assert!(SMALL_BYTES_MAX <= u8::MAX as usize);
 pub struct Set {
     form: Form,
     sum: u64,
+    steps: Steps<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -103,7 +105,7 @@ fn small_find(bytes: &[u8], member: &[u8]) -> Option<usize> {
 
 impl Default for Set {
     fn default() -> Set {
-        Set { form: Form::Numbers(Numbers::default()), sum: 0 }
+        Set { form: Form::Numbers(Numbers::default()), sum: 0, steps: Steps::default() }
     }
 }
 
@@ -221,6 +223,7 @@ impl Set {
             }
         };
         if added {
+            self.steps.note(member, None);
             self.sum = self.sum.wrapping_add(xxh3_64(member));
         }
         added
@@ -256,9 +259,19 @@ impl Set {
             },
         };
         if removed {
+            self.steps.note(member, Some(()));
             self.sum = self.sum.wrapping_sub(xxh3_64(member));
         }
         removed
+    }
+
+    fn back(&mut self, steps: impl Iterator<Item = Step<()>>) {
+        for (member, was) in steps {
+            match was {
+                Some(()) => self.add(&member),
+                None => self.remove(&member),
+            };
+        }
     }
 
     /// Numbers become members of a small set.
@@ -330,6 +343,29 @@ impl Kind for Set {
     const TAG: u8 = 11;
 
     variant!(Set);
+
+    fn begin_steps(&mut self) -> bool {
+        let many = matches!(self.form, Form::Large(_)) && self.len() >= STEPS_MIN;
+        if many {
+            self.steps.begin();
+        }
+        many
+    }
+
+    fn step_back(&mut self) {
+        let steps = self.steps.take();
+        self.back(steps);
+    }
+
+    fn end_steps(&mut self) {
+        drop(self.steps.take());
+    }
+
+    fn before_steps(&mut self) -> Set {
+        let (steps, mut was) = (self.steps.take(), self.clone());
+        was.back(steps);
+        was
+    }
 
     fn encoding(&self) -> &'static str {
         match &self.form {

@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::places::place_of;
 use super::ranks::{Ranked, Ranks, RanksIter};
+use super::steps::{STEPS_MIN, Step, Steps};
 use super::{Kind, variant};
 use crate::table::allocated;
 
@@ -34,6 +35,7 @@ const _: () = assert!(PACKED_MEMBER_BYTES <= u8::MAX as usize);
 pub struct Sorted {
     form: Form,
     sum: u64,
+    steps: Steps<f64>,
 }
 
 #[derive(Debug, Clone)]
@@ -262,6 +264,14 @@ impl Sorted {
     pub fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
         // Zero has two signs, which are equal; only the positive one is kept.
         let score = score + 0.0;
+        let old = self.give(member, score);
+        if old != Some(score) {
+            self.steps.note(member, old);
+        }
+        old
+    }
+
+    fn give(&mut self, member: &[u8], score: f64) -> Option<f64> {
         let (number, old) = match &mut self.form {
             Form::Packed(packed) => match packed.find(member) {
                 Some((at, _)) => {
@@ -307,8 +317,9 @@ impl Sorted {
 
     /// Removes the members of these ranks, which are there, and names them.
     pub fn remove_ranks(&mut self, ranks: std::ops::Range<usize>, mut each: impl FnMut(&[u8], f64)) {
-        let sum = &mut self.sum;
+        let (sum, steps) = (&mut self.sum, &mut self.steps);
         let mut going = |member: &[u8], score: f64| {
+            steps.note(member, Some(score));
             *sum = sum.wrapping_sub(sum_of(member, score));
             each(member, score);
         };
@@ -329,6 +340,15 @@ impl Sorted {
                     going(&gone.bytes, gone.score);
                 }
             }
+        }
+    }
+
+    fn back(&mut self, steps: impl Iterator<Item = Step<f64>>) {
+        for (member, was) in steps {
+            match was {
+                Some(score) => self.give(&member, score),
+                None => self.remove(&member),
+            };
         }
     }
 
@@ -416,6 +436,29 @@ impl Kind for Sorted {
     const TAG: u8 = 4;
 
     variant!(Sorted);
+
+    fn begin_steps(&mut self) -> bool {
+        let many = matches!(self.form, Form::Many(_)) && self.len() >= STEPS_MIN;
+        if many {
+            self.steps.begin();
+        }
+        many
+    }
+
+    fn step_back(&mut self) {
+        let steps = self.steps.take();
+        self.back(steps);
+    }
+
+    fn end_steps(&mut self) {
+        drop(self.steps.take());
+    }
+
+    fn before_steps(&mut self) -> Sorted {
+        let (steps, mut was) = (self.steps.take(), self.clone());
+        was.back(steps);
+        was
+    }
 
     fn encoding(&self) -> &'static str {
         match self.form {
