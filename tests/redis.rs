@@ -265,7 +265,8 @@ async fn clients_that_write_at_once_have_their_own_replies() {
     const CLIENTS: i64 = 24;
     const ROUNDS: i64 = 60;
     let data = tempfile::tempdir().unwrap();
-    let node = start(data.path(), &[]).await;
+    // All of them on one thread, so that they do go together.
+    let node = start(data.path(), &["--resp-threads", "1"]).await;
     let address = node.resp.clone().expect("the node has a door for clients of Redis");
     let writers: Vec<_> = (0..CLIENTS)
         .map(|number| {

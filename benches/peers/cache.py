@@ -39,7 +39,11 @@ class Server:
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def __enter__(self):
-        wait("an answer to PING", lambda: ask(self.port, "PING") == b"+PONG")
+        try:
+            wait("an answer to PING", lambda: ask(self.port, "PING") == b"+PONG")
+        except SystemExit:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):

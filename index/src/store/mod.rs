@@ -37,7 +37,6 @@ pub use apply::{ApplyError, DUE_PER_ENTRY_MAX};
 pub use catalog::{COLLECTIONS_MAX, NAMESPACES_MAX, SchemaError, check_name, check_schema};
 pub use jobs::{Done, Installed, Job, JobError, JobKind};
 pub use open::{StoreError, checkpoint_files};
-pub use tables::REPLIES_REFUSED;
 
 use crate::buffer::{Buffer, Row};
 use crate::directory::Directory;

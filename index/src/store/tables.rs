@@ -37,7 +37,7 @@ const CALLS_PER_LOCK: usize = 32;
 /// Once replies to the calls of one command take so much, the rest of the calls is refused. Every member makes all replies.
 const REPLIES_BYTES_MAX: usize = 64 << 20;
 /// What those are answered.
-pub const REPLIES_REFUSED: &str =
+const REPLIES_REFUSED: &str =
     "ERR not carried out: the replies to the calls that came together take more than 64 MiB; send fewer at a time";
 /// What is longer is no key that many calls are about.
 const LOOK_AHEAD_BYTES_MAX: usize = 128;

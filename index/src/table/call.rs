@@ -40,6 +40,12 @@ impl Packed {
         self.calls += others.calls;
     }
 
+    /// Without the first so many calls, which take so many bytes.
+    pub fn cut_off(&mut self, bytes: usize, calls: u32) {
+        self.bytes.drain(..bytes);
+        self.calls -= calls;
+    }
+
     /// Without calls again, in the same memory.
     pub fn clear(&mut self) {
         self.bytes.clear();

@@ -73,8 +73,7 @@ pub fn read(keyspace: &Keyspace, spec: &Spec, args: &[&[u8]], moment: Moment, ou
 /// The most bytes that the calls of one command of the log may add besides what they bring along, as `SETRANGE` and `COPY` do.
 pub const GROWTH_BYTES_MAX: u64 = 64 << 20;
 
-/// What those are answered that would make it more.
-pub const GROWN: &str = "OOM the calls that came together make the data grow by more than 64 MiB: send fewer at a time";
+const GROWN: &str = "OOM the calls that came together make the data grow by more than 64 MiB: send fewer at a time";
 
 /// Whether a key is longer than it may be. Nobody can have such a key, so only writers have to look.
 fn has_long_key(spec: &Spec, args: &[&[u8]]) -> bool {

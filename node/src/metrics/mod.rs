@@ -66,6 +66,15 @@ struct Method {
 #[derive(Debug)]
 pub struct UnderWay<'m>(&'m AtomicI64);
 
+/// The same, for whoever cannot borrow.
+pub struct UnderWayOwned(Arc<Metrics>);
+
+impl Drop for UnderWayOwned {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -79,6 +88,12 @@ impl Metrics {
     }
 
     /// Counts a call as under way.
+    pub fn under_way_owned(self: &Arc<Metrics>) -> UnderWayOwned {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWayOwned(Arc::clone(self))
+    }
+
+    /// A call begins; it ends when this is dropped.
     pub fn under_way(&self) -> UnderWay<'_> {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay(&self.under_way)

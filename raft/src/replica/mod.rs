@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Everything proposed before one [`Replica::effects`] goes out as one batch. Several batches may be on
-//! their way to the disk at once; the shard's thread goes on while a sync runs.
+//! their way to the disk at once; the shard's thread may go on while a sync runs.
 //!
 //! Always:
 //! - A message that promises to remember something (a vote, an acknowledgement) is handed out only after

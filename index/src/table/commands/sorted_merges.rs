@@ -3,12 +3,11 @@
 use std::cmp::Ordering;
 
 use hashbrown::HashTable;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::call::Call;
 use super::super::keyspace::Keyspace;
 use super::super::objects::set::Member;
-use super::super::objects::{Set, Sorted};
+use super::super::objects::{Set, Sorted, place_of};
 use super::lists::at_least;
 use super::sorted::{read, write};
 use super::sorted_ranges::store;
@@ -176,12 +175,12 @@ fn union<'k>(sources: &[(Source<'k>, f64)], aggregate: Aggregate) -> Vec<Scored<
     let (mut members, mut places) = (Vec::<Scored<'k>>::new(), HashTable::<usize>::new());
     for (source, weight) in sources {
         for (member, score) in source.iter() {
-            let (hash, score) = (xxh3_64(&member), or_zero(weight * score));
+            let (hash, score) = (place_of(&member), or_zero(weight * score));
             match places.find(hash, |place| *members[*place].0 == *member) {
                 Some(place) => members[*place].1 = aggregate.of(members[*place].1, score),
                 None => {
                     members.push((member, score));
-                    places.insert_unique(hash, members.len() - 1, |place| xxh3_64(&members[*place].0));
+                    places.insert_unique(hash, members.len() - 1, |place| place_of(&members[*place].0));
                 }
             }
         }

@@ -28,6 +28,7 @@ pub use lease::Lease;
 pub use limiter::Limiter;
 pub use list::{End, List};
 pub use places::keep_secret;
+pub(crate) use places::place_of;
 pub use set::Set;
 pub use sorted::{Sorted, SortedIter};
 pub use stream::Stream;

@@ -16,6 +16,6 @@ pub fn keep_secret(secret: u64) {
 }
 
 /// The place of an element, or of a part of it that tells it from others.
-pub(super) fn place_of(key: &[u8]) -> u64 {
+pub(crate) fn place_of(key: &[u8]) -> u64 {
     xxh3_64_with_seed(key, *SECRET.get_or_init(|| 0))
 }

@@ -88,6 +88,60 @@ pub struct Command {
     pub way: Way,
 }
 
+/// Whether it writes about as much as it brings along, and answers little: then it may go to the log together with what other
+/// clients call, because several of them never reach what bounds a command of the log: 64 MiB of replies, and of growth beside
+/// what was brought along.
+pub fn is_light(spec: &Spec) -> bool {
+    matches!(
+        spec.name,
+        "set"
+            | "setnx"
+            | "setex"
+            | "psetex"
+            | "mset"
+            | "msetnx"
+            | "incr"
+            | "incrby"
+            | "incrbyfloat"
+            | "decr"
+            | "decrby"
+            | "del"
+            | "unlink"
+            | "expire"
+            | "pexpire"
+            | "expireat"
+            | "pexpireat"
+            | "persist"
+            | "hset"
+            | "hsetnx"
+            | "hmset"
+            | "hdel"
+            | "hincrby"
+            | "hincrbyfloat"
+            | "hexpire"
+            | "hpexpire"
+            | "lpush"
+            | "rpush"
+            | "lpushx"
+            | "rpushx"
+            | "lrem"
+            | "ltrim"
+            | "lset"
+            | "sadd"
+            | "srem"
+            | "smove"
+            | "zadd"
+            | "zincrby"
+            | "zrem"
+            | "xadd"
+            | "xack"
+            | "xdel"
+            | "pfadd"
+            | "publish"
+            | "spublish"
+    )
+}
+
 const fn door(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {
     Spec { name, arity, flags, keys, run: Run::Door }
 }

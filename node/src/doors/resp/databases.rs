@@ -22,7 +22,8 @@ use loci_index::view::View;
 use super::Door;
 use crate::cluster::NotWritten;
 use crate::doors::grpc::Failure;
-use crate::gate;
+use crate::gate::{self, Pass};
+use crate::metrics::UnderWayOwned;
 use crate::router::{Found, Route};
 use crate::shard::{Level, ReadError, ShardHandle, WriteError};
 
@@ -58,6 +59,14 @@ pub struct Calls {
 /// Who writes, for the log.
 pub fn origin_of(principal: &str) -> Origin {
     Origin { principal: principal.into(), ..Origin::default() }
+}
+
+/// Calls that were let in, for as long as they are under way.
+pub struct Passage {
+    /// When they must have ended.
+    pub deadline: Instant,
+    _pass: Pass,
+    _under_way: UnderWayOwned,
 }
 
 /// One state of the databases, to read from.
@@ -236,9 +245,19 @@ impl Door {
 
     /// Has the log carry out calls. None: a condition did not hold.
     pub async fn execute(&self, calls: Calls, origin: Origin) -> Result<Option<Vec<u8>>, String> {
+        let passage = self.enter(calls.packed.len())?;
+        self.execute_by(calls, origin, passage.deadline).await
+    }
+
+    /// Lets calls of so many bytes in, if there is room.
+    pub fn enter(&self, bytes: usize) -> Result<Passage, String> {
         let deadline = gate::deadline(None, gate::TIMEOUT_DEFAULT);
-        let _pass = self.gate.enter(calls.packed.len()).map_err(|full| format!("TRYAGAIN {full}"))?;
-        let _under_way = self.metrics.under_way();
+        let pass = self.gate.enter(bytes).map_err(|full| format!("TRYAGAIN {full}"))?;
+        Ok(Passage { deadline, _pass: pass, _under_way: self.metrics.under_way_owned() })
+    }
+
+    /// Has the log carry out calls that were let in.
+    pub async fn execute_by(&self, calls: Calls, origin: Origin, deadline: Instant) -> Result<Option<Vec<u8>>, String> {
         for again in [false, true] {
             let home = self.home()?;
             let mut collections = Vec::with_capacity(calls.databases.len());

@@ -8,8 +8,9 @@
 //! they wrote as one command: the price of a command, of its sync and of waking those who wait is paid once for many clients
 //! (a `SET` of one of 50 clients took 30 us of the processors by itself, and takes 15 in a group). While [`UNDER_WAY_MAX`] groups of a lane are on their way to the disk, the next is gathered.
 //!
-//! Always: the calls of one client stay together and in order, and it has its replies before it sends more. What has
-//! to stand alone (MULTI, what was refused because of what others of its group brought) does not come here.
+//! Always: the calls of one client stay together and in order, and it has its replies before it sends more. What waits here was let
+//! in by the gate and has a deadline. Only light calls come here, so that what one client does is never refused because of what
+//! others do; when memory is full, each is tried by itself, because some only free it.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -18,28 +19,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use loci_index::store::REPLIES_REFUSED;
 use loci_index::table::call::Packed;
-use loci_index::table::execute::GROWN;
-use loci_index::table::tape::{Item, Items};
+use loci_index::table::tape::Items;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::Door;
-use super::databases::{Calls, origin_of};
+use super::databases::{Calls, Passage, origin_of};
 
 /// So many groups of a lane are on their way to the disk.
 const UNDER_WAY_MAX: usize = 2;
-/// A group takes no more calls once it has so many bytes of them.
+/// A group takes no more calls once it has so many bytes of them; whoever has more by itself goes alone.
 const GROUP_BYTES_GOAL: usize = 1 << 20;
 /// Connections of a lane that ends may take so long to notice.
 const END_TIME: Duration = Duration::from_secs(2);
+
+const LATE: &str = "TRYAGAIN the deadline passed before the write was begun; nothing changed";
 
 /// What became of calls that went with others'.
 #[derive(Debug)]
 pub enum Fate {
     /// These are the replies.
     Done(Bytes),
-    /// Nothing was done, because of what others brought: they have to go alone.
+    /// Nothing was done: they have to go alone.
     Alone,
     /// It is not known to have been done.
     Failed(String),
@@ -62,6 +63,8 @@ struct Group {
 
 struct Part {
     calls: u32,
+    bytes: usize,
+    passage: Passage,
     reply: oneshot::Sender<Fate>,
 }
 
@@ -70,7 +73,6 @@ pub struct Lanes {
     lanes: Vec<(Arc<Lane>, tokio::runtime::Handle)>,
     threads: Vec<std::thread::JoinHandle<()>>,
     stop: watch::Sender<bool>,
-    next: AtomicUsize,
 }
 
 impl Lane {
@@ -83,10 +85,17 @@ impl Lane {
         }
     }
 
-    /// Has the log carry out calls together with those of others. They are copied.
-    pub async fn submit(&self, databases: &[u8], principal: &Arc<str>, packed: &Packed) -> Fate {
+    /// Has the log carry out light calls together with those of others. They are copied.
+    pub(super) async fn submit(&self, door: &Door, databases: &[u8], principal: &Arc<str>, packed: &Packed) -> Fate {
+        if packed.len() > GROUP_BYTES_GOAL {
+            return Fate::Alone;
+        }
+        let passage = match door.enter(packed.len()) {
+            Ok(passage) => passage,
+            Err(error) => return Fate::Failed(error),
+        };
         let (reply, answer) = oneshot::channel();
-        let part = Part { calls: packed.calls(), reply };
+        let part = Part { calls: packed.calls(), bytes: packed.len(), passage, reply };
         {
             let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
             let takes = |group: &&mut Group| {
@@ -156,11 +165,24 @@ impl Drop for Leaving {
 }
 
 impl Group {
-    async fn carry_out(self, door: Arc<Door>, under_way: OwnedSemaphorePermit) {
+    /// Lets go of parts that have waited too long. They are the first.
+    fn give_up_late(&mut self) {
+        let now = Instant::now();
+        let late = self.parts.iter().take_while(|part| part.passage.deadline <= now).count();
+        for Part { calls, bytes, reply, .. } in self.parts.drain(..late) {
+            self.packed.cut_off(bytes, calls);
+            // Whoever left meanwhile needs no reply.
+            let _ = reply.send(Fate::Failed(LATE.into()));
+        }
+    }
+
+    async fn carry_out(mut self, door: Arc<Door>, under_way: OwnedSemaphorePermit) {
+        self.give_up_late();
         let Group { databases, principal, packed, parts } = self;
+        let Some(deadline) = parts.first().map(|part| part.passage.deadline) else { return };
         let calls = Calls { databases, packed: packed.into_bytes(), conditions: Vec::new(), atomic: false };
         let is_several = parts.len() > 1;
-        let done = door.execute(calls, origin_of(&principal)).await;
+        let done = door.execute_by(calls, origin_of(&principal), deadline).await;
         // The next group goes before the replies of this one are written.
         drop(under_way);
         let tape = match done {
@@ -173,33 +195,29 @@ impl Group {
                 return parts.into_iter().for_each(|part| drop(part.reply.send(fate())));
             }
         };
-        let fates = cut(&tape, parts.iter().map(|part| part.calls));
-        for (part, fate) in parts.into_iter().zip(fates) {
+        let replies = cut(&tape, parts.iter().map(|part| part.calls));
+        for (place, part) in parts.into_iter().enumerate() {
+            let fate = match &replies {
+                Some(replies) => Fate::Done(replies[place].clone()),
+                None => Fate::Failed("UNCONFIRMED the replies are damaged".into()),
+            };
             drop(part.reply.send(fate));
         }
     }
 }
 
-/// Cuts a tape apart that holds the replies to so many calls each.
-fn cut(tape: &Bytes, calls: impl ExactSizeIterator<Item = u32>) -> Vec<Fate> {
-    let is_several = calls.len() > 1;
+/// Cuts a tape apart that holds the replies to so many calls each. None: it does not.
+fn cut(tape: &Bytes, calls: impl Iterator<Item = u32>) -> Option<Vec<Bytes>> {
     let mut items = Items::new(tape);
-    let cut_one = |calls: u32| {
+    let mut cut_one = |calls: u32| {
         let from = tape.len() - items.rest().len();
-        let mut refused = 0;
         for _ in 0..calls {
-            if let Some(Item::Error(text)) = items.clone().next()
-                && (text == REPLIES_REFUSED.as_bytes() || text == GROWN.as_bytes())
-            {
-                refused += 1;
-            }
-            items.whole();
+            items.whole()?;
         }
-        let to = tape.len() - items.rest().len();
-        // What was done is not done once more.
-        if refused == calls && is_several { Fate::Alone } else { Fate::Done(tape.slice(from..to)) }
+        Some(tape.slice(from..tape.len() - items.rest().len()))
     };
-    calls.map(cut_one).collect()
+    let replies = calls.map(&mut cut_one).collect::<Option<Vec<Bytes>>>()?;
+    items.rest().is_empty().then_some(replies)
 }
 
 impl Lanes {
@@ -227,16 +245,16 @@ impl Lanes {
             })?;
             threads.push(thread);
         }
-        Ok(Lanes { lanes, threads, stop, next: AtomicUsize::new(0) })
+        Ok(Lanes { lanes, threads, stop })
     }
 
-    /// Serves a connection on the lane whose turn it is.
+    /// Serves a connection on the lane that has the fewest.
     pub fn serve<S>(&self, serving: impl FnOnce(Arc<Lane>) -> S)
     where
         S: Future<Output = ()> + Send + 'static,
     {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len();
-        let (lane, runtime) = &self.lanes[turn];
+        let least = self.lanes.iter().min_by_key(|(lane, _)| lane.connections.load(Ordering::Relaxed));
+        let Some((lane, runtime)) = least else { return };
         runtime.spawn(lane.clone().serve(serving(lane.clone())));
     }
 
@@ -250,7 +268,7 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
-    use loci_index::table::tape::Tape;
+    use loci_index::table::tape::{Item, Tape};
 
     use super::*;
 
@@ -261,32 +279,21 @@ mod tests {
         tape.array(2);
         tape.bulk(b"one");
         tape.int(2);
-        tape.error(GROWN);
+        tape.error("ERR no");
         tape.int(7);
-        tape.error(REPLIES_REFUSED);
-        tape.error(REPLIES_REFUSED);
         let tape = Bytes::from(tape.into_bytes());
-        let shown = |fates: Vec<Fate>| -> Vec<String> {
-            let shown = |fate| match fate {
-                Fate::Done(replies) => format!("{:?}", Items::new(&replies).collect::<Vec<_>>()),
-                Fate::Alone => "alone".into(),
-                Fate::Failed(error) => error,
-            };
-            fates.into_iter().map(shown).collect()
-        };
-        let refused = Item::Error(REPLIES_REFUSED.as_bytes());
+        let replies = cut(&tape, [1, 1, 2].into_iter()).expect("so many there are");
+        let items: Vec<Vec<Item<'_>>> = replies.iter().map(|replies| Items::new(replies).collect()).collect();
         assert_eq!(
-            shown(cut(&tape, [1, 1, 2, 1, 1].into_iter())),
+            items,
             [
-                format!("{:?}", [Item::Status(b"OK")]),
-                format!("{:?}", [Item::Array(2), Item::Bulk(b"one"), Item::Int(2)]),
-                // Something was done.
-                format!("{:?}", [Item::Error(GROWN.as_bytes()), Item::Int(7)]),
-                "alone".into(),
-                "alone".into(),
+                vec![Item::Status(b"OK")],
+                vec![Item::Array(2), Item::Bulk(b"one"), Item::Int(2)],
+                vec![Item::Error(b"ERR no"), Item::Int(7)],
             ]
         );
-        let alone = Bytes::copy_from_slice(&tape[tape.len() - REPLIES_REFUSED.len() - 5..]);
-        assert_eq!(shown(cut(&alone, [1].into_iter())), [format!("{:?}", [refused])]);
+        for calls in [&[1, 1][..], &[1, 1, 3], &[]] {
+            assert_eq!(cut(&tape, calls.iter().copied()), None, "{calls:?}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use loci_index::table::call::Packed;
 use loci_index::table::commands::Spec;
 use loci_index::table::tape::{Item, Items};
 
+use super::commands;
 use super::databases::{Calls, origin_of};
 use super::lanes::Fate;
 use super::render;
@@ -44,6 +45,8 @@ pub struct Pending {
     databases: Vec<u8>,
     packed: Packed,
     answers: Vec<Answer>,
+    /// Not only calls that may go together with those of others.
+    heavy: bool,
     /// What the client changes, where its cache is not to be told of that.
     own: HashSet<Box<[u8]>>,
 }
@@ -89,6 +92,7 @@ impl Pending {
         self.packed.clear();
         self.answers.clear();
         self.own.clear();
+        self.heavy = false;
     }
 
     /// As the log gets them, and what becomes of their replies.
@@ -121,6 +125,7 @@ impl Session {
             );
         }
         let answer = if self.is_silent() { Answer::None } else { answer };
+        self.pending.heavy |= !commands::is_light(spec);
         self.pending.push(self.database, args.iter().copied(), answer);
     }
 
@@ -133,8 +138,11 @@ impl Session {
         // What is read next must see it.
         self.reading = None;
         self.writing(own);
-        let Pending { databases, packed, .. } = &self.pending;
-        let mut fate = self.lane.submit(databases, &self.principal, packed).await;
+        let Pending { databases, packed, heavy, .. } = &self.pending;
+        let mut fate = match heavy {
+            true => Fate::Alone,
+            false => self.lane.submit(&self.door, databases, &self.principal, packed).await,
+        };
         if matches!(fate, Fate::Alone) {
             let calls = self.pending.calls();
             fate = match self.door.execute(calls, self.origin()).await {

@@ -311,7 +311,9 @@ impl Owner {
                 if let Some(mark) = effects.sync {
                     self.note_append(mark);
                 }
-                synced = self.log.append(effects.append, bytes, effects.sync);
+                let leads_others =
+                    self.replica.standing().role == Role::Leader && self.replica.members().voters().len() > 1;
+                synced = self.log.append(effects.append, bytes, effects.sync, !leads_others);
             }
             if let Some(mark) = effects.sync.filter(|_| synced) {
                 self.now = self.shared.clock.instant();
