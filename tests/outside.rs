@@ -18,6 +18,7 @@ use loci_index::command::{
 use loci_index::directory::{Directory, RamDirectory};
 use loci_index::filter::Filter;
 use loci_index::store::{Store, StoreOptions};
+use loci_index::table::rdb;
 use loci_raft::{
     Append, Change as LogChange, EntryKind, HardState, Log, LogIndex, LogOptions, MemberId, Members, MemoryDisk,
     Message, ShardId, Term,
@@ -674,6 +675,48 @@ fn redis_requests() -> Vec<Vec<u8>> {
     }
     streams.push(streams.concat());
     streams
+}
+
+/// Values as a redis-server 7.0 dumped them: packed lists, sets, hashes and sorted sets, a stream with a group, and others.
+fn redis_dumps() -> Vec<Vec<u8>> {
+    let hex = [
+        "000568656c6c6f0a006372df766534200a",
+        "00c30b40780361626361e069020162630a00c494a1702ae23e06",
+        "120102c325406516650000000500816102dfff02f270110104f400f2052a0120150309e04678e03c000148ff0a0099e4d269a61a80f9",
+        "0b1404000000030000000100000002000000701101000a0085d5c1065b1dd055",
+        "1012120000000400816602817602816e020c01ff0a0001369481d35b8974",
+        "111d1d0000000600816202842d696e660581610283312e35048163020301ff0a002970c58fcde6fc31",
+        "0503016300000000000008400161000000000000f83f0162000000000000f0ff0a009aa25325610ceafb",
+        "13011000000000000000010000000000000001404a4a0000001f00030101010201816102816202000102010001000101010201050103010001\
+         010103010401050100010401dfff0201018163020501060102010501dfff02070108010501ff03060001010101020401016700008\
+         1ffffffffffffffff00010469646c653c0a4526a2010000000a006b086da7d73e3f44",
+    ];
+    let byte = |text: &str, at: usize| u8::from_str_radix(&text[at..at + 2], 16).ok();
+    hex.iter().map(|text| (0..text.len() / 2).filter_map(|at| byte(text, at * 2)).collect()).collect()
+}
+
+#[test]
+fn no_dump_of_redis_makes_its_reader_panic() {
+    fuzz::run(Target {
+        name: "redis-dump",
+        seeds: redis_dumps(),
+        inputs: 20_000,
+        mutate: Mutate::Anyhow,
+        mend: &|input| {
+            input.truncate(input.len().saturating_sub(10));
+            rdb::seal(input, 10);
+        },
+        decode: &mut |input| match rdb::unseal(input).map(|content| rdb::read(content, 1_000)) {
+            None => "not whole".into(),
+            Some(None) => "damaged".into(),
+            Some(Some(value)) => {
+                let mut again = Vec::new();
+                let version = rdb::write(&value, &mut again);
+                assert!(rdb::read(&again, 1_000).is_some(), "what was read is read again");
+                format!("type {} version {version:?}", "x".repeat(usize::from(again[0])))
+            }
+        },
+    });
 }
 
 #[test]

@@ -11,6 +11,9 @@
 //! | `--resp-password-file` | none | a file with the password that they need |
 //! | `--resp-connections` | 10000 | the most of them at a time |
 //! | `--resp-threads` | half of the processors | so many threads serve them |
+//! | `--resp-maxmemory-mib` | 0 | what their databases may take together; 0: as much as there is |
+//! | `--resp-maxmemory-policy` | noeviction | which of their keys make room then |
+//! | `--eviction-policy` | s3-fifo | which keys make room in collections with a budget of their own |
 //! | `--advertise` | as `--listen` | where other nodes reach this one |
 //! | `--join` | none | the addresses of other nodes: form or join a cluster at the first start |
 //! | `--insecure` | no | allows addresses that other machines reach |
@@ -28,6 +31,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use loci_index::store::check_name;
+use loci_index::table::eviction::Policy;
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::book;
@@ -40,6 +44,8 @@ pub const METRICS_DEFAULT: &str = "127.0.0.1:7701";
 const OFF: &str = "off";
 const RESP_NAMESPACE_DEFAULT: &str = "redis";
 const RESP_CONNECTIONS_DEFAULT: u32 = 10_000;
+const RESP_POLICY_DEFAULT: &str = "noeviction";
+const EVICTION_POLICY_DEFAULT: &str = "s3-fifo";
 const RECALL_ONE_IN_DEFAULT: u32 = 1_000;
 const WALK_RATE_DEFAULT: u32 = 100;
 const LOG_FILE_MIB_DEFAULT: u64 = 64;
@@ -89,6 +95,17 @@ pub struct ServeArgs {
     /// So many threads serve the connections of Redis' clients. [default: half as many as there are processors]
     #[arg(long, value_name = "THREADS")]
     pub resp_threads: Option<u32>,
+    /// The most memory that the databases of Redis' clients may take together, in MiB. When it is used up, the next option says
+    /// what happens. 0: as much as there is.
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    pub resp_maxmemory_mib: u64,
+    /// Which keys make room then: s3-fifo, or as Redis calls it: allkeys-lru, allkeys-lfu, allkeys-random, volatile-lru,
+    /// volatile-lfu, volatile-random, volatile-ttl; noeviction: none, writes are refused.
+    #[arg(long, value_name = "POLICY", default_value = RESP_POLICY_DEFAULT)]
+    pub resp_maxmemory_policy: String,
+    /// Which typed values make room in collections that have an eviction budget of their own; the same names.
+    #[arg(long, value_name = "POLICY", default_value = EVICTION_POLICY_DEFAULT)]
+    pub eviction_policy: String,
     /// Allow addresses that other machines can reach, although nothing is encrypted and nobody is asked who they are.
     #[arg(long)]
     pub insecure: bool,
@@ -160,6 +177,8 @@ pub struct Config {
     pub resp: Option<SocketAddr>,
     /// How that door is to be.
     pub resp_options: resp::Options,
+    /// How collections with a budget of their own make room.
+    pub eviction_policy: Policy,
     /// The memory budget.
     pub memory_bytes: u64,
     /// One of so many searches is run again, exactly; zero: none.
@@ -227,6 +246,14 @@ pub enum ConfigError {
         other: &'static str,
         /// Where.
         address: SocketAddr,
+    },
+    /// There is no such policy.
+    #[error("{option}: {value:?} is none of {}", Policy::names().collect::<Vec<_>>().join(", "))]
+    NotAPolicy {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: String,
     },
     /// Not a namespace for users.
     #[error("--resp-namespace: {0:?} is no name of a namespace, or is the cluster's own")]
@@ -318,8 +345,16 @@ impl Config {
             Some(threads) => in_range("--resp-threads", threads.into(), 1, 1024)? as usize,
             None => resp::threads_default(),
         };
-        let resp_options =
-            resp::Options { namespace: args.resp_namespace, connections_max: connections as usize, threads, password };
+        let eviction_policy = policy("--eviction-policy", &args.eviction_policy)?;
+        let maxmemory_policy = policy("--resp-maxmemory-policy", &args.resp_maxmemory_policy)?;
+        let resp_options = resp::Options {
+            namespace: args.resp_namespace,
+            connections_max: connections as usize,
+            threads,
+            password,
+            maxmemory_bytes: in_range("--resp-maxmemory-mib", args.resp_maxmemory_mib, 0, u64::MAX >> 20)? << 20,
+            maxmemory_policy: Some(maxmemory_policy).filter(|policy| *policy != Policy::None),
+        };
         let memory_bytes = match args.memory_mib {
             Some(mib) => in_range("--memory-mib", mib, MEMORY_MIB_MIN, u64::MAX >> 20)? << 20,
             None => (machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2).max(MEMORY_MIB_MIN << 20),
@@ -348,6 +383,7 @@ impl Config {
             metrics,
             resp,
             resp_options,
+            eviction_policy,
             memory_bytes,
             recall_one_in: args.recall_one_in,
             walk_rate: args.walk_rate,
@@ -372,6 +408,7 @@ impl Config {
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             resp: None,
             resp_options: resp::Options::default(),
+            eviction_policy: Policy::default(),
             memory_bytes: machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2,
             recall_one_in: RECALL_ONE_IN_DEFAULT,
             walk_rate: WALK_RATE_DEFAULT,
@@ -418,6 +455,10 @@ fn is_host_and_port(value: &str) -> bool {
     !host.is_empty() && host.chars().all(named) && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
+fn policy(option: &'static str, value: &str) -> Result<Policy, ConfigError> {
+    Policy::named(value).ok_or_else(|| ConfigError::NotAPolicy { option, value: value.into() })
+}
+
 fn in_range(option: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
     if (min..=max).contains(&value) { Ok(value) } else { Err(ConfigError::OutOfRange { option, value, min, max }) }
 }
@@ -454,6 +495,9 @@ mod tests {
             resp_password_file: None,
             resp_connections: RESP_CONNECTIONS_DEFAULT,
             resp_threads: None,
+            resp_maxmemory_mib: 0,
+            resp_maxmemory_policy: RESP_POLICY_DEFAULT.into(),
+            eviction_policy: EVICTION_POLICY_DEFAULT.into(),
             insecure: false,
             memory_mib: Some(512),
             recall_one_in: RECALL_ONE_IN_DEFAULT,
@@ -500,6 +544,11 @@ mod tests {
             (|args| args.resp_namespace = "a/b".into(), "--resp-namespace: \"a/b\""),
             (|args| args.resp_connections = 0, "--resp-connections: 0 is not from 1"),
             (|args| args.resp_threads = Some(0), "--resp-threads: 0 is not from 1"),
+            (
+                |args| args.eviction_policy = "best".into(),
+                "--eviction-policy: \"best\" is none of s3-fifo, allkeys-lru",
+            ),
+            (|args| args.resp_maxmemory_policy = "lru".into(), "--resp-maxmemory-policy: \"lru\" is none of"),
             (
                 |args| args.resp_password_file = Some("/nonexistent".into()),
                 "--resp-password-file: /nonexistent: No such file",

@@ -17,9 +17,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use loci_index::directory::DirectoryError;
 use loci_index::graph::GraphOptions;
 use loci_index::store::{StoreError, StoreOptions};
+use loci_index::table::eviction::Room;
 use loci_raft::{
     FOUNDING_INDEX, FileDisk, Log, LogError, LogIndex, LogOptions, MemberId, Members, Replica, ReplicaOptions,
     RestoreError, ShardId, ShardState, founding,
@@ -362,6 +364,7 @@ impl Node {
         let opening = config.clone();
         let opened = blocking(move || open(&opening, data, formed)).await??;
         let Opened { data, identity, log, replica, catalog, others, addresses, store_options, options, clock } = opened;
+        let eviction = options.eviction.clone();
         let OpenedStore { store, directory, opener, repaired, .. } = catalog;
         if let Some(collector) = &config.otlp {
             trace::start(collector, config.trace_sample, &identity.node.to_string())?;
@@ -500,7 +503,7 @@ impl Node {
                 let _inside = runtime.enter();
                 Some(Resp::start(
                     listener,
-                    resp::Parts { cluster, gate, metrics, status },
+                    resp::Parts { cluster, gate, metrics, status, eviction },
                     config.resp_options.clone(),
                 )?)
             }
@@ -859,7 +862,7 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         buffers_bytes_max,
         kept_bytes: KEPT_FILES * config.log_file_bytes,
         log_path: log_path.display().to_string(),
-        eviction: Default::default(),
+        eviction: Arc::new(ArcSwap::from_pointee(Room { policy: config.eviction_policy, namespace: None })),
         history_bytes: config.watch_history_bytes,
     };
     let others = recovered.shards.keys().filter(|shard| **shard != SHARD);

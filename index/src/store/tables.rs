@@ -12,8 +12,8 @@
 //! Always: what two calls leave under a key has two versions, also where both are of one entry.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLockWriteGuard};
 
 use super::jobs::JobError;
 use super::open::unfit;
@@ -24,13 +24,13 @@ use crate::effects::{Effect, Effects, Fate};
 use crate::manifest::{CollectionFiles, FileName, TableFile};
 use crate::record::{CollectionId, Position};
 use crate::table::call::{Chance, Unpacked};
-use crate::table::commands::Run;
-use crate::table::eviction::Policy;
+use crate::table::commands::{Run, parse_int};
+use crate::table::eviction::{Policy, Room};
 use crate::table::execute::{self, Moment};
 use crate::table::file::{self, FileError, TABLE_FILE_VERSION};
 use crate::table::guards;
 use crate::table::tape::Tape;
-use crate::table::{At, Event, Keyspace, Listening, Table};
+use crate::table::{At, Event, Keyspace, Listening, Table, lookups};
 
 /// Readers wait for no more calls than this, unless they are to see them as one.
 const CALLS_PER_LOCK: usize = 32;
@@ -270,7 +270,14 @@ impl Store {
                     (Some(keyspace), Ok(spec)) if matches!(spec.run, Run::Script) => {
                         self.scripts.call(keyspace, &args, moment, &mut out);
                     }
-                    (Some(keyspace), Ok(spec)) => execute::write(keyspace, spec, &args, moment, &mut out),
+                    (Some(_), Ok(spec)) if matches!(spec.run, Run::Swap) => swap(&mut locked, &args, &mut out),
+                    (Some(keyspace), Ok(spec)) => {
+                        lookups::take();
+                        execute::write(keyspace, spec, &args, moment, &mut out);
+                        if matches!(spec.run, Run::Read(_)) {
+                            tables[usize::from(database)].looked(lookups::take());
+                        }
+                    }
                     (Some(_), Err(failure)) => out.error(failure.text()),
                     (None, _) => out.error("ERR there is no such database here"),
                 }
@@ -325,6 +332,7 @@ impl Store {
         if reclaim.evicted {
             for key in keys {
                 if keyspace.evict(key, moment) {
+                    keyspace.note_evicted();
                     keyspace.notify(b'e', "evicted", key);
                 }
             }
@@ -343,22 +351,61 @@ impl Store {
         tables.filter_map(|table| table.read(Keyspace::next_due)).min()
     }
 
-    /// Commands for the next entry, if this member leads: what has expired by `now`, and what has to make room by this policy
-    /// where a collection takes more than it may. A key is named once, and once more some time later if it is still there.
-    pub fn reclaims(&mut self, now: u64, policy: Policy) -> Vec<Command> {
+    /// How far the tables of each collection with a limit must shrink, with the policy for it: what a collection may take
+    /// alone, and what those of a namespace may take together, each giving way by its share.
+    fn limits(&self, room: &Room) -> Vec<(usize, usize, Policy)> {
+        let bytes_of = |state: &State| {
+            let table = state.shared.table.as_ref()?;
+            Some(table.read(Keyspace::memory_bytes))
+        };
+        let mut limits = Vec::new();
+        let mut together = Vec::new();
+        let namespace = room.namespace.as_ref().filter(|own| own.bytes > 0);
+        for (place, state) in self.collections.iter().enumerate() {
+            let own = state.shared.schema.eviction_bytes as usize;
+            let is_one_of_many = namespace.is_some_and(|namespace| *namespace.name == *state.shared.namespace);
+            if own == 0 && !is_one_of_many {
+                continue;
+            }
+            let Some(bytes) = bytes_of(state) else { continue };
+            if own > 0 && bytes > own {
+                limits.push((place, own, room.policy_of(&state.shared.namespace)));
+            }
+            if is_one_of_many {
+                together.push((place, bytes));
+            }
+        }
+        let total: usize = together.iter().map(|(_, bytes)| bytes).sum();
+        if let Some(namespace) = namespace
+            && let Some(over) = total.checked_sub(namespace.bytes as usize).filter(|over| *over > 0)
+            && let Some(policy) = namespace.policy
+        {
+            limits.extend(together.into_iter().map(|(place, bytes)| {
+                let share = (over as u128 * bytes as u128).div_ceil(total.max(1) as u128) as usize;
+                (place, bytes.saturating_sub(share), policy)
+            }));
+        }
+        limits.retain(|(.., policy)| *policy != Policy::None);
+        limits
+    }
+
+    /// Commands for the next entry, if this member leads: what has to make room, and what has expired by `now`. A key is named
+    /// once, and once more some time later if it is still there.
+    pub fn reclaims(&mut self, now: u64, room: &Room) -> Vec<Command> {
         let mut commands = Vec::new();
+        for (place, budget, policy) in self.limits(room) {
+            let state = &self.collections[place];
+            let Some(table) = &state.shared.table else { continue };
+            let mut chance = Chance::new(self.applied);
+            let victims = table.write(|keyspace| keyspace.victims(budget, policy, RECLAIM_MAX, &mut chance));
+            let keys: Vec<Vec<u8>> = victims.into_iter().map(Into::into).collect();
+            if !keys.is_empty() {
+                let reclaim = Reclaim { collection: state.shared.id.0, keys, evicted: true };
+                commands.push(Command::Reclaim(reclaim.into()));
+            }
+        }
         for state in &self.collections {
             let Some(table) = &state.shared.table else { continue };
-            let budget = state.shared.schema.eviction_bytes as usize;
-            if budget > 0 && table.read(|keyspace| keyspace.memory_bytes() > budget) {
-                let mut chance = Chance::new(self.applied);
-                let victims = table.write(|keyspace| keyspace.victims(budget, policy, RECLAIM_MAX, &mut chance));
-                let keys: Vec<Vec<u8>> = victims.into_iter().map(Into::into).collect();
-                if !keys.is_empty() {
-                    let reclaim = Reclaim { collection: state.shared.id.0, keys, evicted: true };
-                    commands.push(Command::Reclaim(reclaim.into()));
-                }
-            }
             if table.read(|keyspace| keyspace.next_due().is_none_or(|due| due > now)) {
                 continue;
             }
@@ -371,4 +418,19 @@ impl Store {
         }
         commands
     }
+}
+
+/// Exchanges what two of the databases hold, which are named by their places.
+fn swap(locked: &mut [RwLockWriteGuard<'_, Keyspace>], args: &[&[u8]], out: &mut Tape) {
+    let place = |arg: &[u8]| parse_int(arg).and_then(|place| usize::try_from(place).ok());
+    let (Some(one), Some(other)) = (place(args[1]), place(args[2])) else { return out.error("ERR invalid DB index") };
+    let (low, high) = (one.min(other), one.max(other));
+    if high >= locked.len() {
+        return out.error("ERR there is no such database here");
+    }
+    if low < high {
+        let (before, after) = locked.split_at_mut(high);
+        Keyspace::swap(&mut before[low], &mut after[0]);
+    }
+    out.ok();
 }

@@ -28,42 +28,89 @@ pub enum Policy {
     /// S3-FIFO.
     #[default]
     S3Fifo,
-    /// Those that were used least lately (Redis: `allkeys-lru`).
+    /// Those that were used least lately.
     Lru,
-    /// Those that were used least often (Redis: `allkeys-lfu`).
+    /// Those that were used least often.
     Lfu,
-    /// Those whose deadline comes first (Redis: `volatile-ttl`).
-    Ttl,
-    /// Any (Redis: `allkeys-random`).
+    /// Any.
     Random,
-    /// None: writes are refused instead (Redis: `noeviction`).
+    /// Of those with a deadline, those that were used least lately.
+    VolatileLru,
+    /// Of those with a deadline, those that were used least often.
+    VolatileLfu,
+    /// Any of those with a deadline.
+    VolatileRandom,
+    /// Those whose deadline comes first.
+    VolatileTtl,
+    /// None: writes are refused instead.
     None,
 }
 
+/// Names, as Redis has them but for its own.
+const POLICIES: [(Policy, &str); 9] = [
+    (Policy::S3Fifo, "s3-fifo"),
+    (Policy::Lru, "allkeys-lru"),
+    (Policy::Lfu, "allkeys-lfu"),
+    (Policy::Random, "allkeys-random"),
+    (Policy::VolatileLru, "volatile-lru"),
+    (Policy::VolatileLfu, "volatile-lfu"),
+    (Policy::VolatileRandom, "volatile-random"),
+    (Policy::VolatileTtl, "volatile-ttl"),
+    (Policy::None, "noeviction"),
+];
+
 impl Policy {
-    /// The policy of that name, ours or Redis'.
+    /// The policy of that name.
     pub fn named(name: &str) -> Option<Policy> {
-        Some(match name.to_ascii_lowercase().as_str() {
-            "s3-fifo" => Policy::S3Fifo,
-            "lru" | "allkeys-lru" | "volatile-lru" => Policy::Lru,
-            "lfu" | "allkeys-lfu" | "volatile-lfu" => Policy::Lfu,
-            "ttl" | "volatile-ttl" => Policy::Ttl,
-            "random" | "allkeys-random" | "volatile-random" => Policy::Random,
-            "none" | "noeviction" => Policy::None,
-            _ => return None,
-        })
+        POLICIES.iter().find(|(_, known)| known.eq_ignore_ascii_case(name)).map(|(policy, _)| *policy)
     }
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        match self {
-            Policy::S3Fifo => "s3-fifo",
-            Policy::Lru => "allkeys-lru",
-            Policy::Lfu => "allkeys-lfu",
-            Policy::Ttl => "volatile-ttl",
-            Policy::Random => "allkeys-random",
-            Policy::None => "noeviction",
-        }
+        POLICIES.iter().find(|(policy, _)| *policy == self).map_or("", |(_, name)| name)
+    }
+
+    /// All names.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        POLICIES.iter().map(|(_, name)| *name)
+    }
+
+    /// Whether only keys with a deadline make room.
+    pub fn is_volatile(self) -> bool {
+        matches!(self, Policy::VolatileLru | Policy::VolatileLfu | Policy::VolatileRandom | Policy::VolatileTtl)
+    }
+}
+
+/// What makes room, and where, while a member leads. Each member has its own; it is no part of the state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Room {
+    /// How collections with a budget of their own make room.
+    pub policy: Policy,
+    /// A namespace with rules of its own.
+    pub namespace: Option<NamespaceRoom>,
+}
+
+/// What the collections of a namespace may take together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceRoom {
+    /// Which.
+    pub name: String,
+    /// In bytes; zero: as much as there is.
+    pub bytes: u64,
+    /// How they make room, with a budget of their own too. None: nothing is evicted but where a collection has one.
+    pub policy: Option<Policy>,
+}
+
+impl Room {
+    /// Nothing makes room.
+    pub fn none() -> Room {
+        Room { policy: Policy::None, namespace: None }
+    }
+
+    /// How a collection of a namespace makes room that has a budget of its own.
+    pub fn policy_of(&self, namespace: &str) -> Policy {
+        let own = self.namespace.as_ref().filter(|room| room.name == namespace);
+        own.and_then(|room| room.policy).unwrap_or(self.policy)
     }
 }
 
@@ -223,8 +270,8 @@ mod tests {
 
     #[test]
     fn names_are_understood() {
-        for policy in [Policy::S3Fifo, Policy::Lru, Policy::Lfu, Policy::Ttl, Policy::Random, Policy::None] {
-            assert_eq!(Policy::named(policy.name()), Some(policy));
+        for (policy, name) in POLICIES {
+            assert_eq!((Policy::named(&name.to_ascii_uppercase()), policy.name()), (Some(policy), name));
         }
         assert_eq!(Policy::named("best"), None);
     }

@@ -53,7 +53,7 @@ pub fn write(keyspace: &mut Keyspace, spec: &Spec, args: &[&[u8]], moment: Momen
         Run::Write(_) if has_long_key(spec, args) => Err(too_long()),
         Run::Write(_) if spec.is(DENYOOM) && keyspace.grown() > GROWTH_BYTES_MAX => Err(GROWN.into()),
         Run::Write(run) => run(keyspace, call),
-        Run::Script | Run::Door => Err(not_here(spec)),
+        Run::Script | Run::Swap | Run::Door => Err(not_here(spec)),
     };
     failed(done, before, out);
 }
@@ -65,7 +65,7 @@ pub fn read(keyspace: &Keyspace, spec: &Spec, args: &[&[u8]], moment: Moment, ou
     let call = &mut Call { args, now, version, number, out };
     let done = match spec.run {
         Run::Read(run) => run(keyspace, call),
-        Run::Write(_) | Run::Script | Run::Door => Err(not_here(spec)),
+        Run::Write(_) | Run::Script | Run::Swap | Run::Door => Err(not_here(spec)),
     };
     failed(done, before, out);
 }
@@ -179,6 +179,25 @@ pub(crate) mod tests {
             ("MGET p nope q", "[\"1\" (nil) \"2\"]"),
             ("DEL p q nope", "(integer) 2"),
             ("SET s v EX 0", "(error) ERR invalid expire time in 'set' command"),
+            ("MSETEX 2 n 1 m 2 NX EX 5", "(integer) 1"),
+            ("MSETEX 1 n 3 NX", "(integer) 0"),
+            ("MSETEX 2 n 3 m", "(error) ERR wrong number of key-value pairs"),
+            ("MSETEX 0 n 3", "(error) ERR invalid numkeys value"),
+            ("MSETEX 1 n 3 KEEPTTL", "(integer) 1"),
+            ("PTTL n", "(integer) 5000"),
+            ("SET m 1 EXAT 1", "OK"),
+            ("DEL n m", "(integer) 1"),
+            ("SET n v NX NX", "OK"),
+            ("SET n v NX XX", "(error) ERR syntax error"),
+            ("SET n v EX 5 ex 6", "OK"),
+            ("SET n v EX 5 PX 6", "(error) ERR syntax error"),
+            ("SET n v KEEPTTL EX 6", "(error) ERR syntax error"),
+            ("DEL n", "(integer) 1"),
+            ("ZADD z 1e308 a", "(integer) 1"),
+            ("ZRANGEBYSCORE z -inf 1e400", "[\"a\"]"),
+            ("ZCOUNT z (1e400 +inf", "(integer) 0"),
+            ("ZADD z 1e400 a", "(error) ERR value is not a valid float"),
+            ("DEL z", "(integer) 1"),
             ("NOPE x", "(error) ERR unknown command 'NOPE', with args beginning with: 'x' "),
             ("GET", "(error) ERR wrong number of arguments for 'get' command"),
             ("SET i 10 IFEQ 9", "(nil)"),

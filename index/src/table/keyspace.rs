@@ -18,6 +18,7 @@ mod due;
 mod journal;
 mod strings;
 mod victims;
+mod whole;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use super::entry::{Entry, Times, Value};
 use super::events::{Events, Listening};
 use super::eviction::Queues;
 use super::file::Saving;
+use super::lookups;
 use super::objects::{Kind, Object, Text};
 use super::wheel::Wheel;
 use crate::effects::Fate;
@@ -67,8 +69,11 @@ pub struct Taken {
     pub deadline: u64,
 }
 
-pub(super) enum TakenValue {
+/// A value by itself.
+pub enum TakenValue {
+    /// A string.
     String(Box<[u8]>),
+    /// All else.
     Object(Object),
 }
 
@@ -87,6 +92,9 @@ pub struct Keyspace {
     /// Where there is a budget.
     queues: Option<Queues>,
     grown: u64,
+    /// How many keys expired and were evicted since this member began.
+    expired: u64,
+    evicted: u64,
     /// So many notes in the wheel are worth looking which of them mean nothing any more.
     tidy_wheel_at: usize,
     /// What happened, where somebody listens.
@@ -118,6 +126,8 @@ impl Keyspace {
             wheel: Wheel::default(),
             queues: None,
             grown: 0,
+            expired: 0,
+            evicted: 0,
             tidy_wheel_at: TIDY_WHEEL_MIN,
             events: Events::default(),
             journal: None,
@@ -177,7 +187,9 @@ impl Keyspace {
 
     /// The entry of a key that has not expired by `now`.
     fn live(&self, key: &[u8], now: u64) -> Option<&Entry> {
-        self.entry(self.hash(key), key).filter(|entry| is_live(entry, now))
+        let found = self.entry(self.hash(key), key).filter(|entry| is_live(entry, now));
+        lookups::note(found.is_some());
+        found
     }
 
     /// Whether there is such a key.
@@ -343,6 +355,7 @@ impl Keyspace {
         let deadline = entry.times().deadline;
         let by_parts = deadline == 0 || deadline > now;
         drop(self.take_entry(hash, key));
+        self.expired += 1;
         self.events.changed(key, Fate::Expired);
         if by_parts {
             self.events.named(b'h', "hexpired", key);
@@ -568,31 +581,6 @@ impl Keyspace {
     /// What had to be written down for a checkpoint under way.
     pub fn spilled_bytes(&self) -> usize {
         self.saving.as_ref().map_or(0, |saving| saving.spilled_bytes())
-    }
-
-    /// Removes all keys.
-    pub fn clear(&mut self) {
-        self.changes += 1;
-        if let Some(saving) = &self.saving {
-            for (stripe, entries) in self.stripes.iter().enumerate() {
-                if saving.is_wanted(stripe) {
-                    saving.spill(stripe, entries.iter());
-                }
-            }
-        }
-        if self.journal.is_some() {
-            let keys: Vec<Box<[u8]>> = self.keys().map(Box::from).collect();
-            for key in &keys {
-                let hash = self.hash(key);
-                self.touch(hash, key);
-                self.note_going(hash, key);
-            }
-        }
-        self.stripes.iter_mut().for_each(|stripe| *stripe = HashTable::new());
-        (self.len, self.timed, self.bytes, self.sum) = (0, 0, 0, 0);
-        self.wheel.clear();
-        self.queues = self.queues.take().map(|_| Queues::default());
-        self.events.flushed();
     }
 
     /// All keys, expired ones too, in no order that means anything.

@@ -19,6 +19,7 @@
 
 pub mod tape;
 pub mod call;
+pub mod lookups;
 pub mod glob;
 mod cells;
 mod entry;
@@ -32,9 +33,14 @@ pub mod guards;
 pub mod execute;
 pub mod script;
 pub mod scripting;
+mod functions;
+pub mod rdb;
 pub(crate) mod file;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+
+use lookups::Lookups;
 
 pub use events::{Event, Events, Listening};
 pub use keyspace::{At, Keyspace};
@@ -42,6 +48,8 @@ pub use keyspace::{At, Keyspace};
 /// The typed part of one collection, shared by its writer, its readers and a checkpoint.
 pub struct Table {
     inner: RwLock<Keyspace>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 impl Table {
@@ -51,13 +59,28 @@ impl Table {
     }
 
     pub(crate) fn of(keyspace: Keyspace) -> Table {
-        Table { inner: RwLock::new(keyspace) }
+        Table { inner: RwLock::new(keyspace), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     /// Reads it: `read` sees the table as it stands between two calls.
     pub fn read<R>(&self, read: impl FnOnce(&Keyspace) -> R) -> R {
         // A call that panicked leaves the process, so the lock is never poisoned by one that was believed.
         read(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts what readers looked for.
+    pub fn looked(&self, looked: Lookups) {
+        if looked.hits > 0 {
+            self.hits.fetch_add(looked.hits, Ordering::Relaxed);
+        }
+        if looked.misses > 0 {
+            self.misses.fetch_add(looked.misses, Ordering::Relaxed);
+        }
+    }
+
+    /// What readers looked for here since this member began.
+    pub fn lookups(&self) -> Lookups {
+        Lookups { hits: self.hits.load(Ordering::Relaxed), misses: self.misses.load(Ordering::Relaxed) }
     }
 
     /// Changes it. Only the store may.

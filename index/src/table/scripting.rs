@@ -6,6 +6,8 @@
 //!                                                    '-- over its budget: what it changed is taken back
 //! ```
 //!
+//! `FUNCTION` and `FCALL` are next door: [`functions`](super::functions).
+//!
 //! A script runs where its command stands in the log, on every member alike; which scripts are kept is part of the state, so
 //! that they survive a failover. The oldest leave when all of them take more than [`SCRIPTS_BYTES_MAX`].
 
@@ -14,6 +16,7 @@ use std::sync::Arc;
 
 use super::commands::{self, Failure, NOSCRIPT, Run, WRITE, is};
 use super::execute::{self, Moment};
+use super::functions::{Libraries, Library};
 use super::keyspace::Keyspace;
 use super::script::{Engine, Host, Limits, Reply, Script, ScriptError};
 use super::tape::{Item, Items, Tape, decimals};
@@ -32,30 +35,38 @@ const DEPTH_MAX: usize = 32;
 /// The scripts that are kept.
 #[derive(Default)]
 pub struct Scripts {
-    engine: Engine,
+    pub(super) engine: Engine,
     /// By their digests.
     sources: BTreeMap<Box<[u8]>, Arc<Script>>,
     /// Digests, the oldest first.
     order: VecDeque<Box<[u8]>>,
     bytes: usize,
+    pub(super) libraries: Libraries,
 }
 
 impl Scripts {
     /// Those that [`Scripts::sources`] gave.
     pub fn of(sources: Vec<Vec<u8>>) -> Scripts {
         let mut scripts = Scripts::default();
-        sources.iter().for_each(|source| scripts.keep(Script::new(source).into()));
+        for source in sources {
+            // Only a library's first line names it: a script with such a line is refused.
+            match Library::named(&source) {
+                Ok(_) => scripts.reload(&source),
+                Err(_) => scripts.keep(Script::new(&source).into()),
+            }
+        }
         scripts
     }
 
-    /// The sources, the oldest first.
+    /// The sources of scripts, the oldest first, and of libraries.
     pub fn sources(&self) -> Vec<Vec<u8>> {
-        self.order.iter().filter_map(|digest| self.sources.get(digest)).map(|it| it.source().to_vec()).collect()
+        let scripts = self.order.iter().filter_map(|digest| self.sources.get(digest)).map(|it| it.source().to_vec());
+        scripts.chain(self.libraries.sources().map(<[u8]>::to_vec)).collect()
     }
 
     /// What they take.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.libraries.bytes()
     }
 
     fn keep(&mut self, script: Arc<Script>) {
@@ -77,6 +88,10 @@ impl Scripts {
         let before = out.len();
         let done = match args.first() {
             Some(name) if is(name, "script") => self.script(args, out),
+            Some(name) if is(name, "function") => self.function(args, out),
+            Some(name) if is(name, "fcall") || is(name, "fcall_ro") => {
+                self.call_function(keyspace, args, is(name, "fcall_ro"), moment, out)
+            }
             Some(name) => {
                 let read_only = name.len() > 3 && is(&name[name.len() - 3..], "_ro");
                 let by_digest = is(&name[..name.len().min(7)], "evalsha");
@@ -93,7 +108,7 @@ impl Scripts {
     fn script(&mut self, args: &[&[u8]], out: &mut Tape) -> Result<(), Failure> {
         let wrong = || {
             let what = String::from_utf8_lossy(args[1]);
-            Failure::from(format!("ERR unknown subcommand or wrong number of arguments for '{what}'. Try SCRIPT HELP."))
+            Failure::from(format!("ERR unknown subcommand '{what}'. Try SCRIPT HELP."))
         };
         match args[1] {
             what if is(what, "load") && args.len() == 3 => {
@@ -169,30 +184,48 @@ impl Scripts {
             return Err("ERR Can not execute a script with write flag using *_ro command.".into());
         }
         let read_only = read_only || flags.no_writes;
-        keyspace.begin_journal();
-        let mut reach = Reach { keyspace: &mut *keyspace, moment, calls: 0, read_only, tape: Tape::new(), spent: 0 };
-        match self.engine.run(&mut reach, &script, keys, arguments, &Limits::default()) {
-            Ok(reply) => {
-                keyspace.keep_changes();
-                write(&reply, out);
-                Ok(())
-            }
-            Err(error) => {
-                keyspace.take_back();
-                Err(not_a_script(error))
-            }
+        let engine = &mut self.engine;
+        in_reach(keyspace, moment, read_only, out, |reach| {
+            engine.run(reach, &script, keys, arguments, &Limits::default()).map(Some)
+        })
+    }
+}
+
+/// Runs a script, and takes back what it did if it went over a budget. It says none where there was nothing to run.
+pub(super) fn in_reach(
+    keyspace: &mut Keyspace,
+    moment: Moment,
+    read_only: bool,
+    out: &mut Tape,
+    run: impl FnOnce(&mut dyn Host) -> Result<Option<Reply>, ScriptError>,
+) -> Result<(), Failure> {
+    keyspace.begin_journal();
+    let mut reach = Reach { keyspace: &mut *keyspace, moment, calls: 0, read_only, tape: Tape::new(), spent: 0 };
+    match run(&mut reach) {
+        Ok(Some(reply)) => {
+            keyspace.keep_changes();
+            write(&reply, out);
+            Ok(())
+        }
+        Ok(None) => {
+            keyspace.take_back();
+            Err("ERR Function not found".into())
+        }
+        Err(error) => {
+            keyspace.take_back();
+            Err(not_a_script(error))
         }
     }
 }
 
-fn too_long(source: &[u8]) -> Result<(), Failure> {
+pub(super) fn too_long(source: &[u8]) -> Result<(), Failure> {
     if source.len() <= SCRIPT_BYTES_MAX {
         return Ok(());
     }
     Err(format!("ERR a script may have at most {SCRIPT_BYTES_MAX} bytes").into())
 }
 
-fn not_a_script(error: ScriptError) -> Failure {
+pub(super) fn not_a_script(error: ScriptError) -> Failure {
     let text = match error {
         ScriptError::Compile(what) => what,
         over => format!("{over}; nothing of it took effect: let it do less at a time"),

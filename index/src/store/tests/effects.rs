@@ -7,7 +7,7 @@ use crate::command::{Execution, Reclaim};
 use crate::effects::{EntryEffects, Fate};
 use crate::record::{CollectionId, Position};
 use crate::table::call::{Chance, Packed};
-use crate::table::eviction::Policy;
+use crate::table::eviction::Room;
 use crate::table::{Keyspace, Listening};
 
 type Keys = BTreeMap<(u64, Vec<u8>), u64>;
@@ -169,7 +169,7 @@ fn whoever_follows_the_effects_has_what_is_there() {
                 };
                 commands.push(command);
             }
-            commands.extend(shard.store.reclaims(clock, Policy::default()));
+            commands.extend(shard.store.reclaims(clock, &Room::default()));
             shard.entry(clock, commands.into_iter().map(envelope).collect());
             follower.follow(&shard.store, seed);
             assert_eq!(follower.keys, keys(&shard.store), "seed {seed}, entry {}", shard.store.applied());

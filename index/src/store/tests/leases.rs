@@ -198,7 +198,7 @@ fn two_holders_are_never_both_believed(seed: u64) {
             }
         }
         if random.chance(20) {
-            let reclaims = shard.store.reclaims(clock, Default::default());
+            let reclaims = shard.store.reclaims(clock, &Default::default());
             shard.entry(clock, reclaims.into_iter().map(envelope).collect());
         }
     }

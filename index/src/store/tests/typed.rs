@@ -4,7 +4,7 @@ use super::*;
 use crate::command::{Execution, Refusal, SchemaChange, Watched};
 use crate::record::{CollectionId, Position};
 use crate::table::call::{Chance, Packed};
-use crate::table::eviction::Policy;
+use crate::table::eviction::{NamespaceRoom, Policy, Room};
 use crate::table::execute::{self, Moment};
 use crate::table::tape::{Item, Items, Tape};
 use crate::table::{At, Event, Keyspace, Listening};
@@ -68,7 +68,7 @@ fn a_store_with_checkpoints_and_restarts_is_the_keyspace_that_had_none() {
                 let moment = Moment { now: clock, version: Position::new(index, number as usize).get(), number };
                 reply(&mut model, line, moment, &mut expected);
             }
-            let reclaims = shard.store.reclaims(clock, Policy::default());
+            let reclaims = shard.store.reclaims(clock, &Room::default());
             let at = At { version: 0, now: clock };
             for command in &reclaims {
                 let Command::Reclaim(reclaim) = command else { panic!("{command:?}") };
@@ -149,8 +149,8 @@ fn what_expired_is_reclaimed_on_every_member_and_listeners_hear_of_it() {
     assert_eq!(shard.store.take_events(), [(id, set("a")), (id, expire), (id, set("b"))]);
     let due = shard.store.due().unwrap();
     assert!((1_500..3_000).contains(&due));
-    assert!(shard.store.reclaims(due - 1, Policy::default()).is_empty());
-    let reclaims = shard.store.reclaims(due, Policy::default());
+    assert!(shard.store.reclaims(due - 1, &Room::default()).is_empty());
+    let reclaims = shard.store.reclaims(due, &Room::default());
     assert_eq!(reclaims.len(), 1);
     shard.entry(due, reclaims.into_iter().map(envelope).collect());
     assert_eq!(shard.store.take_events(), [(id, Event::Named { class: b'x', name: "expired", key: b"a"[..].into() })]);
@@ -201,7 +201,7 @@ fn a_cache_keeps_to_its_budget_and_what_is_used_stays() {
                 }
             }
             let mut commands = vec![envelope(execution(collection, &lines, false))];
-            commands.extend(shard.store.reclaims(round, policy).into_iter().map(envelope));
+            commands.extend(shard.store.reclaims(round, &Room { policy, namespace: None }).into_iter().map(envelope));
             shard.entry(round, commands);
             let view = shard.store.view();
             let table = view.collection_by_id(CollectionId(collection)).unwrap().table().unwrap().clone();
@@ -277,5 +277,125 @@ fn scripts_run_in_the_log_and_are_kept_over_a_restart() {
     let found =
         replies(&mut shard, collection, &[&["SCRIPT", "EXISTS", &digest, "no"], &["EVALSHA", &digest, "1", "k", "1"]]);
     assert_eq!(found, ["[(integer) 1 (integer) 0]", "(integer) 2"]);
+    assert_eq!(shard.store.digest(), shard.store.digest_from_records());
+}
+
+#[test]
+fn swapped_databases_are_swapped_also_for_checkpoints_that_run_and_after_restarts() {
+    for seed in 0..60 {
+        let mut chance = Chance::new(seed);
+        let mut shard = Shard::new(StoreOptions::default());
+        let collections = ["a", "b"].map(|name| shard.collection(name, 0));
+        let mut models = [(); 2].map(|()| Keyspace::new(u64::from_le_bytes([3; 8])));
+        let mut running = None;
+        for _ in 0..chance.below(60) {
+            let clock = 1_000_000;
+            let mut packed = Packed::new();
+            let index = shard.log.len() as u64 + 1;
+            for number in 0..chance.below(20) as u32 {
+                if chance.below(6) == 0 {
+                    packed.push(0, [&b"swapdb"[..], b"0", b"1"].into_iter());
+                    models.swap(0, 1);
+                    continue;
+                }
+                let (place, line) = (chance.below(2), line(&mut chance));
+                packed.push(place as u8, line.split(' ').map(str::as_bytes).collect::<Vec<_>>().into_iter());
+                let moment = Moment { now: clock, version: Position::new(index, number as usize).get(), number };
+                reply(&mut models[place], &line, moment, &mut Tape::new());
+            }
+            let (calls, atomic) = (packed.into_bytes(), chance.below(2) == 0);
+            let execution = Execution { collections: collections.into(), calls, atomic, ..Execution::default() };
+            shard.entry(clock, vec![envelope(Command::Execute(execution.into()))]);
+            match chance.below(6) {
+                0 if running.is_none() => {
+                    shard.store.request_checkpoint();
+                    running = shard.store.next_job().map(|job| {
+                        let directory = shard.directory.clone();
+                        std::thread::spawn(move || job.run(&directory, &AtomicBool::new(false)))
+                    });
+                }
+                1 => {
+                    if let Some(job) = running.take() {
+                        let installed = shard.store.install(job.join().unwrap());
+                        assert!(installed.error.is_none(), "seed {seed}: {:?}", installed.error);
+                    }
+                }
+                2 if running.is_none() => shard.restart(),
+                _ => {}
+            }
+            assert_eq!(shard.store.digest(), shard.store.digest_from_records(), "seed {seed}");
+            let view = shard.store.view();
+            for (id, model) in collections.iter().zip(&models) {
+                let table = view.collection_by_id(CollectionId(*id)).unwrap().table().cloned();
+                let sum = table.map_or(0, |table| table.read(|keyspace| keyspace.sum()));
+                assert_eq!(sum, model.sum(), "seed {seed}");
+            }
+        }
+        if let Some(job) = running {
+            let _ = shard.store.install(job.join().unwrap());
+        }
+        let before = shard.store.digest();
+        shard.checkpoint();
+        shard.restart();
+        assert_eq!(shard.store.digest(), before, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_collections_of_a_namespace_keep_to_what_they_may_take_together() {
+    for policy in [Policy::Lru, Policy::VolatileLru, Policy::VolatileTtl, Policy::S3Fifo, Policy::None] {
+        let mut shard = Shard::new(StoreOptions::default());
+        let collections = ["a", "b", "c"].map(|name| shard.collection(name, 0));
+        let namespace =
+            shard.store.view().collection_by_id(CollectionId(collections[0])).unwrap().namespace().to_owned();
+        let bytes = |shard: &Shard| {
+            let view = shard.store.view();
+            let tables = collections.map(|id| view.collection_by_id(CollectionId(id)).unwrap().table().cloned());
+            tables.map(|table| table.map_or(0, |table| table.read(|keyspace| keyspace.memory_bytes())))
+        };
+        let lines = |round: u64| -> Vec<String> {
+            (0..50).map(|at| format!("SET k{round}-{at} {} PX 1000000", "x".repeat(100))).collect()
+        };
+        let room = |bytes| {
+            let namespace = NamespaceRoom { name: namespace.clone(), bytes, policy: Some(policy) };
+            Room { policy: Policy::None, namespace: Some(namespace) }
+        };
+        shard.entry(1, vec![envelope(execution(collections[1], &["SET kept 1".into()], false))]);
+        for round in 0..300 {
+            // The third has a third of what the first has.
+            let collection = collections[if round % 4 == 3 { 2 } else { 0 }];
+            let mut commands = vec![envelope(execution(collection, &lines(round), false))];
+            commands.extend(shard.store.reclaims(1, &room(600_000)).into_iter().map(envelope));
+            shard.entry(1, commands);
+        }
+        let taken = bytes(&shard);
+        if policy == Policy::None {
+            assert!(taken.iter().sum::<usize>() > 2_000_000, "{taken:?}");
+            continue;
+        }
+        assert!(taken.iter().sum::<usize>() < 650_000, "{policy:?}: {taken:?}");
+        assert!(taken[0] > taken[2] && taken[2] > 60_000, "{policy:?}: {taken:?}");
+        let view = shard.store.view();
+        let table = |id: u64| view.collection_by_id(CollectionId(id)).unwrap().table().cloned().unwrap();
+        if policy.is_volatile() {
+            assert_eq!(table(collections[1]).read(|keyspace| keyspace.len()), 1, "{policy:?}");
+        }
+        assert!(table(collections[0]).read(Keyspace::evicted) > 1_000, "{policy:?}");
+        assert!(shard.store.reclaims(1, &room(0)).is_empty(), "zero is no limit");
+    }
+}
+
+#[test]
+fn functions_are_kept_over_a_restart() {
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    let source =
+        "#!lua name=lib\nredis.register_function('put', function(k, a) return redis.call('SET', k[1], a[1]) end)";
+    let found = replies(&mut shard, collection, &[&["FUNCTION", "LOAD", source], &["FCALL", "put", "1", "k", "v"]]);
+    assert_eq!(found, ["\"lib\"", "OK"]);
+    shard.checkpoint();
+    shard.restart();
+    let found = replies(&mut shard, collection, &[&["FCALL", "put", "1", "k", "w"], &["GET", "k"]]);
+    assert_eq!(found, ["OK", "\"w\""]);
     assert_eq!(shard.store.digest(), shard.store.digest_from_records());
 }

@@ -1,10 +1,9 @@
-//! Dumps: a key's value as bytes, to be put elsewhere.
+//! Dumps: a key's value as bytes, to be put elsewhere: in Redis' own form ([`rdb`]), so that values go to a Redis and come from
+//! one. What Redis has no type for is in a form of our own:
 //!
 //! ```text
 //!   tag of the kind (1), the value's bytes in a file, "loci" (4), version (2), xxh3 of all before it (8)
 //! ```
-//!
-//! The bytes are ours: Redis does not read them, and its own are refused as if they were damaged.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -12,6 +11,7 @@ use super::super::call::Call;
 use super::super::keyspace::{Keyspace, Taken, TakenValue};
 use super::{DENYOOM, Done, Failure, Keys, READONLY, Run, Spec, WRITE, int, is};
 use crate::table::objects::Object;
+use crate::table::rdb;
 
 const ONE: Keys = Keys::Range(1, 1, 1);
 const MAGIC: &[u8; 4] = b"loci";
@@ -27,6 +27,11 @@ pub(super) const SPECS: &[Spec] = &[
 
 fn encode(taken: &Taken) -> Vec<u8> {
     let mut out = Vec::new();
+    if let Some(version) = rdb::write(&taken.value, &mut out) {
+        rdb::seal(&mut out, version);
+        return out;
+    }
+    out.clear();
     match &taken.value {
         TakenValue::String(value) => {
             out.push(STRING);
@@ -43,7 +48,10 @@ fn encode(taken: &Taken) -> Vec<u8> {
     out
 }
 
-fn decode(payload: &[u8]) -> Result<TakenValue, Failure> {
+fn decode(payload: &[u8], now: u64) -> Result<TakenValue, Failure> {
+    if let Some(content) = rdb::unseal(payload) {
+        return rdb::read(content, now).ok_or_else(|| "ERR Bad data format".into());
+    }
     let foreign = || Failure::from("ERR DUMP payload version or checksum are wrong");
     let (value, trailer) = payload.split_last_chunk::<TRAILER>().ok_or_else(foreign)?;
     let (sealed, sum) = payload.split_at(payload.len() - 8);
@@ -91,7 +99,7 @@ fn restore(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
         return Err("BUSYKEY Target key name already exists.".into());
     }
     let life = u64::try_from(life).map_err(|_| Failure::from("ERR Invalid TTL value, must be >= 0"))?;
-    let value = decode(call.args[3])?;
+    let value = decode(call.args[3], call.now)?;
     let deadline = match life {
         0 => 0,
         life if absolute => life,
@@ -102,7 +110,7 @@ fn restore(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
             keyspace.notify(b'g', "del", key);
         }
     } else {
-        keyspace.put_back(key, Taken { value, deadline }, call.at());
+        keyspace.put_copy(key, Taken { value, deadline }, call.at());
         keyspace.notify(b'g', "restore", key);
     }
     call.out.ok();

@@ -103,6 +103,8 @@ pub enum Run {
     Write(fn(&mut Keyspace, &mut Call<'_>) -> Result<(), Failure>),
     /// Is about scripts.
     Script,
+    /// Exchanges two keyspaces.
+    Swap,
     /// The door does it.
     Door,
 }

@@ -77,9 +77,15 @@ impl ScoreEdge {
             text => (false, text),
         };
         // No digits at all are read as zero.
-        let score = if text.is_empty() { Some(0.0) } else { parse_float(text) };
+        let score = if text.is_empty() { Some(0.0) } else { parse_float(text).or_else(|| beyond(text)) };
         Ok(ScoreEdge { score: score.ok_or("ERR min or max is not a float")?, open })
     }
+}
+
+/// A number that is too large for one is an edge beyond all scores.
+fn beyond(text: &[u8]) -> Option<f64> {
+    let text = std::str::from_utf8(text).ok().filter(|text| text.trim() == *text)?;
+    text.parse::<f64>().ok().filter(|number| number.is_infinite())
 }
 
 impl LexEdge<'_> {

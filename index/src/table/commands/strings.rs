@@ -2,7 +2,9 @@
 
 use super::super::call::Call;
 use super::super::keyspace::Keyspace;
-use super::{DENYOOM, Done, FAST, Failure, Keys, READONLY, Run, Spec, WRITE, float, int, int_text, is, parse_float};
+use super::{
+    DENYOOM, Done, FAST, Failure, Keys, READONLY, Run, Spec, WRITE, float, int, int_text, is, parse_float, parse_int,
+};
 
 /// The longest string in bytes.
 pub const STRING_BYTES_MAX: usize = 16 << 20;
@@ -45,6 +47,7 @@ pub(super) const SPECS: &[Spec] = &[
     write("getex", -2, ONE, FAST, getex),
     write("mset", -3, Keys::Range(1, -1, 2), DENYOOM, mset),
     write("msetnx", -3, Keys::Range(1, -1, 2), DENYOOM, msetnx),
+    write("msetex", -4, Keys::Found(keys_of_msetex), DENYOOM, msetex),
     write("append", 3, ONE, DENYOOM | FAST, append),
     write("setrange", 4, ONE, DENYOOM, setrange),
     write("incr", 2, ONE, DENYOOM | FAST, |keyspace, call| add(keyspace, call, 1)),
@@ -193,20 +196,24 @@ impl<'a> If<'a> {
 
 fn set(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     let (key, value) = (call.args[1], call.args[2]);
-    let (mut life, mut condition, mut get) = (None, If::Always, false);
+    let (mut life, mut unit, mut condition, mut get) = (None, None::<&[u8]>, If::Always, false);
     let mut place = 3;
     while place < call.args.len() {
         let word = call.args[place];
         if is(word, "get") {
             get = true;
-        } else if (is(word, "nx") || is(word, "xx")) && matches!(condition, If::Always) {
-            condition = if is(word, "nx") { If::Absent } else { If::Present };
-        } else if is(word, "keepttl") && life.is_none() {
+        } else if is(word, "nx") && matches!(condition, If::Always | If::Absent) {
+            // The same word may come twice.
+            condition = If::Absent;
+        } else if is(word, "xx") && matches!(condition, If::Always | If::Present) {
+            condition = If::Present;
+        } else if is(word, "keepttl") && matches!(life, None | Some(Life::Keep)) {
             life = Some(Life::Keep);
-        } else if life.is_none()
+        } else if unit.is_none_or(|unit| word.eq_ignore_ascii_case(unit))
+            && !matches!(life, Some(Life::Keep))
             && let Some(deadline) = deadline_word(call, place, "set")?
         {
-            life = Some(Life::Until(deadline));
+            (life, unit) = (Some(Life::Until(deadline)), Some(word));
             place += 1;
         } else if matches!(condition, If::Always)
             && let Some(found) = If::word(call.args, place)?
@@ -236,7 +243,7 @@ fn set(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     };
     store(keyspace, call, key, value, deadline, "set");
     if matches!(life, Some(Life::Until(_))) {
-        keyspace.notify(b'g', "expire", key);
+        notify_deadline(keyspace, call, key, deadline);
     }
     if !get {
         call.out.ok();
@@ -254,13 +261,20 @@ pub(super) fn store(
     event: &'static str,
 ) {
     if deadline != 0 && deadline <= call.now {
-        if keyspace.remove(key, call.at()) {
-            keyspace.notify(b'g', "del", key);
-        }
-        return;
+        // It is set, and expires at once.
+        keyspace.remove(key, call.at());
+    } else {
+        keyspace.set_string(key, value, deadline, call.at());
     }
-    keyspace.set_string(key, value, deadline, call.at());
     keyspace.notify(b'$', event, key);
+}
+
+/// A key got a deadline with its value; it may have passed already.
+fn notify_deadline(keyspace: &mut Keyspace, call: &Call<'_>, key: &[u8], deadline: u64) {
+    keyspace.notify(b'g', "expire", key);
+    if deadline <= call.now {
+        keyspace.notify(b'x', "expired", key);
+    }
 }
 
 fn setnx(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
@@ -358,6 +372,59 @@ fn msetnx(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
         pairs.iter().for_each(|(key, value)| store(keyspace, call, key, value, 0, "set"));
     }
     call.out.flag(free);
+    Ok(())
+}
+
+fn keys_of_msetex(args: &[&[u8]]) -> Vec<usize> {
+    let count = args.get(1).and_then(|count| parse_int(count)).and_then(|count| usize::try_from(count).ok());
+    let pairs = count.unwrap_or(0).min(args.len() / 2);
+    (0..pairs).map(|pair| 2 + 2 * pair).filter(|place| *place < args.len()).collect()
+}
+
+/// `MSETEX numkeys key value ... [NX | XX] [EX | PX | EXAT | PXAT time | KEEPTTL]`
+fn msetex(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
+    let count = usize::try_from(int(call.args[1])?).ok().filter(|count| *count > 0);
+    let count = count.ok_or("ERR invalid numkeys value")?;
+    let end = count.checked_mul(2).and_then(|words| words.checked_add(2)).filter(|end| *end <= call.args.len());
+    let end = end.ok_or("ERR wrong number of key-value pairs")?;
+    let (mut life, mut condition, mut place) = (None, If::Always, end);
+    while let Some(word) = call.args.get(place) {
+        if is(word, "nx") && matches!(condition, If::Always) {
+            condition = If::Absent;
+        } else if is(word, "xx") && matches!(condition, If::Always) {
+            condition = If::Present;
+        } else if is(word, "keepttl") && life.is_none() {
+            life = Some(Life::Keep);
+        } else if life.is_none()
+            && let Some(deadline) = deadline_word(call, place, "msetex")?
+        {
+            life = Some(Life::Until(deadline));
+            place += 1;
+        } else {
+            return Err(Failure::Syntax);
+        }
+        place += 1;
+    }
+    let args = call.args;
+    let pairs: Vec<(&[u8], &[u8])> = args[2..end].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+    for (key, _) in &pairs {
+        if !condition.holds(keyspace, key, call.now)? {
+            call.out.int(0);
+            return Ok(());
+        }
+    }
+    for (key, value) in pairs {
+        let deadline = match life {
+            Some(Life::Until(deadline)) => deadline,
+            Some(Life::Keep) => keyspace.deadline(key, call.now).unwrap_or(0),
+            Some(Life::Forever) | None => 0,
+        };
+        store(keyspace, call, key, value, deadline, "set");
+        if matches!(life, Some(Life::Until(_))) {
+            notify_deadline(keyspace, call, key, deadline);
+        }
+    }
+    call.out.int(1);
     Ok(())
 }
 

@@ -19,7 +19,7 @@ impl Keyspace {
     pub fn victims(&mut self, budget: usize, policy: Policy, count: usize, chance: &mut Chance) -> Vec<Box<[u8]>> {
         let mut over = self.memory_bytes().saturating_sub(budget);
         let mut victims = Vec::new();
-        if over == 0 || policy == Policy::None {
+        if over == 0 || policy == Policy::None || (policy.is_volatile() && self.timed == 0) {
             return victims;
         }
         if policy == Policy::S3Fifo && self.queues.is_none() {
@@ -82,11 +82,13 @@ impl Keyspace {
             let stripe = &self.stripes[stripe];
             let entry = stripe.iter().nth(rank as usize % stripe.len().max(1))?;
             let times = entry.times();
+            if policy.is_volatile() && times.deadline == 0 {
+                return None;
+            }
             let worth = match policy {
-                Policy::Ttl if times.deadline == 0 => return None,
-                Policy::Ttl => times.deadline,
-                Policy::Random => 0,
-                Policy::Lfu => u64::from(entry.heat()),
+                Policy::VolatileTtl => times.deadline,
+                Policy::Random | Policy::VolatileRandom => 0,
+                Policy::Lfu | Policy::VolatileLfu => u64::from(entry.heat()),
                 // What was used lately is warm, and cools down each time it is looked at.
                 _ => {
                     let heat = entry.heat();

@@ -175,6 +175,11 @@ impl Hash {
         self.all().filter(move |(.., deadline)| is_live(*deadline, now)).map(|(field, value, _)| (field, value))
     }
 
+    /// All fields with their values and deadlines, those that have expired too; zero: none.
+    pub fn with_deadlines(&self) -> impl Iterator<Item = (&[u8], &[u8], u64)> {
+        self.all()
+    }
+
     fn all(&self) -> impl Iterator<Item = Parts<'_>> {
         let (small, large) = match &self.form {
             Form::Small(small) => (Some(small.iter()), None),

@@ -16,6 +16,7 @@
 //! - budgets are counts: instructions and the work of library functions in steps, objects in bytes of a fixed price list. When
 //!   to collect what is unreachable is decided by that count. So a run that ends over its budget does so at the same
 //!   instruction everywhere, and a script that would run for ever ends everywhere.
+//! - a function is called on its library loaded anew, so that nothing is left over from one call to the next;
 //! - compiled scripts are kept by their digest, and compiling is a function of the source.
 //!
 //! This holds between members with the same version of this module; how many steps something takes is part of it.
@@ -31,6 +32,7 @@ mod engine;
 mod tests;
 
 pub use engine::{Engine, ScriptFlags, Used};
+pub use library::{Registered, is_name};
 
 use sha1::{Digest, Sha1};
 

@@ -33,8 +33,9 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use loci_index::store::Store;
-use loci_index::table::eviction::Policy;
+use loci_index::table::eviction;
 use loci_raft::{
     Append, Change, Committed, LogIndex, MemberId, Message, MessageError, Part, Proposed, Replica, Role, Standing,
 };
@@ -76,8 +77,8 @@ pub struct OwnerOptions {
     pub kept_bytes: u64,
     /// The path that a full disk is named by.
     pub log_path: String,
-    /// How a collection with a budget makes room while this member leads.
-    pub eviction: Policy,
+    /// What makes room, and where, while this member leads; it may change.
+    pub eviction: Arc<ArcSwap<eviction::Room>>,
     /// So many bytes of what the newest entries changed are kept for watchers; zero: none.
     pub history_bytes: usize,
 }
@@ -102,6 +103,10 @@ pub struct Owner {
     proposed: VecDeque<Batch>,
     late: Vec<times::Late>,
     proposed_clock: u64,
+    /// The last entry evicted something, or what makes room was changed since: the next one is due.
+    evicts: bool,
+    /// What made room at the last entry.
+    evicted_by: Arc<eviction::Room>,
     standing: Standing,
     heard_leader: Option<Instant>,
     /// Who led last, as far as this member knows.
@@ -151,6 +156,7 @@ impl Owner {
         let Parts { shared, options, replica, mut store, log, jobs, outbox } = parts;
         store.listen(shared.listeners.listening.clone());
         let proposed_clock = store.clock();
+        let evicted_by = options.eviction.load_full();
         let now = shared.clock.instant();
         // What the store holds is committed, so it is what the log has there.
         let index = LogIndex(store.applied());
@@ -172,6 +178,8 @@ impl Owner {
             proposed: VecDeque::new(),
             late: Vec::new(),
             proposed_clock,
+            evicts: false,
+            evicted_by,
             standing,
             heard_leader: None,
             last_leader: standing.leader,
@@ -458,7 +466,7 @@ impl Owner {
         self.forget();
         if self.standing.role != Role::Leader {
             // The leader has long had these removed; this member only has to forget when to look at them.
-            self.store.reclaims(self.store.clock().saturating_sub(RECLAIMED_AFTER), Policy::None);
+            self.store.reclaims(self.store.clock().saturating_sub(RECLAIMED_AFTER), &eviction::Room::none());
         }
         let stats = self.store.view().stats();
         let history_bytes = self.shared.history.bytes() as u64;

@@ -10,6 +10,7 @@
 //! At most [`IN_FLIGHT_MAX`] entries are on their way to the disk: one that is being synced and one that is next. What
 //! arrives meanwhile gathers into the entry after them, so the busier the shard, the more commands share a sync.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loci_index::command::{Command, ENTRY_BYTES_MAX, Entry, Envelope, Origin, Outcome};
@@ -153,7 +154,9 @@ impl Owner {
         let (count, bytes) = self.next_batch();
         let clock = self.shared.clock.now_millis().max(self.proposed_clock).max(self.store.clock());
         // Last, because nobody waits for what becomes of them. Where there is no room for them, they are named again later.
-        let reclaims = self.store.reclaims(clock, self.options.eviction);
+        self.evicted_by = self.options.eviction.load_full();
+        let reclaims = self.store.reclaims(clock, &self.evicted_by);
+        self.evicts = reclaims.iter().any(|command| matches!(command, Command::Reclaim(reclaim) if reclaim.evicted));
         let envelope = |command| Envelope { origin: Origin::default(), command };
         let reclaims: Vec<_> = reclaims.into_iter().map(envelope).collect();
         let bytes = bytes + reclaims.iter().map(queue::envelope_bytes).sum::<usize>();
@@ -280,8 +283,12 @@ impl Owner {
         }
     }
 
-    /// Whether records have expired that only an entry can end.
+    /// Whether records have expired that only an entry can end, or more may have to make room.
     fn is_due(&self) -> bool {
+        let room_changed = || !Arc::ptr_eq(&self.evicted_by, &self.options.eviction.load());
+        if (self.evicts || room_changed()) && self.shared.phase() == Phase::Ready && self.proposed.is_empty() {
+            return true;
+        }
         let Some(due) = self.store.due() else { return false };
         if self.shared.phase() != Phase::Ready || !self.proposed.is_empty() {
             return false;

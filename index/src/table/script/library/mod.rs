@@ -16,6 +16,9 @@ mod structs;
 mod cjson;
 mod cmsgpack;
 pub mod redis_api;
+mod functions;
+
+pub use functions::{Registered, is_name};
 
 /// What the libraries remember during one run.
 pub struct Session {
@@ -23,11 +26,20 @@ pub struct Session {
     /// The form of replies that the script has asked for.
     pub resp3: bool,
     pub json: Vec<cjson::Config>,
+    /// A library is being loaded: it registers functions, and reaches nothing.
+    pub loading: bool,
+    pub registered: Vec<Registered>,
 }
 
 impl Default for Session {
     fn default() -> Session {
-        Session { chance: maths::Chance::default(), resp3: false, json: vec![cjson::Config::default()] }
+        Session {
+            chance: maths::Chance::default(),
+            resp3: false,
+            json: vec![cjson::Config::default()],
+            loading: false,
+            registered: Vec::new(),
+        }
     }
 }
 

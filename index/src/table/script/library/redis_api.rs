@@ -37,6 +37,7 @@ pub const FUNCTIONS: Library = &[
     ("error_reply", error_reply),
     ("log", log),
     ("pcall", |vm, args| command(vm, args, false)),
+    ("register_function", super::functions::register),
     ("replicate_commands", |vm, _| vm.give(Value::Bool(true))),
     ("set_repl", set_repl),
     ("setresp", setresp),
@@ -65,7 +66,7 @@ fn error_table(vm: &mut Vm<'_>, error: &[u8]) -> Run<u32> {
     Ok(table)
 }
 
-fn throw_table(vm: &mut Vm<'_>, error: &[u8]) -> Throw {
+pub(super) fn throw_table(vm: &mut Vm<'_>, error: &[u8]) -> Throw {
     match error_table(vm, error) {
         Ok(table) => vm.throw(Value::Table(table)),
         Err(throw) => throw,
@@ -74,6 +75,10 @@ fn throw_table(vm: &mut Vm<'_>, error: &[u8]) -> Throw {
 
 fn command(vm: &mut Vm<'_>, args: Args, raise: bool) -> Run<()> {
     vm.charge(CALL_STEPS)?;
+    if vm.session.loading {
+        let name = if raise { "call" } else { "pcall" };
+        return Err(vm.complain(&format!("attempted to access nonexistent global variable '{name}'")));
+    }
     let complaint: &[u8] = if args.count == 0 {
         b"Please specify at least one argument for this redis lib call"
     } else if !(0..args.count).all(|index| matches!(vm.arg(args, index), Value::Text(_) | Value::Number(_))) {
