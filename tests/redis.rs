@@ -69,6 +69,27 @@ impl Client {
         self.reply()
     }
 
+    /// Calls with arguments that have spaces.
+    fn call_with(&mut self, args: &[&str]) -> String {
+        let mut bytes = Vec::new();
+        encode_request(&mut bytes, args);
+        self.send_bytes(&bytes);
+        self.reply()
+    }
+
+    /// A figure of INFO.
+    fn info(&mut self, name: &str) -> u64 {
+        let Some(Reply::Bulk(text) | Reply::Verbatim(_, text)) = ({
+            self.send(&["INFO all"]);
+            self.next()
+        }) else {
+            panic!("INFO is a text")
+        };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name}: {text}")).parse().expect("a number")
+    }
+
     /// Whether there is nothing to read within a moment.
     fn is_quiet(&mut self) -> bool {
         self.stream.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
@@ -147,7 +168,7 @@ async fn clients_introduce_themselves_as_they_do_to_redis() {
         &[
             (
                 "CLIENT MAINT_NOTIFICATIONS ON moving-endpoint-type external-ip",
-                "-ERR unknown subcommand or wrong number of arguments for 'MAINT_NOTIFICATIONS'. Try CLIENT HELP.",
+                "-ERR unknown subcommand 'MAINT_NOTIFICATIONS'. Try CLIENT HELP.",
             ),
             ("CLIENT SETINFO LIB-NAME redis-py", "OK"),
             ("CLIENT SETINFO LIB-VER 8.1.0", "OK"),
@@ -636,4 +657,217 @@ async fn every_node_of_three_answers_and_goes_on_without_the_one_that_led() {
     }
     assert_eq!(clients[rest[0]].call("APPEND last s"), ":5");
     assert_eq!(clients[rest[1]].call("GET last"), "\"words\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_drawn_by_chance_is_another_each_time() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), &[]).await;
+    let mut client = Client::of(&node);
+    check(&mut client, &[("SADD s a b c d e f", ":6"), ("MSET x 1 y 2 z 3", "OK")]);
+    for line in ["SRANDMEMBER s", "RANDOMKEY"] {
+        let mut seen: Vec<String> = (0..60).map(|_| client.call(line)).collect();
+        seen.sort();
+        seen.dedup();
+        assert!(seen.len() > 2, "{line}: {seen:?}");
+    }
+    assert_eq!(client.call("COPY x y DB one"), "-ERR value is not an integer or out of range");
+}
+
+/// Sets keys, a thousand at a time, and says how many were refused for want of memory.
+fn fill(client: &mut Client, prefix: &str, count: usize, more: &str) -> usize {
+    let mut refused = 0;
+    for first in (0..count).step_by(1000) {
+        let lines: Vec<String> =
+            (first..first + 1000).map(|number| format!("SET {prefix}{number} {}{more}", "x".repeat(100))).collect();
+        client.send(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        for _ in first..first + 1000 {
+            refused += usize::from(client.reply().starts_with("-OOM"));
+        }
+    }
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_databases_may_take_evicts_keys_or_refuses_writes() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), &["--resp-maxmemory-mib", "4"]).await;
+    let mut client = Client::of(&node);
+    check(
+        &mut client,
+        &[
+            ("CONFIG GET maxmemory", "{\"maxmemory\" \"4194304\"}"),
+            (
+                "CONFIG SET maxmemory-policy best",
+                "-ERR CONFIG SET failed (possibly related to argument 'maxmemory-policy') - \
+             argument(s) must be one of the following: s3-fifo, allkeys-lru, allkeys-lfu, allkeys-random, volatile-lru, \
+             volatile-lfu, volatile-random, volatile-ttl, noeviction",
+            ),
+        ],
+    );
+    // Nothing makes room: what came first stays.
+    assert!(fill(&mut client, "a", 40_000, "") > 5_000);
+    check(
+        &mut client,
+        &[
+            ("EXISTS a0", ":1"),
+            ("SET b 1", "-OOM command not allowed when used memory > 'maxmemory'."),
+            ("MULTI", "OK"),
+            ("SET b 1", "-OOM command not allowed when used memory > 'maxmemory'."),
+            ("EXEC", "-EXECABORT Transaction discarded because of previous errors."),
+            ("DEL a0", ":1"),
+            // No key has a deadline.
+            ("CONFIG SET maxmemory-policy volatile-lru", "OK"),
+            ("SET b 1", "-OOM command not allowed when used memory > 'maxmemory'."),
+            ("CONFIG SET maxmemory-policy allkeys-lru", "OK"),
+            ("SET b 1", "OK"),
+        ],
+    );
+    assert_eq!(fill(&mut client, "c", 40_000, ""), 0);
+    assert!(client.info("evicted_keys") > 20_000);
+    let keys: usize = client.call("DBSIZE").trim_start_matches(':').parse().unwrap();
+    assert!((10_000..40_000).contains(&keys), "{keys} keys");
+    // Less room: they go without another write.
+    assert_eq!(client.call("CONFIG SET maxmemory 1mb"), "OK");
+    let begin = Instant::now();
+    while client.call("DBSIZE").trim_start_matches(':').parse::<usize>().unwrap() > 8_000 {
+        assert!(begin.elapsed() < PATIENCE, "nothing makes room");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Only those with a deadline go.
+    check(&mut client, &[("CONFIG SET maxmemory 6mb", "OK"), ("CONFIG SET maxmemory-policy volatile-ttl", "OK")]);
+    let before: usize = client.call("DBSIZE").trim_start_matches(':').parse().unwrap();
+    assert_eq!(fill(&mut client, "d", 60_000, " EX 10000"), 0);
+    let (mut kept, mut cursor) = (0, "0".to_owned());
+    loop {
+        client.send(&[&format!("SCAN {cursor} COUNT 10000 MATCH [abc]*")]);
+        let Some(Reply::Array(parts)) = client.next() else { panic!("a scan") };
+        let (Reply::Bulk(next), Reply::Array(found)) = (&parts[0], &parts[1]) else { panic!("a cursor and keys") };
+        kept += found.len();
+        cursor = String::from_utf8(next.clone()).unwrap();
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(kept, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_swapped_databases_and_dumps_outlive_the_node() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), &[]).await;
+    let mut client = Client::of(&node);
+    let library =
+        "#!lua name=lib\nredis.register_function('put', function(k, a) return redis.call('SET', k[1], a[1]) end)";
+    assert_eq!(client.call_with(&["FUNCTION", "LOAD", library]), "\"lib\"");
+    check(
+        &mut client,
+        &[
+            ("FCALL put 1 k v", "OK"),
+            ("SWAPDB 0 x", "-ERR invalid second DB index"),
+            ("SWAPDB 0 16", "-ERR DB index is out of range"),
+            ("SWAPDB 0 5", "OK"),
+            ("EXISTS k", ":0"),
+            ("SELECT 5", "OK"),
+            ("GET k", "\"v\""),
+            // A watched key that went elsewhere has changed.
+            ("WATCH k", "OK"),
+            ("SWAPDB 5 6", "OK"),
+            ("MULTI", "OK"),
+            ("PING", "QUEUED"),
+            ("EXEC", "nil-array"),
+            ("MULTI", "OK"),
+            ("SWAPDB 6 5", "QUEUED"),
+            ("GET k", "QUEUED"),
+            ("CONFIG nope", "-ERR unknown subcommand 'nope'. Try CONFIG HELP."),
+            ("EXEC", "-EXECABORT Transaction discarded because of previous errors."),
+            ("MULTI", "OK"),
+            ("SWAPDB 6 5", "QUEUED"),
+            ("GET k", "QUEUED"),
+            ("EXEC", "[OK \"v\"]"),
+        ],
+    );
+    let mut waiting = Client::of(&node);
+    waiting.send(&["BLPOP l 0"]);
+    wait_for_blocked(&mut client, 1);
+    check(&mut client, &[("RPUSH l x", ":1"), ("SWAPDB 5 0", "OK")]);
+    assert_eq!(waiting.reply(), "[\"l\" \"x\"]");
+    // As a redis-server 7.0 dumped it: a list.
+    let payload = b"\x12\x01\x02\x0c\x0c\x00\x00\x00\x01\x00\x83xxx\x04\xff";
+    let mut restore = b"*4\r\n$7\r\nRESTORE\r\n$1\r\nr\r\n$1\r\n0\r\n".to_vec();
+    restore.extend(format!("${}\r\n", payload.len()).bytes().chain(payload.iter().copied()).chain(*b"\r\n"));
+    client.send_bytes(&restore);
+    assert_eq!(client.reply(), "-ERR DUMP payload version or checksum are wrong");
+    node.kill();
+    let node = start(data.path(), &[]).await;
+    let mut client = Client::of(&node);
+    check(
+        &mut client,
+        &[("GET k", "\"v\""), ("FCALL put 1 k w", "OK"), ("GET k", "\"w\""), ("FUNCTION DELETE lib", "OK")],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_slow_refused_found_and_called_is_told() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), &[]).await;
+    let mut client = Client::of(&node);
+    check(
+        &mut client,
+        &[
+            ("CONFIG SET slowlog-log-slower-than 100000 latency-monitor-threshold 100", "OK"),
+            ("PING", "PONG"),
+            ("SLOWLOG LEN", ":0"),
+            ("DEBUG SLEEP 0.15", "OK"),
+            ("SLOWLOG LEN", ":1"),
+            ("CONFIG SET slowlog-log-slower-than 0 slowlog-max-len 3", "OK"),
+            ("PING", "PONG"),
+            ("PING", "PONG"),
+            ("SLOWLOG LEN", ":3"),
+            ("CONFIG SET slowlog-log-slower-than -1", "OK"),
+            ("SLOWLOG RESET", "OK"),
+            ("SLOWLOG GET", "[]"),
+            ("SLOWLOG GET -2", "-ERR count should be greater than or equal to -1"),
+            ("LATENCY RESET", ":1"),
+            ("LATENCY LATEST", "[]"),
+            ("CONFIG RESETSTAT", "OK"),
+            ("SET k v", "OK"),
+            ("GET k", "\"v\""),
+            ("GET no", "nil"),
+            ("LPUSH k x", "-WRONGTYPE Operation against a key holding the wrong kind of value"),
+        ],
+    );
+    assert_eq!((client.info("keyspace_hits"), client.info("keyspace_misses")), (1, 1));
+    let stats = client.call("INFO commandstats");
+    assert!(stats.contains("cmdstat_get:calls=2,") && stats.contains("cmdstat_lpush:calls=1,"), "{stats}");
+    assert!(client.call("INFO errorstats").contains("errorstat_WRONGTYPE:count=1"));
+    assert!(client.call("LATENCY HISTOGRAM get").starts_with("[\"get\" [\"calls\" :2 \"histogram_usec\""));
+    // Rules that change hold for connections that are open, and what is refused is noted.
+    check(&mut client, &[("ACL SETUSER u on nopass +@all ~a* &*", "OK")]);
+    let mut other = Client::of(&node);
+    check(&mut other, &[("AUTH u x", "OK"), ("SET a1 v", "OK"), ("SET b v", "-NOPERM No permissions to access a key")]);
+    check(&mut client, &[("ACL SETUSER u -set", "OK")]);
+    check(
+        &mut other,
+        &[
+            ("SET a1 v", "-NOPERM User u has no permissions to run the 'set' command"),
+            ("AUTH u2 x", "-WRONGPASS invalid username-password pair or user is disabled."),
+        ],
+    );
+    let log = client.call("ACL LOG");
+    for part in ["\"reason\" \"auth\"", "\"object\" \"set\"", "\"reason\" \"key\"", "\"object\" \"b\""] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    check(
+        &mut client,
+        &[
+            ("ACL LOG RESET", "OK"),
+            ("ACL LOG", "[]"),
+            ("ACL SETUSER u (+set ~c*)", "OK"),
+            ("ACL DRYRUN u set c1 v", "OK"),
+            ("ACL DRYRUN u set a1 v", "\"User u has no permissions to access the 'a1' key\""),
+            ("COMMAND GETKEYSANDFLAGS LMOVE a b left left", "[[\"a\" [RW access delete]] [\"b\" [RW insert]]]"),
+            ("REPLICAOF NO ONE", "OK"),
+        ],
+    );
 }

@@ -10,6 +10,7 @@
 
 mod endpoint;
 mod latencies;
+mod redis;
 mod sampled;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tonic::Code;
 
 pub use endpoint::Endpoint;
 pub use latencies::Latencies;
+pub use redis::Redis;
 pub use sampled::COLLECTIONS_MAX;
 
 use crate::status::NodeStatus;
@@ -53,6 +55,7 @@ const CODES: usize = 17;
 #[derive(Debug, Default)]
 pub struct Metrics {
     under_way: AtomicI64,
+    redis: Redis,
     methods: [Method; METHODS.len()],
 }
 
@@ -85,6 +88,11 @@ impl Metrics {
     /// Nothing counted yet.
     pub fn new() -> Metrics {
         Metrics::default()
+    }
+
+    /// What the door for clients of Redis counts.
+    pub fn redis(&self) -> &Redis {
+        &self.redis
     }
 
     /// Counts a call as under way.

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use loci_index::record::CollectionId;
+use loci_index::table::Table;
 use loci_index::view::CollectionStats;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -40,6 +42,7 @@ impl Collector for Sampled {
         self.snapshots(&mut page)?;
         self.watches(&mut page)?;
         self.collections(&mut page)?;
+        self.redis(&mut page)?;
         self.log(&mut page)?;
         self.process(&mut page)
     }
@@ -202,8 +205,39 @@ impl Sampled {
             stats => stats.segments.iter().filter(|segment| segment.graph).count() as u64);
         each!("loci_collection_unmerged_deletes" "Versions in segments that have ended and wait for a merge"
             stats => stats.segments.iter().map(|segment| segment.ended).sum());
+        let tables: Vec<_> = views
+            .iter()
+            .flat_map(|view| view.collections())
+            .filter_map(|collection| {
+                Some((collection.namespace(), collection.name(), table_stats(collection.table()?)))
+            })
+            .take(COLLECTIONS_MAX)
+            .collect();
+        for (name, help, value) in TABLES {
+            let rows = tables
+                .iter()
+                .map(|(namespace, name, stats)| ([("namespace", *namespace), ("collection", *name)], value(stats)));
+            match name {
+                "loci_table_keys" | "loci_table_bytes" => page.gauges(name, help, rows)?,
+                _ => page.counters(name, help, rows)?,
+            }
+        }
         let ids: Vec<_> = rows.iter().map(|(namespace, name, stats)| (*namespace, *name, stats.id)).collect();
         self.quality(page, &ids)
+    }
+
+    /// The door for clients of Redis.
+    fn redis(&self, page: &mut Page<'_>) -> fmt::Result {
+        let redis = self.metrics.redis();
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let open = redis.connections.load(Ordering::Relaxed).max(0) as u64;
+        page.gauge("loci_redis_connections", "Open connections of clients of Redis", open)?;
+        page.counter("loci_redis_connections_accepted", "Connections let in", load(&redis.accepted))?;
+        page.counter("loci_redis_connections_rejected", "Connections turned away", load(&redis.rejected))?;
+        let failed = redis.groups().map(|(name, group)| ([("group", name)], load(&group.failed)));
+        page.counters("loci_redis_errors", "Commands answered with an error, by group", failed)?;
+        let seconds = redis.groups().map(|(name, group)| ([("group", name)], &group.seconds));
+        page.histograms("loci_redis_command_seconds", "How long commands took, by group", seconds)
     }
 
     /// What is known of how much is found.
@@ -278,6 +312,28 @@ impl Sampled {
         }
         Ok(())
     }
+}
+
+/// The typed values of a collection: keys, bytes, hits, misses, evicted and expired keys.
+struct TableStats([u64; 6]);
+
+type OfTable = fn(&TableStats) -> u64;
+
+const TABLES: [(&str, &str, OfTable); 6] = [
+    ("loci_table_keys", "Keys with typed values", |stats| stats.0[0]),
+    ("loci_table_bytes", "Bytes of memory that they take", |stats| stats.0[1]),
+    ("loci_table_hits", "Keys that reads looked for and found", |stats| stats.0[2]),
+    ("loci_table_misses", "Keys that reads looked for and did not find", |stats| stats.0[3]),
+    ("loci_table_evicted_keys", "Keys that made room for others", |stats| stats.0[4]),
+    ("loci_table_expired_keys", "Keys that expired", |stats| stats.0[5]),
+];
+
+fn table_stats(table: &Table) -> TableStats {
+    let lookups = table.lookups();
+    table.read(|keyspace| {
+        let (keys, bytes) = (keyspace.len() as u64, keyspace.memory_bytes() as u64);
+        TableStats([keys, bytes, lookups.hits, lookups.misses, keyspace.evicted(), keyspace.expired()])
+    })
 }
 
 fn resident_bytes() -> Option<u64> {

@@ -1,24 +1,30 @@
 //! Who may do what: one password for all, or users with rules as `ACL SETUSER` gives them.
 //!
 //! ```text
-//!   AUTH name password --> User { commands, keys, channels } --> asked before each call
+//!   AUTH name password --> User { commands, keys, channels, selectors } --> asked before each call
 //! ```
+//!
+//! A session looks again who it is once any user has changed, so that new rules hold for connections that are open.
 //!
 //! Users are this node's, and end with it, but for the default one's password, which is an option of the node. Passwords are
 //! kept as their digests and compared in constant time.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use loci_index::table::commands::{BLOCKING, FAST, PUBSUB, READONLY, Spec, WRITE};
 use loci_index::table::glob;
 
+use super::facts;
 use super::sha256::{digest, hex};
 
 /// The user of those who gave no name.
 pub const DEFAULT: &str = "default";
 /// The most users.
 const USERS_MAX: usize = 10_000;
+/// The most selectors of a user.
+const SELECTORS_MAX: usize = 64;
 
 /// One rule about commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +36,17 @@ enum Which {
     Part(String, String),
 }
 
-/// What a user may do.
+/// What is allowed: by a user's own rules, or by one of its selectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// The last that says something of a command decides.
+    commands: Vec<(bool, Which)>,
+    /// Patterns, with what may be done: read, write.
+    keys: Vec<(Vec<u8>, bool, bool)>,
+    channels: Vec<Vec<u8>>,
+}
+
+/// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// How it is called.
@@ -40,11 +56,30 @@ pub struct User {
     /// Whether any password will do.
     pub no_password: bool,
     passwords: Vec<[u8; 32]>,
-    /// The last that says something of a command decides.
-    commands: Vec<(bool, Which)>,
-    /// Patterns, with what may be done: read, write.
-    keys: Vec<(Vec<u8>, bool, bool)>,
-    channels: Vec<Vec<u8>>,
+    rules: Rules,
+    /// What is refused by the rules may be allowed by one of these.
+    selectors: Vec<Rules>,
+}
+
+/// What a call would do.
+pub struct Wanted<'c> {
+    /// The command.
+    pub spec: &'static Spec,
+    /// With its arguments.
+    pub args: &'c [&'c [u8]],
+    /// Channels that it names, and whether they are patterns.
+    pub channels: (&'c [&'c [u8]], bool),
+}
+
+/// Why a call is refused; what came nearest to being allowed is the greatest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Denied {
+    /// For the command.
+    Command,
+    /// For this key.
+    Key(Vec<u8>),
+    /// For this channel.
+    Channel(Vec<u8>),
 }
 
 /// The categories that are told apart here.
@@ -143,6 +178,178 @@ pub fn is_in(spec: &Spec, category: &str) -> bool {
     }
 }
 
+/// What a command does to the key at a place: reads it, writes it.
+fn needs(spec: &Spec, place: usize) -> (bool, bool) {
+    let fact = facts::of(spec.name).filter(|fact| !fact.keys.is_empty());
+    let Some(fact) = fact else { return (!spec.is(WRITE), spec.is(WRITE)) };
+    let kind = fact.keys.iter().rev().find(|(from, _)| *from <= place).unwrap_or(&fact.keys[0]).1;
+    (kind.contains("access"), ["insert", "update", "delete"].iter().any(|word| kind.contains(word)))
+}
+
+impl Rules {
+    fn none() -> Rules {
+        Rules { commands: vec![(false, Which::All)], keys: Vec::new(), channels: Vec::new() }
+    }
+
+    fn is_free(&self) -> bool {
+        self.commands == [(true, Which::All)]
+            && self.keys.iter().any(|(pattern, read, write)| pattern == b"*" && *read && *write)
+            && self.channels.iter().any(|pattern| pattern == b"*")
+    }
+
+    fn may_call(&self, spec: &Spec, part: Option<&[u8]>) -> bool {
+        let last = self.commands.iter().rev().find(|(_, which)| match which {
+            Which::All => true,
+            Which::Category(category) => is_in(spec, category),
+            Which::Command(name) => name == spec.name,
+            Which::Part(name, wanted) => {
+                name == spec.name && part.is_some_and(|part| part.eq_ignore_ascii_case(wanted.as_bytes()))
+            }
+        });
+        last.is_some_and(|(allowed, _)| *allowed)
+    }
+
+    fn may_use(&self, key: &[u8], (reads, writes): (bool, bool)) -> bool {
+        let fits = |(pattern, read, write): &(Vec<u8>, bool, bool)| {
+            (*read || !reads) && (*write || !writes) && glob::matches(pattern, key)
+        };
+        self.keys.iter().any(fits)
+    }
+
+    fn may_hear(&self, channel: &[u8], is_pattern: bool) -> bool {
+        self.channels
+            .iter()
+            .any(|known| known == b"*" || if is_pattern { known == channel } else { glob::matches(known, channel) })
+    }
+
+    fn check(&self, wanted: &Wanted<'_>) -> Result<(), Denied> {
+        let Wanted { spec, args, channels: (channels, is_pattern) } = wanted;
+        if !self.may_call(spec, args.get(1).copied()) {
+            return Err(Denied::Command);
+        }
+        for place in spec.key_places(args) {
+            let Some(key) = args.get(place) else { continue };
+            if !self.may_use(key, needs(spec, place)) {
+                return Err(Denied::Key(key.to_vec()));
+            }
+        }
+        match channels.iter().find(|channel| !self.may_hear(channel, *is_pattern)) {
+            Some(channel) => Err(Denied::Channel(channel.to_vec())),
+            None => Ok(()),
+        }
+    }
+
+    /// Applies one rule. None: it is none about commands, keys or channels.
+    fn apply(&mut self, rule: &str) -> Option<Result<(), String>> {
+        let wrong = |reason: &str| Some(Err(format!("ERR Error in ACL SETUSER modifier '{rule}': {reason}")));
+        match rule.to_ascii_lowercase().as_str() {
+            "allkeys" => self.keys = vec![(b"*".to_vec(), true, true)],
+            "resetkeys" => self.keys.clear(),
+            "allchannels" => self.channels = vec![b"*".to_vec()],
+            "resetchannels" => self.channels.clear(),
+            "allcommands" | "+@all" => self.commands = vec![(true, Which::All)],
+            "nocommands" | "-@all" => self.commands = vec![(false, Which::All)],
+            _ => match rule.split_at_checked(1)? {
+                ("~", pattern) => self.add_key(pattern, true, true),
+                ("%", rest) => {
+                    let Some((permissions, pattern)) = rest.split_once('~') else { return wrong("Syntax error") };
+                    let permissions = permissions.to_ascii_uppercase();
+                    if permissions.is_empty() || permissions.contains(|c| c != 'R' && c != 'W') {
+                        return wrong("Syntax error");
+                    }
+                    self.add_key(pattern, permissions.contains('R'), permissions.contains('W'));
+                }
+                ("&", pattern) => {
+                    if !self.channels.iter().any(|known| known == pattern.as_bytes()) {
+                        self.channels.push(pattern.into());
+                    }
+                }
+                (sign @ ("+" | "-"), what) => return Some(self.add_command(sign == "+", what, rule)),
+                _ => return None,
+            },
+        }
+        Some(Ok(()))
+    }
+
+    fn add_key(&mut self, pattern: &str, read: bool, write: bool) {
+        let rule = (pattern.as_bytes().to_vec(), read, write);
+        if !self.keys.contains(&rule) {
+            self.keys.push(rule);
+        }
+    }
+
+    fn add_command(&mut self, allowed: bool, what: &str, rule: &str) -> Result<(), String> {
+        let what = what.to_ascii_lowercase();
+        let unknown = || format!("ERR Error in ACL SETUSER modifier '{rule}': Unknown command or category name in ACL");
+        let which = match (what.strip_prefix('@'), what.split_once('|')) {
+            (Some(category), _) => {
+                let known = CATEGORIES.iter().find(|known| **known == category);
+                Which::Category(known.ok_or_else(unknown)?)
+            }
+            (None, Some((name, part))) => Which::Part(name.into(), part.into()),
+            (None, None) => Which::Command(what.clone()),
+        };
+        match &which {
+            Which::Command(name) if super::commands::find(name.as_bytes()).is_none() => return Err(unknown()),
+            Which::Part(name, part) => {
+                let command = super::commands::find(name.as_bytes()).ok_or_else(unknown)?;
+                if !command.parts.is_empty() && !command.parts.iter().any(|known| known.name == part) {
+                    return Err(unknown());
+                }
+            }
+            _ => {}
+        }
+        // A rule about a whole command takes the place of those about its parts.
+        self.commands.retain(|(_, known)| match (&which, known) {
+            (Which::Command(name), Which::Part(of, _)) => name != of,
+            _ => *known != which,
+        });
+        self.commands.push((allowed, which));
+        Ok(())
+    }
+
+    /// Those about commands.
+    pub fn commands(&self) -> String {
+        let rules = self.commands.iter().map(|(allowed, which)| {
+            let sign = if *allowed { '+' } else { '-' };
+            match which {
+                Which::All => format!("{sign}@all"),
+                Which::Category(category) => format!("{sign}@{category}"),
+                Which::Command(name) => format!("{sign}{name}"),
+                Which::Part(name, part) => format!("{sign}{name}|{part}"),
+            }
+        });
+        rules.collect::<Vec<_>>().join(" ")
+    }
+
+    /// The patterns of keys.
+    pub fn keys(&self) -> String {
+        let rules = self.keys.iter().map(|(pattern, read, write)| {
+            let pattern = String::from_utf8_lossy(pattern);
+            match (read, write) {
+                (true, true) => format!("~{pattern}"),
+                (true, false) => format!("%R~{pattern}"),
+                _ => format!("%W~{pattern}"),
+            }
+        });
+        rules.collect::<Vec<_>>().join(" ")
+    }
+
+    /// The patterns of channels.
+    pub fn channels(&self) -> String {
+        let rules = self.channels.iter().map(|pattern| format!("&{}", String::from_utf8_lossy(pattern)));
+        rules.collect::<Vec<_>>().join(" ")
+    }
+
+    fn line(&self) -> String {
+        let channels = self.channels();
+        let mut words = vec![self.keys(), if channels.is_empty() { "resetchannels".into() } else { channels }];
+        words.push(self.commands());
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
+    }
+}
+
 impl User {
     /// One that may do nothing.
     fn new(name: &str) -> User {
@@ -151,9 +358,8 @@ impl User {
             enabled: false,
             no_password: false,
             passwords: Vec::new(),
-            commands: vec![(false, Which::All)],
-            keys: Vec::new(),
-            channels: Vec::new(),
+            rules: Rules::none(),
+            selectors: Vec::new(),
         }
     }
 
@@ -168,9 +374,7 @@ impl User {
 
     /// Whether it may do everything.
     pub fn is_free(&self) -> bool {
-        self.commands == [(true, Which::All)]
-            && self.keys.iter().any(|(pattern, read, write)| pattern == b"*" && *read && *write)
-            && self.channels.iter().any(|pattern| pattern == b"*")
+        self.rules.is_free()
     }
 
     /// Whether a password is its.
@@ -180,51 +384,32 @@ impl User {
         self.enabled && (self.no_password || self.passwords.iter().fold(false, |found, known| found | same(known)))
     }
 
-    /// Whether it may call a command.
-    pub fn may_call(&self, spec: &Spec, part: Option<&[u8]>) -> bool {
-        let last = self.commands.iter().rev().find(|(_, which)| match which {
-            Which::All => true,
-            Which::Category(category) => is_in(spec, category),
-            Which::Command(name) => name == spec.name,
-            Which::Part(name, wanted) => {
-                name == spec.name && part.is_some_and(|part| part.eq_ignore_ascii_case(wanted.as_bytes()))
-            }
-        });
-        last.is_some_and(|(allowed, _)| *allowed)
-    }
-
-    /// Whether it may use a key.
-    pub fn may_use(&self, key: &[u8], writes: bool) -> bool {
-        let fits = |(pattern, read, write): &(Vec<u8>, bool, bool)| {
-            (if writes { *write } else { *read }) && glob::matches(pattern, key)
+    /// Whether it may do that, by its rules or by one of its selectors.
+    pub fn check(&self, wanted: &Wanted<'_>) -> Result<(), Denied> {
+        let mut denied = match self.rules.check(wanted) {
+            Ok(()) => return Ok(()),
+            Err(denied) => denied,
         };
-        self.keys.iter().any(fits)
-    }
-
-    /// Whether it may publish to a channel, or subscribe to it; of a pattern, whether it is one of its own.
-    pub fn may_hear(&self, channel: &[u8], is_pattern: bool) -> bool {
-        self.channels
-            .iter()
-            .any(|known| known == b"*" || if is_pattern { known == channel } else { glob::matches(known, channel) })
+        for selector in &self.selectors {
+            match selector.check(wanted) {
+                Ok(()) => return Ok(()),
+                Err(other) => denied = denied.max(other),
+            }
+        }
+        Err(denied)
     }
 
     /// Applies one rule.
     fn apply(&mut self, rule: &str) -> Result<(), String> {
         let wrong = |reason: &str| Err(format!("ERR Error in ACL SETUSER modifier '{rule}': {reason}"));
-        let lower = rule.to_ascii_lowercase();
-        match lower.as_str() {
+        match rule.to_ascii_lowercase().as_str() {
             "on" => self.enabled = true,
             "off" => self.enabled = false,
             "nopass" => (self.no_password, self.passwords) = (true, Vec::new()),
             "resetpass" => (self.no_password, self.passwords) = (false, Vec::new()),
-            "allkeys" => self.keys = vec![(b"*".to_vec(), true, true)],
-            "resetkeys" => self.keys.clear(),
-            "allchannels" => self.channels = vec![b"*".to_vec()],
-            "resetchannels" => self.channels.clear(),
-            "allcommands" | "+@all" => self.commands = vec![(true, Which::All)],
-            "nocommands" | "-@all" => self.commands = vec![(false, Which::All)],
             "reset" => *self = User::new(&self.name),
-            "sanitize-payload" | "skip-sanitize-payload" | "clearselectors" => {}
+            "clearselectors" => self.selectors.clear(),
+            "sanitize-payload" | "skip-sanitize-payload" => {}
             _ => match rule.split_at_checked(1) {
                 Some((">", password)) => {
                     self.no_password = false;
@@ -252,89 +437,34 @@ impl User {
                         self.passwords.push(digest);
                     }
                 }
-                Some(("~", pattern)) => self.add_key(pattern, true, true),
-                Some(("%", rest)) => {
-                    let Some((permissions, pattern)) = rest.split_once('~') else { return wrong("Syntax error") };
-                    let permissions = permissions.to_ascii_uppercase();
-                    if permissions.is_empty() || permissions.contains(|c| c != 'R' && c != 'W') {
-                        return wrong("Syntax error");
+                Some(("(", rest)) => {
+                    let Some(inside) = rest.strip_suffix(')') else { return wrong("Syntax error") };
+                    if self.selectors.len() >= SELECTORS_MAX {
+                        return wrong("too many selectors");
                     }
-                    self.add_key(pattern, permissions.contains('R'), permissions.contains('W'));
-                }
-                Some(("&", pattern)) => {
-                    if !self.channels.iter().any(|known| known == pattern.as_bytes()) {
-                        self.channels.push(pattern.into());
+                    let mut selector = Rules::none();
+                    for rule in inside.split_ascii_whitespace() {
+                        match selector.apply(rule) {
+                            Some(done) => done?,
+                            None => return wrong("Syntax error"),
+                        }
                     }
+                    self.selectors.push(selector);
                 }
-                Some((sign @ ("+" | "-"), what)) => return self.add_command(sign == "+", what, rule),
-                _ => return wrong("Syntax error"),
+                _ => return self.rules.apply(rule).unwrap_or_else(|| wrong("Syntax error")),
             },
         }
         Ok(())
     }
 
-    fn add_key(&mut self, pattern: &str, read: bool, write: bool) {
-        let rule = (pattern.as_bytes().to_vec(), read, write);
-        if !self.keys.contains(&rule) {
-            self.keys.push(rule);
-        }
+    /// Its own rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
-    fn add_command(&mut self, allowed: bool, what: &str, rule: &str) -> Result<(), String> {
-        let what = what.to_ascii_lowercase();
-        let which = match (what.strip_prefix('@'), what.split_once('|')) {
-            (Some(category), _) => match CATEGORIES.iter().find(|known| **known == category) {
-                Some(category) => Which::Category(category),
-                None => {
-                    return Err(format!(
-                        "ERR Error in ACL SETUSER modifier '{rule}': Unknown command or category name in ACL"
-                    ));
-                }
-            },
-            (None, Some((name, part))) => Which::Part(name.into(), part.into()),
-            (None, None) => Which::Command(what.clone()),
-        };
-        if let Which::Command(name) | Which::Part(name, _) = &which
-            && super::commands::find(name.as_bytes()).is_none()
-        {
-            return Err(format!("ERR Error in ACL SETUSER modifier '{rule}': Unknown command or category name in ACL"));
-        }
-        self.commands.retain(|(_, known)| *known != which);
-        self.commands.push((allowed, which));
-        Ok(())
-    }
-
-    /// Its rules about commands.
-    pub fn command_rules(&self) -> String {
-        let rules = self.commands.iter().map(|(allowed, which)| {
-            let sign = if *allowed { '+' } else { '-' };
-            match which {
-                Which::All => format!("{sign}@all"),
-                Which::Category(category) => format!("{sign}@{category}"),
-                Which::Command(name) => format!("{sign}{name}"),
-                Which::Part(name, part) => format!("{sign}{name}|{part}"),
-            }
-        });
-        rules.collect::<Vec<_>>().join(" ")
-    }
-
-    /// Its patterns of keys.
-    pub fn key_rules(&self) -> String {
-        let rules = self.keys.iter().map(|(pattern, read, write)| {
-            let pattern = String::from_utf8_lossy(pattern);
-            match (read, write) {
-                (true, true) => format!("~{pattern}"),
-                (true, false) => format!("%R~{pattern}"),
-                _ => format!("%W~{pattern}"),
-            }
-        });
-        rules.collect::<Vec<_>>().join(" ")
-    }
-
-    /// Its patterns of channels.
-    pub fn channel_rules(&self) -> String {
-        let rules = self.channels.iter().map(|pattern| format!("&{}", String::from_utf8_lossy(pattern)));
-        rules.collect::<Vec<_>>().join(" ")
+    /// Its selectors.
+    pub fn selectors(&self) -> &[Rules] {
+        &self.selectors
     }
 
     /// Its flags.
@@ -356,11 +486,39 @@ impl User {
     pub fn line(&self) -> String {
         let mut words = vec![format!("user {} {}", self.name, self.flags().join(" "))];
         words.extend(self.password_digests().into_iter().map(|digest| format!("#{digest}")));
-        let channels = self.channel_rules();
-        words.extend([self.key_rules(), if channels.is_empty() { "resetchannels".into() } else { channels }]);
-        words.push(self.command_rules());
-        words.retain(|word| !word.is_empty());
+        words.push(self.rules.line());
+        words.extend(self.selectors.iter().map(|selector| format!("({})", selector.line())));
         words.join(" ")
+    }
+}
+
+/// Rules with the parts of each selector put together, which may be given as several.
+fn whole_rules(rules: &[&[u8]]) -> Result<Vec<String>, String> {
+    let mut whole: Vec<String> = Vec::with_capacity(rules.len());
+    let mut open = false;
+    for rule in rules {
+        let rule = std::str::from_utf8(rule).map_err(|_| "ERR a rule is UTF-8")?;
+        match whole.last_mut() {
+            Some(last) if open => {
+                last.push(' ');
+                last.push_str(rule);
+                open = !rule.ends_with(')');
+            }
+            _ => {
+                open = rule.starts_with('(') && !rule.ends_with(')');
+                whole.push(rule.to_owned());
+            }
+        }
+    }
+    match whole.pop() {
+        Some(last) if open => {
+            let first = last.split(' ').next().unwrap_or_default();
+            Err(format!("ERR Unmatched parenthesis in acl selector starting at '{first}'."))
+        }
+        last => {
+            whole.extend(last);
+            Ok(whole)
+        }
     }
 }
 
@@ -380,12 +538,15 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
 #[derive(Debug)]
 pub struct Users {
     all: Mutex<BTreeMap<String, Arc<User>>>,
+    /// Grows whenever one changes, so that sessions look again who they are.
+    changes: AtomicU64,
 }
 
 impl Users {
     /// The default one alone, with a password if there is one.
     pub fn new(password: Option<&str>) -> Users {
-        let users = Users { all: Mutex::new([(DEFAULT.to_owned(), Arc::new(User::first()))].into()) };
+        let all = Mutex::new([(DEFAULT.to_owned(), Arc::new(User::first()))].into());
+        let users = Users { all, changes: AtomicU64::new(0) };
         if let Some(password) = password {
             users.require(password);
         }
@@ -406,6 +567,11 @@ impl Users {
         self.set(DEFAULT, &rules).expect("the rules are right");
     }
 
+    /// Grows whenever a user changes.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// The one of that name.
     pub fn get(&self, name: &str) -> Option<Arc<User>> {
         self.change(|all| all.get(name).cloned())
@@ -423,18 +589,20 @@ impl Users {
 
     /// Changes one, or makes it; all rules or none.
     pub fn set(&self, name: &str, rules: &[&[u8]]) -> Result<(), String> {
-        self.change(|all| {
+        let rules = whole_rules(rules)?;
+        let done = self.change(|all| {
             if !all.contains_key(name) && all.len() >= USERS_MAX {
                 return Err("ERR too many users".into());
             }
             let mut user = all.get(name).map_or_else(|| User::new(name), |user| User::clone(user));
-            for rule in rules {
-                let rule = std::str::from_utf8(rule).map_err(|_| "ERR a rule is UTF-8")?;
+            for rule in &rules {
                 user.apply(rule)?;
             }
             all.insert(name.to_owned(), Arc::new(user));
             Ok(())
-        })
+        });
+        self.changes.fetch_add(1, Ordering::Release);
+        done
     }
 
     /// Removes one; whether it was there.
@@ -458,37 +626,87 @@ mod tests {
         super::super::commands::find(name.as_bytes()).unwrap().spec
     }
 
+    fn check(user: &User, line: &str) -> Result<(), Denied> {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let channels = if args[0] == b"publish" { &args[1..2] } else { &args[..0] };
+        user.check(&Wanted { spec: spec(line.split(' ').next().unwrap()), args: &args, channels: (channels, false) })
+    }
+
     #[test]
     fn the_last_rule_about_a_command_decides() {
-        for (rules, name, may) in [
-            ("on", "get", false),
-            ("+@all", "get", true),
-            ("+@all -@write", "set", false),
-            ("+@all -@write", "get", true),
-            ("+@read +set", "set", true),
-            ("+@read +set", "append", false),
-            ("+@all -get +@read", "get", true),
+        for (rules, line, may) in [
+            ("on ~*", "get k", false),
+            ("+@all ~*", "get k", true),
+            ("+@all -@write ~*", "set k v", false),
+            ("+@all -@write ~*", "get k", true),
+            ("+@read +set ~*", "set k v", true),
+            ("+@read +set ~*", "append k v", false),
+            ("+@all -get +@read ~*", "get k", true),
+            ("+client|id", "client ID", true),
+            ("+client|id", "client kill", false),
+            ("+config|get -config", "config get x", false),
         ] {
-            assert_eq!(user(rules).may_call(spec(name), None), may, "{rules}: {name}");
+            assert_eq!(check(&user(rules), line).is_ok(), may, "{rules}: {line}");
         }
-        let user = user("+client|id");
-        assert!(user.may_call(spec("client"), Some(b"ID")));
-        assert!(!user.may_call(spec("client"), Some(b"kill")));
     }
 
     #[test]
     fn keys_channels_and_passwords_are_checked() {
-        let user = user("on >pass ~a:* %R~b:* &c");
+        let user = user("on >pass ~a:* %R~b:* %W~w:* &c +@all");
         assert!(user.accepts(b"pass") && !user.accepts(b"other"));
-        assert!(user.may_use(b"a:1", true) && user.may_use(b"b:1", false));
-        assert!(!user.may_use(b"b:1", true) && !user.may_use(b"c:1", false));
-        assert!(user.may_hear(b"c", false) && !user.may_hear(b"d", false));
+        let key = |key: &str| Err(Denied::Key(key.into()));
+        for (line, expected) in [
+            ("set a:1 v", Ok(())),
+            ("get b:1", Ok(())),
+            ("set b:1 v", key("b:1")),
+            ("get c:1", key("c:1")),
+            // What a command only writes need not be readable.
+            ("set w:1 v", key("w:1")),
+            ("del w:1", Ok(())),
+            ("get w:1", key("w:1")),
+            ("lmove b:1 w:1 left left", key("b:1")),
+            ("copy b:1 w:1", Ok(())),
+            ("publish c m", Ok(())),
+            ("publish d m", Err(Denied::Channel(b"d".to_vec()))),
+        ] {
+            assert_eq!(check(&user, line), expected, "{line}");
+        }
         assert_eq!(user.password_digests().len(), 1);
         let line = user.line();
         assert!(
-            line.starts_with("user u on sanitize-payload #d74ff0ee") && line.ends_with("~a:* %R~b:* &c -@all"),
+            line.starts_with("user u on sanitize-payload #d74ff0ee") && line.ends_with("~a:* %R~b:* %W~w:* &c +@all"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn selectors_allow_what_the_rules_do_not() {
+        let users = Users::new(None);
+        let before = users.changes();
+        users.set("u", &[b"on", b"nopass", b"+get", b"~a", b"(+set", b"~b)", b"(+@all ~c &x)"]).unwrap();
+        assert!(users.changes() > before);
+        let user = users.get("u").unwrap();
+        for (line, expected) in [
+            ("get a", Ok(())),
+            ("set a v", Err(Denied::Key(b"a".to_vec()))),
+            ("set b v", Ok(())),
+            ("get b", Err(Denied::Key(b"b".to_vec()))),
+            ("set c v", Ok(())),
+        ] {
+            assert_eq!(check(&user, line), expected, "{line}");
+        }
+        assert_eq!(
+            user.line(),
+            "user u on nopass sanitize-payload ~a resetchannels -@all +get (~b resetchannels -@all +set) (~c &x +@all)"
+        );
+        for (rules, error) in [
+            (&[&b"(+get"[..], b"~a"][..], "ERR Unmatched parenthesis in acl selector starting at '(+get'."),
+            (&[b"(on)"], "ERR Error in ACL SETUSER modifier '(on)': Syntax error"),
+        ] {
+            assert_eq!(users.set("v", rules), Err(error.to_owned()));
+        }
+        users.set("u", &[b"clearselectors"]).unwrap();
+        assert!(users.get("u").unwrap().selectors().is_empty());
     }
 
     #[test]
@@ -496,6 +714,7 @@ mod tests {
         let users = Users::new(Some("secret"));
         assert!(users.anybody().is_none());
         assert!(users.set("u", &[b"on", b"+nonsense"]).is_err());
+        assert!(users.set("u", &[b"on", b"+config|nonsense"]).is_err());
         assert!(users.get("u").is_none());
         assert!(users.get(DEFAULT).unwrap().accepts(b"secret"));
         assert!(users.get(DEFAULT).unwrap().is_free());

@@ -2,11 +2,29 @@
 
 use loci_index::table::commands::{is, parse_int};
 
-use super::acl::{CATEGORIES, DEFAULT, is_in};
-use super::commands;
+use super::acl::{CATEGORIES, DEFAULT, Denied, Rules, Wanted, is_in};
+use super::acl_log::Refusal;
+use super::commands::{self, Command, Do, Way};
 use super::session::Session;
 use super::sha256::hex;
 use crate::identity::random_bytes;
+
+/// What a call would do.
+pub fn wanted<'c>(command: Command, args: &'c [&'c [u8]]) -> Wanted<'c> {
+    let (channels, is_pattern) = match command.way {
+        Way::Publish => (&args[1..2], false),
+        Way::Door(Do::Subscribe | Do::SSubscribe) => (&args[1..], false),
+        Way::Door(Do::PSubscribe) => (&args[1..], true),
+        _ => (&args[..0], false),
+    };
+    Wanted { spec: command.spec, args, channels: (channels, is_pattern) }
+}
+
+/// A command's name, with that of its part.
+pub fn full_name(command: Command, args: &[&[u8]]) -> String {
+    let part = args.get(1).and_then(|given| command.parts.iter().find(|part| is(given, part.name)));
+    part.map_or(command.spec.name.to_owned(), |part| format!("{}|{}", command.spec.name, part.name))
+}
 
 impl Session {
     /// ACL.
@@ -36,13 +54,7 @@ impl Session {
                     return self.out.error("ERR Usernames can't contain spaces or null characters");
                 }
                 match self.door.users.set(name, rules) {
-                    Ok(()) => {
-                        if self.user.as_ref().is_some_and(|user| user.name == name) {
-                            let user = self.door.users.get(name);
-                            self.be(user);
-                        }
-                        self.out.ok();
-                    }
+                    Ok(()) => self.out.ok(),
                     Err(error) => self.out.error(error),
                 }
             }
@@ -85,10 +97,7 @@ impl Session {
                     Err(error) => self.out.error(format!("ERR {error}")),
                 }
             }
-            [] | [_] if is(what, "log") => match rest.first() {
-                Some(word) if is(word, "reset") => self.out.ok(),
-                _ => self.out.array(0),
-            },
+            [] | [_] if is(what, "log") => self.acl_log(rest.first().copied()),
             [name, call @ ..] if is(what, "dryrun") && !call.is_empty() => self.dry_run(name, call),
             [] if is(what, "save") || is(what, "load") => {
                 self.out.error("ERR This Redis instance is not configured to use an ACL file.");
@@ -124,14 +133,69 @@ impl Session {
         let digests = user.password_digests();
         self.out.array(digests.len());
         digests.iter().for_each(|digest| self.out.bulk(digest));
-        for (name, rules) in
-            [("commands", user.command_rules()), ("keys", user.key_rules()), ("channels", user.channel_rules())]
-        {
+        self.rules(user.rules());
+        self.out.bulk("selectors");
+        self.out.array(user.selectors().len());
+        for selector in user.selectors() {
+            self.out.map(3);
+            self.rules(selector);
+        }
+    }
+
+    fn rules(&mut self, rules: &Rules) {
+        for (name, rules) in [("commands", rules.commands()), ("keys", rules.keys()), ("channels", rules.channels())] {
             self.out.bulk(name);
             self.out.bulk(rules);
         }
-        self.out.bulk("selectors");
-        self.out.array(0);
+    }
+
+    fn acl_log(&mut self, word: Option<&[u8]>) {
+        let count = match word {
+            Some(word) if is(word, "reset") => {
+                self.door.acl_log.clear();
+                return self.out.ok();
+            }
+            Some(word) => match parse_int(word) {
+                Some(count) => usize::try_from(count).unwrap_or(0),
+                None => return self.out.error("ERR value is not an integer or out of range"),
+            },
+            None => 10,
+        };
+        let entries = self.door.acl_log.entries(count);
+        self.out.array(entries.len());
+        for entry in entries {
+            self.out.map(10);
+            self.out.bulk("count");
+            self.out.int(entry.count as i64);
+            for (name, text) in [("reason", entry.refusal.reason), ("context", entry.refusal.context)] {
+                self.out.bulk(name);
+                self.out.bulk(text);
+            }
+            self.out.bulk("object");
+            self.out.bulk(&entry.refusal.object);
+            self.out.bulk("username");
+            self.out.bulk(&entry.refusal.user);
+            self.out.bulk("age-seconds");
+            self.out.double((entry.age().as_secs_f64() * 1e3).round() / 1e3);
+            self.out.bulk("client-info");
+            self.out.bulk(&entry.client);
+            for (name, number) in [
+                ("entry-id", entry.id),
+                ("timestamp-created", entry.times[0]),
+                ("timestamp-last-updated", entry.times[1]),
+            ] {
+                self.out.bulk(name);
+                self.out.int(number as i64);
+            }
+        }
+    }
+
+    /// Notes that somebody was refused something.
+    pub fn note_refusal(&self, reason: &'static str, object: &[u8], user: &str) {
+        let context = if self.gathered.is_some() { "multi" } else { "toplevel" };
+        let most = self.door.settings.get("acllog-max-len").parse().unwrap_or(128);
+        let refusal = Refusal { reason, context, object: object.to_vec(), user: user.to_owned() };
+        self.door.acl_log.note(refusal, self.client.line(), most);
     }
 
     fn dry_run(&mut self, name: &[u8], call: &[&[u8]]) {
@@ -145,18 +209,24 @@ impl Session {
             return self.out.error(format!("ERR Command '{name}' not found"));
         };
         let spec = command.spec;
-        if !user.may_call(spec, call.get(1).copied()) {
-            let text = format!("User {} has no permissions to run the '{}' command", user.name, spec.name);
-            return self.out.bulk(text);
+        if !spec.takes(call.len()) {
+            return self.out.error(format!("ERR wrong number of arguments for '{}' command", spec.name));
         }
-        let mut keys = spec.key_places(call).into_iter().filter_map(|place| call.get(place));
-        let writes = spec.is(loci_index::table::commands::WRITE);
-        match keys.find(|key| !user.may_use(key, writes)) {
-            None => self.out.ok(),
-            Some(key) => {
-                let key = String::from_utf8_lossy(key).into_owned();
-                self.out.bulk(format!("User {} has no permissions to access the '{key}' key", user.name));
+        let denied = match user.check(&wanted(command, call)) {
+            Ok(()) => return self.out.ok(),
+            Err(denied) => denied,
+        };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let name = &user.name;
+        let why = match denied {
+            Denied::Command => {
+                format!("User {name} has no permissions to run the '{}' command", full_name(command, call))
             }
-        }
+            Denied::Key(key) => format!("User {name} has no permissions to access the '{}' key", text(&key)),
+            Denied::Channel(channel) => {
+                format!("User {name} has no permissions to access the '{}' channel", text(&channel))
+            }
+        };
+        self.out.bulk(why);
     }
 }

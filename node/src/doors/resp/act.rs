@@ -27,6 +27,17 @@ pub fn database(text: &[u8]) -> Option<u8> {
     parse_int(text).filter(|number| (0..DATABASES as i64).contains(number)).map(|number| number as u8)
 }
 
+/// The two databases of SWAPDB.
+pub fn swapped(args: &[&[u8]]) -> Result<(u8, u8), &'static str> {
+    let number = |text: &[u8], wrong| match (parse_int(text), database(text)) {
+        (_, Some(database)) => Ok(database),
+        (Some(_), None) => Err("ERR DB index is out of range"),
+        (None, None) => Err(wrong),
+    };
+    let one = number(args[1], "ERR invalid first DB index")?;
+    Ok((one, number(args[2], "ERR invalid second DB index")?))
+}
+
 /// The database that COPY is to copy to, if it names one.
 pub fn other_database<'a>(args: &[&'a [u8]]) -> Option<&'a [u8]> {
     let place = args.iter().skip(3).position(|word| is(word, "db"))?;
@@ -114,15 +125,17 @@ impl Session {
             Do::Asking => self.out.ok(),
             Do::FlushAll => self.flush_all(args).await,
             Do::Move => self.move_key(args).await,
-            Do::SwapDb => self.swap(args),
+            Do::SwapDb => self.swap(args).await,
             Do::Lolwut => {
-                let text = format!("loci {} answers as Redis {SERVER_VERSION} does\n", env!("CARGO_PKG_VERSION"));
+                let text = format!("loci {} answers as\nRedis ver. {SERVER_VERSION}\n", env!("CARGO_PKG_VERSION"));
                 self.out.verbatim(*b"txt", text);
             }
             Do::Module => match args[1] {
                 word if is(word, "list") => self.out.array(0),
                 _ => self.out.error("ERR modules are not supported: nothing is loaded into this server"),
             },
+            // It follows nobody as it is.
+            Do::Refused if matches!(args, [_, no, one] if is(no, "no") && is(one, "one")) => self.out.ok(),
             Do::Refused => {
                 let text = match self.last {
                     "shutdown" => "ERR a node is stopped by a signal (SIGTERM), not by its clients",
@@ -176,7 +189,10 @@ impl Session {
                 [who, password, ..] if is(word, "auth") => {
                     match self.known(who, password) {
                         Some(known) => user = Some(known),
-                        None => return self.out.error("WRONGPASS invalid username-password pair or user is disabled."),
+                        None => {
+                            self.note_refusal("auth", b"HELLO", &String::from_utf8_lossy(who));
+                            return self.out.error("WRONGPASS invalid username-password pair or user is disabled.");
+                        }
                     }
                     place += 3;
                 }
@@ -249,7 +265,10 @@ impl Session {
                 self.be(Some(user));
                 self.out.ok();
             }
-            None => self.out.error("WRONGPASS invalid username-password pair or user is disabled."),
+            None => {
+                self.note_refusal("auth", b"AUTH", &String::from_utf8_lossy(name));
+                self.out.error("WRONGPASS invalid username-password pair or user is disabled.");
+            }
         }
     }
 
@@ -330,7 +349,12 @@ impl Session {
             return self.gather(command.spec, args, Answer::Whole).await;
         };
         self.settle().await;
-        let Some(other) = database(other) else { return self.out.error("ERR DB index is out of range") };
+        let Some(other) = database(other) else {
+            return self.out.error(match parse_int(other) {
+                Some(_) => "ERR DB index is out of range",
+                None => "ERR value is not an integer or out of range",
+            });
+        };
         let place = args.iter().skip(3).position(|word| is(word, "db")).unwrap_or(0) + 3;
         let words: Vec<&[u8]> =
             args.iter().enumerate().filter(|(at, _)| *at != place && *at != place + 1).map(|(_, arg)| *arg).collect();
@@ -405,14 +429,20 @@ impl Session {
         self.out.error("TRYAGAIN others change the keys at the same time");
     }
 
-    fn swap(&mut self, args: &[&[u8]]) {
-        match (database(args[1]), database(args[2])) {
-            (Some(one), Some(other)) if one == other => self.out.ok(),
-            (Some(_), Some(_)) => {
-                self.out.error("ERR SWAPDB is not supported: databases are collections with names of their own")
-            }
-            (None, _) => self.out.error("ERR invalid first DB index"),
-            (_, None) => self.out.error("ERR invalid second DB index"),
+    /// SWAPDB: one call of the log that names both databases by their places.
+    async fn swap(&mut self, args: &[&[u8]]) {
+        let (one, other) = match swapped(args) {
+            Ok((one, other)) if one == other => return self.out.ok(),
+            Ok(both) => both,
+            Err(error) => return self.out.error(error),
+        };
+        let mut pending = Pending::default();
+        pending.push_swap(one, other);
+        let (calls, _) = pending.into_calls();
+        self.reading = None;
+        match self.door.execute(calls, self.origin()).await {
+            Ok(_) => self.out.ok(),
+            Err(error) => self.out.error(error),
         }
     }
 

@@ -7,8 +7,10 @@
 use std::sync::LazyLock;
 
 use loci_index::table::commands::{
-    ADMIN, BLOCKING, FAST, Keys, NOAUTH, NOSCRIPT, PUBSUB, READONLY, Run, Spec, WRITE, all,
+    ADMIN, BLOCKING, FAST, Keys, NOAUTH, NOSCRIPT, PUBSUB, READONLY, Run, Spec, WRITE, all, is,
 };
+
+use super::facts::{self, Part};
 
 /// How a command is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,10 @@ pub struct Command {
     pub spec: &'static Spec,
     /// How it is carried out.
     pub way: Way,
+    /// Which one of all it is, for what is counted.
+    pub number: u16,
+    /// Its parts, each with arguments of its own.
+    pub parts: &'static [Part],
 }
 
 /// Whether it writes about as much as it brings along, and answers little: then it may go to the log together with what other
@@ -210,17 +216,18 @@ const PLACES: usize = 4096;
 
 struct Names {
     places: Vec<Option<Command>>,
+    count: u16,
 }
 
 static NAMES: LazyLock<Names> = LazyLock::new(|| {
-    let mut names = Names { places: vec![None; PLACES] };
+    let mut names = Names { places: vec![None; PLACES], count: 0 };
     for (spec, what) in DOOR {
-        names.add(Command { spec, way: Way::Door(*what) });
+        names.add(spec, Way::Door(*what));
     }
     for spec in all() {
         let way = match spec.run {
             // Of the door, and not known here.
-            Run::Door => continue,
+            Run::Door | Run::Swap => continue,
             _ if spec.is(BLOCKING) => Way::Wait,
             _ if matches!(spec.name, "publish" | "spublish") => Way::Publish,
             _ if spec.name == "copy" => Way::Copy,
@@ -229,7 +236,7 @@ static NAMES: LazyLock<Names> = LazyLock::new(|| {
             // A script reads and writes in the agreed order, also one that says it only reads.
             Run::Write(_) | Run::Script => Way::Write,
         };
-        names.add(Command { spec, way });
+        names.add(spec, way);
     }
     names
 });
@@ -240,16 +247,34 @@ fn hash(name: &[u8]) -> usize {
         as usize
 }
 
+impl Command {
+    /// What is wrong with a call: a part that is not there, or that takes other arguments.
+    pub fn wrong_part(&self, args: &[&[u8]]) -> Option<String> {
+        let given = args.get(1).filter(|_| !self.parts.is_empty())?;
+        let name = self.spec.name;
+        match self.parts.iter().find(|part| is(given, part.name)) {
+            Some(part) if part.takes(args.len()) => None,
+            Some(part) => Some(format!("ERR wrong number of arguments for '{name}|{}' command", part.name)),
+            None => {
+                let given = String::from_utf8_lossy(&given[..given.len().min(128)]).into_owned();
+                let upper = name.to_ascii_uppercase();
+                Some(format!("ERR unknown subcommand '{}'. Try {upper} HELP.", given.replace(['\r', '\n'], " ")))
+            }
+        }
+    }
+}
+
 impl Names {
-    fn add(&mut self, command: Command) {
-        let mut place = hash(command.spec.name.as_bytes()) % PLACES;
+    fn add(&mut self, spec: &'static Spec, way: Way) {
+        let mut place = hash(spec.name.as_bytes()) % PLACES;
         while let Some(there) = &self.places[place] {
-            if there.spec.name == command.spec.name {
+            if there.spec.name == spec.name {
                 return;
             }
             place = (place + 1) % PLACES;
         }
-        self.places[place] = Some(command);
+        self.places[place] = Some(Command { spec, way, number: self.count, parts: facts::parts(spec.name) });
+        self.count += 1;
     }
 
     fn find(&self, name: &[u8]) -> Option<&Command> {
@@ -271,6 +296,11 @@ pub fn find(name: &[u8]) -> Option<Command> {
     lower.copy_from_slice(name);
     lower.make_ascii_lowercase();
     NAMES.find(lower).copied()
+}
+
+/// How many there are.
+pub fn count() -> usize {
+    NAMES.count.into()
 }
 
 /// All commands, in the order of their names.
@@ -295,6 +325,48 @@ mod tests {
         assert!(find(b"nonsense").is_none());
         assert!(find(&[b'x'; 1000]).is_none());
         assert!(find(b"").is_none());
+    }
+
+    /// The names in backticks of a row's cell.
+    fn names(cell: &str) -> impl Iterator<Item = String> + '_ {
+        cell.split('`').skip(1).step_by(2).map(str::to_ascii_lowercase)
+    }
+
+    #[test]
+    fn the_page_says_of_every_command_whether_it_is_here() {
+        let page = include_str!("../../../../docs/redis.md");
+        let from = page.find("## Every command").expect("the page has the table");
+        let rows = page[from..].lines().skip(1).take_while(|line| !line.starts_with("Errors that"));
+        let cells = rows.filter(|row| row.starts_with('|')).map(|row| row.split('|').skip(1).collect::<Vec<_>>());
+        let (mut here, mut elsewhere) = (Vec::new(), Vec::new());
+        for cells in cells {
+            match cells.len() {
+                4 => here.extend(names(cells[1]).chain(names(cells[2]))),
+                _ => elsewhere.extend(names(cells[0])),
+            }
+        }
+        here.sort_unstable();
+        let every: Vec<_> = every().into_iter().map(|command| command.spec.name.to_owned()).collect();
+        assert_eq!(here, every, "what docs/redis.md says and what there is");
+        assert!(elsewhere.len() > 10);
+        for name in elsewhere {
+            assert!(find(name.as_bytes()).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_are_known_with_their_arguments() {
+        for (line, wrong) in [
+            ("config get x", None),
+            ("CONFIG GET", Some("ERR wrong number of arguments for 'config|get' command")),
+            ("config nope", Some("ERR unknown subcommand 'nope'. Try CONFIG HELP.")),
+            ("xgroup create x g", Some("ERR wrong number of arguments for 'xgroup|create' command")),
+            ("command", None),
+            ("get k", None),
+        ] {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            assert_eq!(find(args[0]).unwrap().wrong_part(&args).as_deref(), wrong, "{line}");
+        }
     }
 
     #[test]

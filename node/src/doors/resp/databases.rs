@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use loci_index::command::{Command, Envelope, Execution, Origin, Outcome, Refusal, Schema, Watched};
 use loci_index::record::{CollectionId, Position};
+use loci_index::table::eviction::Policy;
 use loci_index::table::execute::Moment;
+use loci_index::table::lookups::{self, Lookups};
 use loci_index::table::{Keyspace, Table};
 use loci_index::view::View;
 
@@ -29,6 +31,8 @@ use crate::shard::{Level, ReadError, ShardHandle, WriteError};
 
 /// How many there are.
 pub const DATABASES: usize = 16;
+/// So many milliseconds it is believed that a database has room, or none.
+const FULL_FOR: u64 = 2;
 /// What nobody leads is tried again after this.
 const RETRY: Duration = Duration::from_millis(20);
 /// A command that is at work has ended after about this.
@@ -70,18 +74,37 @@ pub struct Passage {
 }
 
 /// One state of the databases, to read from.
-#[derive(Clone)]
 pub struct Reading {
     view: Arc<View>,
     moment: Moment,
     /// The last database that was read.
     table: Option<(u8, Arc<Table>)>,
+    /// What was looked for there and is not counted yet.
+    looked: Lookups,
+}
+
+impl Clone for Reading {
+    fn clone(&self) -> Reading {
+        let (view, table) = (self.view.clone(), self.table.clone());
+        Reading { view, moment: self.moment, table, looked: Lookups::default() }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.count();
+    }
 }
 
 impl Databases {
     /// Of a namespace.
     pub fn new(namespace: String) -> Databases {
         Databases { namespace, ids: Default::default(), home: ArcSwapOption::empty() }
+    }
+
+    /// Where they are.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// What a database's collection is called.
@@ -146,6 +169,20 @@ impl Reading {
         databases.table(&self.view, database).is_some()
     }
 
+    fn count(&mut self) {
+        if let Some((_, table)) = &self.table {
+            table.looked(std::mem::take(&mut self.looked));
+        }
+    }
+
+    /// Reads a database for a command, and counts which keys are there.
+    pub fn look_up<R>(&mut self, databases: &Databases, database: u8, read: impl FnOnce(&Keyspace) -> R) -> R {
+        lookups::take();
+        let result = self.read(databases, database, read);
+        self.looked += lookups::take();
+        result
+    }
+
     /// Reads a database.
     pub fn read<R>(&mut self, databases: &Databases, database: u8, read: impl FnOnce(&Keyspace) -> R) -> R {
         if let Some((number, table)) = &self.table
@@ -154,6 +191,7 @@ impl Reading {
             return table.read(read);
         }
         let table = databases.table(&self.view, database).unwrap_or_else(|| EMPTY.clone());
+        self.count();
         let result = table.read(read);
         self.table = Some((database, table));
         result
@@ -201,7 +239,76 @@ fn is_led_elsewhere(error: &NotWritten) -> bool {
     }
 }
 
+/// What the databases hold, and what became of it.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Totals {
+    /// Keys that readers looked for.
+    pub looked: Lookups,
+    /// Keys that expired since the node was started.
+    pub expired: u64,
+    /// Keys that were evicted since then.
+    pub evicted: u64,
+    /// What they take in memory.
+    pub bytes: u64,
+    /// Keys with a deadline.
+    pub timed: usize,
+}
+
 impl Door {
+    /// What all databases come to, as far as this node knows.
+    pub fn totals(&self) -> Totals {
+        let Ok(home) = self.home() else { return Totals::default() };
+        let view = home.newest();
+        let tables = (0..DATABASES as u8).filter_map(|database| self.databases.table(&view, database));
+        tables.fold(Totals::default(), |mut totals, table| {
+            totals.looked += table.lookups();
+            table.read(|keyspace| {
+                totals.expired += keyspace.expired();
+                totals.evicted += keyspace.evicted();
+                totals.bytes += keyspace.memory_bytes() as u64;
+                totals.timed += keyspace.timed();
+            });
+            totals
+        })
+    }
+
+    /// Whether writes may have to be refused before the node's memory is used up.
+    pub fn limits_memory(&self) -> bool {
+        self.figures.limits_memory.load(Ordering::Relaxed)
+    }
+
+    /// Whether a database has no more room, and nothing in it may make any; as it was a moment ago.
+    pub fn is_full(&self, database: u8) -> bool {
+        let at = &self.figures.full[usize::from(database)];
+        let now = self.started.elapsed().as_millis() as u64 + 2 * FULL_FOR;
+        let known = at.load(Ordering::Relaxed);
+        if now - (known >> 1) < FULL_FOR {
+            return known & 1 == 1;
+        }
+        let full = self.has_no_room(database);
+        at.store(now << 1 | u64::from(full), Ordering::Relaxed);
+        full
+    }
+
+    fn has_no_room(&self, database: u8) -> bool {
+        let rules = self.eviction.load();
+        let Some(own) = &rules.namespace else { return false };
+        let totals = self.totals();
+        let stays = |policy: Policy| policy == Policy::None || (policy.is_volatile() && totals.timed == 0);
+        if own.bytes > 0 && totals.bytes > own.bytes && stays(own.policy.unwrap_or(Policy::None)) {
+            return true;
+        }
+        // One with a budget of its own, where the policy is none.
+        let Some(policy) = own.policy else { return false };
+        let Ok(home) = self.home() else { return false };
+        let view = home.newest();
+        let found = view.collection(&own.name, &Databases::name(database));
+        let budget = found.as_ref().map_or(0, |found| found.schema().eviction_bytes);
+        let table = found.and_then(|found| found.table().cloned());
+        let over = table.is_some_and(|table| table.read(|keyspace| keyspace.memory_bytes() as u64 > budget));
+        budget > 0 && over && stays(policy)
+    }
+
     /// The shard that holds the databases.
     pub fn home(&self) -> Result<ShardHandle, String> {
         if let Some(home) = &*self.databases.home.load() {
@@ -240,7 +347,7 @@ impl Door {
         let deadline = gate::deadline(None, gate::TIMEOUT_DEFAULT);
         let view = home.view(level, Some(deadline)).await.map_err(|error| unread(&error))?;
         let moment = Moment { now: home.now(&view), version: view.index(), number: 0 };
-        Ok(Reading { view, moment, table: None })
+        Ok(Reading { view, moment, table: None, looked: Lookups::default() })
     }
 
     /// Has the log carry out calls. None: a condition did not hold.

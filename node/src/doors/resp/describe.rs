@@ -1,12 +1,13 @@
 //! COMMAND: what commands there are, for clients that ask where the keys of one are.
 
 use loci_index::table::commands::{
-    ADMIN, BLOCKING, DENYOOM, FAST, Keys, NOAUTH, NOSCRIPT, PUBSUB, READONLY, WRITE, is,
+    ADMIN, BLOCKING, DENYOOM, FAST, Keys, NOAUTH, NOSCRIPT, PUBSUB, READONLY, Spec, WRITE, is,
 };
 use loci_index::table::glob;
 
 use super::acl::{CATEGORIES, is_in};
 use super::commands::{self, Command};
+use super::facts::{self, Part};
 use super::session::Session;
 
 const FLAGS: [(u32, &str); 9] = [
@@ -20,6 +21,27 @@ const FLAGS: [(u32, &str); 9] = [
     (FAST, "fast"),
     (NOAUTH, "no_auth"),
 ];
+
+/// A command, or one with a part: `config|get`.
+fn named(name: &[u8]) -> Option<(Command, Option<&'static Part>)> {
+    let Some(bar) = name.iter().position(|byte| *byte == b'|') else { return Some((commands::find(name)?, None)) };
+    let command = commands::find(&name[..bar])?;
+    let part = command.parts.iter().find(|part| is(&name[bar + 1..], part.name))?;
+    Some((command, Some(part)))
+}
+
+/// What a call does to the key at a place.
+fn kind_of(spec: &Spec, args: &[&[u8]], place: usize) -> &'static str {
+    let gets = || args.iter().skip(3).any(|word| is(word, "get"));
+    match spec.name {
+        "set" if !gets() => return "OW update",
+        "bitfield" if !args.iter().skip(2).any(|word| is(word, "set") || is(word, "incrby")) => return "RO access",
+        _ => {}
+    }
+    let fact = facts::of(spec.name).filter(|fact| !fact.keys.is_empty());
+    let Some(fact) = fact else { return if spec.is(WRITE) { "RW access update" } else { "RO access" } };
+    fact.keys.iter().rev().find(|(from, _)| *from <= place).unwrap_or(&fact.keys[0]).1
+}
 
 impl Session {
     /// COMMAND.
@@ -36,8 +58,9 @@ impl Session {
             names if is(what, "info") => {
                 self.out.array(names.len());
                 for name in names {
-                    match commands::find(name) {
-                        Some(command) => self.describe_one(command),
+                    match named(name) {
+                        Some((command, None)) => self.describe_one(command),
+                        Some((command, Some(part))) => self.describe_part(command, part),
                         None => self.out.null_array(),
                     }
                 }
@@ -48,22 +71,7 @@ impl Session {
                     names => names.iter().filter_map(|name| commands::find(name)).collect(),
                 };
                 self.out.map(found.len());
-                for command in found {
-                    self.out.bulk(command.spec.name);
-                    self.out.map(4);
-                    let group =
-                        CATEGORIES.iter().find(|category| is_in(command.spec, category) && **category != "read");
-                    let arity = command.spec.arity.to_string();
-                    for (key, value) in [
-                        ("summary", "See the documentation of Redis."),
-                        ("since", "1.0.0"),
-                        ("group", group.copied().unwrap_or("generic")),
-                        ("complexity", arity.as_str()),
-                    ] {
-                        self.out.bulk(key);
-                        self.out.bulk(value);
-                    }
-                }
+                found.into_iter().for_each(|command| self.document(command));
             }
             [_, ..] if is(what, "getkeys") || is(what, "getkeysandflags") => {
                 self.keys_of(rest, is(what, "getkeysandflags"))
@@ -106,30 +114,81 @@ impl Session {
         let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, category)).collect();
         out.set(categories.len());
         categories.iter().for_each(|category| out.status(format!("@{category}")));
-        // Tips, specifications of keys, parts.
+        // Tips, specifications of keys.
+        (0..2).for_each(|_| out.array(0));
+        out.array(command.parts.len());
+        command.parts.iter().for_each(|part| self.describe_part(command, part));
+    }
+
+    /// A part of a command, which is described like one.
+    fn describe_part(&mut self, command: Command, part: &Part) {
+        let spec = command.spec;
+        let out = &mut self.out;
+        out.array(10);
+        out.bulk(format!("{}|{}", spec.name, part.name));
+        out.int(i64::from(part.arity));
+        let flags: Vec<&str> = FLAGS.iter().filter(|(flag, _)| spec.is(*flag)).map(|(_, name)| *name).collect();
+        out.set(flags.len());
+        flags.iter().for_each(|flag| out.status(flag));
+        let (first, last, step) = match spec.keys {
+            Keys::Range(first, last, step) => (first, last, step),
+            _ => (0, 0, 0),
+        };
+        [first, last, step].iter().for_each(|place| out.int(i64::from(*place)));
+        let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, category)).collect();
+        out.set(categories.len());
+        categories.iter().for_each(|category| out.status(format!("@{category}")));
         (0..3).for_each(|_| out.array(0));
+    }
+
+    /// What is said of a command, for COMMAND DOCS.
+    fn document(&mut self, command: Command) {
+        let name = command.spec.name;
+        let fact = facts::of(name);
+        self.out.bulk(name);
+        self.out.map(3 + usize::from(!command.parts.is_empty()));
+        let since = fact.map_or(env!("CARGO_PKG_VERSION"), |fact| fact.since);
+        let what = format!("about: {}", facts::group(name).replace('_', " "));
+        for (key, value) in [("summary", what.as_str()), ("since", since), ("group", facts::group(name))] {
+            self.out.bulk(key);
+            self.out.bulk(value.replace("sorted_set", "sorted-set"));
+        }
+        if !command.parts.is_empty() {
+            self.out.bulk("subcommands");
+            self.out.map(command.parts.len());
+            for part in command.parts {
+                self.out.bulk(format!("{name}|{}", part.name));
+                self.out.map(3);
+                let what = format!("see {} HELP", name.to_ascii_uppercase());
+                for (key, value) in [("summary", what.as_str()), ("since", since), ("group", facts::group(name))] {
+                    self.out.bulk(key);
+                    self.out.bulk(value);
+                }
+            }
+        }
     }
 
     fn keys_of(&mut self, args: &[&[u8]], flags: bool) {
         let Some(command) = commands::find(args[0]) else {
             return self.out.error("ERR Invalid command specified");
         };
-        if !command.spec.takes(args.len()) {
+        if !command.spec.takes(args.len()) || command.wrong_part(args).is_some() {
             return self.out.error("ERR Invalid number of arguments specified for command");
         }
         let places = command.spec.key_places(args);
         if places.is_empty() {
             return self.out.error("ERR The command has no key arguments");
         }
-        let keys: Vec<&[u8]> = places.into_iter().filter_map(|place| args.get(place).copied()).collect();
+        let keys: Vec<(usize, &[u8])> =
+            places.into_iter().filter_map(|place| Some((place, *args.get(place)?))).collect();
         self.out.array(keys.len());
-        for key in keys {
+        for (place, key) in keys {
             if flags {
                 self.out.array(2);
                 self.out.bulk(key);
-                let flag: &[&str] = if command.spec.is(WRITE) { &["RW", "update"] } else { &["RO", "access"] };
-                self.out.array(flag.len());
-                flag.iter().for_each(|flag| self.out.status(flag));
+                let kind = kind_of(command.spec, args, place);
+                self.out.set(kind.split(' ').count());
+                kind.split(' ').for_each(|flag| self.out.status(flag));
             } else {
                 self.out.bulk(key);
             }
@@ -137,9 +196,17 @@ impl Session {
     }
 
     fn list_names(&mut self, rest: &[&[u8]]) {
+        if rest.is_empty() {
+            let every = commands::every();
+            let parts =
+                every.iter().flat_map(|command| command.parts.iter().map(move |part| (command.spec.name, part.name)));
+            let parts = parts.map(|(name, part)| format!("{name}|{part}"));
+            let names: Vec<String> = every.iter().map(|command| command.spec.name.to_owned()).chain(parts).collect();
+            self.out.array(names.len());
+            return names.iter().for_each(|name| self.out.bulk(name));
+        }
         let every = commands::every().into_iter().map(|command| command.spec);
         let names: Vec<&str> = match rest {
-            [] => every.map(|spec| spec.name).collect(),
             [by, kind, value] if is(by, "filterby") => match () {
                 () if is(kind, "module") => Vec::new(),
                 () if is(kind, "pattern") => {

@@ -304,7 +304,11 @@ impl Hub {
             match event {
                 Event::Published { channel, message, sharded } => inner.publish(&channel, &message, sharded),
                 Event::Changed { key } => inner.changed(database, &key),
-                Event::Flushed => inner.flushed(),
+                Event::Flushed => {
+                    // Databases may have been exchanged.
+                    inner.waiting.values().flatten().for_each(|waiter| waiter.rouse());
+                    inner.flushed();
+                }
                 Event::Named { class, name, key } => self.named(&inner, database, class, name, &key),
             }
         }

@@ -32,6 +32,7 @@ pub async fn run(listener: TcpListener, door: Arc<Door>, lanes: Arc<Lanes>) {
         };
         if let Some(reason) = refusal(&door, from) {
             door.figures.rejected.fetch_add(1, Ordering::Relaxed);
+            door.metrics.redis().rejected.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(turn_away(stream, reason));
             continue;
         }

@@ -13,12 +13,13 @@
 //! | [`listener`], [`connection`] | sockets: who may connect, what is read and sent, and how much of it may wait |
 //! | [`lanes`] | the threads of the connections; what they write goes to the log together |
 //! | [`session`] | one connection's state; a request finds its way |
-//! | [`commands`], [`describe`] | commands by name; COMMAND |
+//! | [`commands`], [`facts`], [`describe`] | commands by name; COMMAND |
 //! | [`pipeline`], [`transactions`] | calls on their way to the log; MULTI, EXEC, WATCH |
 //! | [`databases`] | `SELECT`'s databases, each a collection: views, the log, making them |
 //! | [`blocking`], [`pubsub`], [`tracking`], [`hub`] | what waits for others, and how it hears of them |
 //! | [`act`], [`client_command`], [`acl_command`], [`server`], [`cluster`] | commands of the door itself |
-//! | [`client`], [`acl`], [`sha256`], [`settings`] | connections as others see them; users; what CONFIG knows |
+//! | [`client`], [`acl`], [`acl_log`], [`sha256`], [`settings`] | connections as others see them; users; what CONFIG knows |
+//! | [`stats`], [`slow`], [`slow_command`] | what is counted; what took long; SLOWLOG, LATENCY |
 //! | [`render`] | a reply as the protocol writes it |
 //!
 //! Always: a command that reads sees every write that was answered before it was sent, on whatever node; unless the client
@@ -29,6 +30,7 @@ mod lanes;
 mod connection;
 mod session;
 mod commands;
+mod facts;
 mod pipeline;
 mod transactions;
 mod databases;
@@ -39,6 +41,7 @@ mod tracking;
 mod act;
 mod client_command;
 mod acl_command;
+mod acl_log;
 mod server;
 mod cluster;
 mod describe;
@@ -46,13 +49,18 @@ mod client;
 mod acl;
 mod sha256;
 mod settings;
+mod slow_command;
+mod stats;
+mod slow;
 mod render;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
+use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -62,11 +70,14 @@ use crate::metrics::Metrics;
 use crate::shard::Level;
 use crate::status::NodeStatus;
 use acl::Users;
+use acl_log::AclLog;
 use client::Clients;
-use databases::Databases;
+use databases::{DATABASES, Databases, Totals};
 use hub::Hub;
 pub use lanes::Lanes;
 use settings::Settings;
+use slow::Slow;
+use stats::Stats;
 
 /// The version of Redis whose ways it has, for clients that ask before they use what is newer.
 const SERVER_VERSION: &str = "7.4.0";
@@ -82,11 +93,22 @@ pub struct Options {
     pub threads: usize,
     /// What the default user must know.
     pub password: Option<String>,
+    /// What the databases may take together; zero: as much as there is.
+    pub maxmemory_bytes: u64,
+    /// Which keys make room then; none: none do.
+    pub maxmemory_policy: Option<Policy>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { namespace: "redis".into(), connections_max: 10_000, threads: threads_default(), password: None }
+        Options {
+            namespace: "redis".into(),
+            connections_max: 10_000,
+            threads: threads_default(),
+            password: None,
+            maxmemory_bytes: 0,
+            maxmemory_policy: None,
+        }
     }
 }
 
@@ -105,23 +127,28 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// How the node is doing.
     pub status: Arc<NodeStatus>,
+    /// What makes room in tables while this node leads.
+    pub eviction: Arc<ArcSwap<Room>>,
 }
 
 /// What is counted.
 #[derive(Default)]
 struct Figures {
-    commands: AtomicU64,
     input_bytes: AtomicU64,
     output_bytes: AtomicU64,
     rejected: AtomicU64,
     connections_max: AtomicUsize,
     /// Seconds after which a client that says nothing is closed; zero: never.
     timeout: AtomicU64,
+    /// Whether writes may have to be refused for want of memory before the node has none left.
+    limits_memory: AtomicBool,
+    /// For each database, when it was looked whether it has room, and in the lowest bit whether it had none.
+    full: [AtomicU64; DATABASES],
 }
 
 impl Figures {
     fn reset(&self) {
-        for figure in [&self.commands, &self.input_bytes, &self.output_bytes, &self.rejected] {
+        for figure in [&self.input_bytes, &self.output_bytes, &self.rejected] {
             figure.store(0, Ordering::Relaxed);
         }
     }
@@ -142,8 +169,14 @@ struct Door {
     hub: Arc<Hub>,
     clients: Clients,
     users: Users,
+    acl_log: AclLog,
     settings: Settings,
     figures: Figures,
+    stats: Stats,
+    /// What had become of keys at the last CONFIG RESETSTAT.
+    forgotten: Mutex<Totals>,
+    slow: Slow,
+    eviction: Arc<ArcSwap<Room>>,
     started: Instant,
     address: SocketAddr,
     paused: watch::Sender<Pause>,
@@ -152,15 +185,26 @@ struct Door {
 
 impl Door {
     fn new(parts: Parts, options: Options, address: SocketAddr) -> Door {
-        let Parts { cluster, gate, metrics, status } = parts;
-        let databases = Arc::new(Databases::new(options.namespace));
+        let Parts { cluster, gate, metrics, status, eviction } = parts;
+        let databases = Arc::new(Databases::new(options.namespace.clone()));
         let settings = Settings::default();
         settings.put("port", address.port().to_string());
         settings.put("bind", address.ip().to_string());
         settings.put("maxclients", options.connections_max.to_string());
-        settings.put("maxmemory", status.budget().bytes().to_string());
+        let maxmemory = match options.maxmemory_bytes {
+            0 => status.budget().bytes(),
+            bytes => bytes,
+        };
+        settings.put("maxmemory", maxmemory.to_string());
+        if let Some(policy) = options.maxmemory_policy {
+            settings.put("maxmemory-policy", policy.name().into());
+        }
+        let own =
+            NamespaceRoom { name: options.namespace, bytes: options.maxmemory_bytes, policy: options.maxmemory_policy };
+        eviction.store(Arc::new(Room { namespace: Some(own), ..(**eviction.load()).clone() }));
         let figures = Figures::default();
         figures.connections_max.store(options.connections_max, Ordering::Relaxed);
+        figures.limits_memory.store(options.maxmemory_bytes > 0, Ordering::Relaxed);
         Door {
             cluster,
             gate,
@@ -171,8 +215,13 @@ impl Door {
             making: tokio::sync::Mutex::default(),
             clients: Clients::default(),
             users: Users::new(options.password.as_deref()),
+            acl_log: AclLog::default(),
             settings,
             figures,
+            stats: Stats::default(),
+            forgotten: Mutex::default(),
+            slow: Slow::default(),
+            eviction,
             started: Instant::now(),
             address,
             paused: watch::Sender::new(None),
@@ -241,6 +290,7 @@ impl Resp {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let door = Arc::new(Door::new(parts, options, listener.local_addr()?));
         server::first_notify(&door);
+        door.metrics.redis().set_groups(&stats::groups());
         let lanes = Arc::new(Lanes::start(threads, &door)?);
         let accepting = tokio::spawn(listener::run(listener, door.clone(), lanes.clone()));
         Ok(Resp { door, accepting, lanes })

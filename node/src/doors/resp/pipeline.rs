@@ -7,17 +7,18 @@
 //! What only reads goes this way too once something that writes waits before it: so it sees what was written.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use loci_index::command::Origin;
 use loci_index::table::call::Packed;
-use loci_index::table::commands::Spec;
+use loci_index::table::commands::{Run, Spec, int_text};
 use loci_index::table::tape::{Item, Items};
 
 use super::commands;
 use super::databases::{Calls, origin_of};
 use super::lanes::Fate;
-use super::render;
 use super::session::Session;
+use super::{render, slow};
 
 /// Calls go to the log once so many wait.
 const CALLS_MAX: u32 = 4096;
@@ -47,6 +48,8 @@ pub struct Pending {
     answers: Vec<Answer>,
     /// Not only calls that may go together with those of others.
     heavy: bool,
+    /// Which commands they are, for what is counted.
+    numbers: Vec<u16>,
     /// What the client changes, where its cache is not to be told of that.
     own: HashSet<Box<[u8]>>,
 }
@@ -73,6 +76,12 @@ impl Pending {
         self.answers.push(answer);
     }
 
+    /// Exchanges what two databases hold.
+    pub fn push_swap(&mut self, one: u8, other: u8) {
+        let places = [self.place(one), self.place(other)].map(|place| int_text(place.into()));
+        self.push(one, [&b"swapdb"[..], &places[0], &places[1]].into_iter(), Answer::Whole);
+    }
+
     fn is_full(&self) -> bool {
         self.packed.calls() >= CALLS_MAX || self.packed.len() >= BYTES_GOAL
     }
@@ -91,6 +100,7 @@ impl Pending {
         self.databases.clear();
         self.packed.clear();
         self.answers.clear();
+        self.numbers.clear();
         self.own.clear();
         self.heavy = false;
     }
@@ -124,9 +134,13 @@ impl Session {
                 spec.key_places(args).into_iter().filter_map(|place| args.get(place)).map(|key| Box::from(*key)),
             );
         }
+        if matches!(spec.run, Run::Script) {
+            self.script = Some(slow::shown(args));
+        }
         let answer = if self.is_silent() { Answer::None } else { answer };
         self.pending.heavy |= !commands::is_light(spec);
         self.pending.push(self.database, args.iter().copied(), answer);
+        self.pending.numbers.push(self.number());
     }
 
     /// Has the log carry out the calls that wait, and writes their replies.
@@ -151,21 +165,42 @@ impl Session {
             };
         }
         self.writing(HashSet::new());
+        self.took_until_now();
         let mut pending = std::mem::take(&mut self.pending);
+        let answers = pending.answers.iter().zip(&pending.numbers);
         match fate {
             Fate::Done(tape) => {
                 let mut items = Items::new(&tape);
-                pending.answers.iter().for_each(|answer| self.answer(&mut items, *answer));
+                for (answer, number) in answers {
+                    self.reply_at = self.out.len();
+                    self.answer(&mut items, *answer);
+                    self.note_error(Some(*number));
+                }
             }
             // Nobody refuses what goes alone because of others.
             Fate::Alone => {}
             Fate::Failed(error) => {
-                let answered = pending.answers.iter().filter(|answer| **answer != Answer::None);
-                answered.for_each(|_| self.out.error(&error));
+                for (_, number) in answers.filter(|(answer, _)| **answer != Answer::None) {
+                    self.reply_at = self.out.len();
+                    self.out.error(&error);
+                    self.note_error(Some(*number));
+                }
             }
         }
+        self.reply_at = self.out.len();
         pending.clear();
         self.pending = pending;
+    }
+
+    /// What waited was answered: what is measured begins anew, and a script was as slow as that.
+    fn took_until_now(&mut self) {
+        let now = Instant::now();
+        let since = self.measured.replace(now);
+        if let (Some(script), Some(since)) = (self.script.take(), since) {
+            let args: Vec<&[u8]> = script.iter().map(|arg| &arg[..]).collect();
+            let name = || self.client.facts().name.clone();
+            self.door.slow.took(now - since, &args, false, (self.client.address, &name));
+        }
     }
 
     /// Writes the next reply of a tape.

@@ -1,14 +1,16 @@
-//! About the server: CONFIG, INFO, MEMORY, SLOWLOG, LATENCY, ROLE, as tools that know Redis ask for them.
+//! About the server: CONFIG, INFO, MEMORY, ROLE, as tools that know Redis ask for them.
 //!
 //! Every node takes reads and writes of every client, so each says that it is a master.
 
 use std::fmt::Write;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use loci_index::table::commands::is;
+use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 
-use super::databases::DATABASES;
+use super::databases::{DATABASES, Totals};
 use super::session::Session;
 use super::settings::{SetError, notify};
 use super::{Door, SERVER_VERSION};
@@ -45,8 +47,20 @@ fn resident_bytes() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-const SECTIONS: [&str; 10] =
-    ["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "modules", "errorstats", "cluster"];
+const SECTIONS: [&str; 12] = [
+    "server",
+    "clients",
+    "memory",
+    "persistence",
+    "stats",
+    "replication",
+    "cpu",
+    "modules",
+    "commandstats",
+    "errorstats",
+    "latencystats",
+    "cluster",
+];
 
 impl Session {
     /// CONFIG.
@@ -71,6 +85,8 @@ impl Session {
             [_, _, ..] if is(what, "set") && rest.len().is_multiple_of(2) => self.set(rest),
             [] if is(what, "resetstat") => {
                 self.door.figures.reset();
+                self.door.stats.reset();
+                *self.door.forgotten.lock().unwrap_or_else(PoisonError::into_inner) = self.door.totals();
                 self.out.ok();
             }
             [] if is(what, "rewrite") => self.out.error("ERR The server is running without a config file"),
@@ -108,6 +124,14 @@ impl Session {
                 "notify-keyspace-events" => {
                     self.door.hub.set_notify(super::settings::notify::flags(&value).unwrap_or(0));
                 }
+                "maxmemory" | "maxmemory-policy" => {
+                    self.door.settings.put(&name, value);
+                    self.door.make_room();
+                    continue;
+                }
+                "slowlog-log-slower-than" | "slowlog-max-len" | "latency-monitor-threshold" => {
+                    self.door.slow.set(&name, &value);
+                }
                 "timeout" => self.door.figures.timeout.store(value.parse().unwrap_or(0), Ordering::Relaxed),
                 "requirepass" => self.door.users.require(&value),
                 "maxclients" => {
@@ -124,7 +148,7 @@ impl Session {
     /// INFO.
     pub async fn info(&mut self, args: &[&[u8]]) {
         let asked = |section: &str| {
-            let usual = section != "commandstats";
+            let usual = !matches!(section, "commandstats" | "latencystats");
             args.len() == 1 && usual
                 || args[1..].iter().any(|word| {
                     is(word, section) || is(word, "all") || is(word, "everything") || (is(word, "default") && usual)
@@ -231,6 +255,7 @@ impl Session {
                 line("total_system_memory_human", &human(budget.bytes()));
                 line("used_memory_lua", &0);
                 line("used_memory_scripts", &0);
+                line("used_memory_functions", &0);
                 line("number_of_cached_scripts", &0);
                 let maxmemory = door.settings.get("maxmemory");
                 line("maxmemory", &maxmemory);
@@ -257,9 +282,9 @@ impl Session {
                 line("aof_last_write_status", &"ok");
             }
             "stats" => {
-                let (figures, counts) = (&door.figures, door.hub.counts());
+                let (figures, counts, totals) = (&door.figures, door.hub.counts(), door.since_reset());
                 line("total_connections_received", &door.clients.seen());
-                line("total_commands_processed", &figures.commands.load(Ordering::Relaxed));
+                line("total_commands_processed", &door.stats.calls());
                 line("instantaneous_ops_per_sec", &0);
                 line("total_net_input_bytes", &figures.input_bytes.load(Ordering::Relaxed));
                 line("total_net_output_bytes", &figures.output_bytes.load(Ordering::Relaxed));
@@ -267,17 +292,17 @@ impl Session {
                 line("sync_full", &0);
                 line("sync_partial_ok", &0);
                 line("sync_partial_err", &0);
-                line("expired_keys", &0);
-                line("evicted_keys", &0);
+                line("expired_keys", &totals.expired);
+                line("evicted_keys", &totals.evicted);
                 line("evicted_clients", &0);
-                line("keyspace_hits", &0);
-                line("keyspace_misses", &0);
+                line("keyspace_hits", &totals.looked.hits);
+                line("keyspace_misses", &totals.looked.misses);
                 line("pubsub_channels", &counts[0]);
                 line("pubsub_patterns", &counts[1]);
                 line("pubsubshard_channels", &counts[2]);
                 line("latest_fork_usec", &0);
                 line("tracking_total_keys", &0);
-                line("total_error_replies", &0);
+                line("total_error_replies", &door.stats.error_replies());
             }
             "replication" => {
                 let members = home.as_ref().and_then(|home| home.members());
@@ -301,6 +326,34 @@ impl Session {
                 line("used_cpu_user", &format_args!("{seconds:.6}"));
                 line("used_cpu_sys_children", &0.0);
                 line("used_cpu_user_children", &0.0);
+            }
+            "commandstats" => {
+                for (name, stat) in door.stats.used() {
+                    let [calls, micros, rejected, failed] = [&stat.calls, &stat.micros, &stat.rejected, &stat.failed]
+                        .map(|count| count.load(Ordering::Relaxed));
+                    let each = micros as f64 / calls.max(1) as f64;
+                    let text = format!(
+                        "calls={calls},usec={micros},usec_per_call={each:.2},rejected_calls={rejected},failed_calls={failed}"
+                    );
+                    line(&format!("cmdstat_{name}"), &text);
+                }
+            }
+            "errorstats" => {
+                for (code, count) in door.stats.errors() {
+                    line(&format!("errorstat_{code}"), &format_args!("count={count}"));
+                }
+            }
+            "latencystats" => {
+                for (name, stat) in door.stats.used() {
+                    let histogram = stat.histogram();
+                    let Some((_, all)) = histogram.last() else { continue };
+                    let part = |share: f64| {
+                        let wanted = *all as f64 * share;
+                        histogram.iter().find(|(_, sum)| *sum as f64 >= wanted).map_or(0, |(micros, _)| *micros)
+                    };
+                    let text = format!("p50={}.000,p99={}.000,p99.9={}.000", part(0.5), part(0.99), part(0.999));
+                    line(&format!("latency_percentiles_usec_{name}"), &text);
+                }
             }
             "cluster" => line("cluster_enabled", &0),
             _ => {}
@@ -350,51 +403,6 @@ impl Session {
         }
     }
 
-    /// SLOWLOG: nothing is slow enough to be kept.
-    pub fn slow_log(&mut self, args: &[&[u8]]) {
-        let (what, rest) = (args[1], &args[2..]);
-        match rest {
-            [] | [_] if is(what, "get") => self.out.array(0),
-            [] if is(what, "len") => self.out.int(0),
-            [] if is(what, "reset") => self.out.ok(),
-            [] if is(what, "help") => self.help("SLOWLOG", &["GET [<count>]", "LEN", "RESET"]),
-            _ => self.no_part("SLOWLOG", what),
-        }
-    }
-
-    /// LATENCY: nothing is watched.
-    pub fn latency(&mut self, args: &[&[u8]]) {
-        let (what, rest) = (args[1], &args[2..]);
-        match rest {
-            [] if is(what, "latest") => self.out.array(0),
-            [_] if is(what, "history") => self.out.array(0),
-            _ if is(what, "reset") => self.out.int(0),
-            _ if is(what, "histogram") => self.out.map(0),
-            [] if is(what, "doctor") => self.out.verbatim(
-                *b"txt",
-                "I'm sorry, Dave, I can't do that. Latency monitoring is disabled in this instance.\n",
-            ),
-            [_] if is(what, "graph") => {
-                let event = String::from_utf8_lossy(rest[0]).into_owned();
-                self.out.error(format!("ERR No samples available for event '{event}'"));
-            }
-            [] if is(what, "help") => {
-                self.help(
-                    "LATENCY",
-                    &[
-                        "DOCTOR",
-                        "GRAPH <event>",
-                        "HISTOGRAM [COMMAND ...]",
-                        "HISTORY <event>",
-                        "LATEST",
-                        "RESET [<event> ...]",
-                    ],
-                );
-            }
-            _ => self.no_part("LATENCY", what),
-        }
-    }
-
     /// ROLE.
     pub fn role(&mut self) {
         let applied = self.door.home().map_or(0, |home| home.newest().index());
@@ -402,6 +410,31 @@ impl Session {
         self.out.bulk("master");
         self.out.int(applied as i64);
         self.out.array(0);
+    }
+}
+
+impl Door {
+    /// What CONFIG says of memory is what makes room from now on.
+    fn make_room(&self) {
+        let bytes = self.settings.get("maxmemory").parse().unwrap_or(0);
+        let bytes = if bytes == self.status.budget().bytes() { 0 } else { bytes };
+        let policy = Policy::named(&self.settings.get("maxmemory-policy"));
+        self.figures.limits_memory.store(bytes > 0 || policy.is_some(), Ordering::Relaxed);
+        self.figures.full.iter().for_each(|full| full.store(0, Ordering::Relaxed));
+        self.eviction.rcu(|room| {
+            let name = self.databases.namespace().to_owned();
+            Room { namespace: Some(NamespaceRoom { name, bytes, policy }), ..(**room).clone() }
+        });
+    }
+
+    /// What became of keys since CONFIG RESETSTAT.
+    fn since_reset(&self) -> Totals {
+        let (mut totals, before) = (self.totals(), *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner));
+        totals.expired = totals.expired.saturating_sub(before.expired);
+        totals.evicted = totals.evicted.saturating_sub(before.evicted);
+        totals.looked.hits = totals.looked.hits.saturating_sub(before.looked.hits);
+        totals.looked.misses = totals.looked.misses.saturating_sub(before.looked.misses);
+        totals
     }
 }
 

@@ -10,13 +10,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use loci_index::table::commands::{ADMIN, NOAUTH, Run, WRITE};
+use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, Run, WRITE};
+use loci_index::table::execute::Moment;
 use loci_index::table::tape::Tape;
 use loci_index::table::{execute, glob};
 use loci_wire::resp::{Limits, Protocol, Writer};
 
-use super::acl::User;
+use super::acl::{Denied, User};
+use super::acl_command::{full_name, wanted};
 use super::blocking::Blocked;
 use super::client::Client;
 use super::commands::{self, Command, Do, Way};
@@ -24,6 +27,7 @@ use super::databases::Reading;
 use super::hub::Tracker;
 use super::lanes::Lane;
 use super::pipeline::{Answer, Pending};
+use super::stats::Tally;
 use super::tracking::Tracking;
 use super::transactions::{Gathered, Watch};
 use super::{Door, render};
@@ -89,13 +93,26 @@ pub struct Session {
     pub(super) reading: Option<Reading>,
     pub(super) last: &'static str,
     tape: Tape,
-    /// Requests since the counters were told.
-    taken: u64,
+    /// What is counted of this batch of requests.
+    pub(super) tally: Tally,
+    /// The command of this request, and whether it was refused.
+    current: (Option<Command>, bool),
+    /// Where its reply begins.
+    pub(super) reply_at: usize,
+    /// When what is measured by itself began at the earliest; none: with the batch.
+    pub(super) measured: Option<Instant>,
+    /// The script that waits to be carried out, for the log of slow commands.
+    pub(super) script: Option<Vec<Vec<u8>>>,
+    /// What the users' changes counted when it was looked who this is.
+    users_seen: u64,
+    /// What reads draw by chance depends on it.
+    draws: u32,
 }
 
 impl Session {
     /// Of a new connection.
     pub fn new(door: Arc<Door>, lane: Arc<Lane>, client: Arc<Client>) -> Session {
+        let draws = (client.id as u32).wrapping_mul(0x85eb_ca6b);
         let mut session = Session {
             door,
             lane,
@@ -117,8 +134,16 @@ impl Session {
             reading: None,
             last: "NULL",
             tape: Tape::new(),
-            taken: 0,
+            tally: Tally::default(),
+            current: (None, false),
+            reply_at: 0,
+            measured: None,
+            script: None,
+            users_seen: 0,
+            draws,
         };
+        session.users_seen = session.door.users.changes();
+        session.door.metrics.redis().opened();
         let anybody = session.door.users.anybody();
         session.be(anybody);
         // Also one that only listens hears of what happens in the databases.
@@ -162,13 +187,16 @@ impl Session {
         if let Some(gathered) = &mut self.gathered {
             gathered.broken = true;
         }
+        self.current.1 = true;
         self.out.error(text);
         Next::Go
     }
 
     /// Takes a request.
     pub async fn take(&mut self, args: &[&[u8]]) -> Next {
-        self.taken += 1;
+        let begun = self.tally.begin();
+        self.measured.get_or_insert(begun);
+        self.current = (None, false);
         let was = self.replies;
         if was == Replies::SkipNext {
             // What waits and is wanted must not be thrown away with it.
@@ -176,7 +204,9 @@ impl Session {
             self.replies = Replies::Skip;
         }
         let before = self.out.len();
+        self.reply_at = before;
         let next = self.decide(args).await;
+        self.count(args);
         if was != Replies::On && self.replies != Replies::On {
             self.out.truncate(before);
         }
@@ -184,6 +214,50 @@ impl Session {
             self.replies = Replies::On;
         }
         next
+    }
+
+    /// Counts a request, and looks whether it took long.
+    fn count(&mut self, args: &[&[u8]]) {
+        let (command, refused) = self.current;
+        if let Some(command) = command {
+            if refused {
+                self.tally.rejected(command.number);
+            } else {
+                self.tally.called(command.number);
+            }
+            let fast = command.spec.is(FAST);
+            if !fast || self.door.slow.is_eager() {
+                let now = Instant::now();
+                let took = self.measured.replace(now).map_or(Duration::ZERO, |since| now - since);
+                if !matches!(command.way, Way::Door(Do::Auth | Do::Hello | Do::Exec)) {
+                    let name = || self.client.facts().name.clone();
+                    self.door.slow.took(took, args, fast, (self.client.address, &name));
+                }
+            }
+        }
+        self.note_error(command.filter(|_| !refused).map(|command| command.number));
+    }
+
+    /// Which command this request is.
+    pub fn number(&self) -> u16 {
+        self.current.0.map_or(u16::MAX, |command| command.number)
+    }
+
+    /// Counts the reply that was written last, if it is an error.
+    pub fn note_error(&mut self, number: Option<u16>) {
+        let reply = self.out.bytes().get(self.reply_at..).unwrap_or_default();
+        if reply.first() == Some(&b'-') {
+            self.tally.failed(number, &reply[..reply.len().min(80)]);
+        }
+    }
+
+    /// Looks again who this is, once a user has changed.
+    fn look_who(&mut self) {
+        self.users_seen = self.door.users.changes();
+        let newer = self.user.as_ref().and_then(|user| self.door.users.get(&user.name));
+        if newer.is_some() {
+            self.be(newer);
+        }
     }
 
     async fn decide(&mut self, args: &[&[u8]]) -> Next {
@@ -195,8 +269,15 @@ impl Session {
             return self.refuse(execute::unknown(args).text()).await;
         };
         let spec = command.spec;
+        self.current.0 = Some(command);
+        if self.users_seen != self.door.users.changes() {
+            self.look_who();
+        }
         if !spec.takes(args.len()) {
             return self.refuse(format!("ERR wrong number of arguments for '{}' command", spec.name)).await;
+        }
+        if let Some(wrong) = command.wrong_part(args) {
+            return self.refuse(wrong).await;
         }
         self.last = spec.name;
         if self.user.is_none() && !spec.is(NOAUTH) {
@@ -206,6 +287,9 @@ impl Session {
             && let Err(reason) = self.may(command, args)
         {
             return self.refuse(reason).await;
+        }
+        if spec.is(DENYOOM) && self.door.limits_memory() && self.door.is_full(self.database) {
+            return self.refuse("OOM command not allowed when used memory > 'maxmemory'.").await;
         }
         if self.out.protocol() == Protocol::Two && self.subscribed() > 0 && !may_while_subscribed(command) {
             let name = spec.name;
@@ -265,26 +349,26 @@ impl Session {
         if self.free || spec.is(NOAUTH) {
             return Ok(());
         }
-        if !user.may_call(spec, args.get(1).copied()) {
-            return Err(format!("NOPERM User {} has no permissions to run the '{}' command", user.name, spec.name));
+        if let Err(denied) = user.check(&wanted(command, args)) {
+            return Err(match denied {
+                Denied::Command => {
+                    let full = full_name(command, args);
+                    self.note_refusal("command", full.as_bytes(), &user.name);
+                    format!("NOPERM User {} has no permissions to run the '{full}' command", user.name)
+                }
+                Denied::Key(key) => {
+                    self.note_refusal("key", &key, &user.name);
+                    "NOPERM No permissions to access a key".into()
+                }
+                Denied::Channel(channel) => {
+                    self.note_refusal("channel", &channel, &user.name);
+                    "NOPERM No permissions to access a channel".into()
+                }
+            });
         }
         if matches!(spec.run, Run::Script) {
             // A script reaches whatever it likes, and nobody knows of users where it runs.
             return Err("NOPERM Scripts are for users who may use all commands and all keys".into());
-        }
-        for key in spec.key_places(args).into_iter().filter_map(|place| args.get(place)) {
-            if !user.may_use(key, spec.is(WRITE)) {
-                return Err("NOPERM No permissions to access a key".into());
-            }
-        }
-        let (channels, is_pattern) = match command.way {
-            Way::Publish => (&args[1..2], false),
-            Way::Door(Do::Subscribe | Do::SSubscribe) => (&args[1..], false),
-            Way::Door(Do::PSubscribe) => (&args[1..], true),
-            _ => (&args[..0], false),
-        };
-        if channels.iter().any(|channel| !user.may_hear(channel, is_pattern)) {
-            return Err("NOPERM No permissions to access a channel".into());
         }
         Ok(())
     }
@@ -326,18 +410,23 @@ impl Session {
         if self.look().await.is_none() {
             return;
         }
-        let Session { door, reading, tape, out, database, .. } = self;
+        let Session { door, reading, tape, out, database, draws, .. } = self;
         let Some(reading) = reading else { return };
         let moment = reading.moment();
         // The most frequent one of all, without a detour.
         if spec.name == "get" {
-            return reading.read(&door.databases, *database, |keyspace| match keyspace.string(args[1], moment.now) {
-                Ok(found) => out.bulk_or_null(found),
-                Err(_) => out.error("WRONGTYPE Operation against a key holding the wrong kind of value"),
+            return reading.look_up(&door.databases, *database, |keyspace| {
+                match keyspace.string(args[1], moment.now) {
+                    Ok(found) => out.bulk_or_null(found),
+                    Err(_) => out.error("WRONGTYPE Operation against a key holding the wrong kind of value"),
+                }
             });
         }
         tape.truncate(0);
-        reading.read(&door.databases, *database, |keyspace| execute::read(keyspace, spec, args, moment, tape));
+        // What a read draws by chance is another each time, though nothing was written in between.
+        *draws = draws.wrapping_add(0x9e37_79b9);
+        let moment = Moment { number: *draws, ..moment };
+        reading.look_up(&door.databases, *database, |keyspace| execute::read(keyspace, spec, args, moment, tape));
         render::reply(&mut tape.items(), out);
     }
 
@@ -380,11 +469,13 @@ impl Session {
 
     /// What others see of it is as it is now. After a batch of requests.
     pub fn tell(&mut self, input_bytes: usize) {
-        self.door.figures.commands.fetch_add(std::mem::take(&mut self.taken), Ordering::Relaxed);
+        let now = Instant::now();
+        self.measured = None;
+        self.door.stats.take_in(&mut self.tally, now, self.door.metrics.redis());
         let mut facts = self.client.facts();
         facts.database = self.database;
         facts.command = self.last;
-        facts.active = std::time::Instant::now();
+        facts.active = now;
         facts.gathered = self.gathered.as_ref().map(|gathered| gathered.calls.len());
         facts.watched = self.watched.len();
         facts.input_bytes = input_bytes;
@@ -396,6 +487,7 @@ impl Session {
         self.track_no_more();
         self.door.hub.monitor_no_more(self.client.id);
         self.door.clients.leave(self.client.id);
+        self.door.metrics.redis().closed();
     }
 }
 

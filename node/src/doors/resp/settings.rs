@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use loci_index::table::eviction::Policy;
 use loci_index::table::glob;
 
 /// How a value is written.
@@ -178,6 +179,13 @@ impl Settings {
             Form::Text if name == "notify-keyspace-events" => match notify::flags(value) {
                 Some(flags) => Ok(notify::text(flags)),
                 None => refused("Invalid event class character. Use 'Ag$lshzxeKEtmdn'."),
+            },
+            Form::Text if name == "maxmemory-policy" => match Policy::named(value) {
+                Some(policy) => Ok(policy.name().into()),
+                None => {
+                    let names: Vec<_> = Policy::names().collect();
+                    refused(&format!("argument(s) must be one of the following: {}", names.join(", ")))
+                }
             },
             Form::Text => Ok(value.into()),
         }

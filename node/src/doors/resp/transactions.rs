@@ -71,7 +71,6 @@ impl Session {
                     | Do::Auth
                     | Do::Save
                     | Do::Move
-                    | Do::SwapDb
                     | Do::Wait
                     | Do::WaitAof
             )
@@ -243,6 +242,13 @@ impl Session {
                 }
                 Step::Merged(there.len())
             }
+            Way::Door(Do::SwapDb) => match super::act::swapped(&borrowed) {
+                Ok((one, other)) => {
+                    pending.push_swap(one, other);
+                    Step::Log(Answer::Whole)
+                }
+                Err(error) => Step::Refused(error.into()),
+            },
             Way::Door(what) => {
                 if what == Do::Select
                     && let Some(selected) = super::act::database(&args[1])
