@@ -1,3 +1,5 @@
+//! Functions as they are loaded, called, dumped and kept, with what Redis says where they are wrong.
+
 use super::*;
 use crate::table::execute::tests::text;
 

@@ -1,3 +1,5 @@
+//! What a Redis dumped is read, what is written is read again, and damage is refused.
+
 use super::*;
 use crate::table::call::Chance;
 use crate::table::execute::tests::{Trial, text};
