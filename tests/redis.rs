@@ -671,6 +671,9 @@ async fn what_is_drawn_by_chance_is_another_each_time() {
         seen.dedup();
         assert!(seen.len() > 2, "{line}: {seen:?}");
     }
+    let text = "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command";
+    check(&mut client, &[("MULTI", "OK"), ("EXEC 1", text), ("EXEC", "-ERR EXEC without MULTI")]);
+    check(&mut client, &[("BLMOVE none s LEFT LEFT 0.01", "nil-array"), ("BRPOPLPUSH none s 0.01", "nil-array")]);
     assert_eq!(client.call("COPY x y DB one"), "-ERR value is not an integer or out of range");
 }
 

@@ -91,13 +91,14 @@ impl Session {
         // What is wrong with the arguments is wrong also where there is no key, and so is the reply when there is nothing.
         let dry = dry_run(command, args);
         let nothing = match is_nothing(&dry) {
-            true => dry,
-            false if command.spec.name == "xreadgroup" => {
+            // Whoever waited in vain is told with an array, whatever the reply would have been.
+            true if !matches!(command.spec.name, "blmove" | "brpoplpush") => dry,
+            found_nothing if found_nothing || command.spec.name == "xreadgroup" => {
                 let mut tape = Tape::new();
                 tape.null_array();
                 tape.into_bytes()
             }
-            false => {
+            _ => {
                 render::reply(&mut Items::new(&dry), &mut self.out);
                 return Next::Go;
             }

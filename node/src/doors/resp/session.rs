@@ -273,6 +273,11 @@ impl Session {
         if self.users_seen != self.door.users.changes() {
             self.look_who();
         }
+        if !spec.takes(args.len()) && command.way == Way::Door(Do::Exec) {
+            (self.gathered, self.watched) = (None, Vec::new());
+            let text = "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command";
+            return self.refuse(text).await;
+        }
         if !spec.takes(args.len()) {
             return self.refuse(format!("ERR wrong number of arguments for '{}' command", spec.name)).await;
         }
