@@ -16,6 +16,8 @@ use crate::record::{CollectionId, Position};
 
 /// What an entry takes besides its effects.
 pub const ENTRY_HEADER_BYTES: usize = 24;
+/// One command may have very many effects; room for more than this is given back.
+const FATES_BYTES_KEPT: usize = 1 << 20;
 /// Beside the fate: the key is that of a typed value.
 const TYPED: u8 = 0x80;
 
@@ -215,15 +217,21 @@ impl Fates {
     }
 
     /// Moves them to the effects of an entry.
+    #[inline]
     pub fn drain(&mut self, position: Position, collection: CollectionId, to: &mut Effects) {
+        if self.bytes.is_empty() {
+            return;
+        }
         let mut bytes = &self.bytes[..];
         while let (Ok([fate]), Ok(length)) = (array(&mut bytes), array(&mut bytes).map(u32::from_le_bytes)) {
             if let (Ok(key), Some(fate)) = (slice(&mut bytes, length as usize), Fate::from_u8(fate)) {
                 to.push(Effect { collection, position, fate, typed: true, key });
             }
         }
+        if self.bytes.capacity() > FATES_BYTES_KEPT {
+            self.bytes = Vec::new();
+        }
         self.bytes.clear();
-        self.bytes.shrink_to(1 << 20);
     }
 }
 

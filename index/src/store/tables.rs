@@ -281,11 +281,15 @@ impl Store {
                     (Some(_), Err(failure)) => out.error(failure.text()),
                     (None, _) => out.error("ERR there is no such database here"),
                 }
+                // Each call gives what it changes a version of its own.
+                let version = Position::from_u64(moment.version);
+                for (keyspace, id) in locked.iter_mut().zip(execution.collections.iter()) {
+                    keyspace.events.drain_fates(version, CollectionId(id.to_native()), &mut self.effects);
+                }
             }
             for ((keyspace, place), id) in locked.iter_mut().zip(&places).zip(execution.collections.iter()) {
                 self.collections[*place].table.sum = keyspace.sum();
                 let id = CollectionId(id.to_native());
-                keyspace.events.drain_fates(at, id, &mut self.effects);
                 self.events.extend(keyspace.events.take().into_iter().map(|event| (id, event)));
             }
         }
