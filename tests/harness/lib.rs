@@ -20,6 +20,7 @@ pub mod fuzz;
 pub mod linearizable;
 pub mod load;
 pub mod model;
+pub mod plain;
 pub mod process;
 pub mod sim;
 pub mod segment_file;

@@ -20,6 +20,7 @@ mod explain;
 pub mod history;
 pub mod records;
 mod search;
+pub mod values;
 #[cfg(test)]
 mod tests;
 

@@ -6,10 +6,11 @@ use loci_index::view::{CollectionView, Effort, Hit, ScanRequest, SearchRequest, 
 use loci_node::shard::{Level, ReadError, ShardHandle, WriteError, Written};
 
 use super::clients::{self, Ask, Call, Client, KEYS, NEAR, Operation, Polled, Reply, Seen, Ticket, What};
+use super::histories::Told;
 use super::planted::Planted;
 use super::world::{Happening, World};
 use super::{Checked, MICROS, MILLIS, violation};
-use crate::linearizable::records;
+use crate::linearizable::{records, values};
 
 impl Client {
     /// Whether it has nothing to do.
@@ -37,7 +38,7 @@ impl World<'_> {
         let now = self.now;
         let call = match &ask {
             _ if patient => None,
-            ask => clients::recorded(ask).map(|action| self.history.invoke(client as u64, now / MICROS, action)),
+            ask => clients::recorded(ask).map(|action| self.histories.invoke(client as u64, now / MICROS, action)),
         };
         let node = match self.chance.percent(self.habits.anywhere) {
             true => self.chance.index(self.machines.len()),
@@ -190,17 +191,11 @@ impl World<'_> {
     }
 
     /// What a view shows must be what the oracle has at its index.
-    fn check_view(
-        &mut self,
-        at: usize,
-        handle: &ShardHandle,
-        view: &View,
-        what: &What,
-    ) -> Checked<Option<records::Outcome>> {
+    fn check_view(&mut self, at: usize, handle: &ShardHandle, view: &View, what: &What) -> Checked<Option<Told>> {
         let (me, index) = (self.machines[at].me, view.index());
         let (day, latest_day) = (self.machines[at].day_millis(self.now), self.latest_day);
         let now = if self.run.planted == Some(Planted::ShowExpired) { 0 } else { handle.now(view) };
-        if view.clock() != self.oracle.clock(index) {
+        if self.run.planted != Some(Planted::OwnClockForTheLogs) && view.clock() != self.oracle.clock(index) {
             return violation(format!("member {me} has another clock at entry {index} than the log"));
         }
         let collection = |id| view.collection_by_id(CollectionId(id));
@@ -240,7 +235,7 @@ impl World<'_> {
                         version: Some(found.version()),
                     }));
                 }
-                Ok(Some(records::Outcome::Records(told)))
+                Ok(Some(Told::Record(records::Outcome::Records(told))))
             }
             What::Count => {
                 let Some(collection) = collection(KEYS) else { return Ok(None) };
@@ -253,7 +248,11 @@ impl World<'_> {
                 if shown != expected {
                     return violation(format!("member {me} at entry {index} scans {shown:?}, not {expected:?}"));
                 }
-                Ok(Some(records::Outcome::Counted(shown.len() as u64)))
+                Ok(Some(Told::Record(records::Outcome::Counted(shown.len() as u64))))
+            }
+            What::Look(id, call) => {
+                let (reply, version) = self.check_look(at, view, *id, call)?;
+                Ok(Some(Told::Looked(values::Outcome(reply), (*id, call[1].clone(), version))))
             }
             What::Search(query, k) => {
                 let Some(collection) = collection(NEAR) else { return Ok(None) };
@@ -311,8 +310,11 @@ impl World<'_> {
                 if unknown_before && repeats {
                     self.reached.mark("writes whose outcome was learnt by asking again");
                 }
-                if matches!(outcome, Outcome::Refused(_)) {
-                    self.reached.mark("writes refused by a condition");
+                match &outcome {
+                    Outcome::Refused(_) => self.reached.mark("writes refused by a condition"),
+                    Outcome::Executed(None) => self.reached.mark("calls not carried out because a key had changed"),
+                    Outcome::Executed(Some(_)) => self.reached.mark("writes of typed values answered"),
+                    _ => {}
                 }
                 self.end_operation(ticket.client, index, clients::told(&outcome))
             }
@@ -363,7 +365,7 @@ impl World<'_> {
     }
 
     /// An operation has its answer.
-    fn end_operation(&mut self, client: usize, index: u64, told: Option<records::Outcome>) -> Checked {
+    fn end_operation(&mut self, client: usize, index: u64, told: Option<Told>) -> Checked {
         self.answered = self.answered.max(index);
         let Some(operation) = self.clients[client].operation.take() else { return Ok(()) };
         let scripted = operation.give_up_at == u64::MAX;
@@ -373,10 +375,7 @@ impl World<'_> {
             self.clients[client].script.pop();
         }
         if let Some(call) = operation.call {
-            match told {
-                Some(told) => self.history.ok(call, self.now / MICROS, told),
-                None => return violation("a call of the history got an answer of another kind"),
-            }
+            self.histories.ok(call, self.now / MICROS, told)?;
         }
         self.reached.mark(if matches!(operation.ask, Ask::Write(_)) { "writes answered" } else { "reads answered" });
         self.pause(client, scripted);
@@ -408,9 +407,9 @@ impl World<'_> {
         let unknown = operation.unknown;
         if let Some(call) = self.clients[client].operation.take().and_then(|operation| operation.call) {
             if unknown {
-                self.history.unknown(call, late / MICROS);
+                self.histories.unknown(call, late / MICROS);
             } else {
-                self.history.failed(call, late / MICROS);
+                self.histories.failed(call, late / MICROS);
             }
         }
         self.reached.mark(if unknown { "writes whose outcome nobody learnt" } else { "operations given up" });

@@ -22,9 +22,11 @@ use loci_index::distance::Metric;
 use loci_index::view::View;
 use loci_node::shard::{Level, ReadError, ShardHandle, WriteError, Written};
 
+use super::histories::{Action as Recorded, Entry, Told};
+use super::tables::{self, VALUES, Words};
 use super::{MILLIS, Nanos};
 use crate::chance::Chance;
-use crate::linearizable::{CallId, records};
+use crate::linearizable::{records, values};
 
 /// The cache keyspace.
 pub const KEYS: u64 = 1;
@@ -53,6 +55,8 @@ pub enum What {
     Count,
     /// The nearest to this.
     Search(Vec<f32>, usize),
+    /// A typed value, by a call that only looks.
+    Look(u64, Words),
 }
 
 /// An answer on its way.
@@ -73,7 +77,7 @@ pub struct Seen {
     /// The view's index.
     pub index: u64,
     /// For the history.
-    pub told: Option<records::Outcome>,
+    pub told: Option<Told>,
 }
 
 /// Which attempt of which client an answer is for.
@@ -156,7 +160,7 @@ pub struct Operation {
     /// What it asks for.
     pub ask: Ask,
     /// In the history, if it belongs there.
-    pub call: Option<CallId>,
+    pub call: Option<Entry>,
     /// How often it has asked.
     pub attempt: u32,
     /// Some attempt may have taken effect.
@@ -184,6 +188,8 @@ pub struct Habits {
     pub patience: Nanos,
     /// Of a hundred operations so many write.
     pub writes: u64,
+    /// Of a hundred operations so many are about typed values.
+    pub typed: u64,
     /// Of a hundred writes so many have a request id.
     pub ids: u64,
     /// Of a hundred operations so many go to any node, not to the one that is thought to lead.
@@ -208,6 +214,7 @@ impl Habits {
             anywhere: [5, 30, 80][chance.index(3)],
             lost: [0, 0, 5, 30][chance.index(4)],
             spans: chance.percent(50),
+            typed: [0, 40, 60, 90][chance.index(4)],
         }
     }
 }
@@ -230,6 +237,8 @@ pub struct Client {
     seen_version: u64,
     /// A record of its own that expires.
     timed: Option<Vec<u8>>,
+    /// A typed value that it looked at lately.
+    seen: Option<tables::Seen>,
     requests: u64,
 }
 
@@ -245,12 +254,13 @@ impl Client {
             script: Vec::new(),
             seen_version: 0,
             timed: None,
+            seen: None,
             requests: 0,
         }
     }
 
     /// What makes the collections that all others use.
-    pub fn preparation() -> Vec<Command> {
+    pub fn preparation(cache_bytes: u64) -> Vec<Command> {
         let near = Schema {
             embeddings: vec![EmbeddingSpec::new(FIELD, DIMENSION as u32, Metric::SquaredL2 as u8)],
             ..Schema::default()
@@ -259,6 +269,8 @@ impl Client {
             |name: &str, schema| Command::CreateCollection { namespace: NAMESPACE.into(), name: name.into(), schema };
         // The last one is taken first.
         vec![
+            collection("cache", Schema { eviction_bytes: cache_bytes, ..Schema::default() }),
+            collection("values", Schema::default()),
             collection("near", near),
             collection("keys", Schema::default()),
             Command::CreateNamespace { name: NAMESPACE.into() },
@@ -285,6 +297,7 @@ impl Client {
 
     /// What it wants to do next.
     pub fn draw(&mut self, chance: &mut Chance, habits: &Habits) -> Ask {
+        let typed = chance.percent(habits.typed);
         let key = |chance: &mut Chance| format!("k{}", chance.below(habits.keys)).into_bytes();
         if !chance.percent(habits.writes) {
             let own = chance.percent(60);
@@ -295,6 +308,10 @@ impl Client {
                 _ => Level::Stale,
             };
             let what = match chance.below(20) {
+                _ if typed => {
+                    let (collection, call) = tables::draw_look(chance, habits.keys);
+                    What::Look(collection, call)
+                }
                 0..=2 => What::Search((0..DIMENSION).map(|_| chance.component()).collect(), 1 + chance.index(5)),
                 3..=5 if self.timed.is_some() => What::Get(KEYS, self.timed.iter().cloned().collect()),
                 6..=7 if habits.spans => What::Get(KEYS, vec![key(chance), key(chance)]),
@@ -303,7 +320,13 @@ impl Client {
             };
             return Ask::Read(level, what);
         }
-        let value = format!("{}.{}", self.number, self.operations).into_bytes();
+        let value = format!("{}.{}", self.number, self.operations);
+        if typed {
+            let command = tables::draw(chance, habits.keys, &value, self.seen.as_ref());
+            let with_id = chance.percent(habits.ids);
+            return Ask::Write(self.envelope(command, with_id));
+        }
+        let value = value.into_bytes();
         let content = Content { value: Some(value.clone()), ..Content::default() };
         let first = key(chance);
         let condition = |key: &[u8], expect| vec![Condition { collection: KEYS, key: key.to_vec(), expect }];
@@ -343,12 +366,16 @@ impl Client {
     }
 
     /// An answer arrived.
-    pub fn learn(&mut self, index: u64, told: Option<&records::Outcome>) {
+    pub fn learn(&mut self, index: u64, told: Option<&Told>) {
         self.token = self.token.max(index);
+        if let Some(Told::Looked(_, seen)) = told {
+            self.seen = Some(seen.clone());
+        }
+        let Some(Told::Record(told)) = told else { return };
         let version = match told {
-            Some(records::Outcome::Written { version, .. }) => *version,
-            Some(records::Outcome::Records(found)) => found.iter().flatten().find_map(|found| found.version),
-            Some(records::Outcome::Refused { found: records::Expect::Version(version), .. }) => Some(*version),
+            records::Outcome::Written { version, .. } => *version,
+            records::Outcome::Records(found) => found.iter().flatten().find_map(|found| found.version),
+            records::Outcome::Refused { found: records::Expect::Version(version), .. } => Some(*version),
             _ => None,
         };
         self.seen_version = version.unwrap_or(self.seen_version);
@@ -372,8 +399,20 @@ fn is_recorded(collection: u64, key: &[u8]) -> bool {
     collection == KEYS && key.first() == Some(&b'k')
 }
 
-/// What stands in the history, if this belongs there.
-pub fn recorded(ask: &Ask) -> Option<records::Action> {
+/// What stands in a history, if this belongs there.
+pub fn recorded(ask: &Ask) -> Option<Recorded> {
+    match ask {
+        Ask::Read(Level::Latest, What::Look(VALUES, call)) if tables::is_recorded(&call[1]) => {
+            Some(Recorded::of_call(call.clone()))
+        }
+        Ask::Write(envelope) if matches!(envelope.command, Command::Execute(_)) => {
+            tables::only_call(&envelope.command).map(Recorded::of_call)
+        }
+        ask => record_of(ask).map(Recorded::Record),
+    }
+}
+
+fn record_of(ask: &Ask) -> Option<records::Action> {
     match ask {
         Ask::Read(Level::Latest, What::Count) => Some(records::Action::Count(b"k".to_vec())),
         Ask::Read(Level::Latest, What::Get(collection, keys)) => {
@@ -409,8 +448,15 @@ pub fn recorded(ask: &Ask) -> Option<records::Action> {
     }
 }
 
-/// What the history says of a write's outcome.
-pub fn told(outcome: &Outcome) -> Option<records::Outcome> {
+/// What a history says of a write's outcome.
+pub fn told(outcome: &Outcome) -> Option<Told> {
+    match outcome {
+        Outcome::Executed(Some(tape)) => Some(Told::Value(values::Outcome(tape.clone()))),
+        outcome => record_told(outcome).map(Told::Record),
+    }
+}
+
+fn record_told(outcome: &Outcome) -> Option<records::Outcome> {
     match outcome {
         Outcome::Written { version, existed } => {
             Some(records::Outcome::Written { version: Some(*version), existed: Some(existed.clone()) })

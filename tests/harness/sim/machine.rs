@@ -33,7 +33,8 @@ use crate::chance::Chance;
 pub const SHARD: ShardId = ShardId(1);
 /// The time of day at which every run begins.
 const DAY_BEGINS_MILLIS: u64 = 1_800_000_000_000;
-const DIGEST_KEY: [u8; 32] = [7; 32];
+/// The key of all digests.
+pub const DIGEST_KEY: [u8; 32] = [7; 32];
 const SECRET: u32 = 0x6c6f_6369;
 
 /// What is drawn for all machines of a run.
@@ -86,6 +87,8 @@ pub struct Machine {
     pub entries: BTreeMap<u64, (Term, Bytes)>,
     /// The last entry that it ever applied.
     pub applied: u64,
+    /// What is wrong with the program.
+    planted: Option<Planted>,
     /// Where its store stands by a snapshot that it took in.
     stand: Arc<Mutex<Option<Stand>>>,
     founded: bool,
@@ -169,6 +172,7 @@ impl Machine {
             sync_fails: false,
             entries: BTreeMap::new(),
             applied: FOUNDING_INDEX.0,
+            planted,
             stand: Arc::default(),
             founded: false,
         }
@@ -247,6 +251,7 @@ impl Machine {
             format!("the log: {error}{source}")
         };
         let (mut log, recovered) = Log::open(self.disk.clone(), log_options).map_err(failed)?;
+        self.falsify_checkpoint(&log, now);
         let directory: Arc<dyn Directory> = Arc::new(self.directory.clone());
         let store_options = build.store_options();
         let buffers_bytes_max = store_options.buffers_bytes_max;
@@ -320,6 +325,20 @@ impl Machine {
         Ok(recovered)
     }
 
+    /// Makes the mistakes that are made when a process starts.
+    fn falsify_checkpoint(&self, log: &Log<SimDisk>, now: Nanos) {
+        let Ok((mut manifest, applied, _)) = checkpoint_files(&self.directory) else { return };
+        let falsified = match self.planted {
+            Some(Planted::ApplyTwice) if log.shard(SHARD).is_some_and(|state| state.start.0 < applied) => {
+                (applied - 1, None)
+            }
+            Some(Planted::OwnClockForTheLogs) => (applied, Some(self.day_millis(now))),
+            _ => return,
+        };
+        Planted::falsify(&mut manifest, applied, falsified);
+        self.directory.put(MANIFEST_FILE, &manifest);
+    }
+
     /// Where its store stands by the last snapshot that it took in.
     pub fn stand(&self) -> Option<Stand> {
         self.stand.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -327,9 +346,11 @@ impl Machine {
 
     /// Takes in a copy of another machine's last checkpoint, once it is asked to.
     pub fn install(&self, message: Message, stand: Stand, source: &RamDirectory, build: &Build) -> Option<Install> {
-        let (manifest, applied, names) = checkpoint_files(source).ok()?;
-        if applied != stand.index.0 {
-            return None;
+        let (mut manifest, applied, names) = checkpoint_files(source).ok()?;
+        match self.planted {
+            Some(Planted::SnapshotOffByOne) => Planted::falsify(&mut manifest, applied, (stand.index.0, None)),
+            _ if applied != stand.index.0 => return None,
+            _ => {}
         }
         let files: Vec<(String, Vec<u8>)> =
             names.into_iter().map(|name| source.bytes(&name).map(|bytes| (name, bytes))).collect::<Option<_>>()?;

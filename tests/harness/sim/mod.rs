@@ -15,7 +15,9 @@
 //! | [`network`] | what happens to messages |
 //! | [`faults`], [`strikes`] | which faults, how often; what each does |
 //! | [`clients`], [`calls`] | what is asked for; how calls go and what must be true of their answers |
+//! | [`tables`] | typed values: what clients do with them, and what they must hear |
 //! | [`oracle`], [`checks`] | what must be; whether it is |
+//! | [`histories`] | what clients were told, for the search for an order of it |
 //! | [`planted`] | mistakes made on purpose, to see that they are found |
 //!
 //! Always:
@@ -31,11 +33,13 @@ mod checks;
 pub mod clients;
 mod disk;
 pub mod faults;
+mod histories;
 mod machine;
 mod network;
 mod oracle;
 pub mod planted;
 mod strikes;
+pub mod tables;
 mod world;
 
 use std::collections::BTreeMap;

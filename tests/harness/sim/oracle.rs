@@ -9,16 +9,20 @@
 //! Always: nothing here is forgotten, so every answer that any client ever gets can be compared with the state at exactly
 //! the index that it was read at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use loci_index::command::{
-    ArchivedAction, ArchivedCommand, ArchivedContent, ArchivedExpect, ArchivedOrigin, Entry, Found, Outcome, Refusal,
+    ArchivedAction, ArchivedCommand, ArchivedContent, ArchivedExecution, ArchivedExpect, ArchivedOrigin,
+    ArchivedReclaim, Entry, Found, Outcome, Refusal,
 };
 use loci_index::record::Position;
+use loci_index::table::call::Unpacked;
+use loci_index::table::tape::Tape;
 use loci_raft::{FOUNDING_INDEX, FOUNDING_TERM, MemberId, Term};
 
-use super::{Checked, violation};
+use super::{Checked, Reached, violation};
+use crate::plain::{Kept, Loaded, Plain, When};
 
 /// A collection's id and a key in it.
 pub type Place = (u64, Vec<u8>);
@@ -45,6 +49,12 @@ pub struct Oracle {
     /// From the first entry after the founding: its term, its bytes, the log's clock after it, its commands' outcomes.
     entries: Vec<Applied>,
     records: BTreeMap<Place, Vec<(u64, Option<Record>)>>,
+    /// Typed values as of the last entry, by collection.
+    tables: BTreeMap<u64, Plain>,
+    /// And as of each entry that changed them.
+    typed: BTreeMap<Place, Vec<(u64, Option<Kept>)>>,
+    loaded: Loaded,
+    reached: Reached,
     /// By principal and request id: what was answered.
     requests: BTreeMap<(String, Vec<u8>), Outcome>,
     sums: BTreeMap<u64, (Sums, MemberId)>,
@@ -115,9 +125,7 @@ impl Oracle {
 
     /// The record of a key as of an index, expired or not.
     pub fn record(&self, place: &Place, index: u64) -> Option<&Record> {
-        let versions = self.records.get(place)?;
-        let until = versions.partition_point(|(begin, _)| *begin <= index);
-        versions.get(until.checked_sub(1)?)?.1.as_ref()
+        as_of(self.records.get(place)?, index)
     }
 
     /// The records of a collection as of an index that have not expired by `now`, by key.
@@ -128,6 +136,25 @@ impl Oracle {
             let record = self.record(place, index)?;
             (record.deadline == 0 || record.deadline > now).then_some((&place.1[..], record))
         })
+    }
+
+    /// The typed value of a key as of an index, expired or not, alone in its database.
+    pub fn typed(&self, collection: u64, key: &[u8], index: u64) -> Plain {
+        let place = (collection, key.to_vec());
+        let kept = self.typed.get(&place).and_then(|versions| as_of(versions, index));
+        Plain::of(kept.map(|kept| (place.1, kept.clone())).into_iter().collect())
+    }
+
+    /// All typed values of a collection as of an index, expired or not.
+    pub fn all_typed(&self, collection: u64, index: u64) -> Plain {
+        let places = self.typed.range((collection, Vec::new())..(collection + 1, Vec::new()));
+        let kept = places.filter_map(|(place, versions)| Some((place.1.clone(), as_of(versions, index)?.clone())));
+        Plain::of(kept.collect())
+    }
+
+    /// Tells what happened to typed values.
+    pub fn mark_tables(&self, reached: &mut Reached) {
+        reached.add(&self.reached);
     }
 
     fn apply(&mut self, index: u64, term: Term, data: &Bytes) -> Checked {
@@ -183,6 +210,8 @@ impl Oracle {
                 return Outcome::Created { collection: self.collections };
             }
             ArchivedCommand::Write { conditions, changes } => (conditions, changes),
+            ArchivedCommand::Execute(execution) => return self.execute(at, clock, execution),
+            ArchivedCommand::Reclaim(reclaim) => return self.reclaim(at, clock, reclaim),
             _ => panic!("the clients of the simulation send no such command"),
         };
         let now = |oracle: &Oracle, place: &Place| {
@@ -220,6 +249,62 @@ impl Oracle {
         }
         Outcome::Written { version: at.get(), existed }
     }
+}
+
+impl Oracle {
+    fn execute(&mut self, at: Position, now: u64, execution: &ArchivedExecution) -> Outcome {
+        let collections: Vec<u64> = execution.collections.iter().map(|id| id.to_native()).collect();
+        let unchanged = execution.conditions.iter().all(|watched| {
+            let table = self.tables.get(&collections[usize::from(watched.database)]);
+            let kept = table.and_then(|table| table.live(&watched.key, now));
+            kept.map_or(0, |kept| kept.version) == watched.version.to_native()
+        });
+        if !unchanged {
+            return Outcome::Executed(None);
+        }
+        let (mut unpacked, mut args, mut out) = (Unpacked::new(&execution.calls), Vec::new(), Tape::new());
+        while let Some(database) = unpacked.next_into(&mut args) {
+            let table = self.tables.entry(collections[usize::from(database)]).or_default();
+            table.call(&mut self.loaded, &args, When { now, version: at.get() }, &mut out);
+            self.reached.mark("calls on typed values applied");
+        }
+        collections.into_iter().for_each(|collection| self.note_changed(at, collection));
+        Outcome::Executed(Some(out.into_bytes()))
+    }
+
+    fn reclaim(&mut self, at: Position, now: u64, reclaim: &ArchivedReclaim) -> Outcome {
+        let collection = reclaim.collection.to_native();
+        let Some(table) = self.tables.get_mut(&collection) else { return Outcome::Unchanged };
+        for key in reclaim.keys.iter() {
+            let live = table.live(key, now).is_some();
+            match (reclaim.evicted, live) {
+                (true, true) => table.remove(key),
+                (true, false) => self.reached.mark("victims that were gone already"),
+                (false, true) => self.reached.mark("keys named as expired that live"),
+                (false, false) => self.reached.mark("keys removed because they had expired"),
+            }
+            if reclaim.evicted && live {
+                self.reached.mark("keys evicted");
+            }
+        }
+        self.note_changed(at, collection);
+        Outcome::Done
+    }
+
+    fn note_changed(&mut self, at: Position, collection: u64) {
+        let Some(table) = self.tables.get_mut(&collection) else { return };
+        let changed: BTreeSet<Vec<u8>> = table.take_changed();
+        for key in changed {
+            let kept = table.keys().get(&key).cloned();
+            self.typed.entry((collection, key)).or_default().push((at.index(), kept));
+        }
+    }
+}
+
+/// What there was as of an index.
+fn as_of<T>(versions: &[(u64, Option<T>)], index: u64) -> Option<&T> {
+    let until = versions.partition_point(|(begin, _)| *begin <= index);
+    versions.get(until.checked_sub(1)?)?.1.as_ref()
 }
 
 fn made(version: u64, clock: u64, content: &ArchivedContent) -> Record {
