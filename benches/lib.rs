@@ -6,12 +6,15 @@
 //! | `search` | the flat graph, at several efforts, with its recall | hnsw_rs's own search of its own graph; the exact scan |
 //! | `log` | append and sync, by batch size | the disk's own write and sync |
 //! | `apply` | entries through the store | hashing the same bytes |
+//! | `cache` | how often caches of as many bytes find what they are asked for | moka, quick_cache, Redis |
 //!
 //! `cargo bench -p loci-benches` runs them all, `--bench search` one. The data are those the repository ships.
 //!
 //! The program `ann` measures searches on whole data sets; `peers/` holds the script that runs it beside the libraries that
 //! people compare with, and says where the sets come from.
 #![forbid(unsafe_code)]
+
+pub mod caches;
 
 use std::borrow::Cow;
 use std::fs;

@@ -7,8 +7,6 @@
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 #![expect(unsafe_code, reason = "the allocator's own figures come from the C library")]
 
-use std::time::Instant;
-
 use loci_index::table::call::Chance;
 use loci_index::table::eviction::Policy;
 use loci_index::table::execute::{self, Moment};
@@ -54,7 +52,7 @@ impl Filled {
     fn call(&mut self, args: &[&[u8]]) {
         self.version += 1;
         let moment = Moment { now: NOW, version: self.version, number: 0 };
-        let spec = execute::find(args).ok().expect("a command");
+        let spec = execute::find(args).expect("a command");
         self.tape.truncate(0);
         execute::write(&mut self.keyspace, spec, args, moment, &mut self.tape);
         assert_ne!(self.tape.bytes().first(), Some(&2), "{}", String::from_utf8_lossy(self.tape.bytes()));
@@ -163,7 +161,6 @@ fn a_table_takes_what_it_says() {
     let keys: usize = std::env::var("LOCI_KEYS").map_or(100_000, |text| text.parse().expect("LOCI_KEYS is a number"));
     let mut off: Vec<(String, f64)> = Vec::new();
     for (name, part, fill) in FORMS {
-        let began = Instant::now();
         let (count, mut chance, mut worst) = (keys / part, Chance::new(7), 0.0);
         let before = given_out();
         // What a table takes that has no keys is not what is looked at here, but must not be in the way.
@@ -182,7 +179,6 @@ fn a_table_takes_what_it_says() {
         let budget = table.keyspace.memory_bytes() - 1;
         drop(table.keyspace.victims(budget, Policy::S3Fifo, 100, &mut chance));
         compare("  with a budget", &table, before, &mut worst);
-        println!("  {:.1} s", began.elapsed().as_secs_f64());
         off.push((name.to_string(), worst));
     }
     off.retain(|(_, worst)| worst.abs() > OFF_MAX);

@@ -401,7 +401,7 @@ mod tests {
                 let (mut mine, mut its) = (Tape::new(), Tape::new());
                 plain.call(&mut loaded, &args, When { now, version }, &mut mine);
                 let moment = Moment { now, version, number: 0 };
-                let spec = execute::find(&args).ok().expect("a command");
+                let spec = execute::find(&args).expect("a command");
                 if matches!(spec.run, loci_index::table::commands::Run::Script) {
                     scripts.call(&mut table, &args, moment, &mut its);
                 } else {

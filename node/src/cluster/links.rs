@@ -182,11 +182,25 @@ impl Links {
         }
         match client.forward(request).await {
             Ok(reply) => Ok(reply.into_inner()),
+            // Nothing was sent: another will lead soon.
+            Err(status) if never_connected(&status) => Err(WriteError::NotLeader { shard }.into()),
             // Said by the transport, not by the node: nobody knows what became of it.
             Err(status) if status.details().is_empty() => Err(WriteError::Unconfirmed { shard }.into()),
             Err(status) => Err(there(status)),
         }
     }
+}
+
+/// Whether a call failed because there was no connection to send it on.
+fn never_connected(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 async fn run(links: Links, to: MemberId, mut waiting: mpsc::Receiver<Message>) {

@@ -200,7 +200,7 @@ impl World<'_> {
         let mut found = (Tape::new(), None);
         if let Some(table) = view.collection_by_id(CollectionId(id)).and_then(|collection| collection.table().cloned())
         {
-            let spec = execute::find(&args).ok().expect("clients send what is there");
+            let spec = execute::find(&args).expect("clients send what is there");
             table.read(|keyspace| {
                 execute::read(keyspace, spec, &args, moment, &mut found.0);
                 found.1 = keyspace.version(key, asked_at);
@@ -275,7 +275,7 @@ impl World<'_> {
                         };
                         let args: Vec<&[u8]> = call.iter().map(Vec::as_slice).collect();
                         let (mut found, mut wanted) = (Tape::new(), Tape::new());
-                        let spec = execute::find(&args).ok().expect("they are there");
+                        let spec = execute::find(&args).expect("they are there");
                         execute::read(keyspace, spec, &args, Moment { now, version: index, number: 0 }, &mut found);
                         let mut plain = Plain::of([((*key).clone(), (*kept).clone())].into());
                         plain.call(&mut Loaded::new(), &args, When { now, version: index }, &mut wanted);
