@@ -4,9 +4,10 @@
 //! |---|---|
 //! | `data-v1.tar.gz` | entries, manifest and segments of version 1: a graph, ended versions, answered requests, and a log that goes on after them |
 //! | `data-v2.tar.gz` | the same of version 2: codes, f16, embeddings without codes, sparse ones, a text, attribute indexes |
+//! | `data-v3.tar.gz` | the same, and typed values of every kind in two databases, with a script that was loaded: manifest 3, entries 4 |
 //!
 //! Each was made by its version of the program, killed while it ran, and is never made again. A new version of the directory
-//! gets a file of its own, and `make` goes on to that: `LOCI_MAKE_FIXTURE=data-v3.tar.gz cargo test -p loci-tests --test compat`.
+//! gets a file of its own, and `make` goes on to that: `LOCI_MAKE_FIXTURE=data-v4.tar.gz cargo test -p loci-tests --test compat`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use std::process::Command;
 
 use loci_tests::api::{self, Api};
 use loci_tests::chance::Chance;
-use loci_tests::process::{PATIENCE, Start};
+use loci_tests::process::{Node, PATIENCE, Start};
+use loci_tests::resp::Client;
 use loci_tests::say;
 use loci_wire::v1;
 use loci_wire::v1::filter::Expression;
@@ -69,15 +71,25 @@ struct Version {
     records: usize,
     /// The embeddings by which each record is the nearest to itself.
     nearest_to_itself: &'static [&'static str],
+    /// Whether it has typed values.
+    typed: bool,
 }
 
-const VERSIONS: [Version; 2] = [
-    Version { file: "data-v1.tar.gz", record: record_1, records: 1_300, nearest_to_itself: &["place"] },
+const VERSIONS: [Version; 3] = [
+    Version { file: "data-v1.tar.gz", record: record_1, records: 1_300, nearest_to_itself: &["place"], typed: false },
     Version {
         file: "data-v2.tar.gz",
         record: record_2,
         records: RECORDS,
         nearest_to_itself: &["place", "half", "plain"],
+        typed: false,
+    },
+    Version {
+        file: "data-v3.tar.gz",
+        record: record_2,
+        records: RECORDS,
+        nearest_to_itself: &["place", "half", "plain"],
+        typed: true,
     },
 ];
 
@@ -128,8 +140,105 @@ async fn delete(api: &mut Api, numbers: std::ops::Range<usize>) {
     api.records.delete(request).await.unwrap();
 }
 
+/// Calls that make typed values of every kind, small and large. Never changes.
+fn calls() -> Vec<String> {
+    let many = |name: &str, each: &dyn Fn(usize) -> String, count: usize| {
+        let words = (0..count).map(each).collect::<Vec<_>>().join(" ");
+        format!("{name} {words}")
+    };
+    let mut calls = vec![
+        "SET text words".to_string(),
+        format!("SET timed words PXAT {DEADLINE}"),
+        "SET number 41".into(),
+        "INCR number".into(),
+        "SET added some".into(),
+        "APPEND added -more".into(),
+        "SETBIT bits 100 1".into(),
+        "RPUSH list a b c".into(),
+        many("RPUSH long", &|n| format!("element-{n}"), 1_500),
+        "HSET hash f v g w".into(),
+        format!("HSET ends f v g w"),
+        format!("HPEXPIREAT ends {DEADLINE} FIELDS 1 f"),
+        many("HSET large", &|n| format!("field:{n} value:{n}"), 700),
+        "SADD numbers 3 1 2".into(),
+        many("SADD members", &|n| format!("member:{n}"), 600),
+        "ZADD sorted 1 a 2.5 b -3 c".into(),
+        many("ZADD ranks", &|n| format!("{n} member:{n}"), 600),
+        "XADD stream 1-1 f v".into(),
+        "XADD stream 2-5 g w".into(),
+        "XGROUP CREATE stream group 0".into(),
+        "XREADGROUP GROUP group reader COUNT 1 STREAMS stream >".into(),
+        "PFADD things a b c".into(),
+        "RL.WINDOW window 5 1000000000000 2".into(),
+        "SCRIPT LOAD return{1,2,ARGV[1]}".into(),
+    ];
+    calls.extend((0..200).map(|number| format!("SET key:{number} value:{number}")));
+    calls
+}
+
+/// What the values say.
+const SAID: &[(&str, &str)] = &[
+    ("DBSIZE", "217"),
+    ("GET text", "words"),
+    ("GET timed", "words"),
+    ("PEXPIRETIME timed", "4102444800000"),
+    ("GET number", "42"),
+    ("GET added", "some-more"),
+    ("BITPOS bits 1", "100"),
+    ("LRANGE list 0 -1", "[a b c]"),
+    ("LLEN long", "1500"),
+    ("LINDEX long 700", "element-700"),
+    ("HMGET hash f g", "[v w]"),
+    ("HPEXPIRETIME ends FIELDS 2 f g", "[4102444800000 -1]"),
+    ("HLEN large", "700"),
+    ("HGET large field:650", "value:650"),
+    ("SMEMBERS numbers", "[1 2 3]"),
+    ("SCARD members", "600"),
+    ("SISMEMBER members member:599", "1"),
+    ("ZRANGE sorted 0 -1 WITHSCORES", "[c -3 a 1 b 2.5]"),
+    ("ZRANK ranks member:300", "300"),
+    ("XRANGE stream - +", "[[1-1 [f v]] [2-5 [g w]]]"),
+    ("XPENDING stream group", "[1 1-1 1-1 [[reader 1]]]"),
+    ("PFCOUNT things", "3"),
+    ("EXISTS window", "1"),
+    ("GET key:199", "value:199"),
+    ("EVALSHA 27003291a8aef99c597bb37196f946c24fe39435 0 x", "[1 2 x]"),
+];
+
 fn start() -> Start {
     Start::default().with(&["--log-file-mib", "1"])
+}
+
+/// With a door for clients of Redis.
+fn start_with_door() -> Start {
+    start().with(&["--resp", "127.0.0.1:0"])
+}
+
+fn redis(node: &Node, database: u64) -> Client {
+    let mut client = node.resp.as_deref().and_then(Client::open).expect("the door is open");
+    assert_eq!(client.line(&format!("SELECT {database}")), "OK");
+    client
+}
+
+fn make_typed(node: &Node, database: u64, calls: &[String]) {
+    let mut client = redis(node, database);
+    for call in calls {
+        let reply = client.line(call);
+        assert!(!reply.starts_with('-'), "{call}: {reply}");
+    }
+}
+
+/// Typed values are what they were, and go on from there.
+fn check_typed(file: &str, node: &Node) {
+    for database in [0, 3] {
+        let mut client = redis(node, database);
+        for (call, reply) in SAID {
+            assert_eq!(client.line(call), *reply, "{file}, database {database}: {call}");
+        }
+        for (call, reply) in [("INCR number", "43"), ("RPUSH list d", "4"), ("DECR number", "42"), ("RPOP list", "d")] {
+            assert_eq!(client.line(call), reply, "{file}, database {database}: {call}");
+        }
+    }
 }
 
 fn tar(words: &[&str]) {
@@ -154,12 +263,17 @@ async fn make(file: &Path) {
     put(&mut api, record_2, 0..SEGMENT_RECORDS).await;
     // A stop writes a segment, and the next run links it.
     assert!(node.terminate().success());
-    let node = start().ready(&data).await;
+    let node = start_with_door().ready(&data).await;
     let mut api = node.api().await;
     api.wait_indexed("things", PATIENCE).await;
+    // One database is in a file of its own when this run ends, of the other a part is still in the log.
+    let calls = calls();
+    make_typed(&node, 3, &calls);
+    make_typed(&node, 0, &calls[..calls.len() / 2]);
     delete(&mut api, 0..SEGMENT_RECORDS / 2).await;
     assert!(node.terminate().success());
-    let node = start().ready(&data).await;
+    let node = start_with_door().ready(&data).await;
+    make_typed(&node, 0, &calls[calls.len() / 2..]);
     let mut api = node.api().await;
     put(&mut api, record_2, SEGMENT_RECORDS..RECORDS).await;
     delete(&mut api, SEGMENT_RECORDS / 2..RECORDS).await;
@@ -181,11 +295,14 @@ async fn found(api: &mut Api, request: v1::SearchRequest) -> Vec<Vec<u8>> {
 }
 
 async fn check(version: &Version) {
-    let Version { file, record, records, nearest_to_itself } = *version;
+    let Version { file, record, records, nearest_to_itself, typed } = *version;
     let folder = tempfile::tempdir().unwrap();
     tar(&["-C", text(folder.path()), "-xzf", text(&fixtures().join(file))]);
     let data = folder.path().join("data");
-    let node = start().ready(&data).await;
+    let node = start_with_door().ready(&data).await;
+    if typed {
+        check_typed(file, &node);
+    }
     let mut api = node.api().await;
     let all = api.all("things").await;
     let expected: Vec<usize> = (0..records).filter(|number| !is_deleted(*number)).collect();
@@ -217,8 +334,11 @@ async fn check(version: &Version) {
     let version = put(&mut api, record, records + 1..records + 2).await;
     assert!(version > newest, "{version} after {newest}");
     node.kill();
-    let node = start().ready(&data).await;
+    let node = start_with_door().ready(&data).await;
     assert_eq!(node.api().await.all("things").await.len(), expected.len() + 1);
+    if typed {
+        check_typed(file, &node);
+    }
     say(&format!("compat: {file} opened with everything in it"));
 }
 

@@ -22,6 +22,7 @@ pub mod load;
 pub mod model;
 pub mod plain;
 pub mod process;
+pub mod resp;
 pub mod sim;
 pub mod segment_file;
 

@@ -54,6 +54,8 @@ pub struct Oracle {
     /// And as of each entry that changed them.
     typed: BTreeMap<Place, Vec<(u64, Option<Kept>)>>,
     loaded: Loaded,
+    /// Calls on typed values in the entry that is being applied: each has a version of its own.
+    calls: usize,
     reached: Reached,
     /// By principal and request id: what was answered.
     requests: BTreeMap<(String, Vec<u8>), Outcome>,
@@ -161,6 +163,7 @@ impl Oracle {
         if index != self.applied() + 1 {
             return violation(format!("entry {index} was applied after {}", self.applied()));
         }
+        self.calls = 0;
         let clock = self.clock(index - 1);
         let mut applied = Applied { term, data: data.clone(), clock, outcomes: Vec::new() };
         if !data.is_empty() {
@@ -265,7 +268,9 @@ impl Oracle {
         let (mut unpacked, mut args, mut out) = (Unpacked::new(&execution.calls), Vec::new(), Tape::new());
         while let Some(database) = unpacked.next_into(&mut args) {
             let table = self.tables.entry(collections[usize::from(database)]).or_default();
-            table.call(&mut self.loaded, &args, When { now, version: at.get() }, &mut out);
+            let version = Position::new(at.index(), self.calls).get();
+            self.calls += 1;
+            table.call(&mut self.loaded, &args, When { now, version }, &mut out);
             self.reached.mark("calls on typed values applied");
         }
         collections.into_iter().for_each(|collection| self.note_changed(at, collection));
