@@ -39,7 +39,7 @@ impl Cache for Moka {
         }
     }
 
-    fn len(&mut self) -> usize {
+    fn held(&mut self) -> usize {
         self.0.run_pending_tasks();
         self.0.entry_count() as usize
     }
@@ -63,7 +63,7 @@ impl Cache for Quick {
         self.0.insert(*key, VALUE.into());
     }
 
-    fn len(&mut self) -> usize {
+    fn held(&mut self) -> usize {
         self.0.len()
     }
 }
@@ -155,7 +155,7 @@ fn entry_bytes(name: &str) -> usize {
     let before = resident();
     let mut cache = cache_of(name, FULL);
     (0..FULL as u64 * 2).for_each(|number| cache.put(&key_of(number)));
-    let entries = cache.len();
+    let entries = cache.held();
     (resident() - before) / entries
 }
 
@@ -187,13 +187,13 @@ fn main() -> std::io::Result<()> {
         for policy in [Policy::S3Fifo, Policy::Lru, Policy::Lfu] {
             let mut cache = Loci::new(bytes, policy);
             let found = hits(&mut cache, &asked);
-            row(&format!("loci {}", policy.name()), found, cache.len());
+            row(&format!("loci {}", policy.name()), found, cache.held());
         }
         for (name, entry_bytes) in peers {
             for (what, entries) in [("", bytes / entry_bytes), (", as many keys", room)] {
                 let mut cache = cache_of(name, entries);
                 let found = hits(&mut *cache, &asked);
-                row(&format!("{name}{what}"), found, cache.len());
+                row(&format!("{name}{what}"), found, cache.held());
             }
         }
         if let Some(redis) = &mut redis {

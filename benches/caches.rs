@@ -117,7 +117,7 @@ pub trait Cache {
     /// It is from now on, and others may go.
     fn put(&mut self, key: &[u8; 16]);
     /// How many keys are there.
-    fn len(&mut self) -> usize;
+    fn held(&mut self) -> usize;
 }
 
 /// How many of a trace's requests find their key, of a hundred.
@@ -175,7 +175,7 @@ impl Cache for Loci {
         }
     }
 
-    fn len(&mut self) -> usize {
+    fn held(&mut self) -> usize {
         self.keyspace.len()
     }
 }
@@ -227,7 +227,7 @@ mod tests {
             for policy in [Policy::S3Fifo, Policy::Lru, Policy::Lfu, Policy::Random] {
                 let mut cache = Loci::new(32_768 + ROOM * 160, policy);
                 let found = hits(&mut cache, &requests);
-                println!("  {:<12} {found:.1} of {} keys in {} bytes", policy.name(), cache.len(), cache.bytes());
+                println!("  {:<12} {found:.1} of {} keys in {} bytes", policy.name(), cache.held(), cache.bytes());
                 let floor = FLOORS.iter().find(|(of, by, _)| (*of, *by) == (trace, policy));
                 if floor.is_some_and(|(.., floor)| found < *floor) {
                     failed.push((trace, policy, found));

@@ -666,7 +666,7 @@ async fn no_request_makes_the_node_panic() {
 }
 
 /// Seals what a dump holds with the checksum that fits.
-fn mend_dump(dump: &mut Vec<u8>) {
+fn mend_dump(dump: &mut [u8]) {
     if let Some((sealed, sum)) = dump.split_last_chunk_mut::<8>().map(|(sealed, sum)| (&*sealed, sum)) {
         *sum = xxhash_rust::xxh3::xxh3_64(sealed).to_le_bytes();
     }
@@ -766,7 +766,7 @@ fn no_dump_makes_restore_panic() {
         seeds: dumps,
         inputs: 20_000,
         mutate: Mutate::Anyhow,
-        mend: &mend_dump,
+        mend: &|bytes| mend_dump(bytes),
         decode: &mut |input| {
             let mut keyspace = Keyspace::new(1);
             let restored = call(&mut keyspace, &[b"RESTORE", b"k", b"0", input]);

@@ -66,13 +66,13 @@ impl Writer {
     /// Writes until the node is gone, or it is enough.
     fn run(&mut self, address: &str, written: &AtomicU64, enough: &AtomicBool) {
         let Some(mut client) = Client::open(address) else { return };
-        if !client.send(&[vec!["SELECT".to_string(), self.database.to_string()]]) || client.next().is_none() {
+        if !client.send(&[vec!["SELECT".to_string(), self.database.to_string()]]) || client.reply().is_none() {
             return;
         }
         while !enough.load(Ordering::Relaxed) {
             self.open = (0..AT_ONCE).map(|_| self.draw()).collect();
             client.send(&self.open);
-            let replies: Vec<_> = (0..AT_ONCE).map_while(|_| client.next()).collect();
+            let replies: Vec<_> = (0..AT_ONCE).map_while(|_| client.reply()).collect();
             let answered: Vec<Words> = self.open.drain(..replies.len()).collect();
             for call in &answered {
                 Writer::carry_out(&mut self.plain, &mut self.loaded, call);

@@ -416,6 +416,9 @@ pub enum Outcome {
     Executed(Option<Vec<u8>>),
 }
 
+// Files of answered requests hold it: what needs more room than the others did is boxed.
+const _: () = assert!(size_of::<ArchivedOutcome>() == 40);
+
 /// Why a command changed nothing.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -473,6 +476,7 @@ pub enum Refusal {
         /// Which condition, or which call, counted from 0.
         number: u32,
         /// What is otherwise.
+        #[rkyv(with = rkyv::with::AsBox)]
         unmet: Unmet,
     },
 }

@@ -33,7 +33,7 @@ impl Client {
     }
 
     /// The next reply; none: the node is gone.
-    pub fn next(&mut self) -> Option<Reply> {
+    pub fn reply(&mut self) -> Option<Reply> {
         loop {
             if let Some((reply, taken)) = self.decoder.decode(&self.input).expect("a reply") {
                 self.input.drain(..taken);
@@ -50,7 +50,7 @@ impl Client {
     /// Calls a line, whose words are apart by spaces, and gives its reply.
     pub fn call(&mut self, line: &str) -> Reply {
         assert!(self.send(&[line.split(' ').collect::<Vec<_>>()]), "{line}: nobody listens");
-        self.next().unwrap_or_else(|| panic!("{line}: no reply"))
+        self.reply().unwrap_or_else(|| panic!("{line}: no reply"))
     }
 
     /// The same, with its reply as text.
