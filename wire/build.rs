@@ -6,8 +6,9 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "proto/loci/v1/types.proto",
+    "proto/loci/v1/cache.proto",
     "proto/loci/v1/records.proto",
     "proto/loci/v1/admin.proto",
     "proto/loci/v1/watch.proto",

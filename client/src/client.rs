@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
-use loci_wire::v1::{admin_client::AdminClient, records_client::RecordsClient};
+use loci_wire::v1::{admin_client::AdminClient, cache_client::CacheClient, records_client::RecordsClient};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
@@ -498,6 +498,9 @@ async fn once(
     remaining: Duration,
     trace: Option<AsciiMetadataValue>,
 ) -> Result<Response<Reply>, Status> {
+    let mut cache = CacheClient::new(channel.clone())
+        .max_decoding_message_size(loci_wire::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(loci_wire::MESSAGE_BYTES_MAX);
     let mut records = records(channel);
     Ok(match call {
         Call::Put(put) => records.put(traced(put, remaining, trace)).await?.map(Reply::Write),
@@ -507,6 +510,7 @@ async fn once(
         Call::Scan(scan) => records.scan(traced(scan, remaining, trace)).await?.map(Reply::Scan),
         Call::Count(count) => records.count(traced(count, remaining, trace)).await?.map(Reply::Count),
         Call::Search(search) => records.search(traced(search, remaining, trace)).await?.map(Reply::Search),
+        Call::Execute(execute) => cache.execute(traced(execute, remaining, trace)).await?.map(Reply::Execute),
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 
-use crate::{Batch, Client, Error, Filter, Hedge, Parts, Pipeline, Query, Record, Scan, Search, Watch};
+use crate::{Batch, Cache, Client, Error, Filter, Hedge, Parts, Pipeline, Query, Record, Scan, Search, Watch};
 
 /// A collection of a node. Cheap to make and to clone; what it is set to holds for the calls made through it.
 ///
@@ -319,6 +319,11 @@ impl Collection {
         Batch::new(self.clone())
     }
 
+    /// The collection's typed values, which lie beside its records. Reads are as new as this collection's are.
+    pub fn cache(&self) -> Cache {
+        Cache::new(self.clone())
+    }
+
     /// How many records the filter takes; none: how many there are.
     pub async fn count(&self, filter: impl Into<Option<Filter>>) -> Result<u64, Error> {
         let call = Call::Count(v1::CountRequest {
@@ -491,6 +496,7 @@ pub(crate) fn unexpected(call: &str, reply: &Reply) -> Error {
         Reply::Scan(_) => "scan",
         Reply::Count(_) => "count",
         Reply::Search(_) => "search",
+        Reply::Execute(_) => "execution",
         Reply::Error(_) => "error",
     };
     Error::protocol(format!("a {kind} reply that does not fit a {call}"))

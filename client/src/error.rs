@@ -54,6 +54,12 @@ pub enum Error {
         /// The number under which it is held now; none: nobody holds it.
         held: Option<u64>,
     },
+    /// A command on typed values did nothing, and says why: a word in capitals that says of which kind it is, and what is wrong.
+    #[error("{message}")]
+    Command {
+        /// What the command answered.
+        message: String,
+    },
     /// The state does not allow the call, for another reason than a condition of the write.
     #[error("{message}")]
     Refused {

@@ -73,7 +73,7 @@ fn kind(call: &Call) -> Option<usize> {
         Call::Count(_) => Some(1),
         Call::Scan(_) => Some(2),
         Call::Search(_) => Some(3),
-        Call::Put(_) | Call::Delete(_) | Call::Batch(_) => None,
+        Call::Put(_) | Call::Delete(_) | Call::Batch(_) | Call::Execute(_) => None,
     }
 }
 

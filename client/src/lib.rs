@@ -24,6 +24,8 @@
 //! # }
 //! ```
 //!
+//! Typed values, as clients of Redis know them, are beside the records of a collection: [`Collection::cache`].
+//!
 //! A [`Client`] has a few connections that its clones share. A [`Collection`] makes calls, each on its own; one made from
 //! a [`Pipeline`] makes the same calls on one stream, which is much cheaper when there are many. An [`Ingest`] writes many
 //! records with bounded memory.
@@ -51,6 +53,7 @@
 mod admin;
 mod batch;
 mod breaker;
+mod cache;
 mod client;
 mod cluster;
 mod collection;
@@ -73,6 +76,7 @@ pub use admin::{
     Metric, NodeStats, Schema, ShardStats, Storage, TextSpec,
 };
 pub use batch::{Batch, Removals};
+pub use cache::{Cache, CacheReply, Commands, Executed, Lease};
 pub use client::{Builder, Client, ClientFigures};
 pub use cluster::{ClusterDescription, MemberDescription, ShardDescription};
 pub use collection::{Collection, Condition, Consistency, Deleted, PutMode, PutOptions, Token, Written};

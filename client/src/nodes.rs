@@ -109,7 +109,8 @@ impl<'c> Wish<'c> {
             Call::Scan(scan) => Wish::of_scan(scan),
             Call::Count(count) if is_latest(&count.consistency) => led(&count.collection),
             Call::Search(search) if is_latest(&search.consistency) => led(&search.collection),
-            Call::Get(_) | Call::Count(_) | Call::Search(_) => Wish::Any,
+            Call::Execute(execute) if is_latest(&execute.consistency) => led(&execute.collection),
+            Call::Get(_) | Call::Count(_) | Call::Search(_) | Call::Execute(_) => Wish::Any,
         }
     }
 
@@ -140,6 +141,7 @@ pub(crate) fn is_stale(call: &Call) -> bool {
         Call::Scan(scan) => &scan.consistency,
         Call::Count(count) => &count.consistency,
         Call::Search(search) => &search.consistency,
+        Call::Execute(execute) => &execute.consistency,
         Call::Put(_) | Call::Delete(_) | Call::Batch(_) => return false,
     };
     matches!(consistency.as_ref().and_then(|consistency| consistency.level.as_ref()), Some(Level::Stale(_)))

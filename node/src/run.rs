@@ -729,7 +729,7 @@ fn start_server(
             .register_encoded_file_descriptor_set(loci_wire::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let (records, admin, changes) = grpc::services(calls, metrics.clone(), status.clone());
+    let (records, cache, admin, changes) = grpc::services(calls, metrics.clone(), status.clone());
     let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -741,6 +741,7 @@ fn start_server(
         // What Python's and older tools ask for.
         .add_service(reflection().build_v1alpha().map_err(std::io::Error::other)?)
         .add_service(records)
+        .add_service(cache)
         .add_service(admin)
         .add_service(changes)
         .add_service(peers.service());

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //!   header | block | block | ... | end           block = length (4), crc32 (4), entries
-//!   entry  = tag (1), key length (2), deadline (8), version (8), length (8), key, value
+//!   entry  = tag (1), key length (2), deadline (8), version (8), length (8), key, value, tags if it has any
+//!   tags   = count (2), then each: length (2), bytes           the highest bit of an entry's tag says that it has tags
 //! ```
+//!
+//! Version 2 is version 1 with tags; a file without any is of version 1, so that an older program reads what it can understand.
 //!
 //! A checkpoint begins a [`Saving`] while nobody writes. From then on each stripe is written down once, as it is before its
 //! first change: by the checkpoint's thread when it comes to it, or by the writer when it is about to change it. So the
@@ -14,18 +17,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Table;
 use super::entry::{Entry, Times, Value};
-use super::keyspace::{Keyspace, STRIPES};
+use super::keyspace::{Keyspace, STRIPES, TagNames};
 use super::objects::Object;
+use super::tags::Tags;
 use crate::directory::{Directory, DirectoryError};
 
 const MAGIC: &[u8; 8] = b"locitabl";
 /// The version of the format this program writes, and the newest it reads.
-pub(crate) const TABLE_FILE_VERSION: u32 = 1;
+pub(crate) const TABLE_FILE_VERSION: u32 = 2;
 const HEADER_BYTES: usize = 24;
 const BLOCK_HEADER_BYTES: usize = 8;
 /// A block is written out once it has so many bytes.
 const BLOCK_BYTES: usize = 256 << 10;
 const ENTRY_BYTES: usize = 1 + 2 + 8 + 8 + 8;
+/// In an entry's tag: it has tags.
+const TAGGED: u8 = 0x80;
 /// Stands in the place of a block's length after the last.
 const END: u32 = u32::MAX;
 
@@ -52,20 +58,22 @@ impl Saving {
     }
 
     /// Writes a stripe down before it changes.
-    pub(super) fn spill<'e>(&self, stripe: usize, entries: impl Iterator<Item = &'e Entry>) {
+    pub(super) fn spill<'e>(&self, stripe: usize, entries: impl Iterator<Item = &'e Entry>, tags: Option<&Tags>) {
         let mut spilled = self.spilled.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.for_each(|entry| encode(entry, &mut spilled));
+        entries.for_each(|entry| encode(entry, tags, &mut spilled));
         self.wanted[stripe].store(false, Ordering::Relaxed);
     }
 }
 
-fn encode(entry: &Entry, out: &mut Vec<u8>) {
+fn encode(entry: &Entry, tags: Option<&Tags>, out: &mut Vec<u8>) {
     let key = entry.key();
+    let mut tags: Vec<&[u8]> = tags.into_iter().flat_map(|tags| tags.of(key)).collect();
+    tags.sort_unstable();
     let tag = match entry.value() {
         Value::String(_) => 0,
         Value::Object(object) => object.tag(),
     };
-    out.push(tag);
+    out.push(if tags.is_empty() { tag } else { tag | TAGGED });
     out.extend_from_slice(&(key.len() as u16).to_le_bytes());
     out.extend_from_slice(&entry.times().deadline.to_le_bytes());
     out.extend_from_slice(&entry.version().to_le_bytes());
@@ -79,11 +87,18 @@ fn encode(entry: &Entry, out: &mut Vec<u8>) {
     }
     let len = (out.len() - before) as u64;
     out[at..at + 8].copy_from_slice(&len.to_le_bytes());
+    if !tags.is_empty() {
+        out.extend_from_slice(&(tags.len() as u16).to_le_bytes());
+        for tag in tags {
+            out.extend_from_slice(&(tag.len() as u16).to_le_bytes());
+            out.extend_from_slice(tag);
+        }
+    }
 }
 
 /// What is next in a block.
 enum Next {
-    Entry(Entry),
+    Entry(Entry, TagNames),
     /// There is not all of an entry.
     Cut,
     Damaged,
@@ -99,22 +114,48 @@ fn decode(block: &mut &[u8]) -> Next {
     let Some((value, rest)) = rest.split_at_checked(usize::try_from(number(19)).unwrap_or(usize::MAX)) else {
         return Next::Cut;
     };
+    let mut rest = rest;
+    let tags = match head[0] & TAGGED {
+        0 => TagNames::new(),
+        _ => match decode_tags(&mut rest) {
+            Some(tags) => tags,
+            None => return Next::Cut,
+        },
+    };
     *block = rest;
     let times = Times { deadline, noted: 0 };
-    match head[0] {
-        0 if value.len() < u32::MAX as usize => Next::Entry(Entry::string(key, value, version, times, 0)),
+    match head[0] & !TAGGED {
+        0 if value.len() < u32::MAX as usize => Next::Entry(Entry::string(key, value, version, times, 0), tags),
         0 => Next::Damaged,
         tag => match Object::decode(tag, value).filter(|object| !object.is_empty()) {
-            Some(object) => Next::Entry(Entry::object(key, object, version, times, 0)),
+            Some(object) => Next::Entry(Entry::object(key, object, version, times, 0), tags),
             None => Next::Damaged,
         },
     }
+}
+
+/// The tags of an entry; none: there is not all of them.
+fn decode_tags(rest: &mut &[u8]) -> Option<TagNames> {
+    let number = |rest: &mut &[u8]| {
+        let (number, after) = rest.split_first_chunk()?;
+        *rest = after;
+        Some(usize::from(u16::from_le_bytes(*number)))
+    };
+    let mut tags = TagNames::new();
+    for _ in 0..number(rest)? {
+        let len = number(rest)?;
+        let (tag, after) = rest.split_at_checked(len)?;
+        *rest = after;
+        tags.push(tag.into());
+    }
+    Some(tags)
 }
 
 /// Writes a table to a file as it is when this is made.
 pub(crate) struct Writer {
     table: Arc<Table>,
     saving: Arc<Saving>,
+    version: u32,
 }
 
 /// Stops the saving, however writing ended.
@@ -128,8 +169,11 @@ impl Writer {
     /// Begins. Only the table's writer may, and only one at a time.
     pub fn begin(table: &Arc<Table>) -> Writer {
         let saving = Arc::new(Saving::new());
-        table.write(|keyspace| keyspace.set_saving(Some(Arc::clone(&saving))));
-        Writer { table: Arc::clone(table), saving }
+        let version = table.write(|keyspace| {
+            keyspace.set_saving(Some(Arc::clone(&saving)));
+            if keyspace.tags().is_some() { TABLE_FILE_VERSION } else { 1 }
+        });
+        Writer { table: Arc::clone(table), saving, version }
     }
 
     /// Writes the file. `go_on` is asked now and then, and ends it early: then there is no file, and it says no.
@@ -142,7 +186,7 @@ impl Writer {
         let mut file = directory.create(name)?;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
-        header.extend_from_slice(&TABLE_FILE_VERSION.to_le_bytes());
+        header.extend_from_slice(&self.version.to_le_bytes());
         header.extend_from_slice(&[0; 8]);
         header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
         file.write_all(&header)?;
@@ -150,7 +194,7 @@ impl Writer {
         for stripe in 0..STRIPES {
             self.table.read(|keyspace| {
                 if self.saving.is_wanted(stripe) {
-                    keyspace.stripe(stripe).for_each(|entry| encode(entry, &mut block));
+                    keyspace.stripe(stripe).for_each(|entry| encode(entry, keyspace.tags(), &mut block));
                     // Nobody changes the stripe while it is read.
                     self.saving.wanted[stripe].store(false, Ordering::Relaxed);
                 }
@@ -216,7 +260,7 @@ pub(crate) fn read(directory: &dyn Directory, name: &str, seed: u64) -> Result<K
         return Err(damaged(0, "its header's checksum does not fit"));
     }
     let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-    if version != TABLE_FILE_VERSION {
+    if version == 0 || version > TABLE_FILE_VERSION {
         return Err(FileError::NewerVersion(version));
     }
     let mut keyspace = Keyspace::new(seed);
@@ -244,8 +288,8 @@ pub(crate) fn read(directory: &dyn Directory, name: &str, seed: u64) -> Result<K
         };
         loop {
             match decode(&mut rest) {
-                Next::Entry(entry) => {
-                    if !keyspace.load(entry) {
+                Next::Entry(entry, tags) => {
+                    if !keyspace.load(entry, &tags) {
                         return Err(damaged(at, "a key is there twice"));
                     }
                 }
@@ -259,5 +303,94 @@ pub(crate) fn read(directory: &dyn Directory, name: &str, seed: u64) -> Result<K
         }
         left = rest.to_vec();
         at = start + len as usize;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::RamDirectory;
+    use crate::table::call::Chance;
+    use crate::table::execute::tests::Trial;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn unhex(digits: &str) -> Vec<u8> {
+        let digits = digits.trim();
+        let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits");
+        (0..digits.len()).step_by(2).map(byte).collect()
+    }
+
+    /// A table of these lines, in a file.
+    fn written(lines: &[&str]) -> (Vec<u8>, u128) {
+        let mut trial = Trial::new();
+        for line in lines {
+            assert!(!trial.line(line).starts_with("(error)"), "{line}");
+        }
+        let (table, directory) = (Arc::new(Table::of(trial.keyspace)), RamDirectory::new());
+        assert!(Writer::begin(&table).write(&directory, "t", || true).expect("memory has room"));
+        (directory.bytes("t").expect("it was written"), table.read(|keyspace| keyspace.sum()))
+    }
+
+    fn read_bytes(bytes: &[u8]) -> Result<Keyspace, FileError> {
+        let directory = RamDirectory::new();
+        directory.put("t", bytes);
+        read(&directory, "t", 7)
+    }
+
+    const PLAIN: [&str; 3] = ["SET s text PX 5000", "HSET h f v g w", "LEASE.ACQUIRE l me 7000"];
+    const TAGGED: [&str; 2] = ["TAG.SET s users:1 a", "TAG.SET h a"];
+
+    #[test]
+    fn version_1_never_changes_and_is_what_a_table_without_tags_has() {
+        let (bytes, sum) = written(&PLAIN);
+        assert_eq!(hex(&bytes), include_str!("../../golden/table-1.hex").trim());
+        let keyspace = read_bytes(&unhex(include_str!("../../golden/table-1.hex"))).expect("it is a table");
+        assert_eq!((keyspace.sum(), keyspace.len()), (sum, 3));
+    }
+
+    #[test]
+    fn version_2_never_changes_and_has_the_tags() {
+        let (bytes, sum) = written(&[&PLAIN[..], &TAGGED].concat());
+        assert_eq!(hex(&bytes), include_str!("../../golden/table-2.hex").trim());
+        let keyspace = read_bytes(&bytes).expect("it is a table");
+        assert_eq!((keyspace.sum(), keyspace.len()), (sum, 3));
+        assert_eq!(keyspace.tags_of(b"s", 0), [&b"a"[..], b"users:1"]);
+        assert_eq!(keyspace.tagged(b"a", 0), [&b"h"[..], b"s"]);
+    }
+
+    #[test]
+    fn damage_is_noticed_and_a_newer_version_named() {
+        let (bytes, _) = written(&[&PLAIN[..], &TAGGED].concat());
+        for len in 0..bytes.len() {
+            assert!(read_bytes(&bytes[..len]).is_err(), "cut at {len}");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(read_bytes(&damaged).is_err(), "bit {bit}");
+        }
+        let mut newer = bytes;
+        newer[8] = 3;
+        let crc = crc32fast::hash(&newer[..20]).to_le_bytes();
+        newer[20..24].copy_from_slice(&crc);
+        assert!(matches!(read_bytes(&newer), Err(FileError::NewerVersion(3))));
+    }
+
+    #[test]
+    fn entries_that_are_no_entries_are_an_error_and_no_panic() {
+        let (bytes, _) = written(&[&PLAIN[..], &TAGGED].concat());
+        let block = &bytes[HEADER_BYTES + BLOCK_HEADER_BYTES..bytes.len() - BLOCK_HEADER_BYTES];
+        for seed in 0..3_000 {
+            let (mut chance, mut damaged) = (Chance::new(seed), block.to_vec());
+            for _ in 0..1 + chance.below(4) {
+                let place = chance.below(damaged.len());
+                damaged[place] = chance.next_u64() as u8;
+            }
+            let mut rest = &damaged[..];
+            while let Next::Entry(..) = decode(&mut rest) {}
+        }
     }
 }

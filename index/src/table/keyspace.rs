@@ -17,6 +17,7 @@
 mod due;
 mod journal;
 mod strings;
+mod tagged;
 mod victims;
 mod whole;
 
@@ -33,11 +34,14 @@ use super::eviction::Queues;
 use super::file::Saving;
 use super::lookups;
 use super::objects::{Kind, Object, Text};
+use super::tags::Tags;
 use super::wheel::Wheel;
 use crate::effects::Fate;
 use journal::Journal;
 
 pub use super::entry::KEY_BYTES_MAX;
+pub use tagged::Tagged;
+pub(super) use tagged::{TAG_BYTES_MAX, TAGS_MAX, TagNames};
 
 const STRIPE_BITS: u32 = 10;
 pub(super) const STRIPES: usize = 1 << STRIPE_BITS;
@@ -67,6 +71,7 @@ pub struct Taken {
     pub(super) value: TakenValue,
     /// Zero: none.
     pub deadline: u64,
+    pub(super) tags: TagNames,
 }
 
 /// A value by itself.
@@ -95,6 +100,10 @@ pub struct Keyspace {
     /// How many keys expired and were evicted since this member began.
     expired: u64,
     evicted: u64,
+    /// Of keys that have some, if any has.
+    tags: Option<Box<Tags>>,
+    /// Tags stay on what is overwritten just now.
+    keeps_tags: bool,
     /// So many notes in the wheel are worth looking which of them mean nothing any more.
     tidy_wheel_at: usize,
     /// What happened, where somebody listens.
@@ -128,6 +137,8 @@ impl Keyspace {
             grown: 0,
             expired: 0,
             evicted: 0,
+            tags: None,
+            keeps_tags: false,
             tidy_wheel_at: TIDY_WHEEL_MIN,
             events: Events::default(),
             journal: None,
@@ -158,18 +169,20 @@ impl Keyspace {
     /// What it takes in memory.
     pub fn memory_bytes(&self) -> usize {
         let queues = self.queues.as_ref().map_or(0, Queues::bytes);
-        self.bytes + queues + self.wheel.bytes() + STRIPES * size_of::<HashTable<Entry>>()
+        let tags = self.tags.as_ref().map_or(0, |tags| allocated(size_of::<Tags>()) + tags.bytes());
+        self.bytes + queues + tags + self.wheel.bytes() + STRIPES * size_of::<HashTable<Entry>>()
     }
 
     /// The sum of its keys' hashes: the same on every member that made the same calls.
     pub fn sum(&self) -> u128 {
-        self.sum
+        self.sum.wrapping_add(self.tags.as_ref().map_or(0, |tags| tags.sum()))
     }
 
     /// The same, computed anew.
     pub fn sum_from_entries(&self) -> u128 {
         let entries = self.stripes.iter().flat_map(HashTable::iter);
-        entries.fold(0, |sum, entry| sum.wrapping_add(hash_of_entry(self.seed, self.hash(entry.key()), entry)))
+        let tags = self.tags.as_ref().map_or(0, |tags| tags.sum_anew());
+        entries.fold(tags, |sum, entry| sum.wrapping_add(hash_of_entry(self.seed, self.hash(entry.key()), entry)))
     }
 
     /// Grows with every change.
@@ -259,7 +272,7 @@ impl Keyspace {
         if let Some(saving) = &self.saving
             && saving.is_wanted(stripe)
         {
-            saving.spill(stripe, self.stripes[stripe].iter());
+            saving.spill(stripe, self.stripes[stripe].iter(), self.tags.as_deref());
         }
         self.note_before(hash, key);
     }
@@ -288,6 +301,7 @@ impl Keyspace {
     fn take_entry(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
         self.touch(hash, key);
         self.note_going(hash, key);
+        self.untag(key);
         self.forget(hash, key);
         match self.stripes[stripe_of(hash)].find_entry(hash, |entry| entry.key() == key) {
             Ok(found) => Some(found.remove().0),
@@ -399,7 +413,7 @@ impl Keyspace {
     pub fn put<K: Kind>(&mut self, key: &[u8], value: K, deadline: u64, at: At) {
         let object = value.into_object();
         self.grown += encoded_bytes(&object);
-        self.put_back(key, Taken { value: TakenValue::Object(object), deadline }, at);
+        self.put_back(key, Taken { value: TakenValue::Object(object), deadline, tags: TagNames::new() }, at);
     }
 
     /// Gives a key what was taken out elsewhere, whatever it had.
@@ -425,6 +439,7 @@ impl Keyspace {
             TakenValue::String(value) => Entry::string(key, &value, at.version, times, heat),
         };
         self.add_entry(hash, key, entry);
+        self.put_tags(key, &taken.tags);
     }
 
     /// Takes a key out with its value.
@@ -438,14 +453,15 @@ impl Keyspace {
             return None;
         }
         self.entry(hash, key)?;
+        let tags = self.tag_names(key);
         let entry = self.take_entry(hash, key)?;
         self.events.changed(key, fate);
-        Some(taken_of(entry))
+        Some(taken_of(entry, tags))
     }
 
     /// A copy of a key's value, with its deadline.
     pub fn copy_of(&self, key: &[u8], now: u64) -> Option<Taken> {
-        self.live(key, now).map(|entry| taken_of(copy(entry)))
+        self.live(key, now).map(|entry| taken_of(copy(entry), self.tag_names(key)))
     }
 
     /// Puts a copy where it may have been none; see [`Keyspace::copy_of`].
@@ -657,7 +673,7 @@ impl Keyspace {
     }
 
     /// Takes in an entry from a file. Says no where its key is there already.
-    pub(super) fn load(&mut self, entry: Entry) -> bool {
+    pub(super) fn load(&mut self, entry: Entry, tags: &[Box<[u8]>]) -> bool {
         let key: Box<[u8]> = entry.key().into();
         let hash = self.hash(&key);
         if self.entry(hash, &key).is_some() {
@@ -669,7 +685,12 @@ impl Keyspace {
             entry.set_times(times);
         }
         self.add_entry(hash, &key, entry);
+        self.put_tags(&key, tags);
         true
+    }
+
+    pub(super) fn tags(&self) -> Option<&Tags> {
+        self.tags.as_deref()
     }
 }
 
@@ -732,12 +753,12 @@ fn copy(entry: &Entry) -> Entry {
     }
 }
 
-fn taken_of(entry: Entry) -> Taken {
+fn taken_of(entry: Entry, tags: TagNames) -> Taken {
     let deadline = entry.times().deadline;
     let value = match entry.value() {
         Value::String(value) => Some(TakenValue::String(value.into())),
         Value::Object(_) => None,
     };
     let value = value.or_else(|| entry.into_object().map(TakenValue::Object));
-    Taken { value: value.expect("an entry holds a string or an object"), deadline }
+    Taken { value: value.expect("an entry holds a string or an object"), deadline, tags }
 }

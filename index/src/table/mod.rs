@@ -26,6 +26,7 @@ mod entry;
 pub mod objects;
 pub mod keyspace;
 pub mod events;
+mod tags;
 mod wheel;
 pub mod eviction;
 pub mod commands;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main --> Command --> serve                                     (a node in this process)
-//!               |----> admin, records, search                         (one call, one answer)
+//!               |----> admin, records, cache, search                  (one call, one answer)
 //!               |----> ingest --> source (jsonl, npy, fvecs, parquet)
 //!               `----> bench, demo
 //! ```
@@ -25,6 +25,7 @@ mod failure;
 mod source;
 mod ingest;
 mod bench;
+mod cache;
 mod demo;
 
 use std::io;
@@ -75,6 +76,8 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Count records.
     Count(records::CountArgs),
+    /// Carry out a command on typed values, as clients of Redis have them.
+    Cache(cache::CacheArgs),
     /// Write the records of files: JSONL, .npy, .fvecs, Parquet.
     Ingest(ingest::IngestArgs),
     /// Drive a running node and measure it.
@@ -150,6 +153,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Scan(args) => records::scan(args).await,
         Command::Count(args) => records::count(args).await,
         Command::Watch(args) => watch::watch(args).await,
+        Command::Cache(args) => cache::cache(args).await,
         Command::Ingest(args) => ingest::ingest(args).await,
         Command::Bench(command) => bench::bench(command).await,
         Command::Demo(args) => demo::demo(args).await,

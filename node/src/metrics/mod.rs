@@ -28,7 +28,7 @@ pub use sampled::COLLECTIONS_MAX;
 use crate::status::NodeStatus;
 
 /// The methods that are counted apart; others are counted as the last.
-const METHODS: [&str; 19] = [
+const METHODS: [&str; 20] = [
     "put",
     "get",
     "delete",
@@ -38,6 +38,7 @@ const METHODS: [&str; 19] = [
     "count",
     "search",
     "watch",
+    "execute",
     "create_namespace",
     "list_namespaces",
     "drop_namespace",

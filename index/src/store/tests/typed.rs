@@ -27,7 +27,8 @@ fn line(chance: &mut Chance) -> String {
     let key = format!("k{}", chance.below(40));
     let other = format!("k{}", chance.below(40));
     let long = "x".repeat(chance.below(300));
-    match chance.below(16) {
+    let (tag, second) = (format!("t{}", chance.below(8)), format!("t{}", chance.below(8)));
+    match chance.below(22) {
         0..3 => format!("SET {key} {long}"),
         3 => format!("SET {key} {} PX {}", chance.below(100), 1 + chance.below(3_000)),
         4 => format!("INCRBY {key} {}", chance.below(9)),
@@ -41,6 +42,12 @@ fn line(chance: &mut Chance) -> String {
         12 => format!("MSET {key} 1 {other} {long}"),
         13 => format!("GETEX {key} PX {}", 1 + chance.below(5_000)),
         14 if chance.below(30) == 0 => "FLUSHDB".into(),
+        15 | 16 => format!("TAG.SET {key} {tag} {second}"),
+        17 => format!("TAG.ADD {key} {tag}"),
+        18 => format!("TAG.REM {key} {tag} {second}"),
+        19 if chance.below(8) == 0 => format!("TAG.DROP {tag}"),
+        20 => format!("SET {key} {} PX {} TAGS 2 {tag} {second}", chance.below(100), 1 + chance.below(3_000)),
+        21 => format!("TAG.KEYS {tag}"),
         _ => format!("GET {key}"),
     }
 }

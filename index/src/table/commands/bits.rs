@@ -286,7 +286,7 @@ fn bitop(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     } else {
         let value = combined(op, &strings, len);
         let value = TakenValue::String(value.into());
-        keyspace.put_copy(target, Taken { value, deadline: 0 }, call.at());
+        keyspace.put_copy(target, Taken { value, deadline: 0, tags: Vec::new() }, call.at());
         keyspace.notify(b'$', "set", target);
     }
     call.out.count(len);

@@ -110,7 +110,7 @@ fn restore(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
             keyspace.notify(b'g', "del", key);
         }
     } else {
-        keyspace.put_copy(key, Taken { value, deadline }, call.at());
+        keyspace.put_copy(key, Taken { value, deadline, tags: Vec::new() }, call.at());
         keyspace.notify(b'g', "restore", key);
     }
     call.out.ok();

@@ -311,7 +311,8 @@ fn pfadd(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     }
     if changed {
         let deadline = keyspace.deadline(key, call.now).unwrap_or(0);
-        keyspace.set_string(key, &runs.encode(false), deadline, call.at());
+        let at = call.at();
+        keyspace.keeping_tags(key, at, |keyspace| keyspace.set_string(key, &runs.encode(false), deadline, at));
         keyspace.notify(b'$', "pfadd", key);
     }
     call.out.flag(changed);
@@ -376,7 +377,10 @@ fn pfmerge(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     let key = call.args[1];
     let deadline = keyspace.deadline(key, call.now).unwrap_or(0);
     let value = TakenValue::String(Runs(runs).encode(dense).into());
-    keyspace.put_copy(key, Taken { value, deadline }, call.at());
+    let at = call.at();
+    keyspace.keeping_tags(key, at, |keyspace| {
+        keyspace.put_copy(key, Taken { value, deadline, tags: Vec::new() }, at);
+    });
     keyspace.notify(b'$', "pfadd", key);
     call.out.ok();
     Ok(())

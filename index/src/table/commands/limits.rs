@@ -79,7 +79,8 @@ fn bucket(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     let (verdict, used) = rule.ask(found, cost, now);
     if verdict.allowed && cost > 0 {
         let deadline = now.saturating_add(verdict.reset_after);
-        keyspace.put(key, Limiter::bucket(used, now), deadline, call.at());
+        let at = call.at();
+        keyspace.keeping_tags(key, at, |keyspace| keyspace.put(key, Limiter::bucket(used, now), deadline, at));
     }
     reply(call, verdict);
     Ok(())

@@ -31,6 +31,7 @@ mod sorted;
 mod sorted_merges;
 mod sorted_ranges;
 mod strings;
+mod tags;
 mod versions;
 
 use std::borrow::Cow;
@@ -182,6 +183,7 @@ const FAMILIES: &[&[Spec]] = &[
     sort::SPECS,
     versions::SPECS,
     leases::SPECS,
+    tags::SPECS,
 ];
 
 static BY_NAME: LazyLock<HashTable<&'static Spec>> = LazyLock::new(|| {

@@ -2,6 +2,7 @@
 
 use super::super::call::Call;
 use super::super::keyspace::Keyspace;
+use super::tags::{give, tags_word};
 use super::{
     DENYOOM, Done, FAST, Failure, Keys, READONLY, Run, Spec, WRITE, float, int, int_text, is, parse_float, parse_int,
 };
@@ -197,6 +198,7 @@ impl<'a> If<'a> {
 fn set(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     let (key, value) = (call.args[1], call.args[2]);
     let (mut life, mut unit, mut condition, mut get) = (None, None::<&[u8]>, If::Always, false);
+    let mut tags = None;
     let mut place = 3;
     while place < call.args.len() {
         let word = call.args[place];
@@ -215,6 +217,10 @@ fn set(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
         {
             (life, unit) = (Some(Life::Until(deadline)), Some(word));
             place += 1;
+        } else if is(word, "tags") && tags.is_none() {
+            let (given, words) = tags_word(call.args, place)?;
+            tags = Some(given);
+            place += words;
         } else if matches!(condition, If::Always)
             && let Some(found) = If::word(call.args, place)?
         {
@@ -241,7 +247,16 @@ fn set(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
         Some(Life::Keep) => keyspace.deadline(key, call.now).unwrap_or(0),
         Some(Life::Forever) | None => 0,
     };
-    store(keyspace, call, key, value, deadline, "set");
+    match (&life, &tags) {
+        // What keeps its deadline keeps its tags.
+        (Some(Life::Keep), None) => {
+            keyspace.keeping_tags(key, call.at(), |keyspace| store(keyspace, call, key, value, deadline, "set"))
+        }
+        _ => store(keyspace, call, key, value, deadline, "set"),
+    }
+    if let Some(tags) = tags {
+        give(keyspace, call, key, &tags);
+    }
     if matches!(life, Some(Life::Until(_))) {
         notify_deadline(keyspace, call, key, deadline);
     }
@@ -470,7 +485,8 @@ fn add(keyspace: &mut Keyspace, call: &mut Call<'_>, by: i64) -> Done {
     };
     let new = old.checked_add(by).ok_or("ERR increment or decrement would overflow")?;
     let deadline = keyspace.deadline(key, call.now).unwrap_or(0);
-    keyspace.set_string(key, &int_text(new), deadline, call.at());
+    let at = call.at();
+    keyspace.keeping_tags(key, at, |keyspace| keyspace.set_string(key, &int_text(new), deadline, at));
     keyspace.notify(b'$', "incrby", key);
     call.out.int(new);
     Ok(())
@@ -533,7 +549,8 @@ fn incrbyfloat(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     float(old)?;
     let text = float_sum(old, call.args[2]).ok_or("ERR increment would produce NaN or Infinity")?;
     let deadline = keyspace.deadline(key, call.now).unwrap_or(0);
-    keyspace.set_string(key, text.as_bytes(), deadline, call.at());
+    let at = call.at();
+    keyspace.keeping_tags(key, at, |keyspace| keyspace.set_string(key, text.as_bytes(), deadline, at));
     keyspace.notify(b'$', "incrbyfloat", key);
     call.out.bulk(text.as_bytes());
     Ok(())

@@ -67,7 +67,12 @@ fn set(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
         _ => return Err(Failure::Syntax),
     };
     check(keyspace, call)?;
-    store(keyspace, call, key, call.args[3], deadline, "set");
+    match call.args.len() {
+        5 => keyspace.keeping_tags(key, call.at(), |keyspace| {
+            store(keyspace, call, key, call.args[3], deadline, "set");
+        }),
+        _ => store(keyspace, call, key, call.args[3], deadline, "set"),
+    }
     if deadline != 0 {
         keyspace.notify(b'g', "expire", key);
     }

@@ -8,6 +8,7 @@
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::tagged::TagNames;
 use super::{Keyspace, copy, stripe_of};
 use crate::table::entry::{Entry, Times};
 use crate::table::events::Mark;
@@ -15,8 +16,8 @@ use crate::table::events::Mark;
 /// What a script's changes found.
 #[derive(Default)]
 pub(super) struct Journal {
-    /// In the order of the first change.
-    before: Vec<(Box<[u8]>, Before)>,
+    /// In the order of the first change, with the tags that were there.
+    before: Vec<(Box<[u8]>, Before, TagNames)>,
     /// Their places by key.
     seen: HashTable<usize>,
     events: Mark,
@@ -45,7 +46,7 @@ impl Keyspace {
     /// What was changed since stays.
     pub fn keep_changes(&mut self) {
         let Some(journal) = self.journal.take() else { return };
-        for (key, before) in journal.before {
+        for (key, before, _) in journal.before {
             if let Before::Steps { .. } = before {
                 let hash = self.hash(&key);
                 let entry = self.stripes[stripe_of(hash)].find_mut(hash, |entry| *entry.key() == *key);
@@ -59,7 +60,7 @@ impl Keyspace {
     /// Everything is as it was when the journal was begun.
     pub fn take_back(&mut self) {
         let Some(journal) = self.journal.take() else { return };
-        for (key, before) in journal.before {
+        for (key, before, tags) in journal.before {
             let hash = self.hash(&key);
             match before {
                 Before::Entry(before) => {
@@ -69,6 +70,7 @@ impl Keyspace {
                     let times = self.times(hash, entry.times().deadline, 0);
                     entry.set_times(times);
                     self.add_entry(hash, &key, entry);
+                    self.put_tags(&key, &tags);
                 }
                 Before::Steps { version, times, heat } => {
                     self.touch(hash, &key);
@@ -84,6 +86,8 @@ impl Keyspace {
                     }
                     self.account(hash, &key);
                     self.note_parts(hash, &key);
+                    self.untag(&key);
+                    self.put_tags(&key, &tags);
                 }
             }
         }
@@ -92,10 +96,11 @@ impl Keyspace {
 
     /// Before a key changes: writes down what is there, if nobody has.
     pub(super) fn note_before(&mut self, hash: u64, key: &[u8]) {
-        let Some(journal) = &mut self.journal else { return };
-        if journal.place(hash, key).is_some() {
+        if self.journal.as_ref().is_none_or(|journal| journal.place(hash, key).is_some()) {
             return;
         }
+        let tags = self.tag_names(key);
+        let Some(journal) = &mut self.journal else { return };
         let entry = self.stripes[stripe_of(hash)].find_mut(hash, |entry| entry.key() == key);
         let before = match entry {
             None => Before::Entry(None),
@@ -105,7 +110,7 @@ impl Keyspace {
             },
         };
         let (place, seed) = (journal.before.len(), self.seed);
-        journal.before.push((key.into(), before));
+        journal.before.push((key.into(), before, tags));
         let before = &journal.before;
         journal.seen.insert_unique(hash, place, |&place| xxh3_64_with_seed(&before[place].0, seed));
     }
@@ -147,7 +152,8 @@ mod tests {
         trial.line("ZADD few 1 a 2 b");
         trial.line("HPEXPIRE h 5000 FIELDS 2 f1 f2");
         trial.line("PEXPIRE s 900000");
-        trial.line("SET text word");
+        trial.line("SET text word TAGS 2 t1 t2");
+        trial.line("TAG.SET h t1 t3");
         trial
     }
 
@@ -173,6 +179,8 @@ mod tests {
             24 => format!("RENAME {key} {other}"),
             25 => format!("SET {key} word"),
             26 => format!("DEL {key}"),
+            27 if number < 300 => format!("TAG.SET {key} t{} t{}", number % 5, number % 3),
+            27 if number < 400 => format!("TAG.DROP t{}", number % 5),
             27 => format!("SUNIONSTORE {key} s"),
             28 => format!("ZADD {key} 1 m{number}"),
             _ if number < 20 => "FLUSHDB".into(),

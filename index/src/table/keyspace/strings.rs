@@ -29,6 +29,7 @@ impl Keyspace {
         self.expire(hash, key, at.now);
         self.touch(hash, key);
         self.note_going(hash, key);
+        self.untag(key);
         let (noted, heat) = match self.entry(hash, key) {
             Some(entry) => (entry.times().noted, entry.heat()),
             None => (0, 0),
@@ -70,6 +71,7 @@ impl Keyspace {
         let (old, heat) = (entry.times(), entry.heat());
         let (sum, bytes) = (hash_of_entry(self.seed, hash, entry), entry.bytes());
         self.touch(hash, key);
+        self.untag(key);
         self.events.changed(key, Fate::Replaced);
         let times = self.times(hash, deadline, old.noted);
         let entry = self.stripes[stripe_of(hash)].find_mut(hash, |entry| entry.key() == key);
@@ -97,8 +99,10 @@ impl Keyspace {
             None => None,
         };
         if let Some((text, times, heat)) = plain {
-            drop(self.take_entry(hash, key));
-            self.add_entry(hash, key, Entry::object(key, text.into_object(), at.version, times, heat));
+            self.keeping_tags(key, at, |keyspace| {
+                drop(keyspace.take_entry(hash, key));
+                keyspace.add_entry(hash, key, Entry::object(key, text.into_object(), at.version, times, heat));
+            });
         }
         let (result, added) = self.edit_or_new(key, at, |text: &mut Text| {
             let before = text.bytes().len();

@@ -26,7 +26,7 @@ impl Keyspace {
         let Some(saving) = &self.saving else { return };
         for (stripe, entries) in self.stripes.iter().enumerate() {
             if saving.is_wanted(stripe) {
-                saving.spill(stripe, entries.iter());
+                saving.spill(stripe, entries.iter(), self.tags.as_deref());
             }
         }
     }
@@ -65,6 +65,7 @@ impl Keyspace {
         }
         self.stripes.iter_mut().for_each(|stripe| *stripe = HashTable::new());
         (self.len, self.timed, self.bytes, self.sum) = (0, 0, 0, 0);
+        self.tags = None;
         self.wheel.clear();
         self.queues = self.queues.take().map(|_| Queues::default());
         self.events.flushed();

@@ -42,7 +42,7 @@ const HITS_DEFAULT: usize = 10;
 const PAGE_RECORDS_DEFAULT: usize = 1_000;
 const PAGE_BYTES_MAX: usize = 16 << 20;
 /// What a reply may hold, with room for what surrounds it in its message.
-const REPLY_BYTES_MAX: usize = loci_wire::MESSAGE_BYTES_MAX - (1 << 20);
+pub const REPLY_BYTES_MAX: usize = loci_wire::MESSAGE_BYTES_MAX - (1 << 20);
 /// A get of more keys than this goes to the search threads, so that it does not hold up other connections.
 const KEYS_AT_ONCE: usize = 64;
 
@@ -70,7 +70,7 @@ pub fn not_reserved(namespace: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn too_large_reply() -> Failure {
+pub fn too_large_reply() -> Failure {
     let message = "the reply would be larger than a message may be; ask for fewer records or fewer parts";
     Failure::new(Code::OutOfRange, "reply_too_large", message)
 }

@@ -222,6 +222,11 @@ impl Reading {
         self.parts.iter().position(|part| part.shard.id() == shard).unwrap_or(0)
     }
 
+    /// How the namespace is spread, if it has shards of its own.
+    pub fn route(&self) -> Option<&Route> {
+        self.route.as_ref()
+    }
+
     /// Where it stands, for a reply.
     pub fn token(&self) -> Option<v1::Token> {
         token(self.parts.iter().map(|part| (part.shard.id(), part.view.index())))

@@ -22,6 +22,7 @@ use loci_wire::v1::pipeline_request::Call;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
+use super::cache;
 use super::calls::Calls;
 use super::records::measured;
 use super::status::Failure;
@@ -85,6 +86,7 @@ async fn answer(
         Some(Call::Scan(_)) => ("scan", false),
         Some(Call::Count(_)) => ("count", false),
         Some(Call::Search(_)) => ("search", false),
+        Some(Call::Execute(execute)) => ("execute", cache::writes(execute)),
         None => ("none", false),
     };
     let call = async {
@@ -99,6 +101,7 @@ async fn answer(
             Some(Call::Search(search)) => {
                 Reply::Search(calls.search(search, deadline, under_way.load(Ordering::Relaxed) == 1).await?)
             }
+            Some(Call::Execute(execute)) => Reply::Execute(calls.execute(execute, deadline).await?),
             None => return Err(Failure::invalid("invalid_call", "the request has no call; set put, get, ...")),
         })
     };

@@ -121,7 +121,10 @@ pub fn is_in(spec: &Spec, category: &str) -> bool {
         "admin" => spec.is(loci_index::table::commands::ADMIN),
         "dangerous" => {
             spec.is(loci_index::table::commands::ADMIN)
-                || matches!(name, "flushall" | "flushdb" | "keys" | "sort" | "info" | "swapdb" | "migrate" | "restore")
+                || matches!(
+                    name,
+                    "flushall" | "flushdb" | "tag.drop" | "keys" | "sort" | "info" | "swapdb" | "migrate" | "restore"
+                )
         }
         "connection" => {
             matches!(name, "auth" | "hello" | "ping" | "echo" | "quit" | "reset" | "select" | "client" | "command")

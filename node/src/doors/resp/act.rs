@@ -392,10 +392,11 @@ impl Session {
             let (moment, mut tape) = (reading.moment(), Tape::new());
             let found = reading.read(&door.databases, database, |keyspace| {
                 execute::read(keyspace, dump.spec, &[b"dump", from], moment, &mut tape);
-                keyspace.version(from, moment.now).zip(keyspace.deadline(from, moment.now))
+                let tags: Vec<Box<[u8]>> = keyspace.tags_of(from, moment.now).into_iter().map(Box::from).collect();
+                keyspace.version(from, moment.now).zip(keyspace.deadline(from, moment.now)).zip(Some(tags))
             });
             let there = reading.read(&door.databases, other, |keyspace| keyspace.version(to, moment.now));
-            let (Some((version, deadline)), Some(Item::Bulk(value))) = (found, tape.items().next()) else {
+            let (Some(((version, deadline), tags)), Some(Item::Bulk(value))) = (found, tape.items().next()) else {
                 return self.out.int(0);
             };
             if there.is_some() && !replace {
@@ -409,6 +410,10 @@ impl Session {
             let until = int_text(deadline as i64);
             let restore: [&[u8]; 6] = [b"restore", to, &until, value, b"replace", b"absttl"];
             pending.push(other, restore.into_iter(), Answer::None);
+            if !tags.is_empty() {
+                let call: Vec<&[u8]> = [&b"tag.set"[..], to].into_iter().chain(tags.iter().map(|tag| &**tag)).collect();
+                pending.push(other, call.into_iter(), Answer::None);
+            }
             if moves {
                 pending.push(database, [&b"del"[..], from].into_iter(), Answer::None);
             }
