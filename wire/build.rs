@@ -6,12 +6,13 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "proto/loci/v1/types.proto",
     "proto/loci/v1/cache.proto",
     "proto/loci/v1/records.proto",
     "proto/loci/v1/admin.proto",
     "proto/loci/v1/watch.proto",
+    "proto/loci/v1/semantic_cache.proto",
     "proto/loci/v1/peers.proto",
 ];
 

@@ -390,7 +390,7 @@ impl Client {
         .await
     }
 
-    async fn retrying<T, F, Fut>(&self, timeout: Duration, wish: Wish<'_>, attempt: F) -> Result<T, Error>
+    pub(crate) async fn retrying<T, F, Fut>(&self, timeout: Duration, wish: Wish<'_>, attempt: F) -> Result<T, Error>
     where
         F: Fn(Channel, Duration) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,

@@ -410,13 +410,7 @@ impl Collection {
     }
 
     pub(crate) fn wire_consistency(&self) -> Option<v1::Consistency> {
-        use v1::consistency::Level;
-        let level = match &self.consistency {
-            Consistency::Latest => Level::Latest(true),
-            Consistency::Stale => Level::Stale(true),
-            Consistency::AtLeast(token) => Level::Token(token.to_wire()),
-        };
-        Some(v1::Consistency { level: Some(level) })
+        Some(self.consistency.to_wire())
     }
 
     /// A condition that names another collection means one of this namespace.
@@ -431,6 +425,18 @@ impl Collection {
                 condition
             })
             .collect()
+    }
+}
+
+impl Consistency {
+    pub(crate) fn to_wire(&self) -> v1::Consistency {
+        use v1::consistency::Level;
+        let level = match self {
+            Consistency::Latest => Level::Latest(true),
+            Consistency::Stale => Level::Stale(true),
+            Consistency::AtLeast(token) => Level::Token(token.to_wire()),
+        };
+        v1::Consistency { level: Some(level) }
     }
 }
 

@@ -69,6 +69,7 @@ mod record;
 mod retry;
 mod scan;
 mod search;
+mod semantic;
 mod watch;
 
 pub use admin::{
@@ -90,4 +91,5 @@ pub use query::{Fusion, Query, Recommend};
 pub use record::{Deadline, Embedding, Parts, Record, SparseEmbedding, Value};
 pub use scan::{Page, Scan};
 pub use search::{Decay, Diversity, Found, Hit, Search};
+pub use semantic::{Answer, Dropped, Entry, Kept, Nearest, Partition, SemanticCache};
 pub use watch::{Watch, WatchEvent, WatchKind};

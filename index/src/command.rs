@@ -11,7 +11,7 @@
 //! Whoever hands an entry over has verified its checksum; the archive is bounds-checked on top of that. Version 3 is
 //! version 2 with one more command, and only an entry that carries that command has it: so whatever an older program can
 //! understand, it reads. Version 4 adds commands on typed values in the same way, version 5 conditions on leases and on typed
-//! values. Entries of version 1 are read too, slowly ([`v1`]).
+//! values, version 6 the removal of records by filter. Entries of version 1 are read too, slowly ([`v1`]).
 //!
 //! Always: everything that the outcome depends on is in the entry or in the store. In particular embeddings are already
 //! normalised where the metric asks for it, and attributes are in their canonical encoding: no arithmetic that two
@@ -26,7 +26,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 use crate::record::Position;
 
 /// The version of the entry format this program writes, and the newest it reads. It reads all before it, too.
-pub const ENTRY_VERSION: u16 = 5;
+pub const ENTRY_VERSION: u16 = 6;
 /// The most bytes of one entry. A batch that is larger is refused before it is logged.
 pub const ENTRY_BYTES_MAX: usize = 72 << 20;
 /// The longest request id, in bytes.
@@ -117,6 +117,8 @@ pub enum Command {
     Execute(Box<Execution>),
     /// Removes typed values that have expired, or that there is no room for.
     Reclaim(Box<Reclaim>),
+    /// Removes all records that a filter takes.
+    Remove(Box<Removal>),
 }
 
 // Logs hold it: a command that needs more room than the others did is boxed.
@@ -169,6 +171,15 @@ pub struct Reclaim {
     pub keys: Vec<Vec<u8>>,
     /// Whether they go for want of room. Otherwise those go that have expired.
     pub evicted: bool,
+}
+
+/// Records that go: all that a filter takes when the command takes effect.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Removal {
+    /// Their collection.
+    pub collection: u64,
+    /// The filter ([`crate::filter::Filter::encode`]).
+    pub filter: Vec<u8>,
 }
 
 /// The rules of a collection.
@@ -414,6 +425,8 @@ pub enum Outcome {
     Unchanged,
     /// The calls were carried out: their replies, one after the other ([`crate::table::tape`]). None: a watched key changed.
     Executed(Option<Vec<u8>>),
+    /// So many records were removed.
+    Removed(u64),
 }
 
 // Files of answered requests hold it: what needs more room than the others did is boxed.
@@ -479,6 +492,9 @@ pub enum Refusal {
         #[rkyv(with = rkyv::with::AsBox)]
         unmet: Unmet,
     },
+    /// What is to be removed is said by no filter; whoever made the entry did not check it.
+    #[error("the filter cannot be read")]
+    InvalidFilter,
 }
 
 /// What is otherwise than a condition on a lease or a typed value has it.
@@ -593,6 +609,7 @@ impl Entry {
                 let newer = |condition: &Condition| matches!(condition.expect, Expect::Lease(_) | Expect::Value(_));
                 if conditions.iter().any(newer) { 5 } else { 2 }
             }
+            Command::Remove(_) => 6,
             Command::Execute(_) | Command::Reclaim(_) => 4,
             Command::InstallCollection(_) => 3,
             _ => 2,
@@ -663,6 +680,7 @@ impl Entry {
             ArchivedCommand::Write { conditions, .. } => {
                 conditions.iter().map(|condition| condition.expect.version()).max().unwrap_or(2)
             }
+            ArchivedCommand::Remove(_) => 6,
             ArchivedCommand::Execute(_) | ArchivedCommand::Reclaim(_) => 4,
             ArchivedCommand::InstallCollection(_) => 3,
             _ => 2,
@@ -804,6 +822,15 @@ pub(crate) mod tests {
         entry
     }
 
+    /// The same, with everything that version 6 added.
+    fn sample_6() -> Entry {
+        let mut entry = sample_5();
+        let filter = crate::filter::Filter::HasElement(vec!["tags".into()], crate::attributes::Value::Int(7));
+        let removal = Removal { collection: 9, filter: filter.encode().unwrap() };
+        entry.commands.push(Envelope { origin: Origin::default(), command: Command::Remove(removal.into()) });
+        entry
+    }
+
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -831,8 +858,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn version_5_never_changes() {
+    fn versions_5_and_6_never_change() {
         assert_eq!(hex(&sample_5().encode()), include_str!("../golden/entry-5.hex").trim());
+        assert_eq!(hex(&sample_6().encode()), include_str!("../golden/entry-6.hex").trim());
     }
 
     #[test]
@@ -842,7 +870,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_was_encoded_is_read_wherever_it_lies() {
-        for entry in [sample(), sample_3(), sample_4(), sample_5()] {
+        for entry in [sample(), sample_3(), sample_4(), sample_5(), sample_6()] {
             let bytes = entry.encode();
             for shift in 0..16 {
                 let shifted = [&vec![0; shift][..], &bytes].concat();
@@ -853,7 +881,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cut_entry_is_an_error_and_a_flipped_bit_never_a_panic() {
-        for bytes in [sample().encode(), sample_5().encode(), golden_1()] {
+        for bytes in [sample().encode(), sample_5().encode(), sample_6().encode(), golden_1()] {
             for len in 0..bytes.len() {
                 assert!(Entry::decode(&bytes[..len]).is_err(), "cut at {len}");
             }
@@ -865,8 +893,8 @@ pub(crate) mod tests {
                 assert!(bit >= HEADER_BYTES * 8 || read.is_err(), "bit {bit} of the header");
             }
             let mut newer = bytes;
-            newer[4] = 6;
-            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(6)));
+            newer[4] = 7;
+            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(7)));
         }
     }
 }

@@ -7,7 +7,11 @@
 //! Rules of comparison: int and float compare as the exact numbers they are; a value of another kind is not equal, and
 //! has no order (unknown); null equals nothing and has no order (unknown); lists and maps equal nothing.
 
+mod bytes;
+
 use std::cmp::Ordering;
+
+pub use bytes::NoFilter;
 
 use crate::attributes::{self, Value, ValueRef};
 

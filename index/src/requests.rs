@@ -46,7 +46,7 @@ impl Answered {
             Outcome::Written { existed, .. } => existed.len(),
             Outcome::Executed(replies) => replies.as_ref().map_or(0, Vec::len),
             Outcome::Refused(_) => 64,
-            Outcome::Done | Outcome::Created { .. } | Outcome::Unchanged => 0,
+            Outcome::Done | Outcome::Created { .. } | Outcome::Unchanged | Outcome::Removed(_) => 0,
         };
         160 + self.principal.len() + self.request_id.len() + outcome
     }

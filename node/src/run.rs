@@ -80,7 +80,7 @@ const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 /// After so many tasks a thread looks at its sockets again. Some tasks are short searches.
 const TASKS_PER_LOOK: u32 = 8;
 /// The services whose health is told one by one, besides the node's.
-const SERVICES: [&str; 3] = ["loci.v1.Records", "loci.v1.Admin", "loci.v1.Changes"];
+const SERVICES: [&str; 4] = ["loci.v1.Records", "loci.v1.Admin", "loci.v1.Changes", "loci.v1.SemanticCache"];
 /// Signals this close together are one.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// The exit code after a second signal, as shells have it for an interrupted program.
@@ -729,7 +729,8 @@ fn start_server(
             .register_encoded_file_descriptor_set(loci_wire::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let (records, cache, admin, changes) = grpc::services(calls, metrics.clone(), status.clone());
+    let grpc::Services { records, cache, admin, changes, semantic } =
+        grpc::services(calls, metrics.clone(), status.clone());
     let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -744,6 +745,7 @@ fn start_server(
         .add_service(cache)
         .add_service(admin)
         .add_service(changes)
+        .add_service(semantic)
         .add_service(peers.service());
     let (stop, stopped) = oneshot::channel::<()>();
     let (not_serving, is_not_serving) = oneshot::channel::<()>();

@@ -10,9 +10,10 @@ use crate::attributes;
 use crate::buffer::{OwnedContent, Row};
 use crate::command::{
     ArchivedAction, ArchivedChange, ArchivedCommand, ArchivedCondition, ArchivedContent, ArchivedEntry,
-    ArchivedEnvelope, ArchivedExpect, Entry, EntryError, Found, Outcome, Refusal,
+    ArchivedEnvelope, ArchivedExpect, ArchivedRemoval, Entry, EntryError, Found, Outcome, Refusal,
 };
 use crate::effects::Fate;
+use crate::filter::Filter;
 use crate::record::{ATTRIBUTES_BYTES_MAX, CollectionId, Position};
 use crate::requests::Answered;
 use crate::sparse;
@@ -153,6 +154,7 @@ impl Store {
             ArchivedCommand::InstallCollection(installation) => self.install_collection(at, installation),
             ArchivedCommand::Execute(execution) => self.execute(at, execution),
             ArchivedCommand::Reclaim(reclaim) => self.reclaim(at, reclaim),
+            ArchivedCommand::Remove(removal) => self.remove(at, removal),
         };
         outcome.unwrap_or_else(Outcome::Refused)
     }
@@ -196,6 +198,27 @@ impl Store {
             }
         }
         Ok(Outcome::Written { version: at.get(), existed })
+    }
+
+    /// Removes what a filter takes of what is there now, changes of the same entry before this one included.
+    fn remove(&mut self, at: Position, removal: &ArchivedRemoval) -> Result<Outcome, Refusal> {
+        let id = removal.collection.to_native();
+        let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
+        let filter = Filter::decode(&removal.filter).map_err(|_| Refusal::InvalidFilter)?;
+        let view = self.view_within(at);
+        let Some(collection) = view.collection_by_id(CollectionId(id)) else { return Ok(Outcome::Removed(0)) };
+        let keys = collection.keys_where(&filter, self.clock);
+        let mut steps = Steps::of(STEPS);
+        let mut removed = 0;
+        for key in &keys {
+            steps.step();
+            if let Some(old) = self.collections[place].find(key) {
+                self.end(place, key, old, at);
+                self.note_effect(at, CollectionId(id), Fate::Deleted, key);
+                removed += 1;
+            }
+        }
+        Ok(Outcome::Removed(removed))
     }
 
     fn is_live(&self, old: &Old) -> bool {

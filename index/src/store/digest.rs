@@ -280,6 +280,11 @@ pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
             reclaim.keys.iter().for_each(|key| part(h, key));
             flag(h, reclaim.evicted);
         }
+        ArchivedCommand::Remove(removal) => {
+            h.update(b"r");
+            number(h, removal.collection.to_native());
+            part(h, &removal.filter);
+        }
     }
     first_16(&hasher)
 }

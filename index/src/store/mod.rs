@@ -368,6 +368,15 @@ impl Store {
         }
     }
 
+    /// The state as the commands of an entry see it that come after this position.
+    fn view_within(&mut self, at: Position) -> View {
+        if self.restructured {
+            // It is made once more when the entry is applied.
+            self.structure = Arc::new(self.structure());
+        }
+        View { index: at.index(), ..self.make_view() }
+    }
+
     /// Shows readers the state as it is now.
     fn publish(&mut self) {
         if self.restructured {

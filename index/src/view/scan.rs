@@ -219,6 +219,20 @@ impl<'v> CollectionView<'v> {
         Ok(count)
     }
 
+    /// The keys of all records that the filter takes, ascending.
+    pub(crate) fn keys_where(&self, filter: &Filter, now: u64) -> Vec<Box<[u8]>> {
+        let position = self.view.position();
+        let newest = self.collection.buffers.iter().flat_map(|buffer| buffer.visible(position));
+        let newest = newest.filter(|(_, row)| self.takes(Some(filter), now, &RecordRef(Place::Buffer(row))));
+        let mut keys: Vec<Box<[u8]>> = newest.map(|(_, row)| row.key.clone()).collect();
+        for sealed in &self.collection.segments {
+            let selection = Selection::new(self, sealed, Some(filter), now);
+            keys.extend(selection.taken_rows().map(|row| Box::from(sealed.segment.key(row))));
+        }
+        keys.sort_unstable();
+        keys
+    }
+
     /// Whether a record exists by then and the filter takes it.
     pub(super) fn takes(&self, filter: Option<&Filter>, now: u64, record: &RecordRef<'_>) -> bool {
         !self.expired(record.deadline(), now) && filter.is_none_or(|filter| filter.takes(record.attributes()))

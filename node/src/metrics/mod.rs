@@ -28,7 +28,7 @@ pub use sampled::COLLECTIONS_MAX;
 use crate::status::NodeStatus;
 
 /// The methods that are counted apart; others are counted as the last.
-const METHODS: [&str; 20] = [
+const METHODS: [&str; 23] = [
     "put",
     "get",
     "delete",
@@ -39,6 +39,9 @@ const METHODS: [&str; 20] = [
     "search",
     "watch",
     "execute",
+    "semantic_put",
+    "semantic_get",
+    "semantic_drop",
     "create_namespace",
     "list_namespaces",
     "drop_namespace",
@@ -58,7 +61,21 @@ pub struct Metrics {
     under_way: AtomicI64,
     redis: Redis,
     methods: [Method; METHODS.len()],
+    semantic: [AtomicU64; SEMANTIC.len()],
 }
+
+/// What a look into a semantic cache found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Semantic {
+    /// An answer.
+    Hit,
+    /// A question that is nearly near enough.
+    NearMiss,
+    /// Nothing near.
+    Miss,
+}
+
+const SEMANTIC: [&str; 3] = ["hit", "near_miss", "miss"];
 
 #[derive(Debug, Default)]
 struct Method {
@@ -121,6 +138,16 @@ impl Metrics {
             count.fetch_add(1, Ordering::Relaxed);
         }
         seconds.observe(took);
+    }
+
+    /// Counts what a look into a semantic cache found.
+    pub fn semantic(&self, found: Semantic) {
+        self.semantic[found as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often each was found.
+    fn semantics(&self) -> [(&'static str, u64); SEMANTIC.len()] {
+        std::array::from_fn(|at| (SEMANTIC[at], self.semantic[at].load(Ordering::Relaxed)))
     }
 
     /// How many calls of a method were answered.

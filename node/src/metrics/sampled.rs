@@ -41,6 +41,7 @@ impl Collector for Sampled {
         self.members(&mut page)?;
         self.snapshots(&mut page)?;
         self.watches(&mut page)?;
+        self.semantic(&mut page)?;
         self.collections(&mut page)?;
         self.redis(&mut page)?;
         self.log(&mut page)?;
@@ -107,6 +108,12 @@ impl Sampled {
         each!(gauges "loci_shard_remembered_request_bytes" "Bytes they take" row => row.2.request_bytes);
         each!(counters "loci_shard_requests_evicted" "Remembered requests forgotten early" row => row.2.requests_evicted);
         Ok(())
+    }
+
+    fn semantic(&self, page: &mut Page<'_>) -> fmt::Result {
+        let found = self.metrics.semantics();
+        let found = found.iter().map(|(result, count)| ([("result", *result)], *count));
+        page.counters("loci_semantic_gets", "Looks into semantic caches, by what they found", found)
     }
 
     fn watches(&self, page: &mut Page<'_>) -> fmt::Result {

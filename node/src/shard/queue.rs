@@ -167,6 +167,7 @@ pub(in crate::shard) fn envelope_bytes(envelope: &Envelope) -> usize {
             let watched = execution.conditions.iter().map(|watched| watched.key.len() + PART).sum::<usize>();
             execution.calls.len() + watched + (execution.collections.len() + 1) * PART
         }
+        Command::Remove(removal) => removal.filter.len() + PART,
         Command::Reclaim(reclaim) => reclaim.keys.iter().map(|key| key.len() + 16).sum::<usize>() + PART,
         Command::Write { conditions, changes } => {
             let conditions: usize = conditions.iter().map(|condition| condition.key.len() + PART).sum();
@@ -214,7 +215,7 @@ pub(super) fn only_frees(command: &Command) -> bool {
         }
         // What a call does is for its command to say; a door that knows asks for those that only free by themselves.
         Command::Execute(execution) => only_calls_that_free(&execution.calls),
-        Command::Reclaim(_) => true,
+        Command::Reclaim(_) | Command::Remove(_) => true,
         // It may drop another collection, but is not sent for that.
         Command::InstallCollection(_) => false,
         Command::CreateNamespace { .. } | Command::CreateCollection { .. } | Command::AlterCollection { .. } => false,

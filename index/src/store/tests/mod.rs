@@ -13,6 +13,7 @@ mod random;
 mod readers;
 mod recall;
 mod relink;
+mod removal;
 mod rest;
 mod tables;
 mod turnover;

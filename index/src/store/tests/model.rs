@@ -120,7 +120,9 @@ impl Model {
             }
             Command::Write { conditions, changes } => self.write(place, conditions, changes),
             Command::InstallCollection(wanted) => self.install(wanted),
-            Command::Execute(_) | Command::Reclaim(_) => unreachable!("typed values have a model of their own"),
+            Command::Execute(_) | Command::Reclaim(_) | Command::Remove(_) => {
+                unreachable!("these have models of their own")
+            }
         }
     }
 

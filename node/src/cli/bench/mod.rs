@@ -11,6 +11,7 @@ mod ingest;
 mod background;
 mod keys;
 mod search;
+mod semantic;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub enum BenchCommand {
     Put(keys::KeysBench),
     /// Nine reads to one write.
     Mixed(keys::KeysBench),
+    /// A semantic cache: answers found by the nearness of their questions.
+    Semantic(semantic::SemanticBench),
 }
 
 /// How hard and how long.
@@ -72,6 +75,7 @@ pub async fn bench(command: BenchCommand) -> Result<(), Failure> {
         BenchCommand::Get(args) => keys::bench(args, keys::Load::Get).await,
         BenchCommand::Put(args) => keys::bench(args, keys::Load::Put).await,
         BenchCommand::Mixed(args) => keys::bench(args, keys::Load::Mixed).await,
+        BenchCommand::Semantic(args) => semantic::bench(args).await,
     }
 }
 

@@ -5,6 +5,7 @@
 //!   typed values --------> cache -----+
 //!   admin calls ---------> admin -----+--> calls, writes (convert; home: which shards; their views) --> status
 //!   pipeline ------------> pipeline -/
+//!   semantic cache ------> the same calls as records
 //!   watch ---------------> the history of shards
 //! ```
 //!
@@ -22,6 +23,7 @@ mod explain;
 mod home;
 mod pipeline;
 mod records;
+mod semantic;
 mod status;
 mod watch;
 mod writes;
@@ -33,11 +35,13 @@ use loci_wire::v1::admin_server::AdminServer;
 use loci_wire::v1::cache_server::CacheServer;
 use loci_wire::v1::changes_server::ChangesServer;
 use loci_wire::v1::records_server::RecordsServer;
+use loci_wire::v1::semantic_cache_server::SemanticCacheServer;
 
 pub use admin::AdminService;
 pub use cache::CacheService;
 pub use calls::Calls;
 pub use records::{RecordsService, deadline};
+pub use semantic::SemanticService;
 pub use status::Failure;
 pub use watch::WatchService;
 
@@ -45,28 +49,45 @@ use crate::metrics::Metrics;
 use crate::status::NodeStatus;
 
 /// The services of the native API, for a tonic server.
-pub fn services(
-    calls: Calls,
-    metrics: Arc<Metrics>,
-    status: Arc<NodeStatus>,
-) -> (RecordsServer<RecordsService>, CacheServer<CacheService>, AdminServer<AdminService>, ChangesServer<WatchService>)
-{
-    let changes = WatchService { calls: calls.clone(), metrics: Arc::clone(&metrics) };
-    let records = RecordsService { calls: calls.clone(), metrics: Arc::clone(&metrics) };
-    let cache = CacheService { calls: calls.clone(), metrics: Arc::clone(&metrics) };
-    let admin = AdminService { calls, metrics, status };
-    (
-        RecordsServer::new(records)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        CacheServer::new(cache)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        AdminServer::new(admin)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        ChangesServer::new(changes)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX),
-    )
+pub struct Services {
+    /// Records.
+    pub records: RecordsServer<RecordsService>,
+    /// Typed values.
+    pub cache: CacheServer<CacheService>,
+    /// Namespaces, collections, the cluster.
+    pub admin: AdminServer<AdminService>,
+    /// Watches.
+    pub changes: ChangesServer<WatchService>,
+    /// The semantic cache.
+    pub semantic: SemanticCacheServer<SemanticService>,
+}
+
+/// All of them, with what messages may have.
+pub fn services(calls: Calls, metrics: Arc<Metrics>, status: Arc<NodeStatus>) -> Services {
+    macro_rules! limited {
+        ($server:ident, $service:expr) => {
+            $server::new($service)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        };
+    }
+    let both = || (calls.clone(), Arc::clone(&metrics));
+    let records = {
+        let (calls, metrics) = both();
+        limited!(RecordsServer, RecordsService { calls, metrics })
+    };
+    let cache = {
+        let (calls, metrics) = both();
+        limited!(CacheServer, CacheService { calls, metrics })
+    };
+    let changes = {
+        let (calls, metrics) = both();
+        limited!(ChangesServer, WatchService { calls, metrics })
+    };
+    let semantic = {
+        let (calls, metrics) = both();
+        limited!(SemanticCacheServer, SemanticService { calls, metrics })
+    };
+    let admin = limited!(AdminServer, AdminService { calls, metrics, status });
+    Services { records, cache, admin, changes, semantic }
 }

@@ -141,6 +141,7 @@ impl From<Refusal> for Failure {
             Refusal::RequestConflict => Failure::new(Code::Aborted, "request_conflict", message),
             Refusal::InvalidSchema(_) => Failure::invalid("invalid_schema", message),
             Refusal::TooMany(_) => Failure::new(Code::FailedPrecondition, "too_many", message),
+            Refusal::InvalidFilter => Failure::invalid("invalid_filter", message),
         }
     }
 }

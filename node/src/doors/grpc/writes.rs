@@ -386,7 +386,8 @@ fn by_id(view: &View, id: CollectionId) -> Result<CollectionView<'_>, Failure> {
     view.collection_by_id(id).ok_or_else(|| Refusal::UnknownCollection(id.0).into())
 }
 
-fn unexpected(outcome: &Outcome) -> Failure {
+/// An outcome that the command cannot have.
+pub fn unexpected(outcome: &Outcome) -> Failure {
     Failure::new(Code::Internal, "unexpected_outcome", format!("the command ended in {outcome:?}; please report this"))
 }
 
