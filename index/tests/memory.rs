@@ -129,10 +129,8 @@ const FORMS: &[(&str, usize, Fill)] = &[
     ("counters of different things", 100, |table, key, n, _| {
         (0..100).for_each(|thing| table.line(key, &format!("PFADD # {thing}:{n}")));
     }),
-    ("limiters", 5, |table, key, n, _| {
-        let line = if n % 2 == 0 { "RL.BUCKET # 100 0.001 3" } else { "RL.WINDOW # 100 10000000 3" };
-        table.line(key, line);
-    }),
+    ("token buckets", 5, |table, key, _, _| table.line(key, "RL.BUCKET # 100 0.001 3")),
+    ("sliding windows", 5, |table, key, _, _| table.line(key, "RL.WINDOW # 100 10000000 3")),
 ];
 
 fn key_of(number: usize) -> Vec<u8> {
