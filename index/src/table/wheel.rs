@@ -10,14 +10,21 @@
 
 use std::collections::BTreeMap;
 
+use super::allocated;
+
 /// How long a step is, in powers of two of milliseconds.
 const STEP_BITS: u32 = 8;
+
+/// About what the tree takes for a step.
+const STEP_BYTES: usize = 64;
 
 /// Which keys have to be looked at when.
 #[derive(Debug, Default)]
 pub(super) struct Wheel {
     steps: BTreeMap<u64, Vec<u64>>,
     notes: usize,
+    /// What the hashes have allocated: of a step with many, up to twice what they take.
+    held: usize,
 }
 
 impl Wheel {
@@ -29,7 +36,10 @@ impl Wheel {
     /// Notes a key by its hash, and says for which step.
     pub fn note(&mut self, hash: u64, deadline: u64) -> u64 {
         let step = Wheel::step_of(deadline);
-        self.steps.entry(step).or_default().push(hash);
+        let hashes = self.steps.entry(step).or_default();
+        let before = allocated_by(hashes);
+        hashes.push(hash);
+        self.held += allocated_by(hashes) - before;
         self.notes += 1;
         step
     }
@@ -51,7 +61,7 @@ impl Wheel {
                 self.notes -= 1;
                 return Some((hash, step));
             }
-            first.remove();
+            self.held -= allocated_by(&first.remove());
         }
     }
 
@@ -67,8 +77,13 @@ impl Wheel {
 
     /// About what it takes in memory.
     pub fn bytes(&self) -> usize {
-        self.notes * 8 + self.steps.len() * 64
+        self.held + self.steps.len() * STEP_BYTES
     }
+}
+
+#[expect(clippy::ptr_arg, reason = "the capacity is what counts")]
+fn allocated_by(hashes: &Vec<u64>) -> usize {
+    allocated(hashes.capacity() * size_of::<u64>())
 }
 
 #[cfg(test)]
@@ -91,6 +106,6 @@ mod tests {
         }
         seen.sort_unstable();
         assert_eq!(seen, [5, 1_000, 1_001, 70_000, 999_999]);
-        assert_eq!((wheel.next(), wheel.notes), (None, 0));
+        assert_eq!((wheel.next(), wheel.notes, wheel.bytes()), (None, 0, 0));
     }
 }
