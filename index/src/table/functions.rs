@@ -24,6 +24,8 @@ use super::tape::Tape;
 
 /// The most bytes of all libraries together.
 pub const LIBRARIES_BYTES_MAX: usize = 4 << 20;
+/// The most libraries.
+const LIBRARIES_MAX: usize = 1_000;
 /// What loading a library may use.
 const LOAD_LIMITS: Limits = Limits { steps: 5_000_000, memory_bytes: 16 << 20, reply_bytes: 1 << 20 };
 /// Begins a library in a dump.
@@ -34,6 +36,8 @@ pub struct Library {
     name: Vec<u8>,
     script: Script,
     functions: Vec<Registered>,
+    /// What its source, and the names and descriptions of its functions take.
+    bytes: usize,
 }
 
 /// All libraries, by name.
@@ -90,14 +94,14 @@ impl Libraries {
         self.all.values().map(|library| library.script.source())
     }
 
-    /// What the sources take.
+    /// What they take.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     fn remove(&mut self, name: &[u8]) -> bool {
         let Some(library) = self.all.remove(name) else { return false };
-        self.bytes -= library.script.source().len();
+        self.bytes -= library.bytes;
         library.functions.iter().for_each(|function| {
             self.of.remove(&function.name);
         });
@@ -114,12 +118,15 @@ impl Libraries {
         if let Some(function) = library.functions.iter().find(|function| elsewhere(&function.name)) {
             return Err(format!("ERR Function {} already exists", text(&function.name)).into());
         }
-        let old = self.all.get(&library.name).map_or(0, |old| old.script.source().len());
-        if self.bytes - old + library.script.source().len() > LIBRARIES_BYTES_MAX {
+        let old = self.all.get(&library.name).map_or(0, |old| old.bytes);
+        if self.all.len() >= LIBRARIES_MAX && !self.all.contains_key(&library.name) {
+            return Err(format!("ERR there may be at most {LIBRARIES_MAX} libraries").into());
+        }
+        if self.bytes - old + library.bytes > LIBRARIES_BYTES_MAX {
             return Err(format!("ERR all libraries together may have at most {LIBRARIES_BYTES_MAX} bytes").into());
         }
         self.remove(&library.name);
-        self.bytes += library.script.source().len();
+        self.bytes += library.bytes;
         let functions = library.functions.iter().map(|function| (function.name.clone(), library.name.clone()));
         self.of.extend(functions);
         self.all.insert(library.name.clone(), library);
@@ -136,7 +143,8 @@ impl Scripts {
         if functions.is_empty() {
             return Err("ERR No functions registered".into());
         }
-        Ok(Library { name, script, functions })
+        let bytes = source.len() + functions.iter().map(Registered::bytes).sum::<usize>();
+        Ok(Library { name, script, functions, bytes })
     }
 
     /// Takes in a library that was written down.
@@ -297,11 +305,17 @@ impl Scripts {
     fn restore(&mut self, payload: &[u8], policy: Policy, out: &mut Tape) -> Result<(), Failure> {
         let content = rdb::unseal(payload).ok_or("ERR DUMP payload version or checksum are wrong")?;
         let mut reader = rdb::Reader::new(content);
-        let mut libraries = Vec::new();
+        // They are loaded before any is kept: all together within what one script may use.
+        let (mut libraries, mut bytes, mut steps) = (Vec::new(), 0, 0);
         while !reader.rest.is_empty() {
             let source = (reader.byte() == Some(DUMPED)).then(|| reader.string()).flatten();
             let source = source.ok_or("ERR failed loading functions: given type is not a function")?;
-            libraries.push(self.library(&source)?);
+            let library = self.library(&source)?;
+            (bytes, steps) = (bytes + library.bytes, steps + self.engine.used().steps);
+            if bytes > LIBRARIES_BYTES_MAX || steps > Limits::default().steps || libraries.len() >= LIBRARIES_MAX {
+                return Err("ERR the libraries of the dump are too many, too large, or take too long to load".into());
+            }
+            libraries.push(library);
         }
         let mut all = match policy {
             Policy::Flush => Libraries::default(),

@@ -120,6 +120,37 @@ fn nothing_is_left_over_from_a_call_and_errors_say_where() {
 }
 
 #[test]
+fn libraries_take_no_more_than_they_may() {
+    let mut trial = Trial::new();
+    // A short source that describes many functions at length.
+    let many = |name: &str| {
+        format!(
+            "#!lua name={name}\nlocal d = string.rep('d', 4096)\nfor i = 1, 900 do \
+             redis.register_function{{function_name='{name}' .. i, callback=function() end, description=d}} end"
+        )
+    };
+    assert_eq!(trial.call(&["FUNCTION", "LOAD", &many("a")]), "\"a\"");
+    assert!(trial.call(&["FUNCTION", "LOAD", &many("b")]).contains("at most 4194304 bytes"));
+    let long = format!("#!lua name=l\nredis.register_function(string.rep('f', 257), function() end)");
+    assert!(trial.call(&["FUNCTION", "LOAD", &long]).contains("Function names"), "a long name");
+    assert_eq!(trial.call(&["FUNCTION", "FLUSH"]), "OK");
+    // Each is loaded quickly enough, all of them together are not.
+    let slow = |number: usize| {
+        format!("#!lua name=l{number}\nfor i = 1, 600000 do end redis.register_function('f{number}', function() end)")
+    };
+    let mut payload = Vec::new();
+    for number in 0..200 {
+        payload.push(DUMPED);
+        rdb::put_string(&mut payload, slow(number).as_bytes());
+    }
+    rdb::seal(&mut payload, 12);
+    let mut out = Tape::new();
+    let restored = trial.scripts.function(&[b"FUNCTION", b"RESTORE", &payload], &mut out);
+    assert!(restored.unwrap_err().text().contains("take too long to load"));
+    assert_eq!(trial.scripts.bytes(), 0);
+}
+
+#[test]
 fn libraries_are_dumped_and_restored_and_survive_a_restart_with_scripts() {
     let mut trial = Trial::new();
     trial.call(&["FUNCTION", "LOAD", LIBRARY]);

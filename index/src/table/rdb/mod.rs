@@ -13,8 +13,9 @@
 //!
 //! Read are versions up to [`VERSION_MAX`]. Written is the lowest version that can hold the value.
 //!
-//! Always: what is read comes from outside, and takes no more than [`wire::EXPANDED_BYTES_MAX`] however it is compressed. What
-//! is damaged is refused as a whole.
+//! Always: what is read comes from outside, and takes no more than [`wire::EXPANDED_BYTES_MAX`] however it is compressed, and
+//! however many entries of a stream share their names; one node holds no more than a million strings. What is damaged is refused
+//! as a whole.
 
 mod packed;
 mod streams;

@@ -14,9 +14,15 @@ use crate::table::commands::{int_text, parse_int};
 
 type Strings<'p> = Vec<Cow<'p, [u8]>>;
 
+/// The most strings of one node: a string takes more once it is apart than it did, and no Redis packs nearly so many.
+const STRINGS_MAX: usize = 1 << 20;
 const END: u8 = 255;
 /// In the place of a length below 254: four bytes follow.
 const LONG: u8 = 254;
+
+fn add<'p>(strings: &mut Strings<'p>, string: Cow<'p, [u8]>) -> Option<()> {
+    (strings.len() < STRINGS_MAX).then(|| strings.push(string))
+}
 
 fn text<'p>(number: i64) -> Cow<'p, [u8]> {
     Cow::Owned(int_text(number))
@@ -65,7 +71,7 @@ pub fn listpack(bytes: &[u8]) -> Option<Strings<'_>> {
         if reader.bytes(back.len())? != back {
             return None;
         }
-        strings.push(string);
+        add(&mut strings, string)?;
     }
     let counted = count == u16::MAX || usize::from(count) == strings.len();
     (reader.rest.is_empty() && counted).then_some(strings)
@@ -175,7 +181,7 @@ pub fn ziplist(bytes: &[u8]) -> Option<Strings<'_>> {
             _ => {}
         }
         let first = reader.byte()?;
-        strings.push(match first {
+        let string = match first {
             0..=0x3f => Cow::Borrowed(reader.bytes(usize::from(first))?),
             0x40..=0x7f => {
                 let len = usize::from(first & 0x3f) << 8 | usize::from(reader.byte()?);
@@ -192,7 +198,8 @@ pub fn ziplist(bytes: &[u8]) -> Option<Strings<'_>> {
             0xfe => text(i8::from_le_bytes(reader.array()?).into()),
             0xf1..=0xfd => text(i64::from(first & 0x0f) - 1),
             _ => return None,
-        });
+        };
+        add(&mut strings, string)?;
     }
     let counted = count == u16::MAX || usize::from(count) == strings.len();
     (reader.rest.is_empty() && counted).then_some(strings)
@@ -213,11 +220,11 @@ pub fn zipmap(bytes: &[u8]) -> Option<Strings<'_>> {
             break;
         }
         let len = length(&mut reader, first)?;
-        strings.push(Cow::Borrowed(reader.bytes(len)?));
+        add(&mut strings, Cow::Borrowed(reader.bytes(len)?))?;
         let first = reader.byte().filter(|first| *first != END)?;
         let len = length(&mut reader, first)?;
         let unused = usize::from(reader.byte()?);
-        strings.push(Cow::Borrowed(reader.bytes(len)?));
+        add(&mut strings, Cow::Borrowed(reader.bytes(len)?))?;
         reader.bytes(unused)?;
     }
     reader.rest.is_empty().then_some(strings)
@@ -228,7 +235,7 @@ pub fn intset(bytes: &[u8]) -> Option<Strings<'_>> {
     let mut reader = Reader::new(bytes);
     let width = u32::from_le_bytes(reader.array()?) as usize;
     let count = u32::from_le_bytes(reader.array()?) as usize;
-    if !matches!(width, 2 | 4 | 8) || count.checked_mul(width)? != reader.rest.len() {
+    if !matches!(width, 2 | 4 | 8) || count > STRINGS_MAX || count.checked_mul(width)? != reader.rest.len() {
         return None;
     }
     let number = |bytes: &[u8]| match width {

@@ -8,7 +8,7 @@
 
 use super::packed::{self, Listpack};
 use super::values::types;
-use super::wire::{Reader, put_number, put_string};
+use super::wire::{EXPANDED_BYTES_MAX, Reader, put_number, put_string};
 use crate::table::commands::parse_int;
 use crate::table::objects::Stream;
 use crate::table::objects::stream::{Counts, Entry, Group, Handed, Id};
@@ -30,11 +30,11 @@ fn put_id(out: &mut Vec<u8>, id: Id) {
 }
 
 pub fn read(kind: u8, reader: &mut Reader<'_>) -> Option<Stream> {
-    let mut stream = Stream::default();
+    let (mut stream, mut room) = (Stream::default(), EXPANDED_BYTES_MAX);
     for _ in 0..reader.number()? {
         let key = reader.string()?;
         let base = Id::from_bytes((*key).try_into().ok()?);
-        read_node(&mut stream, base, &reader.string()?)?;
+        read_node(&mut stream, base, &reader.string()?, &mut room)?;
     }
     let length = reader.number()?;
     let last = id(reader)?;
@@ -55,7 +55,7 @@ pub fn read(kind: u8, reader: &mut Reader<'_>) -> Option<Stream> {
     Some(stream)
 }
 
-fn read_node(stream: &mut Stream, base: Id, node: &[u8]) -> Option<()> {
+fn read_node(stream: &mut Stream, base: Id, node: &[u8], room: &mut usize) -> Option<()> {
     let strings = packed::listpack(node)?;
     let mut strings = strings.iter();
     let mut next = || strings.next();
@@ -89,6 +89,8 @@ fn read_node(stream: &mut Stream, base: Id, node: &[u8]) -> Option<()> {
         (count(next()?)? == elements && !fields.is_empty()).then_some(())?;
         seen += 1;
         if flags & DELETED == 0 {
+            // A few bytes that share the node's names may stand for an entry as large as these.
+            *room = room.checked_sub(fields.iter().map(|field| field.len()).sum())?;
             stream.push(id, &fields).then_some(())?;
         }
     }

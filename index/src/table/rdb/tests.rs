@@ -185,6 +185,48 @@ fn every_value_comes_back_and_damage_is_refused_or_harmless() {
 }
 
 #[test]
+fn entries_of_a_stream_do_not_multiply_the_names_that_they_share() {
+    let dump = |entries: usize, name_bytes: usize| {
+        let mut node = packed::Listpack::new();
+        node.string(entries.to_string().as_bytes());
+        node.string(b"0");
+        node.string(b"1");
+        node.string(&vec![b'n'; name_bytes]);
+        node.string(b"0");
+        for number in 0..entries {
+            for text in ["2", "0", &(number + 1).to_string(), "v", "4"] {
+                node.string(text.as_bytes());
+            }
+        }
+        let mut payload = vec![values::types::STREAM];
+        wire::put_number(&mut payload, 1);
+        wire::put_string(&mut payload, &[0; 16]);
+        wire::put_string(&mut payload, &node.into_bytes());
+        for number in [entries as u64, 0, entries as u64, 0] {
+            wire::put_number(&mut payload, number);
+        }
+        seal(&mut payload, 9);
+        payload
+    };
+    for (entries, name_bytes, reply) in
+        [(1_000, 10, "OK"), (30, 1 << 20, "OK"), (1_000, 1 << 20, "(error) ERR Bad data format")]
+    {
+        let mut trial = Trial::new();
+        let payload = dump(entries, name_bytes);
+        assert_eq!(text(trial.call(&[b"RESTORE", b"k", b"0", &payload]).bytes()), reply, "{entries} x {name_bytes}");
+    }
+}
+
+#[test]
+fn a_node_with_too_many_strings_is_refused() {
+    let mut node = packed::Listpack::new();
+    for _ in 0..(1 << 20) + 1 {
+        node.string(b"1");
+    }
+    assert_eq!(packed::listpack(&node.into_bytes()), None);
+}
+
+#[test]
 fn what_is_compressed_does_not_grow_beyond_its_bound() {
     // A copy of the byte before, as long as one can be, again and again.
     let mut packed = vec![0, b'x'];

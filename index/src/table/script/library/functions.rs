@@ -8,7 +8,11 @@ use crate::table::script::lua::vm::{Args, Run, Throw, Vm};
 /// What registering one costs, in steps.
 const STEPS: u64 = 100;
 /// The most functions of a library.
-const FUNCTIONS_MAX: usize = 10_000;
+const FUNCTIONS_MAX: usize = 1_000;
+/// The longest name.
+const NAME_BYTES_MAX: usize = 256;
+/// What a function takes besides its name, in two places, and its description.
+const OVERHEAD: usize = 128;
 /// The longest description that is kept.
 const DESCRIPTION_BYTES_MAX: usize = 4096;
 
@@ -25,9 +29,16 @@ pub struct Registered {
     pub(in crate::table::script) callback: Value,
 }
 
+impl Registered {
+    /// What is kept of it.
+    pub fn bytes(&self) -> usize {
+        2 * self.name.len() + self.description.as_ref().map_or(0, Vec::len) + OVERHEAD
+    }
+}
+
 /// Whether a library or function may be called so.
 pub fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
 }
 
 pub(super) fn register(vm: &mut Vm<'_>, args: Args) -> Run<()> {
