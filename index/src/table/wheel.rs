@@ -81,7 +81,6 @@ impl Wheel {
     }
 }
 
-#[expect(clippy::ptr_arg, reason = "the capacity is what counts")]
 fn allocated_by(hashes: &Vec<u64>) -> usize {
     allocated(hashes.capacity() * size_of::<u64>())
 }
