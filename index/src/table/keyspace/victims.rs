@@ -36,7 +36,11 @@ impl Keyspace {
                 _ => self.worst_of_few(policy, chance),
             };
             let Some(hash) = hash else {
-                if policy != Policy::S3Fifo || std::mem::replace(&mut requeued, true) {
+                if policy != Policy::S3Fifo {
+                    // There may be some elsewhere.
+                    continue;
+                }
+                if std::mem::replace(&mut requeued, true) {
                     break;
                 }
                 self.requeue();
@@ -76,17 +80,21 @@ impl Keyspace {
 
     /// The worst of a few keys drawn by chance.
     fn worst_of_few(&self, policy: Policy, chance: &mut Chance) -> Option<u64> {
-        const FEW: usize = 16;
-        let mut drawn = (0..FEW).map(|_| (chance.below(STRIPES), chance.next_u64()));
-        let drawn = drawn.by_ref().filter_map(|(stripe, rank)| {
-            let stripe = &self.stripes[stripe];
-            let entry = stripe.iter().nth(rank as usize % stripe.len().max(1))?;
-            let times = entry.times();
-            if policy.is_volatile() && times.deadline == 0 {
-                return None;
-            }
+        const SPOTS: usize = 2;
+        const FEW_AT_EACH: usize = 8;
+        // Where few keys have deadlines, it is looked for them so far.
+        const LOOKED_AT_MAX: usize = 4_096;
+        let spots: [(usize, u64); SPOTS] = std::array::from_fn(|_| (chance.below(STRIPES), chance.next_u64()));
+        // Keys lie by their hashes: those beside each other are as good as drawn one by one.
+        let drawn = spots.into_iter().flat_map(|(first, rank)| {
+            let stripes = (0..STRIPES).map(move |number| &self.stripes[(first + number) % STRIPES]);
+            let rank = rank as usize % self.stripes[first].len().max(1);
+            let near = stripes.flat_map(HashTable::iter).skip(rank).take(LOOKED_AT_MAX);
+            near.filter(move |entry| !policy.is_volatile() || entry.times().deadline != 0).take(FEW_AT_EACH)
+        });
+        let worths = drawn.map(|entry| {
             let worth = match policy {
-                Policy::VolatileTtl => times.deadline,
+                Policy::VolatileTtl => entry.times().deadline,
                 Policy::Random | Policy::VolatileRandom => 0,
                 Policy::Lfu | Policy::VolatileLfu => u64::from(entry.heat()),
                 // What was used lately is warm, and cools down each time it is looked at.
@@ -96,8 +104,33 @@ impl Keyspace {
                     u64::from(heat) << 56 | entry.version() >> 8
                 }
             };
-            Some((worth, self.hash(entry.key())))
+            (worth, self.hash(entry.key()))
         });
-        drawn.min().map(|(_, hash)| hash)
+        worths.min().map(|(_, hash)| hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::At;
+
+    #[test]
+    fn the_few_that_have_deadlines_are_found_among_many() {
+        for policy in [Policy::VolatileTtl, Policy::VolatileRandom, Policy::VolatileLfu] {
+            let (mut keyspace, at) = (Keyspace::new(7), At { version: 1, now: 1 });
+            for number in 0..20_000u32 {
+                let deadline = if number % 1_000 == 0 { 1_000_000 } else { 0 };
+                keyspace.set_string(format!("key:{number}").as_bytes(), b"value", deadline, at);
+            }
+            let mut chance = Chance::new(1);
+            for _ in 0..50 {
+                for key in keyspace.victims(1, policy, 1_024, &mut chance) {
+                    assert_ne!(keyspace.deadline(&key, 1), Some(0), "one without a deadline");
+                    keyspace.remove(&key, at);
+                }
+            }
+            assert_eq!((keyspace.timed(), keyspace.len()), (0, 19_980));
+        }
     }
 }
