@@ -71,6 +71,15 @@ pub struct Wanted<'c> {
     pub channels: (&'c [&'c [u8]], bool),
 }
 
+/// Patterns by which SORT reads keys that are in nobody's list: whatever the elements say.
+fn others_sorted_by<'a>(spec: &Spec, args: &'a [&'a [u8]]) -> impl Iterator<Item = &'a [u8]> {
+    let sorts = matches!(spec.name, "sort" | "sort_ro");
+    let options = if sorts { args.get(2..).unwrap_or_default() } else { &[] };
+    let names = |word: &[u8]| word.eq_ignore_ascii_case(b"by") || word.eq_ignore_ascii_case(b"get");
+    let patterns = options.windows(2).filter(move |pair| names(pair[0])).map(|pair| pair[1]);
+    patterns.filter(|pattern| pattern.contains(&b'*'))
+}
+
 /// Why a call is refused; what came nearest to being allowed is the greatest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Denied {
@@ -219,6 +228,10 @@ impl Rules {
         self.keys.iter().any(fits)
     }
 
+    fn may_read_all(&self) -> bool {
+        self.keys.iter().any(|(pattern, reads, _)| *reads && pattern == b"*")
+    }
+
     fn may_hear(&self, channel: &[u8], is_pattern: bool) -> bool {
         self.channels
             .iter()
@@ -235,6 +248,9 @@ impl Rules {
             if !self.may_use(key, needs(spec, place)) {
                 return Err(Denied::Key(key.to_vec()));
             }
+        }
+        if let Some(pattern) = others_sorted_by(spec, args).find(|_| !self.may_read_all()) {
+            return Err(Denied::Key(pattern.to_vec()));
         }
         match channels.iter().find(|channel| !self.may_hear(channel, *is_pattern)) {
             Some(channel) => Err(Denied::Channel(channel.to_vec())),
@@ -669,6 +685,10 @@ mod tests {
             ("get w:1", key("w:1")),
             ("lmove b:1 w:1 left left", key("b:1")),
             ("copy b:1 w:1", Ok(())),
+            ("sort a:1 by nosort get #", Ok(())),
+            ("sort a:1 by w_*", key("w_*")),
+            ("sort a:1 limit 0 1 get # get secret:*->f", key("secret:*->f")),
+            ("sort_ro a:1 GET secret:*", key("secret:*")),
             ("publish c m", Ok(())),
             ("publish d m", Err(Denied::Channel(b"d".to_vec()))),
         ] {
