@@ -90,14 +90,16 @@ pub struct Command {
     pub way: Way,
     /// Which one of all it is, for what is counted.
     pub number: u16,
+    /// Whether its calls may go to the log together with those of other clients.
+    pub light: bool,
     /// Its parts, each with arguments of its own.
     pub parts: &'static [Part],
 }
 
 /// Whether it writes about as much as it brings along, and answers little: then it may go to the log together with what other
-/// clients call, because several of them never reach what bounds a command of the log: 64 MiB of replies, and of growth beside
-/// what was brought along.
-pub fn is_light(spec: &Spec) -> bool {
+/// clients call (unless it is SET with GET), because several of them never reach what bounds a command of the log: 64 MiB of
+/// replies, and of growth beside what was brought along.
+fn is_light(spec: &Spec) -> bool {
     matches!(
         spec.name,
         "set"
@@ -273,7 +275,8 @@ impl Names {
             }
             place = (place + 1) % PLACES;
         }
-        self.places[place] = Some(Command { spec, way, number: self.count, parts: facts::parts(spec.name) });
+        self.places[place] =
+            Some(Command { spec, way, number: self.count, light: is_light(spec), parts: facts::parts(spec.name) });
         self.count += 1;
     }
 

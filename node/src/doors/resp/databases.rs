@@ -282,7 +282,8 @@ impl Door {
         let at = &self.figures.full[usize::from(database)];
         let now = self.started.elapsed().as_millis() as u64 + 2 * FULL_FOR;
         let known = at.load(Ordering::Relaxed);
-        if now - (known >> 1) < FULL_FOR {
+        // Another thread may have looked a moment later.
+        if now.saturating_sub(known >> 1) < FULL_FOR {
             return known & 1 == 1;
         }
         let full = self.has_no_room(database);

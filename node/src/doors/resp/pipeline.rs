@@ -14,7 +14,6 @@ use loci_index::table::call::Packed;
 use loci_index::table::commands::{Run, Spec, int_text};
 use loci_index::table::tape::{Item, Items};
 
-use super::commands;
 use super::databases::{Calls, origin_of};
 use super::lanes::Fate;
 use super::session::Session;
@@ -58,6 +57,11 @@ impl Pending {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.answers.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.answers.len()
     }
 
     /// The place of a database among those that are named.
@@ -138,7 +142,7 @@ impl Session {
             self.script = Some(slow::shown(args));
         }
         let answer = if self.is_silent() { Answer::None } else { answer };
-        self.pending.heavy |= !commands::is_light(spec);
+        self.pending.heavy |= !self.is_light(spec, args);
         self.pending.push(self.database, args.iter().copied(), answer);
         self.pending.numbers.push(self.number());
     }

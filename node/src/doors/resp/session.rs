@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, Run, WRITE};
+use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, Run, Spec, WRITE};
 use loci_index::table::execute::Moment;
 use loci_index::table::tape::Tape;
 use loci_index::table::{execute, glob};
@@ -226,7 +226,8 @@ impl Session {
                 self.tally.called(command.number);
             }
             let fast = command.spec.is(FAST);
-            if !fast || self.door.slow.is_eager() {
+            // What goes to the log is only put aside here; a clock for that would cost more than it.
+            if self.door.slow.is_eager() || (!fast && command.way != Way::Write) {
                 let now = Instant::now();
                 let took = self.measured.replace(now).map_or(Duration::ZERO, |since| now - since);
                 if !matches!(command.way, Way::Door(Do::Auth | Do::Hello | Do::Exec)) {
@@ -236,6 +237,13 @@ impl Session {
             }
         }
         self.note_error(command.filter(|_| !refused).map(|command| command.number));
+    }
+
+    /// Whether a call of this request may go to the log together with those of other clients.
+    pub fn is_light(&self, spec: &Spec, args: &[&[u8]]) -> bool {
+        let light = self.current.0.is_some_and(|command| command.light && std::ptr::eq(command.spec, spec));
+        // SET may answer what was there before.
+        light && (args.len() <= 3 || !args[3..].iter().any(|arg| arg.eq_ignore_ascii_case(b"get")))
     }
 
     /// Which command this request is.

@@ -81,7 +81,8 @@ struct One {
 pub struct Tally {
     /// The last is the one that was called last.
     counts: Vec<One>,
-    errors: Vec<Box<str>>,
+    /// By their first words.
+    errors: Vec<(Box<str>, u64)>,
     error_replies: u64,
     since: Option<Instant>,
 }
@@ -121,8 +122,11 @@ impl Tally {
         self.error_replies += 1;
         let code = reply.get(1..).unwrap_or_default();
         let end = code.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').unwrap_or(code.len());
-        if self.errors.len() < ERRORS_MAX {
-            self.errors.push(String::from_utf8_lossy(&code[..end.min(64)]).into());
+        let code = String::from_utf8_lossy(&code[..end.min(64)]);
+        if let Some((_, count)) = self.errors.iter_mut().find(|(known, _)| **known == *code) {
+            *count += 1;
+        } else if self.errors.len() < ERRORS_MAX {
+            self.errors.push((code.into(), 1));
         }
     }
 }
@@ -152,9 +156,9 @@ impl Stats {
         if tally.error_replies > 0 {
             self.error_replies.fetch_add(std::mem::take(&mut tally.error_replies), Ordering::Relaxed);
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-            for error in tally.errors.drain(..) {
+            for (error, count) in tally.errors.drain(..) {
                 if errors.len() < ERRORS_MAX || errors.contains_key(&error) {
-                    *errors.entry(error).or_insert(0) += 1;
+                    *errors.entry(error).or_insert(0) += count;
                 }
             }
         }
@@ -230,6 +234,9 @@ mod tests {
         assert_eq!(get.histogram(), [(128, 3)]);
         assert_eq!((stats.calls(), stats.error_replies()), (4, 1));
         assert_eq!(stats.errors(), [("WRONGTYPE".into(), 1)]);
+        (0..1_000).for_each(|_| tally.failed(None, b"-WRONGTYPE Operation against\r\n"));
+        stats.take_in(&mut tally, since, &metrics);
+        assert_eq!((stats.error_replies(), stats.errors()), (1_001, vec![("WRONGTYPE".into(), 1_001)]));
         let used: Vec<_> = stats.used().into_iter().map(|(name, _)| name).collect();
         assert_eq!(used, ["config", "get", "set"]);
         stats.reset();

@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 
 use loci_index::command::Watched;
+use loci_index::record::Position;
 use loci_index::table::tape::Items;
 
 use super::commands::{Command, Do, Way};
@@ -19,7 +20,10 @@ use super::session::{Next, Session};
 
 /// The most bytes that a transaction gathers, and the most calls.
 const GATHERED_BYTES_MAX: usize = 32 << 20;
-const GATHERED_CALLS_MAX: usize = 1 << 20;
+const GATHERED_CALLS_MAX: usize = 1 << 15;
+/// FLUSHALL is a call for each database. All of them must have versions of their own in the entry that they are in.
+const CALLS_MAX: usize = Position::COMMANDS_MAX - 1;
+const _: () = assert!(GATHERED_CALLS_MAX < CALLS_MAX);
 /// The most keys that a client watches.
 const WATCHED_MAX: usize = 1 << 16;
 
@@ -178,6 +182,9 @@ impl Session {
                 }
             }
             steps.push(self.step(&mut pending, &mut database, &there, command, args));
+        }
+        if pending.len() > CALLS_MAX {
+            return self.out.error("EXECABORT Transaction discarded because it is larger than may be.");
         }
         let conditions: Vec<Watched> = watched
             .into_iter()
