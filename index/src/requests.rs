@@ -4,6 +4,9 @@
 //! of room, are counted. The table is part of the store's state: it changes only with applied entries, alike on every
 //! member, and it is in every checkpoint.
 //!
+//! Replies to commands on typed values may be as large as the whole budget. Of larger ones than a few MiB only that they were
+//! is kept: a repetition is not carried out again, and is told so in place of each reply.
+//!
 //! ```text
 //!   chunks of 256, shared with a checkpoint that is being written      open chunk
 //!   [ ..leaving | 17 18 ... ][ ... ][ ... ]                            [ ... 1023 ]
@@ -18,11 +21,18 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::command::Outcome;
 use crate::framed::{self, FramedError, Kind};
+use crate::table::tape::{Items, Tape};
 
 /// How long an outcome is kept, in milliseconds of the log's clock.
 pub const REQUEST_AGE_MAX_MILLIS: u64 = 24 * 60 * 60 * 1000;
 /// The most bytes that all kept outcomes take.
 pub const REQUEST_BYTES_MAX: usize = 32 << 20;
+
+/// Replies of more bytes are not kept.
+pub const REPLIES_BYTES_MAX: usize = 4 << 20;
+/// What a repetition gets in place of each reply that was not kept.
+const REPLY_NOT_KEPT: &str =
+    "DONE this was carried out before, and its replies were too large to be kept: read what it did";
 
 const CHUNK: usize = 256;
 const FILE: Kind = Kind { magic: b"lociasks", version: 1, bytes_max: 256 << 20 };
@@ -40,6 +50,20 @@ pub(crate) struct Answered {
 }
 
 impl Answered {
+    /// What is kept of an outcome.
+    pub fn kept(outcome: &Outcome) -> Outcome {
+        match outcome {
+            Outcome::Executed(Some(replies)) if replies.len() > REPLIES_BYTES_MAX => {
+                let (mut items, mut short) = (Items::new(replies), Tape::new());
+                while items.whole().is_some() {
+                    short.error(REPLY_NOT_KEPT);
+                }
+                Outcome::Executed(Some(short.into_bytes()))
+            }
+            outcome => outcome.clone(),
+        }
+    }
+
     /// From what is in it alone, so that every member counts the same.
     fn bytes(&self) -> usize {
         let outcome = match &self.outcome {
@@ -228,6 +252,7 @@ mod tests {
     use super::*;
     use crate::command::{Found, Refusal};
     use crate::framed::tests::check_damage;
+    use crate::table::tape::Item;
 
     fn answered(number: u64) -> Answered {
         Answered {
@@ -307,6 +332,26 @@ mod tests {
         }
         let hex: String = requests.picture().encode().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, include_str!("../golden/requests-1.hex").trim());
+    }
+
+    #[test]
+    fn of_large_replies_only_that_they_were_is_kept() {
+        let executed = |each: usize| {
+            let mut tape = Tape::new();
+            for _ in 0..3 {
+                tape.array(2);
+                tape.int(1);
+                tape.bulk(&vec![0; each]);
+            }
+            Outcome::Executed(Some(tape.into_bytes()))
+        };
+        let small = executed(REPLIES_BYTES_MAX / 3 - 100);
+        assert_eq!(Answered::kept(&small), small);
+        let Outcome::Executed(Some(kept)) = Answered::kept(&executed(REPLIES_BYTES_MAX / 3)) else { panic!() };
+        let items: Vec<_> = Items::new(&kept).collect();
+        assert_eq!(items, [Item::Error(REPLY_NOT_KEPT.as_bytes()); 3]);
+        // So others have room beside each.
+        assert!(REPLIES_BYTES_MAX * 8 <= REQUEST_BYTES_MAX && kept.len() < 1_000);
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Store {
             request_id: request_id.to_vec(),
             fingerprint,
             clock: self.clock,
-            outcome: outcome.clone(),
+            outcome: Answered::kept(&outcome),
         });
         outcome
     }
@@ -228,22 +228,18 @@ impl Store {
     fn check_condition(&self, number: u32, condition: &ArchivedCondition) -> Result<(), Refusal> {
         let id = condition.collection.to_native();
         let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
-        match condition.expect {
+        let found = self.collections[place].find(&condition.key).filter(|old| self.is_live(old));
+        let found = found.map_or(Found::Absent, |old| Found::Version(old.version));
+        let holds = match &condition.expect {
             ArchivedExpect::Lease(given) => {
                 return self.check_lease(number, place, &condition.key, given.to_native());
             }
             ArchivedExpect::Value(expected) => {
                 return self.check_value(number, place, &condition.key, expected.to_native());
             }
-            ArchivedExpect::Absent | ArchivedExpect::Present | ArchivedExpect::Version(_) => {}
-        }
-        let found = self.collections[place].find(&condition.key).filter(|old| self.is_live(old));
-        let found = found.map_or(Found::Absent, |old| Found::Version(old.version));
-        let holds = match condition.expect {
             ArchivedExpect::Absent => found == Found::Absent,
             ArchivedExpect::Present => found != Found::Absent,
             ArchivedExpect::Version(version) => found == Found::Version(version.to_native()),
-            ArchivedExpect::Lease(_) | ArchivedExpect::Value(_) => false,
         };
         if holds { Ok(()) } else { Err(Refusal::ConditionFailed { number, key: condition.key.to_vec(), found }) }
     }

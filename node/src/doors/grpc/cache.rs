@@ -234,7 +234,7 @@ impl Calls {
         for ((home, share), written) in homes.iter().zip(shares.values()).zip(written) {
             let (tape, index) = written.map_err(|failure| asking.blame(failure))?;
             tokens.push((home.cluster.shard().id(), index));
-            replies.take(share, &tape)?;
+            replies.take(share, &tape, done_but_too_large)?;
         }
         Ok(v1::ExecuteReply { replies: replies.after(asking.conditions)?, token: home::token(tokens), lag_millis: 0 })
     }
@@ -312,7 +312,7 @@ fn read(reading: &Reading, asking: &Asking) -> Result<Vec<v1::CacheReply>, Failu
             // Others may write in between.
             share.iter().try_for_each(|number| table.read(|keyspace| one(keyspace, *number)))?;
         }
-        replies.take(share, tape.bytes())?;
+        replies.take(share, tape.bytes(), too_large_reply)?;
     }
     replies.after(asking.conditions)
 }
@@ -340,10 +340,10 @@ impl Replies {
     }
 
     /// Takes in the replies of one shard.
-    fn take(&mut self, share: &[usize], tape: &[u8]) -> Result<(), Failure> {
+    fn take(&mut self, share: &[usize], tape: &[u8], too_large: fn() -> Failure) -> Result<(), Failure> {
         self.bytes += tape.len();
         if self.bytes > REPLY_BYTES_MAX {
-            return Err(too_large_reply());
+            return Err(too_large());
         }
         let mut items = Items::new(tape);
         for number in share {
@@ -361,6 +361,12 @@ impl Replies {
     fn after(self, first: usize) -> Result<Vec<v1::CacheReply>, Failure> {
         self.replies.into_iter().skip(first).map(|reply| reply.ok_or_else(damaged)).collect()
     }
+}
+
+/// Of commands that write: not to be tried again as if nothing had happened.
+fn done_but_too_large() -> Failure {
+    let message = "the commands were carried out, but their replies are larger than a message may be: read what they did in parts";
+    Failure::new(Code::OutOfRange, "done_reply_too_large", message)
 }
 
 fn damaged() -> Failure {
@@ -452,7 +458,7 @@ mod tests {
         tape.bulk(b"k");
         tape.null();
         let mut replies = Replies::new(2);
-        replies.take(&[1, 0], tape.bytes()).expect("they are replies");
+        replies.take(&[1, 0], tape.bytes(), too_large_reply).expect("they are replies");
         let found = replies.after(0).expect("both are there");
         let of = |kind| v1::CacheReply { kind };
         let bytes = |text: &'static [u8]| of(Some(Kind::Bytes(text.into())));
@@ -462,11 +468,11 @@ mod tests {
             [of(Some(Kind::Map(many(vec![bytes(b"k"), of(None)])))), of(Some(Kind::Array(many(vec![pair]))))];
         assert_eq!(found, expected);
         for len in 0..tape.len() {
-            assert!(Replies::new(2).take(&[0, 1], &tape.bytes()[..len]).is_err());
+            assert!(Replies::new(2).take(&[0, 1], &tape.bytes()[..len], too_large_reply).is_err());
         }
         let mut deep = Tape::new();
         (0..100).for_each(|_| deep.array(1));
         deep.int(1);
-        assert!(Replies::new(1).take(&[0], deep.bytes()).is_err());
+        assert!(Replies::new(1).take(&[0], deep.bytes(), too_large_reply).is_err());
     }
 }
