@@ -104,7 +104,7 @@ impl Entry {
         self
     }
 
-    /// Under this key, rather than one that partition and embedding give.
+    /// Under this key within its partition, rather than one that partition and embedding give.
     pub fn with_key(mut self, key: impl Into<Bytes>) -> Entry {
         self.key = key.into();
         self

@@ -127,7 +127,10 @@ async fn share_found(cache: &SemanticCache, asked: &[Asked]) -> Result<f64, Erro
     for one in asked {
         if let Answer::Hit(hit) = cache.get(&one.partition, one.vector.clone()).await? {
             // Another may be as near: two entries of the set can have the same embedding.
-            found += usize::from(one.key.as_ref().is_some_and(|key| hit.key == key.as_bytes()) || hit.distance < 0.03);
+            found += usize::from(
+                one.key.as_ref().is_some_and(|key| hit.key.ends_with(format!("/{key}").as_bytes()))
+                    || hit.distance < 0.03,
+            );
         }
     }
     Ok(found as f64 / asked.len().max(1) as f64)

@@ -113,6 +113,12 @@ fn key_of(partition: &str, embedding: &v1::Embedding) -> Bytes {
     hasher.finalize().to_hex()[..32].to_owned().into()
 }
 
+/// The key of an entry that was given one: no other partition's, whatever is given there.
+fn key_in(partition: &str, key: &[u8]) -> Bytes {
+    let hash = blake3::hash(partition.as_bytes()).to_hex();
+    [&hash.as_bytes()[..32], b"/", key].concat().into()
+}
+
 impl Calls {
     async fn semantic_put(
         &self,
@@ -125,7 +131,7 @@ impl Calls {
         check_tags(&tags, 0)?;
         let partition = text_of(&pairs);
         let embedding = embedding.ok_or_else(no_embedding)?;
-        let key = if key.is_empty() { key_of(&partition, &embedding) } else { key };
+        let key = if key.is_empty() { key_of(&partition, &embedding) } else { key_in(&partition, &key) };
         let scope = pairs.into_iter().map(|(name, value)| (name, text(value))).collect();
         let tags = v1::ListValue { values: tags.into_iter().map(text).collect() };
         let mut attributes = HashMap::from([
@@ -330,5 +336,13 @@ mod tests {
         assert_ne!(key_of("p", &embedding(1.0)), key_of("q", &embedding(1.0)));
         assert_ne!(key_of("p", &embedding(1.0)), key_of("p", &embedding(3.0)));
         assert_eq!(key_of("p", &embedding(1.0)).len(), 32);
+    }
+
+    #[test]
+    fn the_same_key_in_two_partitions_is_two() {
+        assert_ne!(key_in("p", b"k"), key_in("q", b"k"));
+        assert_eq!(key_in("p", b"k"), key_in("p", b"k"));
+        assert!(key_in("p", b"k").ends_with(b"/k"));
+        assert_eq!(key_in("", b"").len(), 33);
     }
 }
