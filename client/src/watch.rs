@@ -248,14 +248,15 @@ impl Watch {
 
     fn take(&mut self, reply: v1::WatchReply) -> Result<(), Error> {
         let v1::WatchReply { events, token, shard } = reply;
+        let last = self.last.get(&shard).copied();
+        // Told before the stream broke, and told again because its entry had not ended.
+        let events = events.into_iter().filter(|event| last.is_none_or(|last| last < (event.index, event.number)));
+        let events: Result<Vec<_>, _> = events.map(|event| WatchEvent::from_wire(shard, event)).collect();
+        // What cannot be read is asked for again, with all that came with it, so that nothing is passed over.
+        let events = events.inspect_err(|_| self.stream = None)?;
         for event in events {
-            let at = (event.index, event.number);
-            // Told before the stream broke, and told again because its entry had not ended.
-            if self.last.get(&shard).is_some_and(|last| *last >= at) {
-                continue;
-            }
-            self.ready.push_back(WatchEvent::from_wire(shard, event)?);
-            self.last.insert(shard, at);
+            self.last.insert(shard, (event.index, event.number));
+            self.ready.push_back(event);
         }
         self.place.join(&Token::from_wire(token));
         if self.ready.is_empty() {
@@ -362,5 +363,20 @@ mod tests {
         }
         assert_eq!(returned, [(7, 0), (7, 1), (7, 2), (7, 3), (7, 4), (8, 0)]);
         assert_eq!(watch.token().parts().collect::<Vec<_>>(), [(3, 8)]);
+    }
+
+    #[tokio::test]
+    async fn of_a_reply_that_cannot_be_read_nothing_is_taken() {
+        let client = Client::builder().connect_lazy().unwrap();
+        let mut watch = client.watch("default");
+        watch.take(reply(7, 0..1, 7)).unwrap();
+        let mut unreadable = reply(8, 0..3, 8);
+        unreadable.events[1].kind = 99;
+        for _ in 0..2 {
+            assert!(watch.take(unreadable.clone()).is_err());
+            assert_eq!((watch.ready.len(), watch.place.parts().collect::<Vec<_>>()), (1, vec![(3, 7)]));
+        }
+        watch.take(reply(8, 0..3, 8)).unwrap();
+        assert_eq!(watch.ready.len(), 4);
     }
 }

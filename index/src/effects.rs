@@ -14,8 +14,6 @@
 
 use crate::record::{CollectionId, Position};
 
-/// What an entry takes besides its effects.
-pub const ENTRY_HEADER_BYTES: usize = 24;
 /// One command may have very many effects; room for more than this is given back.
 const FATES_BYTES_KEPT: usize = 1 << 20;
 /// Beside the fate: the key is that of a typed value.
@@ -81,7 +79,7 @@ impl Effects {
         self.count = 0;
         self.bytes.clear();
         // One entry may have had very many.
-        self.bytes.shrink_to(1 << 20);
+        self.bytes.shrink_to(FATES_BYTES_KEPT);
     }
 
     /// One more.
@@ -103,11 +101,6 @@ impl Effects {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.count == 0
-    }
-
-    /// What [`Effects::encode`] adds, in bytes.
-    pub fn encoded_bytes(&self) -> usize {
-        ENTRY_HEADER_BYTES + self.bytes.len()
     }
 
     /// Adds the entry at `index` with its effects to these bytes.
@@ -148,11 +141,6 @@ impl<'a> EntryEffects<'a> {
             return Err(NoEffects);
         }
         Ok(EntryEffects { index, clock, count, bytes: slice(bytes, length as usize)? })
-    }
-
-    /// What it takes in bytes.
-    pub fn encoded_bytes(&self) -> usize {
-        ENTRY_HEADER_BYTES + self.bytes.len()
     }
 
     /// Its effects, in order. They end early where the bytes are no effects.
@@ -256,7 +244,7 @@ mod tests {
             }
             let before = bytes.len();
             effects.encode(index, 1_000 + index, &mut bytes);
-            assert_eq!(bytes.len() - before, effects.encoded_bytes());
+            assert_eq!(bytes.len() - before, 24 + effects.bytes.len());
         }
         bytes
     }

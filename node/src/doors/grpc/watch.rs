@@ -188,10 +188,14 @@ impl Calls {
         }
         let shards = shards.unwrap_or_default();
         let parts = || from.iter().flat_map(|token| [token].into_iter().chain(&token.others));
-        if let Some(token) = &from
-            && !parts().any(|part| shards.contains(&part.shard))
-        {
-            let message = format!("the token is of shard {}, what is watched is in shards {shards:?}", token.shard);
+        let missing: Vec<u32> =
+            shards.iter().copied().filter(|shard| !parts().any(|part| part.shard == *shard)).collect();
+        if from.is_some() && !missing.is_empty() {
+            let named: Vec<u32> = parts().map(|part| part.shard).collect();
+            let message = format!(
+                "what is watched is in shards {shards:?}, and the token says where to begin in {named:?} only: give the places of \
+                 all of them, as a read of the whole collection or a watch has them"
+            );
             return Err(Failure::invalid("foreign_token", message));
         }
         let starts = shards.iter().map(|&id| {
@@ -256,19 +260,28 @@ impl Teller {
             if !self.pending.events.is_empty() {
                 self.flush().await?;
             }
+            // Whoever is far behind never waits, and others want to be told too.
+            if Instant::now() >= self.next_look() {
+                self.look().await?;
+            }
+            tokio::task::yield_now().await;
         }
     }
 
     /// Until there is more.
     async fn wait(&mut self) -> Result<(), End> {
-        let (_, at) = self.sent;
-        let look = self.looked.max(at) + PROGRESS_EVERY;
+        let look = self.next_look();
         tokio::select! {
             changed = self.applied.changed() => changed.map_err(|_| stopping())?,
             () = sleep_until(look.into()) => {}
         }
         // What is not watched may be written all the time.
         if Instant::now() >= look { self.look().await } else { Ok(()) }
+    }
+
+    fn next_look(&self) -> Instant {
+        let (_, at) = self.sent;
+        self.looked.max(at) + PROGRESS_EVERY
     }
 
     /// Whether this is still the place to watch. Says how far the log has come, if nothing was told lately.
@@ -352,7 +365,9 @@ impl Teller {
         });
         let name = name.clone();
         // It may have been looked up before it was known to be dropped, or because of that.
-        if view.collection_by_id(effect.collection).is_none() && effect.fate != Fate::Dropped && name.is_none() {
+        // One that is dropped is not heard of again.
+        let unknown = name.is_none() && view.collection_by_id(effect.collection).is_none();
+        if unknown || effect.fate == Fate::Dropped {
             self.names.remove(&effect.collection);
         }
         name

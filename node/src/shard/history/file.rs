@@ -36,8 +36,8 @@ pub struct Saved {
     pub body: Vec<u8>,
 }
 
-fn encode(saved: &Saved) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + saved.body.len());
+fn header(saved: &Saved) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
@@ -47,12 +47,11 @@ fn encode(saved: &Saved) -> Vec<u8> {
     bytes.extend_from_slice(&crc32fast::hash(&saved.body).to_le_bytes());
     let header_crc = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&header_crc.to_le_bytes());
-    bytes.extend_from_slice(&saved.body);
     bytes
 }
 
 /// What is in a file, if it is one of this version and whole.
-fn decode(bytes: &[u8]) -> Option<Saved> {
+fn decode(mut bytes: Vec<u8>) -> Option<Saved> {
     let (header, body) = bytes.split_at_checked(HEADER_BYTES)?;
     let number = |at: usize| Some(u64::from_le_bytes(header.get(at..at + 8)?.try_into().ok()?));
     let crc = |at: usize| Some(u32::from_le_bytes(header.get(at..at + 4)?.try_into().ok()?));
@@ -71,7 +70,8 @@ fn decode(bytes: &[u8]) -> Option<Saved> {
         }
         before = entry.index;
     }
-    Some(Saved { since, last, body: body.to_vec() })
+    bytes.drain(..HEADER_BYTES);
+    Some(Saved { since, last, body: bytes })
 }
 
 fn path(folder: &Path, last: u64) -> PathBuf {
@@ -94,11 +94,14 @@ fn list(folder: &Path) -> Vec<(u64, u64)> {
 
 /// Writes a file, and removes those that are older than so many bytes or files, or begin where this does.
 pub fn write(folder: &Path, saved: &Saved, bytes_max: u64) -> io::Result<()> {
-    let temporary = folder.join(format!("history.new-{:016x}", saved.last));
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(&encode(saved))?;
-    drop(file);
-    fs::rename(&temporary, path(folder, saved.last))?;
+    // One at a time, and always the same name: what a crash left is written over.
+    let temporary = folder.join("history.new");
+    let written = write_whole(&temporary, saved).and_then(|()| fs::rename(&temporary, path(folder, saved.last)));
+    if let Err(error) = written {
+        // It may be for want of room that it could not be written.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
     let mut bytes = 0;
     for (number, (last, size)) in list(folder).into_iter().enumerate() {
         bytes += size;
@@ -110,12 +113,18 @@ pub fn write(folder: &Path, saved: &Saved, bytes_max: u64) -> io::Result<()> {
     Ok(())
 }
 
+fn write_whole(path: &Path, saved: &Saved) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(&header(saved))?;
+    file.write_all(&saved.body)
+}
+
 /// What the files have of the entries up to this one without a gap, the oldest first. Files that are of no use are removed.
 pub fn read(folder: &Path, applied: u64, bytes_max: u64) -> Vec<Saved> {
     let (mut wanted, mut found) = (applied, Vec::new());
     for (last, size) in list(folder) {
         let is_next = last == wanted && size <= bytes_max;
-        let saved = if is_next { fs::read(path(folder, last)).ok().and_then(|bytes| decode(&bytes)) } else { None };
+        let saved = if is_next { fs::read(path(folder, last)).ok().and_then(decode) } else { None };
         match saved.filter(|saved| saved.last == last && saved.since < last) {
             Some(saved) => {
                 wanted = saved.since;
@@ -135,6 +144,10 @@ mod tests {
     use loci_index::record::{CollectionId, Position};
 
     use super::*;
+
+    fn encode(saved: &Saved) -> Vec<u8> {
+        [header(saved), saved.body.clone()].concat()
+    }
 
     fn saved(since: u64, last: u64) -> Saved {
         let mut body = Vec::new();
@@ -158,18 +171,18 @@ mod tests {
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
         let bytes = encode(&saved(6, 9));
-        assert_eq!(decode(&bytes), Some(saved(6, 9)));
+        assert_eq!(decode(bytes.clone()), Some(saved(6, 9)));
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&damaged), None, "bit {bit}");
+            assert_eq!(decode(damaged), None, "bit {bit}");
         }
         for len in 0..bytes.len() {
-            assert_eq!(decode(&bytes[..len]), None, "cut at {len}");
+            assert_eq!(decode(bytes[..len].to_vec()), None, "cut at {len}");
         }
         let mut outside = saved(6, 9);
         outside.last = 8;
-        assert_eq!(decode(&encode(&outside)), None);
+        assert_eq!(decode(encode(&outside)), None);
     }
 
     #[test]
@@ -189,6 +202,11 @@ mod tests {
         write(at, &saved(5, 7), 1 << 20).unwrap();
         write(at, &saved(5, 8), 1 << 20).unwrap();
         assert_eq!(read(at, 8, 1 << 20), [saved(0, 5), saved(5, 8)]);
+        // What cannot be put in place leaves nothing.
+        fs::create_dir(path(at, 99)).unwrap();
+        write(at, &saved(8, 99), 1 << 20).unwrap_err();
+        assert!(!at.join("history.new").exists());
+        fs::remove_dir(path(at, 99)).unwrap();
         // The oldest go.
         write(at, &saved(8, 9), 150).unwrap();
         assert_eq!(read(at, 9, 1 << 20), [saved(8, 9)]);

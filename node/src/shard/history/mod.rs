@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Watchers read it at their own pace: it is the only buffer there is for those who fall behind, and its bound is the bound
-//! for all of them. Nothing else waits for a watcher, and an entry costs the same whoever watches: its effects are
-//! copied once, into the tail.
+//! for all of them. Nothing else waits for a watcher, and an entry costs the same whoever watches: its effects are copied
+//! into the tail, and what fills the tail becomes a chunk.
 //!
 //! With each checkpoint what is new in it goes to a file ([`file`]), from which a start takes it back in: what came before the
 //! checkpoint is not applied again.
