@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use loci_index::table::commands::{BLOCKING, FAST, PUBSUB, READONLY, Spec, WRITE};
+use loci_index::table::commands::{BLOCKING, FAST, PUBSUB, READONLY, Run, Spec, WRITE};
 use loci_index::table::glob;
 
 use super::facts;
@@ -80,6 +80,9 @@ fn others_sorted_by<'a>(spec: &Spec, args: &'a [&'a [u8]]) -> impl Iterator<Item
     patterns.filter(|pattern| pattern.contains(&b'*'))
 }
 
+/// What is said of scripts.
+pub const SCRIPTS_REFUSED: &str = "Scripts are for users who may use all commands and all keys";
+
 /// Why a call is refused; what came nearest to being allowed is the greatest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Denied {
@@ -89,6 +92,8 @@ pub enum Denied {
     Key(Vec<u8>),
     /// For this channel.
     Channel(Vec<u8>),
+    /// For being a script: it reaches whatever it likes, and nobody knows of users where it runs.
+    Script,
 }
 
 /// The categories that are told apart here.
@@ -406,11 +411,13 @@ impl User {
     /// Whether it may do that, by its rules or by one of its selectors.
     pub fn check(&self, wanted: &Wanted<'_>) -> Result<(), Denied> {
         let mut denied = match self.rules.check(wanted) {
+            Ok(()) if matches!(wanted.spec.run, Run::Script) && !self.is_free() => return Err(Denied::Script),
             Ok(()) => return Ok(()),
             Err(denied) => denied,
         };
         for selector in &self.selectors {
             match selector.check(wanted) {
+                Ok(()) if matches!(wanted.spec.run, Run::Script) => return Err(Denied::Script),
                 Ok(()) => return Ok(()),
                 Err(other) => denied = denied.max(other),
             }
@@ -649,6 +656,19 @@ mod tests {
         let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
         let channels = if args[0] == b"publish" { &args[1..2] } else { &args[..0] };
         user.check(&Wanted { spec: spec(line.split(' ').next().unwrap()), args: &args, channels: (channels, false) })
+    }
+
+    #[test]
+    fn scripts_are_for_those_who_may_do_everything() {
+        for (rules, may) in [
+            ("on +@all ~* &*", Ok(())),
+            ("on +@all ~a* &*", Err(Denied::Script)),
+            ("on +@all ~* &* -flushall", Err(Denied::Script)),
+            ("on -@all (+@all ~* &*)", Err(Denied::Script)),
+            ("on +get ~* &*", Err(Denied::Command)),
+        ] {
+            assert_eq!(check(&user(rules), "eval return 0"), may, "{rules}");
+        }
     }
 
     #[test]

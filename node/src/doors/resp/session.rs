@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, Run, Spec, WRITE};
+use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, Spec, WRITE};
 use loci_index::table::execute::Moment;
 use loci_index::table::tape::Tape;
 use loci_index::table::{execute, glob};
 use loci_wire::resp::{Limits, Protocol, Writer};
 
-use super::acl::{Denied, User};
+use super::acl::{Denied, SCRIPTS_REFUSED, User};
 use super::acl_command::{full_name, wanted};
 use super::blocking::Blocked;
 use super::client::Client;
@@ -377,11 +377,8 @@ impl Session {
                     self.note_refusal("channel", &channel, &user.name);
                     "NOPERM No permissions to access a channel".into()
                 }
+                Denied::Script => format!("NOPERM {SCRIPTS_REFUSED}"),
             });
-        }
-        if matches!(spec.run, Run::Script) {
-            // A script reaches whatever it likes, and nobody knows of users where it runs.
-            return Err("NOPERM Scripts are for users who may use all commands and all keys".into());
         }
         Ok(())
     }
