@@ -80,8 +80,8 @@ impl Keyspace {
 
     /// The worst of a few keys drawn by chance.
     fn worst_of_few(&self, policy: Policy, chance: &mut Chance) -> Option<u64> {
-        const SPOTS: usize = 2;
-        const FEW_AT_EACH: usize = 8;
+        const SPOTS: usize = 8;
+        const FEW_AT_EACH: usize = 2;
         // Where few keys have deadlines, it is looked for them so far.
         const LOOKED_AT_MAX: usize = 4_096;
         let spots: [(usize, u64); SPOTS] = std::array::from_fn(|_| (chance.below(STRIPES), chance.next_u64()));
