@@ -28,6 +28,7 @@ mod frame;
 mod reader;
 mod recover;
 mod summary;
+mod syncing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -35,13 +36,14 @@ mod tests_by_seed;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use answers::{Cut, LogError, LogStats, Recovered, ShardState};
 use frame::{FRAME_HEAD_BYTES, HEADER_BYTES, Header, Kind, NUMBER_FRAME_BYTES, SECTOR_BYTES};
 pub use reader::{LogReader, ReadError};
 use reader::{OpenFiles, Place, ShardIndex};
 use summary::{Step, Summary};
+pub use syncing::Syncing;
 
 use crate::disk::{Disk, DiskFile};
 use crate::entry::{Append, Change, ENTRY_BYTES_MAX, EntryKind, LogIndex, ShardId};
@@ -91,6 +93,9 @@ pub struct Log<D: Disk> {
     closed_end: Option<u64>,
     shards: BTreeMap<ShardId, Shard>,
     open_files: Arc<OpenFiles>,
+    /// Whether a sync beside the log failed. A system tells of such a failure once: another sync at the same time could go
+    /// well, though what was written is lost. So they wait for each other.
+    failed: Arc<Mutex<bool>>,
     /// Steps in the buffer, for the readers once they are written.
     unpublished: Vec<(ShardId, Step, Option<Place>)>,
     dead: bool,
@@ -484,7 +489,11 @@ impl<D: Disk> Log<D> {
         }
         let active = self.active();
         let name = file_name(active.header.sequence);
-        active.file.sync_data().map_err(failed("syncing", &name))?;
+        let before = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let synced =
+            if *before { Err(io::Error::other("a sync just before it failed")) } else { active.file.sync_data() };
+        drop(before);
+        synced.map_err(failed("syncing", &name))?;
         self.syncs += 1;
         self.durable_end = self.end;
         Ok(())

@@ -43,6 +43,7 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
         closed_end: None,
         shards: BTreeMap::new(),
         open_files: Arc::new(OpenFiles::default()),
+        failed: Arc::default(),
         unpublished: Vec::new(),
         dead: false,
         syncs: 0,

@@ -84,7 +84,37 @@ fn run_model(seed: u64, steps: usize) -> u64 {
                     written = unsynced.len();
                 }
             }
-            75..=89 => {
+            // Beside the log, which goes on meanwhile.
+            75..=79 => {
+                let (begun, count) = (log.begin_sync(), unsynced.len());
+                let before = model.clone();
+                died = begun.is_err();
+                written = if died { written } else { count };
+                let run = begun.ok().flatten().map(|syncing| {
+                    let synced = syncing.run();
+                    (syncing, synced)
+                });
+                for _ in 0..chance.below(4) {
+                    let change = random_change(&model, &mut chance);
+                    let mut draft = model.clone();
+                    follow(&mut draft, &change);
+                    match log.append(std::slice::from_ref(&change)) {
+                        Ok(()) => model = draft,
+                        Err(LogError::Full { .. }) => break,
+                        Err(_) => died = true,
+                    }
+                    unsynced.push(change);
+                }
+                if let Some((syncing, result)) = run {
+                    died |= log.end_sync(&syncing, result).is_err();
+                }
+                if !died {
+                    synced = before;
+                    unsynced.drain(..count);
+                    written = 0;
+                }
+            }
+            80..=89 => {
                 died = log.sync().is_err();
                 if !died {
                     synced = model.clone();
