@@ -25,7 +25,8 @@ pub enum Durability {
     /// Once it is synced to disk on a majority of the members.
     #[default]
     Synced,
-    /// Once it is in the log of a majority, and synced a little later. Until that path exists: as synced.
+    /// Where a node is by itself: once it is in the hands of the operating system; a power cut may take the last tenth of a second.
+    /// Where several nodes have it: as synced.
     Buffered,
 }
 

@@ -296,7 +296,7 @@ pub enum Durability {
     /// Once it is synced to disk on a majority.
     #[default]
     Synced,
-    /// Once it is written to the log on a majority; synced shortly after.
+    /// Once an only member has written it to its log, synced shortly after; where there are more members, as synced.
     Buffered,
 }
 

@@ -30,6 +30,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use loci_index::command::Durability;
 use loci_index::store::check_name;
 use loci_index::table::eviction::Policy;
 use tracing_subscriber::EnvFilter;
@@ -45,6 +46,7 @@ const OFF: &str = "off";
 const RESP_NAMESPACE_DEFAULT: &str = "redis";
 const RESP_CONNECTIONS_DEFAULT: u32 = 10_000;
 const RESP_POLICY_DEFAULT: &str = "noeviction";
+const RESP_DURABILITY_DEFAULT: &str = "synced";
 const EVICTION_POLICY_DEFAULT: &str = "s3-fifo";
 const RECALL_ONE_IN_DEFAULT: u32 = 1_000;
 const WALK_RATE_DEFAULT: u32 = 100;
@@ -103,6 +105,11 @@ pub struct ServeArgs {
     /// volatile-lfu, volatile-random, volatile-ttl; noeviction: none, writes are refused.
     #[arg(long, value_name = "POLICY", default_value = RESP_POLICY_DEFAULT)]
     pub resp_maxmemory_policy: String,
+    /// When writes to databases that are made from now on are answered: synced, or buffered: once they are in the hands of the
+    /// operating system, which a power cut takes back for the last tenth of a second. Nodes with others in their cluster sync
+    /// them all the same. `loci collection alter --durability` changes it later.
+    #[arg(long, value_name = "WHEN", default_value = RESP_DURABILITY_DEFAULT)]
+    pub resp_durability: String,
     /// Which typed values make room in collections that have an eviction budget of their own; the same names.
     #[arg(long, value_name = "POLICY", default_value = EVICTION_POLICY_DEFAULT)]
     pub eviction_policy: String,
@@ -247,6 +254,9 @@ pub enum ConfigError {
         /// Where.
         address: SocketAddr,
     },
+    /// Writes are answered at no such time.
+    #[error("--resp-durability: {0:?} is neither synced nor buffered")]
+    NotADurability(String),
     /// There is no such policy.
     #[error("{option}: {value:?} is none of {}", Policy::names().collect::<Vec<_>>().join(", "))]
     NotAPolicy {
@@ -354,6 +364,7 @@ impl Config {
             password,
             maxmemory_bytes: in_range("--resp-maxmemory-mib", args.resp_maxmemory_mib, 0, u64::MAX >> 20)? << 20,
             maxmemory_policy: Some(maxmemory_policy).filter(|policy| *policy != Policy::None),
+            durability: durability(&args.resp_durability)?,
         };
         let memory_bytes = match args.memory_mib {
             Some(mib) => in_range("--memory-mib", mib, MEMORY_MIB_MIN, u64::MAX >> 20)? << 20,
@@ -459,6 +470,14 @@ fn policy(option: &'static str, value: &str) -> Result<Policy, ConfigError> {
     Policy::named(value).ok_or_else(|| ConfigError::NotAPolicy { option, value: value.into() })
 }
 
+fn durability(value: &str) -> Result<Durability, ConfigError> {
+    match value {
+        "synced" => Ok(Durability::Synced),
+        "buffered" => Ok(Durability::Buffered),
+        _ => Err(ConfigError::NotADurability(value.into())),
+    }
+}
+
 fn in_range(option: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
     if (min..=max).contains(&value) { Ok(value) } else { Err(ConfigError::OutOfRange { option, value, min, max }) }
 }
@@ -497,6 +516,7 @@ mod tests {
             resp_threads: None,
             resp_maxmemory_mib: 0,
             resp_maxmemory_policy: RESP_POLICY_DEFAULT.into(),
+            resp_durability: RESP_DURABILITY_DEFAULT.into(),
             eviction_policy: EVICTION_POLICY_DEFAULT.into(),
             insecure: false,
             memory_mib: Some(512),
@@ -549,6 +569,7 @@ mod tests {
                 "--eviction-policy: \"best\" is none of s3-fifo, allkeys-lru",
             ),
             (|args| args.resp_maxmemory_policy = "lru".into(), "--resp-maxmemory-policy: \"lru\" is none of"),
+            (|args| args.resp_durability = "always".into(), "--resp-durability: \"always\" is neither"),
             (
                 |args| args.resp_password_file = Some("/nonexistent".into()),
                 "--resp-password-file: /nonexistent: No such file",

@@ -11,6 +11,9 @@
 //! wake another, twice, for a sync that takes 90 us. Where several shards write, the others queue meanwhile and have the next sync
 //! together.
 //!
+//! What needs no more than to be in the hands of the operating system ([`Safety::Written`]) is written at once, and synced
+//! within [`SYNC_WITHIN`] by the thread, beside whatever is written meanwhile.
+//!
 //! A shard that comes later begins with [`LogOpener::open`].
 //!
 //! Before a shard proposes an entry it asks for room ([`LogHandle::reserve`]), which costs two loads while there is some.
@@ -45,6 +48,10 @@ const AFTER_SLOW: Duration = Duration::from_millis(100);
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// A log with nothing to do for this long makes the next file ready.
 const IDLE: Duration = Duration::from_millis(20);
+/// What was only written is synced so much later.
+pub const SYNC_WITHIN: Duration = Duration::from_millis(100);
+/// What takes more is written by the thread.
+const WRITTEN_HERE_BYTES_MAX: u64 = 1 << 20;
 /// With so many files, the shard that the oldest is kept for is told.
 pub const PINNED_FILES: usize = 16;
 /// How often it is told.
@@ -55,7 +62,7 @@ const SLACK_BYTES: u64 = 8192;
 /// What a shard hears of its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// The append with this mark, and all before it, survive a power cut.
+    /// The append with this mark, and all before it, survive a power cut; those that asked for no more, the end of the process.
     Synced(SyncMark),
     /// There is room again; ask once more.
     Room,
@@ -68,13 +75,22 @@ pub enum Report {
     },
 }
 
+/// What must be true of an append before the shard hears of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Safety {
+    /// It survives a power cut.
+    Synced,
+    /// It survives the end of the process, and a power cut [`SYNC_WITHIN`] later.
+    Written,
+}
+
 /// Tells a shard. Called on the log thread; must not wait.
 pub type Listener = Box<dyn Fn(Report) + Send>;
 
 /// What a shard asks of the log. `to` is the shard's number among the listeners.
 #[derive(Debug)]
 pub enum Request {
-    /// Append a batch, and with a mark: sync it and say so.
+    /// Append a batch, and with a mark: make it safe and say so.
     Append {
         /// The batch.
         batch: Vec<Append>,
@@ -82,6 +98,8 @@ pub enum Request {
         bytes: u64,
         /// What to say once it is safe.
         mark: Option<SyncMark>,
+        /// How safe.
+        safety: Safety,
         /// To whom.
         to: usize,
     },
@@ -94,7 +112,7 @@ pub enum Request {
     },
     /// A shard begins to use the log.
     Open(Open),
-    /// The log was used, and may need a file made ready once it has nothing to do.
+    /// The log was used, and may need a file made ready once it has nothing to do, or a sync.
     Used,
 }
 
@@ -176,36 +194,63 @@ impl LogHandle {
         (LogHandle { owner: None, requests, figures: Arc::new(figures), to: 0 }, queue)
     }
 
-    /// Appends a batch. With a mark it is synced: the shard hears of it once it is safe, unless it is when this returns, which
+    /// Appends a batch. With a mark it is made safe: the shard hears of it once it is, unless it is when this returns, which
     /// it then says. `bytes` is about what the batch takes.
     ///
     /// `may_wait` says that nothing else is to be done by whoever calls until it is safe: others wait for a leader's word.
-    pub fn append(&self, batch: Vec<Append>, bytes: u64, mark: Option<SyncMark>, may_wait: bool) -> bool {
-        if may_wait && mark.is_some() && bytes <= HERE_BYTES_MAX && self.append_here(&batch) {
+    pub fn append(
+        &self,
+        batch: Vec<Append>,
+        bytes: u64,
+        mark: Option<SyncMark>,
+        safety: Safety,
+        may_wait: bool,
+    ) -> bool {
+        let bytes_max = match safety {
+            Safety::Synced => HERE_BYTES_MAX,
+            Safety::Written => WRITTEN_HERE_BYTES_MAX,
+        };
+        if may_wait && mark.is_some() && bytes <= bytes_max && self.append_here(&batch, safety) {
             return true;
         }
         self.figures.outstanding.fetch_add(bytes, Ordering::AcqRel);
-        self.send(Request::Append { batch, bytes, mark, to: self.to });
+        self.send(Request::Append { batch, bytes, mark, safety, to: self.to });
         false
     }
 
-    /// Appends and syncs on the thread of the shard; says no where that cannot be done at once.
-    fn append_here(&self, batch: &[Append]) -> bool {
+    /// Appends on the thread of the shard, and syncs or writes; says no where that cannot be done at once.
+    fn append_here(&self, batch: &[Append], safety: Safety) -> bool {
         let Some(owner) = &self.owner else { return false };
         // What was asked before must be done before.
         if self.figures.outstanding.load(Ordering::Acquire) > 0 {
             return false;
         }
         let Ok(mut owner) = owner.try_lock() else { return false };
-        if owner.slow_until.is_some_and(|until| Instant::now() < until) || !owner.append_now(batch) {
+        let slow = || owner.slow_until.is_some_and(|until| Instant::now() < until);
+        if (safety == Safety::Synced && slow()) || !owner.append_now(batch) {
             return false;
         }
         owner.publish_room();
-        owner.sync(&mut Vec::new());
-        if std::mem::take(&mut owner.prepared) {
+        let must_wake = match safety {
+            Safety::Synced => {
+                owner.sync(&mut Vec::new());
+                false
+            }
+            Safety::Written => owner.write(),
+        };
+        if std::mem::take(&mut owner.prepared) || must_wake {
             self.send(Request::Used);
         }
         true
+    }
+
+    /// Syncs what was appended and only written, if anything was.
+    pub fn sync_written(&self) {
+        let Some(owner) = &self.owner else { return };
+        let mut owner = lock(owner);
+        if owner.written_since.is_some() {
+            owner.sync(&mut Vec::new());
+        }
     }
 
     /// Whether an entry of so many bytes has room beside what is on its way.
@@ -275,7 +320,9 @@ impl LogThread {
             reported: now,
             told_pins: now,
             prepared: false,
-            last_sync: now,
+            last_used: now,
+            written_since: None,
+            must_sync: false,
             slow_until: None,
         };
         owner.publish();
@@ -318,7 +365,11 @@ struct Owner {
     told_pins: Instant,
     /// The next file is ready, and the thread sleeps until somebody asks for something.
     prepared: bool,
-    last_sync: Instant,
+    last_used: Instant,
+    /// Since when something is written and not synced.
+    written_since: Option<Instant>,
+    /// What was taken must be synced before anybody hears of it.
+    must_sync: bool,
     /// The disk was slow: until then syncs are for the thread.
     slow_until: Option<Instant>,
 }
@@ -340,41 +391,68 @@ fn close(mut owner: Arc<Mutex<Owner>>) -> Result<(), LogError> {
 }
 
 /// Does what is asked, until nobody can ask any more.
-fn run(owner: &Mutex<Owner>, queue: &Receiver<Request>) {
-    let mut synced = Vec::new();
-    let mut prepared = false;
+fn run(shared: &Mutex<Owner>, queue: &Receiver<Request>) {
+    let mut safe = Vec::new();
+    // How long it sleeps unless somebody asks for something; none: until then.
+    let mut rest = Some(IDLE);
     loop {
-        let first =
-            if prepared { queue.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { queue.recv_timeout(IDLE) };
-        let mut owner = lock(owner);
+        let first = match rest {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(rest) => queue.recv_timeout(rest),
+        };
+        let mut owner = lock(shared);
         match first {
-            Ok(request) => owner.take(request, &mut synced),
-            Err(RecvTimeoutError::Timeout) => {
-                prepared = owner.make_ready();
-                continue;
+            Ok(request) => {
+                owner.take(request, &mut safe);
+                for request in queue.try_iter() {
+                    owner.take(request, &mut safe);
+                }
+                if std::mem::take(&mut owner.must_sync) {
+                    owner.sync(&mut safe);
+                } else {
+                    owner.write();
+                    owner.tell(&mut safe);
+                }
+                owner.prepared = false;
             }
+            Err(RecvTimeoutError::Timeout) => owner.make_ready(),
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        for request in queue.try_iter() {
-            owner.take(request, &mut synced);
+        if owner.written_since.is_some_and(|since| since.elapsed() >= SYNC_WITHIN) {
+            owner = sync_beside(shared, owner);
         }
-        if synced.is_empty() {
-            // Nobody waits for this to be safe; the next sync covers it.
-            if let Err(error) = owner.log.write() {
-                owner.die(&error);
-            }
-        } else {
-            owner.sync(&mut synced);
-        }
-        (prepared, owner.prepared) = (false, false);
+        let idle = (!owner.prepared).then_some(IDLE);
+        let due = owner.written_since.map(|since| SYNC_WITHIN.saturating_sub(since.elapsed()));
+        rest = [idle, due].into_iter().flatten().min();
     }
 }
 
+/// Syncs what was written, while shards write more.
+fn sync_beside<'o>(shared: &'o Mutex<Owner>, mut owner: MutexGuard<'o, Owner>) -> MutexGuard<'o, Owner> {
+    owner.written_since = None;
+    let syncing = match owner.log.begin_sync() {
+        Ok(Some(syncing)) => syncing,
+        Ok(None) => return owner,
+        Err(error) => owner.die(&error),
+    };
+    drop(owner);
+    let begun = Instant::now();
+    let synced = syncing.run();
+    let mut owner = lock(shared);
+    if let Err(error) = owner.log.end_sync(&syncing, synced) {
+        owner.die(&error);
+    }
+    owner.note_sync(begun);
+    // Perhaps nobody asks for anything after this.
+    owner.publish();
+    owner
+}
+
 impl Owner {
-    /// Makes the next file ready, as nobody has asked for anything for a while. Whether nothing is left to do.
-    fn make_ready(&mut self) -> bool {
-        if self.last_sync.elapsed() < IDLE {
-            return false;
+    /// Makes the next file ready, if nobody has asked for anything for a while.
+    fn make_ready(&mut self) {
+        if self.last_used.elapsed() < IDLE {
+            return;
         }
         self.prepared = true;
         match self.log.prepare() {
@@ -384,24 +462,25 @@ impl Owner {
             Err(error) => self.die(&error),
         }
         self.publish();
-        true
     }
 
-    fn take(&mut self, request: Request, synced: &mut Vec<(usize, SyncMark)>) {
+    fn take(&mut self, request: Request, safe: &mut Vec<(usize, SyncMark)>) {
         match request {
-            Request::Append { batch, bytes, mark, to } => {
+            Request::Append { batch, bytes, mark, safety, to } => {
                 self.append(&batch);
                 self.publish_room();
                 self.figures.outstanding.fetch_sub(bytes, Ordering::AcqRel);
                 let Some(mark) = mark else { return };
-                match synced.iter_mut().find(|(shard, _)| *shard == to) {
+                self.must_sync |= safety == Safety::Synced;
+                match safe.iter_mut().find(|(shard, _)| *shard == to) {
                     Some((_, last)) => *last = mark,
-                    None => synced.push((to, mark)),
+                    None => safe.push((to, mark)),
                 }
             }
             Request::Reserve { bytes, to } => {
                 let wanted = 2 * (self.figures.outstanding.load(Ordering::Acquire) + bytes) + SLACK_BYTES;
                 // A sync frees the files that all shards have forgotten.
+                self.written_since = None;
                 let reserved = self.log.sync().and_then(|()| self.log.reserve(wanted));
                 let report = match reserved {
                     Ok(()) => {
@@ -472,22 +551,40 @@ impl Owner {
         }
     }
 
-    fn sync(&mut self, synced: &mut Vec<(usize, SyncMark)>) {
+    /// Hands what was appended to the operating system; whether that is the first since the last sync.
+    fn write(&mut self) -> bool {
+        if let Err(error) = self.log.write() {
+            self.die(&error);
+        }
+        self.last_used = Instant::now();
+        self.written_since.replace(self.written_since.unwrap_or(self.last_used)).is_none()
+    }
+
+    fn tell(&self, safe: &mut Vec<(usize, SyncMark)>) {
+        for (to, number) in safe.drain(..) {
+            self.listeners[to].1(Report::Synced(number));
+        }
+    }
+
+    fn sync(&mut self, safe: &mut Vec<(usize, SyncMark)>) {
         let begun = Instant::now();
+        self.written_since = None;
         if let Err(error) = self.log.sync() {
             self.die(&error);
         }
-        self.last_sync = Instant::now();
-        let took = self.last_sync - begun;
+        self.note_sync(begun);
+        self.tell(safe);
+    }
+
+    fn note_sync(&mut self, begun: Instant) {
+        self.last_used = Instant::now();
+        let took = self.last_used - begun;
         if took > QUICK_SYNC {
-            self.slow_until = Some(self.last_sync + AFTER_SLOW);
+            self.slow_until = Some(self.last_used + AFTER_SLOW);
         }
         self.figures.sync_seconds.observe(took);
         if took > SLOW_SYNC {
             tracing::warn!(millis = took.as_millis() as u64, "the disk was slow to sync the log");
-        }
-        for (to, number) in synced.drain(..) {
-            self.listeners[to].1(Report::Synced(number));
         }
         self.publish_room();
         if self.reported.elapsed() > IDLE {
@@ -564,7 +661,8 @@ mod tests {
                         _ => 128,
                     };
                     let bytes = effects.append.iter().map(size).sum();
-                    let here = handle.append(effects.append, bytes, effects.sync, number % 5 != 0);
+                    let safety = if number % 3 == 0 { Safety::Written } else { Safety::Synced };
+                    let here = handle.append(effects.append, bytes, effects.sync, safety, number % 5 != 0);
                     ways[usize::from(here)] += 1;
                     if let Some(mark) = effects.sync {
                         if here { replica.synced(mark) } else { waits_for = Some(mark) }

@@ -39,6 +39,7 @@ pub use jobs::{Done, Installed, Job, JobError, JobKind};
 pub use open::{StoreError, checkpoint_files};
 
 use crate::buffer::{Buffer, Row};
+use crate::command::{Command, Durability};
 use crate::directory::Directory;
 use crate::effects::Effects;
 use crate::graph::GraphOptions;
@@ -288,6 +289,20 @@ impl Store {
     pub fn due(&self) -> Option<u64> {
         let records = self.due.first().map(|(deadline, _)| *deadline);
         [records, self.tables_due()].into_iter().flatten().min()
+    }
+
+    /// Whether all that a command writes to is [`Durability::Buffered`].
+    pub fn is_buffered(&self, command: &Command) -> bool {
+        let is_buffered = |id: u64| {
+            self.place(CollectionId(id))
+                .is_some_and(|place| self.collections[place].shared.schema.durability == Durability::Buffered)
+        };
+        match command {
+            Command::Write { changes, .. } => changes.iter().all(|change| is_buffered(change.collection)),
+            Command::Execute(execution) => execution.collections.iter().all(|id| is_buffered(*id)),
+            Command::Remove(removal) => is_buffered(removal.collection),
+            _ => false,
+        }
     }
 
     /// Where readers find the newest view.

@@ -127,7 +127,8 @@ pub enum CollectionCommand {
 /// The rules of a collection that can change.
 #[derive(Debug, Args)]
 pub struct Rules {
-    /// When a write is answered. Buffered is kept but treated as synced for now, which is stronger.
+    /// When a write is answered: once it is synced, or buffered: once it is in the hands of the operating system, which a power
+    /// cut takes back for the last tenth of a second. Nodes with others in their cluster sync it all the same.
     #[arg(long)]
     durability: Option<DurabilityName>,
     /// How long replaced and deleted versions are kept: 30s, 12h, 7d. Kept with the collection but not acted on yet.

@@ -476,3 +476,5 @@ fn run(mut owner: Owner, events: &Receiver<Event>) -> Result<(), Fatal> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_alone;

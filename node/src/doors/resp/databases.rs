@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use loci_index::command::{Command, Envelope, Execution, Origin, Outcome, Refusal, Schema, Watched};
+use loci_index::command::{Command, Durability, Envelope, Execution, Origin, Outcome, Refusal, Schema, Watched};
 use loci_index::record::{CollectionId, Position};
 use loci_index::table::eviction::Policy;
 use loci_index::table::execute::Moment;
@@ -43,6 +43,8 @@ static EMPTY: LazyLock<Arc<Table>> = LazyLock::new(|| Arc::new(Table::new(0)));
 /// What is remembered of them.
 pub struct Databases {
     namespace: String,
+    /// Of those that are made.
+    durability: Durability,
     /// By number; zero: not known.
     ids: [AtomicU64; DATABASES],
     home: ArcSwapOption<ShardHandle>,
@@ -98,8 +100,8 @@ impl Drop for Reading {
 
 impl Databases {
     /// Of a namespace.
-    pub fn new(namespace: String) -> Databases {
-        Databases { namespace, ids: Default::default(), home: ArcSwapOption::empty() }
+    pub fn new(namespace: String, durability: Durability) -> Databases {
+        Databases { namespace, durability, ids: Default::default(), home: ArcSwapOption::empty() }
     }
 
     /// Where they are.
@@ -431,8 +433,8 @@ impl Door {
         let envelope = |command| Envelope { origin: origin(), command };
         let make = Command::CreateNamespace { name: namespace.clone() };
         self.log(&catalog, envelope(make), deadline).await?;
-        let make =
-            Command::CreateCollection { namespace: namespace.clone(), name: name.clone(), schema: Schema::default() };
+        let schema = Schema { durability: self.databases.durability, ..Schema::default() };
+        let make = Command::CreateCollection { namespace: namespace.clone(), name: name.clone(), schema };
         self.log(&catalog, envelope(make), deadline).await?;
         let failed = |failure: Failure| format!("TRYAGAIN {}", failure.message);
         self.cluster.install(&namespace, &name, deadline).await.map_err(failed)?;

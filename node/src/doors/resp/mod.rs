@@ -60,6 +60,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use loci_index::command::Durability;
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -97,6 +98,8 @@ pub struct Options {
     pub maxmemory_bytes: u64,
     /// Which keys make room then; none: none do.
     pub maxmemory_policy: Option<Policy>,
+    /// When writes are answered, in databases that are made from now on.
+    pub durability: Durability,
 }
 
 impl Default for Options {
@@ -108,6 +111,7 @@ impl Default for Options {
             password: None,
             maxmemory_bytes: 0,
             maxmemory_policy: None,
+            durability: Durability::default(),
         }
     }
 }
@@ -186,7 +190,7 @@ struct Door {
 impl Door {
     fn new(parts: Parts, options: Options, address: SocketAddr) -> Door {
         let Parts { cluster, gate, metrics, status, eviction } = parts;
-        let databases = Arc::new(Databases::new(options.namespace.clone()));
+        let databases = Arc::new(Databases::new(options.namespace.clone(), options.durability));
         let settings = Settings::default();
         settings.put("port", address.port().to_string());
         settings.put("bind", address.ip().to_string());
@@ -198,6 +202,9 @@ impl Door {
         settings.put("maxmemory", maxmemory.to_string());
         if let Some(policy) = options.maxmemory_policy {
             settings.put("maxmemory-policy", policy.name().into());
+        }
+        if options.durability == Durability::Buffered {
+            settings.put("appendfsync", "everysec".into());
         }
         let own =
             NamespaceRoom { name: options.namespace, bytes: options.maxmemory_bytes, policy: options.maxmemory_policy };

@@ -128,6 +128,7 @@ impl Owner {
             changing = members.joint(),
             "the members are others now"
         );
+        self.others_come &= members.joint() || members.all().count() > 1;
         self.known.members = Arc::clone(&members);
         *self.shared.members.lock().unwrap_or_else(PoisonError::into_inner) = Some(members);
         self.end_lease();
@@ -162,6 +163,8 @@ impl Owner {
     /// A checkpoint begins: it will hold the state as of the entry that was applied last.
     pub(super) fn checkpoint_begins(&mut self) {
         let index = LogIndex(self.store.applied());
+        // The log must not end before the state that it is to go on from.
+        self.log.sync_written();
         self.shared.history.save();
         self.known.beginning = Some(Stand { index, term: self.known.term, members: self.known.members.clone() });
     }

@@ -37,7 +37,8 @@ use arc_swap::ArcSwap;
 use loci_index::store::Store;
 use loci_index::table::eviction;
 use loci_raft::{
-    Append, Change, Committed, LogIndex, MemberId, Message, MessageError, Part, Proposed, Replica, Role, Standing,
+    Append, Change, Committed, EntryKind, LogIndex, MemberId, Message, MessageError, Part, Proposed, Replica, Role,
+    Standing, Term,
 };
 
 use super::events::Happened;
@@ -46,7 +47,7 @@ use super::jobs::Jobs;
 use super::queue::Waiting;
 use super::{Event, Fatal, Outbox};
 use crate::cluster::snapshot::Stand;
-use crate::log_thread::{LogHandle, Report};
+use crate::log_thread::{LogHandle, Report, Safety};
 use crate::trace;
 use members::Known;
 pub(super) use reads::FOREVER;
@@ -103,6 +104,10 @@ pub struct Owner {
     proposed: VecDeque<Batch>,
     late: Vec<times::Late>,
     proposed_clock: u64,
+    /// The last vote that went to the log.
+    voted: Option<(Term, Option<MemberId>)>,
+    /// An entry that changes members went to the log while this was the only one: others may be sent all that follows it.
+    others_come: bool,
     /// The last entry evicted something, or what makes room was changed since: the next one is due.
     evicts: bool,
     /// What made room at the last entry.
@@ -178,6 +183,8 @@ impl Owner {
             proposed: VecDeque::new(),
             late: Vec::new(),
             proposed_clock,
+            voted: None,
+            others_come: false,
             evicts: false,
             evicted_by,
             standing,
@@ -321,7 +328,8 @@ impl Owner {
                 }
                 let leads_others =
                     self.replica.standing().role == Role::Leader && self.replica.members().voters().len() > 1;
-                synced = self.log.append(effects.append, bytes, effects.sync, !leads_others);
+                let safety = self.safety_of(&effects.append);
+                synced = self.log.append(effects.append, bytes, effects.sync, safety, !leads_others);
             }
             if let Some(mark) = effects.sync.filter(|_| synced) {
                 self.now = self.shared.clock.instant();
@@ -352,6 +360,31 @@ impl Owner {
                 return Ok(());
             }
         }
+    }
+
+    /// How safe an append must be before it counts as done. Nobody but an only member may go on with what a power cut can
+    /// still take: others would have it, and vote for whoever has not.
+    fn safety_of(&mut self, appends: &[Append]) -> Safety {
+        let alone = self.replica.members().all().count() == 1 && !self.others_come;
+        let mut safety = if alone { Safety::Written } else { Safety::Synced };
+        for append in appends {
+            let will_do = match &append.change {
+                Change::Entry(entry) => {
+                    self.others_come |= entry.kind == EntryKind::Members;
+                    let is_it =
+                        |batch: &Batch| (batch.proposed.index, batch.proposed.term) == (entry.index, entry.term);
+                    self.proposed.iter().any(|batch| is_it(batch) && batch.safety == Safety::Written)
+                }
+                Change::HardState(state) => {
+                    self.voted.replace((state.term, state.vote)) == Some((state.term, state.vote))
+                }
+                _ => false,
+            };
+            if !will_do {
+                safety = Safety::Synced;
+            }
+        }
+        safety
     }
 
     fn apply(&mut self, committed: Committed) -> Result<(), Fatal> {

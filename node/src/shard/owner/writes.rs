@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::times::Times;
 use super::{APPEND_BYTES, Owner, Phase, TICK};
+use crate::log_thread::Safety;
 use crate::shard::queue::{self, Permit, Waiting};
 use crate::shard::{WriteError, Written};
 use crate::trace::Spot;
@@ -52,6 +53,8 @@ pub(super) struct Batch {
     pub proposed: Proposed,
     pub waiters: Vec<Waiter>,
     pub times: Option<Times>,
+    /// What its writers want to be true before they are answered.
+    pub safety: Safety,
 }
 
 /// Who waits for one command's outcome.
@@ -173,6 +176,8 @@ impl Owner {
         if commands.is_empty() && reclaims.is_empty() && !due {
             return true;
         }
+        let buffered = commands.iter().all(|envelope| self.store.is_buffered(&envelope.command));
+        let safety = if buffered { Safety::Written } else { Safety::Synced };
         commands.extend(reclaims);
         let entry = Entry { clock, commands }.encode();
         match self.replica.propose(entry) {
@@ -180,7 +185,7 @@ impl Owner {
                 self.proposed_clock = clock;
                 self.last_due = Some(self.now);
                 let times = Times::begin(&waiters, self.now);
-                self.proposed.push_back(Batch { proposed, waiters, times });
+                self.proposed.push_back(Batch { proposed, waiters, times, safety });
             }
             Err(error) => {
                 let answer = self.not_proposed(&error, bytes);
