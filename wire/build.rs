@@ -23,6 +23,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").build_server(false).compile_fds(descriptors.clone())?;
+    // Servers read requests by a codec of ours, clients read replies by tonic's: each is generated with its own.
+    let servers = out.join("servers");
+    fs::create_dir_all(&servers)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .extern_path(".loci.v1", "crate::v1")
+        .codec_path("crate::codec::RequestCodec")
+        .out_dir(servers)
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! not aligned: read it with `f32::from_le_bytes`, never by casting.
 #![forbid(unsafe_code)]
 
+mod codec;
 mod error;
 mod leader;
 pub mod resp;
@@ -22,6 +23,7 @@ pub use leader::{LEADER_KEY, LEADER_SHARD_KEY, insert_leader, leader};
 )]
 pub mod v1 {
     tonic::include_proto!("loci.v1");
+    include!(concat!(env!("OUT_DIR"), "/servers/loci.v1.rs"));
 }
 
 /// The compiled descriptors of the native API, for server reflection.
