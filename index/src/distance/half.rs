@@ -62,7 +62,22 @@ const SETS: &[Set] = &[
     SCALAR,
 ];
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+const SETS: &[Set] = &[
+    Set {
+        name: "neon",
+        available: || std::arch::is_aarch64_feature_detected!("neon"),
+        // SAFETY: `half_kernels` hands a set out only if it is available, and nothing else calls this.
+        cosine: |a, b| cosine_from_dot(unsafe { arm::neon_dot(a, b) }),
+        // SAFETY: as above.
+        dot: |a, b| -unsafe { arm::neon_dot(a, b) },
+        // SAFETY: as above.
+        squared_l2: |a, b| unsafe { arm::neon_squared_l2(a, b) },
+    },
+    SCALAR,
+];
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const SETS: &[Set] = &[SCALAR];
 
 impl Metric {
@@ -161,6 +176,50 @@ mod x86 {
     avx2!(avx2_squared_l2, |x, y, sum| {
         let d = _mm256_sub_ps(x, y);
         _mm256_fmadd_ps(d, d, sum)
+    });
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+
+    /// Defines a sum over pairs of components in 4-wide registers: `$add` adds one pair of registers. Widening f16 is part
+    /// of every such processor, unlike computing with it.
+    macro_rules! neon {
+        ($name:ident, |$x:ident, $y:ident, $sum:ident| $add:expr) => {
+            #[target_feature(enable = "neon")]
+            pub fn $name(a: &[f32], b: &[u16]) -> f32 {
+                let len = a.len().min(b.len());
+                let (a16, a) = a[..len].as_chunks::<16>();
+                let (b16, b) = b[..len].as_chunks::<16>();
+                let mut sums = [vdupq_n_f32(0.0); 4];
+                for (x, y) in a16.iter().zip(b16) {
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        // SAFETY: `x` and `y` are arrays of 16, `i` is below 4, and a load reads 4 of them from `4 * i`.
+                        let (x, y) = unsafe { (vld1q_f32(x.as_ptr().add(4 * i)), vld1_u16(y.as_ptr().add(4 * i))) };
+                        let ($x, $y, $sum) = (x, vcvt_f32_f16(vreinterpret_f16_u16(y)), *sum);
+                        *sum = $add;
+                    }
+                }
+                let [mut sum, s1, s2, s3] = sums;
+                for (x, y) in a.chunks(4).zip(b.chunks(4)) {
+                    let (mut wide, mut narrow) = ([0.0f32; 4], [0u16; 4]);
+                    wide[..x.len()].copy_from_slice(x);
+                    narrow[..y.len()].copy_from_slice(y);
+                    // SAFETY: both arrays have the four elements that a load reads.
+                    let (x, y) = unsafe { (vld1q_f32(wide.as_ptr()), vld1_u16(narrow.as_ptr())) };
+                    let ($x, $y, $sum) = (x, vcvt_f32_f16(vreinterpret_f16_u16(y)), sum);
+                    sum = $add;
+                }
+                vaddvq_f32(vaddq_f32(vaddq_f32(sum, s1), vaddq_f32(s2, s3)))
+            }
+        };
+    }
+
+    neon!(neon_dot, |x, y, sum| vfmaq_f32(sum, x, y));
+    neon!(neon_squared_l2, |x, y, sum| {
+        let d = vsubq_f32(x, y);
+        vfmaq_f32(sum, d, d)
     });
 }
 
