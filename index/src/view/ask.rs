@@ -209,7 +209,7 @@ impl<'v> Asking<'_, 'v> {
         match example {
             Example::Vector(vector) => Ok(Cow::Borrowed(vector)),
             Example::Key(key) => {
-                let record = self.parts.iter().find_map(|part| part.get(key, self.ask.now));
+                let record = Parts(self.parts).get(key, self.ask.now);
                 let record = record.ok_or_else(|| AskError::UnknownRecord(key.clone()))?;
                 let vector = record.embedding(field).ok_or_else(|| {
                     let name = self.rules().schema.embeddings.get(usize::from(field)).map(|spec| spec.name.clone());

@@ -27,11 +27,6 @@ impl<'p, 'v> Parts<'p, 'v> {
         Parts(parts)
     }
 
-    /// Each of them.
-    pub fn all(&self) -> &'p [CollectionView<'v>] {
-        self.0
-    }
-
     /// The record with that key, whichever part it is in.
     pub fn get(&self, key: &[u8], now: u64) -> Option<RecordRef<'v>> {
         self.0.iter().find_map(|part| part.get(key, now))

@@ -276,7 +276,7 @@ fn every_no_stops_an_answer_from_several_parts() {
             (answer, asked)
         };
         let (whole, asked) = answer(usize::MAX);
-        assert!(whole.is_ok() && asked > parts.all().len(), "asked {asked} times");
+        assert!(whole.is_ok() && asked > collections.len(), "asked {asked} times");
         for limit in 0..asked {
             let (stopped, asked) = answer(limit);
             assert!(matches!(stopped, Err(AskError::Search(crate::view::SearchError::Cancelled(_)))), "{stopped:?}");
