@@ -56,22 +56,10 @@ pub fn quantile(sorted: &[f64], p: f64) -> f64 {
     sorted.get(((sorted.len() as f64 * p) as usize).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
 }
 
-/// Climbs the ladder and makes the engine's row.
+/// Climbs the ladder and makes the engine's row. Prints it before the first rung and with each, so that what was measured is
+/// known even if the rest takes too long.
 pub fn climb(args: &Args, set: &Set, name: &str, version: &str, built: &Built, engine: &mut impl Engine) -> Value {
-    let bar = progress(&format!("{name}: searching"), Some(RUNGS.len() as u64));
-    let mut ladder = Vec::new();
-    for ef in RUNGS {
-        let rung = rung(args, set, ef, engine);
-        bar.inc(1);
-        let recall = rung["recall"].as_f64().unwrap_or(0.0);
-        ladder.push(rung);
-        if recall >= args.recall_max {
-            break;
-        }
-    }
-    bar.finish_and_clear();
-    let after_search = machine::memory("VmRSS");
-    json!({
+    let mut row = json!({
         "engine": name,
         "version": version,
         "set": set.name,
@@ -85,11 +73,27 @@ pub fn climb(args: &Args, set: &Set, name: &str, version: &str, built: &Built, e
         "build_cpu_seconds": built.cpu_seconds,
         "memory_bytes": built.memory_bytes,
         "memory_peak_bytes": built.memory_peak_bytes,
-        "process_bytes_after_search": after_search,
         "index_bytes": built.index_bytes,
         "vector_bytes": set.base.len() * 4,
-        "ladder": ladder,
-    })
+        "ladder": [],
+    });
+    println!("{row}");
+    let bar = progress(&format!("{name}: searching"), Some(RUNGS.len() as u64));
+    let mut ladder = Vec::new();
+    for ef in RUNGS {
+        let rung = rung(args, set, ef, engine);
+        bar.inc(1);
+        let recall = rung["recall"].as_f64().unwrap_or(0.0);
+        ladder.push(rung);
+        row["ladder"] = json!(ladder);
+        row["process_bytes_after_search"] = json!(machine::memory("VmRSS"));
+        println!("{row}");
+        if recall >= args.recall_max {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    row
 }
 
 fn rung(args: &Args, set: &Set, ef: usize, engine: &mut impl Engine) -> Value {

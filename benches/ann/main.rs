@@ -6,8 +6,8 @@
 //!            '-> Store: entries, checkpoints, merges -------> filtered searches            --filtered
 //! ```
 //!
-//! Each engine prints one line of JSON on standard output, as `benches/peers/measure.py` does for the Python libraries,
-//! and a table for people on standard error; `benches/peers/run.py` puts all of them side by side.
+//! Each engine prints its row as a line of JSON on standard output, first without and then with more and more of the ladder, as
+//! `benches/peers/measure.py` does for the Python libraries, and a table for people on standard error; `benches/peers/run.py` puts all of them side by side.
 //!
 //! `cargo run --release -p loci-benches --bin ann -- SETS/minilm-60k`
 #![forbid(unsafe_code)]

@@ -3,6 +3,7 @@
 
   benches/peers/run.py SETS/minilm-60k                 all engines, one after the other, and a table
   benches/peers/run.py SETS/minilm-60k --engines loci,hnswlib
+  benches/peers/run.py SETS/minilm-60k --minutes 20         no engine takes longer; the table says which would have
   benches/peers/run.py --table target/peers/minilm-60k.jsonl     the table again, from what was written
 
 Needs Python 3.10 or newer with venv, and cargo for loci and hnsw_rs. The libraries are installed once into a virtual
@@ -13,9 +14,12 @@ import argparse
 import json
 import math
 import os
+import selectors
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import venv
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -75,17 +79,58 @@ def measure(a, engine, python):
     if a.queries:
         command += ["--queries", str(a.queries)]
     before = load()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        print(f"{engine}: failed, left out (exit code {done.returncode})", file=sys.stderr)
-        return []
-    rows = []
-    for line in done.stdout.splitlines():
-        if line.startswith("{"):
+    row, ended = {}, "failed"
+    for line in output(command, a.minutes * 60):
+        if line is None:
+            ended = "late"
+        elif isinstance(line, int):
+            ended = "done" if line == 0 else "failed"
+            row.update({"exit_code": line} if line else {})
+        elif line.startswith("{"):
+            # The last row is the whole one; those before have as much of the ladder as was climbed.
             row = json.loads(line)
             row["load_before"] = before
-            rows.append(row)
-    return rows
+    if ended != "done":
+        row.update(engine=engine, ended=ended, minutes=a.minutes)
+        print(f"{engine}: {unfinished(row)}", file=sys.stderr, flush=True)
+    return row
+
+
+def output(command, seconds):
+    """The lines of a program's output, then its exit code; None instead if it took longer, and was ended with all of its
+    children. 0 seconds: as long as it takes."""
+    deadline = time.monotonic() + seconds if seconds else None
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            rest = b""
+            while True:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0 or not selector.select(left):
+                    yield None
+                    return
+                got = os.read(child.stdout.fileno(), 1 << 16)
+                if not got:
+                    break
+                *whole, rest = (rest + got).split(b"\n")
+                yield from (line.decode() for line in whole)
+        yield child.wait()
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        child.stdout.close()
+
+
+def unfinished(row):
+    """What became of an engine that did not come to its end."""
+    if row["ended"] == "failed":
+        return f"failed with exit code {row.get('exit_code')}"
+    if "build_seconds" not in row:
+        return f"not built after {row['minutes']:g} minutes"
+    efforts = f"efforts up to {row['ladder'][-1]['ef']}" if row["ladder"] else "no effort"
+    return f"built, and searched with {efforts} after {row['minutes']:g} minutes"
 
 
 def number(value, form="{:,.0f}"):
@@ -105,7 +150,11 @@ def table(rows, clock):
     head += [f"qps@{recall:.2f}" for recall in RECALLS]
     head += ["p50 us", "p99 us", "dist@.95", "dist@.99", "KB@.95", "max recall"]
     lines = [head]
+    built = [row for row in rows if "build_seconds" in row]
     for row in rows:
+        if "build_seconds" not in row:
+            lines.append([row["engine"]] + ["-"] * (len(head) - 1))
+            continue
         ladder = row["ladder"]
         mark = "~" if noisy(row) else ""
         line = [row["engine"] + mark, number(row["build_seconds"], "{:.1f}"),
@@ -115,16 +164,20 @@ def table(rows, clock):
         line += [number(at_recall(ladder, 0.95, "p50_us")), number(at_recall(ladder, 0.95, "p99_us"))]
         line += [number(at_recall(ladder, recall, "distances")) for recall in (0.95, 0.99)]
         kilobytes = at_recall(ladder, 0.95, "bytes_read")
-        line += [number(kilobytes and kilobytes / 1e3), number(max(r["recall"] for r in ladder), "{:.4f}")]
+        line += [number(kilobytes and kilobytes / 1e3), number(max((r["recall"] for r in ladder), default=None), "{:.4f}")]
         lines.append(line)
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    first = rows[0]
-    print(f"\n{first['set']}: {first['n']:,} x {first['d']}, {first['queries']:,} queries, M {first['m']}, "
-          f"efConstruction {first['ef_construction']}, {first['threads']} threads to build, 1 to search; "
-          f"vectors alone {first['vector_bytes'] / 1e6:,.0f} MB\n")
+    first = built[0] if built else None
+    if first:
+        print(f"\n{first['set']}: {first['n']:,} x {first['d']}, {first['queries']:,} queries, M {first['m']}, "
+              f"efConstruction {first['ef_construction']}, {first['threads']} threads to build, 1 to search; "
+              f"vectors alone {first['vector_bytes'] / 1e6:,.0f} MB\n")
     for line in lines:
         cells = [line[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])]
         print("  ".join(cells).rstrip())
+    for row in rows:
+        if row.get("ended"):
+            print(f"{row['engine']}: {unfinished(row)}")
     by = "seconds of processor time" if clock == "cpu" else "seconds"
     print(f"\nqps: by {by}, one thread, best of three passes, interpolated at that recall@10. p50, p99: single calls at 0.95; of "
           "Python's engines with its call.\nmemory: growth of the process by building, vectors included. "
@@ -145,6 +198,8 @@ def main():
     parser.add_argument("--table", metavar="FILE", help="only print the table of this file")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: queries a second of processor "
                         "time, on a machine that others use too")
+    parser.add_argument("--minutes", type=float, default=0, help="an engine that takes longer is ended, and the table "
+                        "says so; default: as long as it takes")
     parser.add_argument("--keep", action="store_true", help="add to earlier results; an engine measured again replaces "
                         "its earlier row")
     a = parser.parse_args()
@@ -173,7 +228,7 @@ def main():
             rows = [row for row in map(json.loads, file) if row["engine"] not in engines]
     for number_, engine in enumerate(engines, 1):
         print(f"[{number_}/{len(engines)}] {engine} ...", file=sys.stderr, flush=True)
-        rows += measure(a, engine, python)
+        rows.append(measure(a, engine, python))
         with open(out, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     if rows:
