@@ -144,6 +144,7 @@ async fn examples(notes: &Collection, address: &str) -> Result<&'static str, Err
         .with_sparse("terms")
         .with_text("body", Language::English);
     notes.ensure(schema).await?;
+    let pictures = pictures(address).await?;
 
     let (lines, address) = ("loci ingest docs/examples/notes.jsonl --collection notes", address.to_owned());
     tokio::task::spawn_blocking(move || shell(lines, &address)).await.expect("the notes are there");
@@ -152,6 +153,16 @@ async fn examples(notes: &Collection, address: &str) -> Result<&'static str, Err
     let like = notes.search_like("harbour-1").k(1).hits().await?;
     assert_eq!((keys(&near), keys(&like)), (vec!["harbour-1", "harbour-2"], vec!["harbour-2"]));
     assert_eq!((near[0].score, &near[0].group), (None, &None));
+
+    let both = Fusion::reciprocal_rank()
+        .and(Query::near([0.9, 0.1, 0.0, 0.1]).embedding("caption"))
+        .and(Query::near([0.5, 0.2, 0.5]).embedding("colour").weight(2.0));
+    let fused = pictures.find(both).hits().await?;
+    assert_eq!(keys(&fused), ["dusk", "dawn", "noon"]);
+
+    let found = notes.search_many().near([0.9, 0.1, 0.0, 0.1]).near_key("ferry-1").k(2).found().await?;
+    let (first, second) = (&found.queries[0], &found.queries[1]);
+    assert_eq!((keys(first), keys(second)), (vec!["harbour-1", "harbour-2"], vec!["ferry-2", "harbour-2"]));
 
     let ring = notes.search([0.9, 0.1, 0.0, 0.1]).min_distance(0.1).max_distance(0.7).exact().hits().await?;
     assert_eq!(keys(&ring), ["ferry-1", "ferry-2", "market-1"]);
@@ -195,6 +206,21 @@ async fn examples(notes: &Collection, address: &str) -> Result<&'static str, Err
     assert_eq!(keys(&fresh), ["harbour-3", "ferry-1", "harbour-2"]);
 
     Ok(include_str!("search.rs"))
+}
+
+/// The document's pictures, beside its notes.
+async fn pictures(address: &str) -> Result<Collection, Error> {
+    let pictures = Client::connect(address).await?.collection("default", "pictures");
+    let schema =
+        Schema::default().with_embedding("caption", 4, Metric::Cosine).with_embedding("colour", 3, Metric::SquaredL2);
+    pictures.ensure(schema).await?;
+    let both = |key: &'static str, caption: [f32; 4], colour: [f32; 3]| {
+        Record::new(key).with_named_embedding("caption", caption).with_named_embedding("colour", colour)
+    };
+    let noon = Record::new("noon").with_named_embedding("caption", [0.0, 0.9, 0.3, 0.0]);
+    let dawn = both("dawn", [0.9, 0.1, 0.0, 0.1], [0.9, 0.5, 0.2]);
+    pictures.put_many([dawn, both("dusk", [0.8, 0.3, 0.0, 0.2], [0.5, 0.2, 0.4]), noon]).await?;
+    Ok(pictures)
 }
 
 fn some_record(chance: &mut Chance, number: u64) -> Record {
@@ -322,6 +348,30 @@ async fn answers_are_the_same_after_a_crash_and_however_records_lie() {
         let stored = parts.get("k0001").await.expect("it is read").expect("it is there");
         assert_eq!(stored.sparse[0].name, "terms");
         assert!(stored.sparse[0].weights.is_sorted_by(|a, b| a.0 < b.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_metric_returns_its_own_distance() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let node = Node::start(data.path()).await;
+    let schema = Schema::default()
+        .with_embedding("cosine", 2, Metric::Cosine)
+        .with_embedding("dot", 2, Metric::Dot)
+        .with_embedding("l2", 2, Metric::SquaredL2);
+    let notes = notes(&node).await;
+    notes.create(schema).await.expect("it is created");
+    let vector = [3.0, -4.0];
+    let record = ["cosine", "dot", "l2"]
+        .into_iter()
+        .fold(Record::new("k"), |record, name| record.with_named_embedding(name, vector));
+    notes.put(record).await.expect("it is written");
+    // The cosine of these is 4 / 5, their product 4 * 2, their difference (-3, 2).
+    for (name, expected) in [("cosine", 0.2), ("dot", -8.0), ("l2", 13.0)] {
+        for search in [notes.search([0.0, -2.0]), notes.search([0.0, -2.0]).exact()] {
+            let hits = search.embedding(name).hits().await.expect("it finds");
+            assert!(hits.len() == 1 && (hits[0].distance - expected).abs() < 1e-6, "{name}: {hits:?}");
+        }
     }
 }
 
