@@ -100,6 +100,9 @@ def servers(given, what):
     for name, options in kinds.items():
         yield name, lambda folder, port, options=options: redis_command(given, port, folder, *options)
     yield "loci", lambda folder, port: loci_command(given, folder, port, free_ports(1)[0])
+    if what == "set":
+        buffered = ["--resp-durability", "buffered"]
+        yield "loci, buffered", lambda folder, port: loci_command(given, folder, port, free_ports(1)[0], *buffered)
 
 
 def drive(given, port, what, clients, pipeline, requests):
