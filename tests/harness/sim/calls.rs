@@ -326,6 +326,8 @@ impl World<'_> {
                     WriteError::Stopping => "writes at a member that stops",
                     WriteError::NotReady => "calls to a member that reads its log",
                     WriteError::Overloaded { .. } => "writes that found a full queue",
+                    WriteError::DiskFull { .. } => "writes refused because the disk was full",
+                    WriteError::Removed => "calls to a member that was removed",
                     ref other => return violation(format!("a write was answered: {other}")),
                 };
                 self.reached.mark(what);
@@ -337,6 +339,7 @@ impl World<'_> {
                 self.reached.mark(match error {
                     ReadError::NotReady => "calls to a member that reads its log",
                     ReadError::Stopping => "reads at a member that stops",
+                    ReadError::Removed => "calls to a member that was removed",
                     other => return violation(format!("a read without a deadline was answered: {other}")),
                 });
                 self.not_done(ticket.client, false);

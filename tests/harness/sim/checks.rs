@@ -2,7 +2,7 @@
 
 use loci_index::record::CollectionId;
 use loci_index::view::ScanRequest;
-use loci_raft::Role;
+use loci_raft::{FOUNDING_INDEX, Role};
 
 use super::clients::{KEYS, NEAR};
 use super::planted::Planted;
@@ -40,7 +40,8 @@ impl World<'_> {
         process.compared = applied;
         let applied_more = applied > machine.applied;
         machine.applied = machine.applied.max(applied);
-        if applied <= self.oracle.applied() {
+        // Who joins has nothing before the first snapshot.
+        if applied <= self.oracle.applied() && applied >= FOUNDING_INDEX.0 {
             self.oracle.agree(me, applied, (store.chain_head(), store.digest()))?;
         }
         let committed = replica.committed_index().0;
@@ -81,7 +82,8 @@ impl World<'_> {
     /// Whether all members have come to the same state.
     pub(super) fn all_alike(&self) -> bool {
         let all = self.oracle.applied();
-        self.machines.iter().all(|machine| {
+        let Some(members) = self.in_force() else { return false };
+        members.into_iter().map(|at| &self.machines[at]).all(|machine| {
             let process = machine.process.as_ref().filter(|_| machine.is_awake(self.now));
             process.is_some_and(|process| {
                 let owner = &process.driven.owner;
@@ -108,7 +110,8 @@ impl World<'_> {
     /// At the end: every member holds what the oracle holds, and the history has an order. Whether it could not be decided.
     pub(super) fn check_end(&mut self) -> Checked<bool> {
         let index = self.oracle.applied();
-        for machine in &self.machines {
+        let Some(members) = self.in_force() else { return violation("nobody leads at the end") };
+        for machine in members.iter().map(|at| &self.machines[*at]) {
             let me = machine.me;
             let Some(handle) = machine.handle() else { return violation(format!("member {me} is down")) };
             let view = handle.newest();
@@ -138,7 +141,7 @@ impl World<'_> {
                 }
             }
         }
-        self.check_tables()?;
+        self.check_tables(&members)?;
         self.reached.count("requests repeated, and given their first outcome", self.oracle.repeated());
         self.reached.count("entries applied", index);
         self.oracle.mark_tables(&mut self.reached);

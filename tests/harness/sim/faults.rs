@@ -43,6 +43,10 @@ pub enum Fault {
     Transfer,
     /// Everything loses its power at once.
     Blackout,
+    /// Somebody is to join, to get a vote, to lose it, or to go.
+    Change,
+    /// There is no space for another file of the log, for a while.
+    DiskFull,
 }
 
 const MENU: [(Fault, &str, u64); 17] = [
@@ -69,6 +73,10 @@ const MENU: [(Fault, &str, u64); 17] = [
 #[derive(Debug, Clone)]
 pub struct Menu {
     weights: Vec<(Fault, &'static str, u64)>,
+    /// How often members change, beside the weights of the others.
+    pub changes: u64,
+    /// How often a disk is full, beside them.
+    pub full: u64,
     /// The longest time between two faults.
     pub every: Nanos,
     /// How long a machine is down at most.
@@ -93,6 +101,8 @@ impl Menu {
         }
         Menu {
             weights,
+            changes: 0,
+            full: 0,
             every: [300 * MILLIS, SECONDS, 3 * SECONDS, 8 * SECONDS][chance.index(4)],
             down: [100 * MILLIS, SECONDS, 5 * SECONDS][chance.index(3)],
             paused: [200 * MILLIS, 2 * SECONDS, 6 * SECONDS][chance.index(3)],
@@ -131,8 +141,14 @@ impl Menu {
 
     /// What goes wrong next, and its name.
     pub fn choose(&self, chance: &mut Chance) -> (Fault, &'static str) {
-        let all: u64 = self.weights.iter().map(|(.., weight)| weight).sum();
-        let mut at = chance.below(all);
+        let others: u64 = self.weights.iter().map(|(.., weight)| weight).sum();
+        let mut at = chance.below(others + self.changes + self.full);
+        if at >= others + self.changes {
+            return (Fault::DiskFull, "full disk");
+        }
+        if at >= others {
+            return (Fault::Change, "change of members");
+        }
         for (fault, name, weight) in &self.weights {
             if at < *weight {
                 return (*fault, name);

@@ -19,8 +19,9 @@ use loci_node::log_thread::{LogHandle, Request};
 use loci_node::memory::Budget;
 use loci_node::shard::{Beginning, Driven, Install, Mailbox, OwnerOptions, ShardHandle};
 use loci_raft::{
-    Change, Disk, FOUNDING_INDEX, Log, LogIndex, LogOptions, MemberId, Members, MemoryDisk, Message, Recovered,
-    Replica, ReplicaOptions, ShardId, ShardState, Standing, SyncMark, Term, beginning, founding,
+    Change, Disk, Entry, EntryKind, FOUNDING_INDEX, JOINING_INDEX, Log, LogIndex, LogOptions, MemberId, Members,
+    MemoryDisk, Message, Recovered, Replica, ReplicaOptions, ShardId, ShardState, Standing, SyncMark, Term, beginning,
+    founding, joining,
 };
 
 use super::clients::Call;
@@ -61,6 +62,11 @@ fn has(state: &ShardState, stand: &Stand) -> bool {
     stand.index <= state.start || state.term_of(stand.index) == Some(stand.term)
 }
 
+/// What changes members is not for the store.
+fn for_store(entry: &Entry) -> Bytes {
+    if entry.kind == EntryKind::Normal { entry.data.clone() } else { Bytes::new() }
+}
+
 /// See the module's front page.
 pub struct Machine {
     /// Its member.
@@ -87,11 +93,14 @@ pub struct Machine {
     pub entries: BTreeMap<u64, (Term, Bytes)>,
     /// The last entry that it ever applied.
     pub applied: u64,
+    /// Whom it hears from first, if it joins a shard that is there.
+    pub joins: Option<Arc<Members>>,
     /// What is wrong with the program.
     planted: Option<Planted>,
     /// Where its store stands by a snapshot that it took in.
     stand: Arc<Mutex<Option<Stand>>>,
-    founded: bool,
+    /// Its log and its store are made.
+    pub founded: bool,
 }
 
 /// A file with a flipped bit.
@@ -116,6 +125,8 @@ pub struct Process {
     pub requests: std::sync::mpsc::Receiver<Request>,
     /// The same, in the order in which it is done.
     pub queue: VecDeque<Request>,
+    /// It waits for space, and does nothing else.
+    pub full: bool,
     /// What to say once the sync that runs is done.
     pub syncing: Option<SyncMark>,
     /// Messages for other members.
@@ -172,6 +183,7 @@ impl Machine {
             sync_fails: false,
             entries: BTreeMap::new(),
             applied: FOUNDING_INDEX.0,
+            joins: None,
             planted,
             stand: Arc::default(),
             founded: false,
@@ -258,8 +270,12 @@ impl Machine {
         let store = if self.founded {
             Store::open(directory, store_options)
         } else {
-            log.append(&founding(SHARD, members)).and_then(|()| log.sync()).map_err(failed)?;
-            Store::create(directory, store_options, DIGEST_KEY, FOUNDING_INDEX.0)
+            let (first, applied) = match &self.joins {
+                Some(joins) => (joining(SHARD, joins), JOINING_INDEX),
+                None => (founding(SHARD, members), FOUNDING_INDEX),
+            };
+            log.append(&first).and_then(|()| log.sync()).map_err(failed)?;
+            Store::create(directory, store_options, DIGEST_KEY, applied.0)
         };
         let store = store.map_err(|error| format!("the store: {error}"))?;
         self.founded = true;
@@ -276,7 +292,7 @@ impl Machine {
         let applied = LogIndex(store.applied());
         for index in state.start.0 + 1..=state.last.0 {
             let entry = reader.read(LogIndex(index)).map_err(|error| format!("entry {index}: {error}"))?;
-            self.entries.insert(index, (entry.term, entry.data));
+            self.entries.insert(index, (entry.term, for_store(&entry)));
         }
         let options = ReplicaOptions { shard: SHARD, me: self.me, applied, seed };
         let replica = Replica::restore(options, &state, reader).map_err(|error| error.to_string())?;
@@ -312,6 +328,7 @@ impl Machine {
             log,
             requests,
             queue: VecDeque::new(),
+            full: false,
             syncing: None,
             outbox,
             calls: Vec::new(),
@@ -375,7 +392,7 @@ impl Machine {
             if let Request::Append { batch, .. } = &request {
                 for append in batch {
                     if let Change::Entry(entry) = &append.change {
-                        let new = (entry.term, entry.data.clone());
+                        let new = (entry.term, for_store(entry));
                         let old = self.entries.insert(entry.index.0, new);
                         replaced += u64::from(old.is_some_and(|(term, _)| term != entry.term));
                     }

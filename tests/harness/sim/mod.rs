@@ -14,6 +14,7 @@
 //! | [`machine`], [`disk`] | disks and clock, and the process that runs on them; disks that break promises |
 //! | [`network`] | what happens to messages |
 //! | [`faults`], [`strikes`] | which faults, how often; what each does |
+//! | [`joiners`] | members that change |
 //! | [`clients`], [`calls`] | what is asked for; how calls go and what must be true of their answers |
 //! | [`tables`] | typed values: what clients do with them, and what they must hear |
 //! | [`oracle`], [`checks`] | what must be; whether it is |
@@ -26,7 +27,6 @@
 //!   must get through and all members must come to the same state.
 //!
 //! A snapshot is a copy of the sender's last checkpoint that arrives as a whole; how its files travel is tested elsewhere.
-//! What is not here yet: members that change.
 
 mod calls;
 mod checks;
@@ -34,6 +34,7 @@ pub mod clients;
 mod disk;
 pub mod faults;
 mod histories;
+mod joiners;
 mod machine;
 mod network;
 mod oracle;

@@ -52,7 +52,7 @@ impl Planted {
         (Planted::LeaseTooLong, 120),
         (Planted::RepeatWithoutId, 40),
         (Planted::ShowExpired, 10),
-        (Planted::ReadByOwnClock, 10),
+        (Planted::ReadByOwnClock, 150),
         (Planted::OwnClockForTheLogs, 10),
         (Planted::ApplyTwice, 10),
         (Planted::SnapshotOffByOne, 60),

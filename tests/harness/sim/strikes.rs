@@ -63,7 +63,7 @@ impl World<'_> {
             Fault::Isolate | Fault::IsolateLeader => self.network.split(|member| member == at),
             Fault::Split => {
                 let sides: Vec<bool> = (0..size).map(|_| self.chance.percent(50)).collect();
-                self.network.split(|member| sides[member]);
+                self.network.split(|member| sides.get(member).is_some_and(|left| *left));
             }
             Fault::OneWay => {
                 let to = self.chance.index(size);
@@ -72,6 +72,16 @@ impl World<'_> {
                 }
             }
             Fault::Heal => self.network.heal(),
+            Fault::Change => self.change_members()?,
+            Fault::DiskFull => {
+                let used = self.machines[at].disk.memory.used();
+                self.machines[at]
+                    .disk
+                    .memory
+                    .set_capacity(Some(used + self.chance.below(3) * self.build.log_file_bytes));
+                let wait = self.chance.below(5 * SECONDS);
+                self.after(wait, Happening::Freed { at });
+            }
             Fault::ClockJump => {
                 let most: i64 = [200, 5_000, 3_600_000][self.chance.index(3)];
                 let jump = self.chance.below(2 * most as u64 + 1) as i64 - most;
@@ -85,6 +95,8 @@ impl World<'_> {
                 }
             }
             Fault::SlowDisk => self.machines[at].slow_until = self.now + self.chance.below(4 * SECONDS),
+            // It has no store yet that could fail.
+            Fault::JobFails if !self.machines[at].founded => {}
             Fault::JobFails => {
                 let fault = if self.chance.percent(50) { DirectoryFault::Full } else { DirectoryFault::Broken };
                 let nth = self.chance.below(4);
@@ -172,6 +184,8 @@ impl World<'_> {
         let interrupted = self.troubled && self.chance.percent(self.menu.start_fails);
         let (members, build) = (self.members.clone(), self.build.clone());
         let machine = &mut self.machines[at];
+        // One that finds its disk full does not start.
+        machine.disk.memory.set_capacity(None);
         if interrupted {
             let nth = 1 + self.chance.below(3);
             if self.chance.percent(50) {
@@ -239,6 +253,7 @@ impl World<'_> {
             let machine = &mut self.machines[at];
             machine.slow_until = 0;
             machine.disk.memory.heal();
+            machine.disk.memory.set_capacity(None);
             machine.sync_fails = false;
             if machine.process.is_none() {
                 let life = machine.life;

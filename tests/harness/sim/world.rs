@@ -1,6 +1,6 @@
 //! The world: what happens next, and the machines that it happens to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
@@ -10,12 +10,13 @@ use loci_index::store::{Done, Job, JobKind, checkpoint_files};
 use loci_node::cluster::snapshot::Stand;
 use loci_node::log_thread::{Report, Request};
 use loci_node::shard::Event;
-use loci_raft::{Change, LogError, LogIndex, MemberId, Members, Message};
+use loci_raft::{Append, Change, LogError, LogIndex, MemberId, Members, Message, Part};
 
 use super::clients::{Call, Client, Habits, Polled, Reply, Ticket};
 use super::disk::DyingDirectory;
 use super::faults::Menu;
 use super::histories::Histories;
+use super::joiners::MACHINES_MAX;
 use super::machine::{Build, Machine};
 use super::network::{Network, Weather};
 use super::oracle::Oracle;
@@ -24,6 +25,8 @@ use super::tables;
 use super::{Checked, MICROS, MILLIS, NOT_WELL, Nanos, Reached, Run, SECONDS, Summary, Trace, violation};
 use crate::chance::Chance;
 
+/// A log is asked for so many bytes more than twice what is needed, as the log's thread does it.
+const RESERVED_MORE: u64 = 8192;
 /// How long collections may take to be made.
 const PREPARED_BY: Nanos = 30 * SECONDS;
 /// Once everything works again writes get through within ten of the longest election timeouts.
@@ -57,6 +60,10 @@ pub enum Happening {
     Again { ticket: Ticket },
     /// A client has waited long enough for an answer.
     Late { ticket: Ticket },
+    /// A log that had no space tries again.
+    Space { at: usize, life: u64 },
+    /// There is space again.
+    Freed { at: usize },
     /// Something goes wrong.
     Fault,
 }
@@ -70,6 +77,9 @@ pub struct World<'t> {
     happened: u64,
     queue: BTreeMap<(Nanos, u64), Happening>,
     pub(super) machines: Vec<Machine>,
+    /// Members whose removal was asked for.
+    pub(super) may_be_gone: BTreeSet<MemberId>,
+    /// Those that found the shard.
     pub(super) members: Arc<Members>,
     pub(super) build: Build,
     pub(super) network: Network,
@@ -115,13 +125,20 @@ impl<'t> World<'t> {
         });
         let machines: Vec<Machine> = machines.collect();
         let weather = Weather::draw(&mut chance);
-        let menu = match run.planted {
+        let mut menu = match run.planted {
             Some(Planted::ForgetTheVote) => Menu::restless(&mut chance),
             _ => Menu::draw(&mut chance),
         };
         let mut habits = Habits::draw(&mut chance);
         if run.planted == Some(Planted::RepeatWithoutId) {
             (habits.ids, habits.lost) = (100, 30);
+        }
+        // Last, so that a mistake made on purpose meets what it always met.
+        if run.planted.is_none() && chance.percent(60) {
+            menu.changes = 10 + chance.below(40);
+        }
+        if run.planted.is_none() && chance.percent(50) {
+            menu.full = 5 + chance.below(20);
         }
         World {
             run,
@@ -130,9 +147,10 @@ impl<'t> World<'t> {
             happened: 0,
             queue: BTreeMap::new(),
             machines,
+            may_be_gone: BTreeSet::new(),
             members: Arc::new(members),
             build,
-            network: Network::new(size as usize, weather),
+            network: Network::new(MACHINES_MAX, weather),
             menu,
             clients: (0..habits.clients).map(Client::new).collect(),
             habits,
@@ -219,7 +237,8 @@ impl<'t> World<'t> {
 
     fn happen(&mut self, happening: Happening) -> Checked {
         let on = match &happening {
-            Happening::Turn { at, .. } | Happening::Synced { at, .. } | Happening::Job { at, .. } => Some(*at),
+            Happening::Turn { at, .. } | Happening::Synced { at, .. } | Happening::Space { at, .. } => Some(*at),
+            Happening::Job { at, .. } => Some(*at),
             Happening::Done { at, .. } | Happening::Request { at, .. } => Some(*at),
             Happening::Arrives { to, .. } | Happening::Snapshot { to, .. } => Some(*to),
             _ => None,
@@ -269,6 +288,13 @@ impl<'t> World<'t> {
             Happening::Answer { ticket, reply } => self.answer(ticket, reply)?,
             Happening::Again { ticket } => self.again(ticket),
             Happening::Late { ticket } => self.late(ticket),
+            Happening::Space { at, life } => {
+                if self.lives(at, life) {
+                    self.machines[at].process.as_mut().into_iter().for_each(|process| process.full = false);
+                    self.begin_log(at)?;
+                }
+            }
+            Happening::Freed { at } => self.machines[at].disk.memory.set_capacity(None),
             Happening::Fault => self.strike()?,
         }
         Ok(())
@@ -365,25 +391,52 @@ impl<'t> World<'t> {
         let planted = self.run.planted;
         let machine = &mut self.machines[at];
         let Some(process) = &mut machine.process else { return Ok(()) };
-        if process.syncing.is_some() || process.queue.is_empty() {
+        if process.syncing.is_some() || process.queue.is_empty() || process.full {
             return Ok(());
         }
         let mut last = None;
         let mut done = Ok(());
-        for request in process.queue.drain(..) {
-            let Request::Append { mut batch, mark, .. } = request else {
-                return violation("the shard asked for room in a log that has room for anything");
+        let mut reports = Vec::new();
+        while done.is_ok()
+            && let Some(request) = process.queue.pop_front()
+        {
+            let taken = match &request {
+                Request::Append { batch, .. } if planted == Some(Planted::ForgetTheVote) => {
+                    let is_vote = |append: &&Append| matches!(append.change, Change::HardState(_));
+                    process.log.append(&batch.iter().filter(|append| !is_vote(append)).cloned().collect::<Vec<_>>())
+                }
+                Request::Append { batch, .. } => process.log.append(batch),
+                Request::Reserve { bytes, .. } => process.log.reserve(2 * bytes + RESERVED_MORE),
+                other => return violation(format!("the shard asked for {other:?} of a log without a thread")),
             };
-            if planted == Some(Planted::ForgetTheVote) {
-                batch.retain(|append| !matches!(append.change, Change::HardState(_)));
+            match (taken, request) {
+                (Ok(()), Request::Append { mark, .. }) => last = mark.or(last),
+                (Ok(()), _) => reports.push(Report::Room),
+                (Err(LogError::Full { needed, .. }), request) => {
+                    reports.push(Report::Full { needed_bytes: needed });
+                    // An append waits until there is space, and what comes after it waits, in order.
+                    if matches!(request, Request::Append { .. }) {
+                        self.reached.mark("appends that waited for space");
+                        process.queue.push_front(request);
+                        process.full = true;
+                        break;
+                    }
+                }
+                (Err(error), _) => done = Err(error),
             }
-            last = mark.or(last);
-            done = done.and_then(|()| process.log.append(&batch));
         }
         process.syncing = last;
         if let Err(error) = done.and_then(|()| process.log.write()) {
             return self.log_failed(at, &error);
         }
+        if process.full {
+            let life = machine.life;
+            self.after(200 * MILLIS, Happening::Space { at, life });
+        }
+        for report in reports {
+            self.take(at, Event::Log(report))?;
+        }
+        let machine = &mut self.machines[at];
         if last.is_some() {
             let slow = machine.slow_until > self.now;
             let life = machine.life;
@@ -482,7 +535,14 @@ impl<'t> World<'t> {
         let off = self.run.planted == Some(Planted::SnapshotOffByOne) && applied < self.oracle.applied();
         let applied = applied + u64::from(off);
         let (index, term) = (LogIndex(applied), self.oracle.term(applied));
-        let stand = Stand { index, term, members: self.members.clone() };
+        let known = self.machines[from].process.as_ref().and_then(|process| {
+            let replica = process.driven.owner.replica();
+            replica.members_at(LogIndex(applied - u64::from(off)))
+        });
+        // Whoever is no member as of it is not given one.
+        let takes_part = |members: &Arc<Members>| members.part(self.machines[to].me) != Part::Removed;
+        let Some(members) = known.filter(takes_part) else { return Ok(()) };
+        let stand = Stand { index, term, members };
         if let Some(install) = self.machines[to].install(message, stand, &source, &self.build) {
             let (done, _) = tokio::sync::oneshot::channel();
             self.take(to, Event::Install { install: Box::new(install), done })?;
@@ -527,8 +587,14 @@ impl<'t> World<'t> {
         self.machines[at].disk.memory.kill();
         self.break_calls(calls);
         self.reached.mark("processes that stopped as they were told");
+        // It is killed then: nobody heard of what found no space.
+        let full = matches!(closed, Err(LogError::Full { .. }));
+        if full {
+            self.reached.mark("processes that were told to stop while their disk was full");
+        }
         if let Err(error) = closed
             && !failing
+            && !full
         {
             return violation(format!("the log of member {} could not be closed: {error}", self.machines[at].me));
         }
