@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use loci_client::{Client, Collection, CollectionStats, Error, Ingest, IngestLimits, Metric, Schema};
+use loci_client::{Collection, CollectionStats, Error, Ingest, IngestLimits, Metric, Schema};
 use loci_index::store::StoreOptions;
 use serde_json::json;
 
@@ -13,12 +13,12 @@ use super::super::failure::Failure;
 use super::super::output::{Rows, bytes_size, grouped, print, print_json, time_shown};
 use super::DataSetArgs;
 
-/// How often it is looked at whether anything still happens.
+/// With nothing changed for so long, nothing will, where all that is left is too little for a graph.
 const QUIET: Duration = Duration::from_secs(5);
-/// Nothing that the node does takes so long without being seen: it is busy with something else.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// A node that builds graphs uses a processor; one that uses less than this part of one builds none.
-const IDLE_PART: u32 = 5;
+/// Where more is left, but perhaps nowhere enough of it together.
+const QUIET_UNSURE: Duration = Duration::from_secs(60);
+/// Where somewhere there is enough for a graph: the node cannot build it.
+const QUIET_BUILDING: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]
 pub struct IngestBench {
@@ -72,7 +72,7 @@ pub async fn bench(args: IngestBench) -> Result<(), Failure> {
     }
     let pushed = ingest.pushed();
 
-    let (stats, indexed) = until_indexed(&client, &collection, begun).await.map_err(failed)?;
+    let (stats, indexed) = until_indexed(&collection, begun).await.map_err(failed)?;
     let indexed = indexed.max(searchable);
     let rate = |records: u64, time: Duration| records as f64 / time.as_secs_f64().max(1e-9);
     if args.connection.json {
@@ -107,7 +107,7 @@ pub async fn bench(args: IngestBench) -> Result<(), Failure> {
     let unindexed = stats.records.saturating_sub(stats.indexed_records);
     if unindexed > 0 {
         print(format!(
-            " {} records are in no graph and will be in none before more come: they are compared one by one",
+            " {} records are in no graph: too few of them lie together, and they are compared one by one",
             grouped(unindexed)
         ))?;
     }
@@ -121,15 +121,10 @@ pub async fn bench(args: IngestBench) -> Result<(), Failure> {
 
 /// Waits until all records are in graphs, or until no more will be. How it is then, and how long after `begun` the last of them
 /// came into a graph.
-async fn until_indexed(
-    client: &Client,
-    collection: &Collection,
-    begun: Instant,
-) -> Result<(CollectionStats, Duration), Error> {
+async fn until_indexed(collection: &Collection, begun: Instant) -> Result<(CollectionStats, Duration), Error> {
     let mut stats = collection.describe().await?.stats;
     let (mut indexed, mut changed) = (begun.elapsed(), begun.elapsed());
-    let mut looked = (begun.elapsed(), client.stats().await?.cpu);
-    while stats.indexed_records < stats.records {
+    while stats.indexed_records < stats.records && begun.elapsed().saturating_sub(changed) < patience(&stats) {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let now = collection.describe().await?.stats;
         if now.indexed_records > stats.indexed_records {
@@ -140,26 +135,26 @@ async fn until_indexed(
             changed = begun.elapsed();
         }
         stats = now;
-        let took = begun.elapsed().saturating_sub(looked.0);
-        if took >= QUIET {
-            let cpu = client.stats().await?.cpu;
-            let is_idle = cpu.saturating_sub(looked.1) * IDLE_PART < took;
-            if nothing_more_comes(&stats, begun.elapsed().saturating_sub(changed), is_idle) {
-                break;
-            }
-            looked = (begun.elapsed(), cpu);
-        }
     }
     Ok((stats, indexed))
 }
 
-/// Whether records that are in no graph will stay so, if nothing has changed for so long.
-fn nothing_more_comes(stats: &CollectionStats, unchanged: Duration, is_idle: bool) -> bool {
+/// How long nothing may change before no more records will be in graphs.
+///
+/// A shard builds one once enough records without are in its segments together. Of several shards it is not known here how
+/// these records lie, but at most so many shards have some as there are segments without a graph.
+fn patience(stats: &CollectionStats) -> Duration {
+    let enough = u64::from(StoreOptions::default().graph_rows_min);
     let left = stats.records.saturating_sub(stats.indexed_records);
-    // So few records get no graph, wherever they are; those in memory get none before more come.
-    let few_left = left < u64::from(StoreOptions::default().graph_rows_min);
-    let all_in_graphs = stats.segments == stats.graph_segments;
-    unchanged >= PATIENCE || (unchanged >= QUIET && (few_left || all_in_graphs || is_idle))
+    let sealed = left.saturating_sub(stats.buffer_records);
+    let without = u64::from(stats.segments.saturating_sub(stats.graph_segments));
+    if left < enough {
+        QUIET
+    } else if without == 0 || sealed < enough * without {
+        QUIET_UNSURE
+    } else {
+        QUIET_BUILDING
+    }
 }
 
 #[cfg(test)]
@@ -167,30 +162,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ends_when_nothing_more_will_be_in_a_graph() {
-        let seconds = Duration::from_secs;
-        let stats = |records, indexed_records, segments, graph_segments| CollectionStats {
-            records,
+    fn it_waits_as_long_as_more_records_can_be_in_graphs() {
+        let stats = |indexed_records, buffer_records, segments, graph_segments| CollectionStats {
+            records: 60_000,
             indexed_records,
+            buffer_records,
             segments,
             graph_segments,
             ..CollectionStats::default()
         };
-        // Segments of 900 records without a graph in each of several shards, or one beside many in memory.
-        let small = stats(60_000, 57_300, 7, 4);
-        let all_in_graphs = stats(60_000, 57_300, 4, 4);
-        let few_left = stats(60_000, 59_100, 5, 4);
         let table = [
-            ("a node that still builds", &small, seconds(20), false, false),
-            ("a node that rests", &small, seconds(5), true, true),
-            ("one that rested just now", &small, seconds(4), true, false),
-            ("one that never rests", &small, seconds(600), false, true),
-            ("the rest is in memory", &all_in_graphs, seconds(5), false, true),
-            ("it may still come out of memory", &all_in_graphs, seconds(4), false, false),
-            ("too few for a graph", &few_left, seconds(5), false, true),
+            ("too few for a graph, in a segment", stats(58_977, 0, 5, 4), QUIET),
+            ("too few for a graph, in memory", stats(58_977, 1_023, 4, 4), QUIET),
+            ("too few for a graph in a segment, and more in memory", stats(57_000, 2_100, 5, 4), QUIET_UNSURE),
+            ("more in memory", stats(57_000, 3_000, 4, 4), QUIET_UNSURE),
+            ("too few in each of three segments of three shards", stats(57_300, 0, 7, 4), QUIET_UNSURE),
+            ("enough in one of three segments, whatever lies where", stats(56_928, 0, 7, 4), QUIET_BUILDING),
+            ("enough in one segment", stats(58_976, 0, 5, 4), QUIET_BUILDING),
+            ("the only segment", stats(0, 0, 1, 0), QUIET_BUILDING),
+            ("nothing is sealed yet", stats(0, 60_000, 0, 0), QUIET_UNSURE),
         ];
-        for (what, stats, unchanged, is_idle, ends) in table {
-            assert_eq!(nothing_more_comes(stats, unchanged, is_idle), ends, "{what}");
+        for (what, stats, expected) in table {
+            assert_eq!(patience(&stats), expected, "{what}");
         }
     }
 }
