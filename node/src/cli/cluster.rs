@@ -1,10 +1,13 @@
 //! `cluster`: who takes part, who leads, and who is to.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use loci_client::{ClusterDescription, MemberDescription, ShardDescription};
 use serde_json::{Value as Json, json};
 
-use super::connect::Connection;
+use super::cluster_add::add;
+use super::connect::{Connection, duration};
 use super::failure::Failure;
 use super::output::{Rows, grouped, print, print_json};
 
@@ -12,6 +15,18 @@ use super::output::{Rows, grouped, print, print_json};
 pub enum ClusterCommand {
     /// Show members and shards: who leads, who votes, how far behind each is.
     Status {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Say how a new node joins, and wait until one has: until it holds everything and votes, or, where three others vote, follows
+    /// to take the place of one that is lost.
+    Add {
+        /// Where the new node will listen, host:port. Then only one at this address counts.
+        #[arg(value_name = "NEW_ADDRESS")]
+        node: Option<String>,
+        /// How long to wait for it; 0s: only say how.
+        #[arg(long, value_parser = duration, default_value = "10m")]
+        wait: Duration,
         #[command(flatten)]
         connection: Connection,
     },
@@ -63,6 +78,7 @@ pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
             }
             print(table(&described))
         }
+        ClusterCommand::Add { node, wait, connection } => add(node, wait, connection).await,
         ClusterCommand::Transfer { member, shard, connection } => {
             let done = connection.client()?.transfer_leader_of(shard, member).await;
             done.map_err(|error| Failure::call(format!("member {member}"), error))?;

@@ -12,6 +12,7 @@
 mod connect;
 mod admin;
 mod cluster;
+mod cluster_add;
 mod records;
 mod search;
 mod watch;
