@@ -12,7 +12,7 @@
 //! together.
 //!
 //! What needs no more than to be in the hands of the operating system ([`Safety::Written`]) is written at once, and synced
-//! within [`SYNC_WITHIN`] by the thread, beside whatever is written meanwhile.
+//! [`SYNC_WITHIN`] later by a second thread, beside whatever is written meanwhile.
 //!
 //! A shard that comes later begins with [`LogOpener::open`].
 //!
@@ -27,7 +27,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,7 @@ pub enum Request {
     },
     /// A shard begins to use the log.
     Open(Open),
-    /// The log was used, and may need a file made ready once it has nothing to do, or a sync.
+    /// The log was used, and may need a file made ready once it has nothing to do.
     Used,
 }
 
@@ -231,26 +231,19 @@ impl LogHandle {
             return false;
         }
         owner.publish_room();
-        let must_wake = match safety {
-            Safety::Synced => {
-                owner.sync(&mut Vec::new());
-                false
-            }
+        match safety {
+            Safety::Synced => owner.sync(&mut Vec::new()),
             Safety::Written => owner.write(),
-        };
-        if std::mem::take(&mut owner.prepared) || must_wake {
+        }
+        if std::mem::take(&mut owner.prepared) {
             self.send(Request::Used);
         }
         true
     }
 
-    /// Syncs what was appended and only written, if anything was.
-    pub fn sync_written(&self) {
-        let Some(owner) = &self.owner else { return };
-        let mut owner = lock(owner);
-        if owner.written_since.is_some() {
-            owner.sync(&mut Vec::new());
-        }
+    /// A way to sync what was appended and only written, from elsewhere; none where there is no thread.
+    pub fn syncer(&self) -> Option<Syncer> {
+        self.owner.as_ref().map(|owner| Syncer(Arc::downgrade(owner)))
     }
 
     /// Whether an entry of so many bytes has room beside what is on its way.
@@ -268,6 +261,44 @@ impl LogHandle {
     fn send(&self, request: Request) {
         // The thread ends only after every handle is gone, or with the process.
         let _ = self.requests.send(request);
+    }
+}
+
+/// Syncs what was only written, beside the log.
+#[derive(Clone)]
+pub struct Syncer(Weak<Mutex<Owner>>);
+
+impl Syncer {
+    /// Syncs what was written by now; it says no once the log is closed, which syncs it.
+    pub fn sync(&self) -> bool {
+        let Some(owner) = self.0.upgrade() else { return false };
+        let mut locked = lock(&owner);
+        locked.written_since = None;
+        let syncing = match locked.log.begin_sync() {
+            Ok(Some(syncing)) => syncing,
+            Ok(None) => return true,
+            Err(error) => locked.die(&error),
+        };
+        drop(locked);
+        let begun = Instant::now();
+        let synced = syncing.run();
+        let mut locked = lock(&owner);
+        if let Err(error) = locked.log.end_sync(&syncing, synced) {
+            locked.die(&error);
+        }
+        locked.note_sync(begun);
+        locked.publish();
+        true
+    }
+
+    /// Syncs a while after each first write, until the log is closed.
+    fn run(&self, written: &Receiver<()>) {
+        while written.recv().is_ok() {
+            std::thread::sleep(SYNC_WITHIN);
+            if !self.sync() {
+                return;
+            }
+        }
     }
 }
 
@@ -310,6 +341,7 @@ impl LogThread {
         listeners: Vec<(ShardId, Listener)>,
     ) -> std::io::Result<(LogThread, Vec<LogHandle>, LogOpener)> {
         let (requests, queue) = channel();
+        let (written, first_writes) = channel();
         let now = Instant::now();
         let count = listeners.len();
         let mut owner = Owner {
@@ -322,6 +354,7 @@ impl LogThread {
             prepared: false,
             last_used: now,
             written_since: None,
+            written,
             must_sync: false,
             slow_until: None,
         };
@@ -336,6 +369,10 @@ impl LogThread {
                 to,
             })
             .collect();
+        let syncer = Syncer(Arc::downgrade(&owner));
+        std::thread::Builder::new()
+            .name("loci-sync".into())
+            .spawn(move || fatal::guard("sync", || syncer.run(&first_writes)))?;
         let thread = std::thread::Builder::new().name("loci-log".into()).spawn(move || {
             fatal::guard("log", || run(&owner, &queue));
             close(owner)
@@ -368,6 +405,8 @@ struct Owner {
     last_used: Instant,
     /// Since when something is written and not synced.
     written_since: Option<Instant>,
+    /// Who is told of the first write after a sync.
+    written: Sender<()>,
     /// What was taken must be synced before anybody hears of it.
     must_sync: bool,
     /// The disk was slow: until then syncs are for the thread.
@@ -391,68 +430,39 @@ fn close(mut owner: Arc<Mutex<Owner>>) -> Result<(), LogError> {
 }
 
 /// Does what is asked, until nobody can ask any more.
-fn run(shared: &Mutex<Owner>, queue: &Receiver<Request>) {
+fn run(owner: &Mutex<Owner>, queue: &Receiver<Request>) {
     let mut safe = Vec::new();
-    // How long it sleeps unless somebody asks for something; none: until then.
-    let mut rest = Some(IDLE);
+    let mut prepared = false;
     loop {
-        let first = match rest {
-            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(rest) => queue.recv_timeout(rest),
-        };
-        let mut owner = lock(shared);
+        let first =
+            if prepared { queue.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { queue.recv_timeout(IDLE) };
+        let mut owner = lock(owner);
         match first {
-            Ok(request) => {
-                owner.take(request, &mut safe);
-                for request in queue.try_iter() {
-                    owner.take(request, &mut safe);
-                }
-                if std::mem::take(&mut owner.must_sync) {
-                    owner.sync(&mut safe);
-                } else {
-                    owner.write();
-                    owner.tell(&mut safe);
-                }
-                owner.prepared = false;
+            Ok(request) => owner.take(request, &mut safe),
+            Err(RecvTimeoutError::Timeout) => {
+                prepared = owner.make_ready();
+                continue;
             }
-            Err(RecvTimeoutError::Timeout) => owner.make_ready(),
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        if owner.written_since.is_some_and(|since| since.elapsed() >= SYNC_WITHIN) {
-            owner = sync_beside(shared, owner);
+        for request in queue.try_iter() {
+            owner.take(request, &mut safe);
         }
-        let idle = (!owner.prepared).then_some(IDLE);
-        let due = owner.written_since.map(|since| SYNC_WITHIN.saturating_sub(since.elapsed()));
-        rest = [idle, due].into_iter().flatten().min();
+        if std::mem::take(&mut owner.must_sync) {
+            owner.sync(&mut safe);
+        } else {
+            owner.write();
+            owner.tell(&mut safe);
+        }
+        (prepared, owner.prepared) = (false, false);
     }
-}
-
-/// Syncs what was written, while shards write more.
-fn sync_beside<'o>(shared: &'o Mutex<Owner>, mut owner: MutexGuard<'o, Owner>) -> MutexGuard<'o, Owner> {
-    owner.written_since = None;
-    let syncing = match owner.log.begin_sync() {
-        Ok(Some(syncing)) => syncing,
-        Ok(None) => return owner,
-        Err(error) => owner.die(&error),
-    };
-    drop(owner);
-    let begun = Instant::now();
-    let synced = syncing.run();
-    let mut owner = lock(shared);
-    if let Err(error) = owner.log.end_sync(&syncing, synced) {
-        owner.die(&error);
-    }
-    owner.note_sync(begun);
-    // Perhaps nobody asks for anything after this.
-    owner.publish();
-    owner
 }
 
 impl Owner {
-    /// Makes the next file ready, if nobody has asked for anything for a while.
-    fn make_ready(&mut self) {
+    /// Makes the next file ready, as nobody has asked for anything for a while. Whether nothing is left to do.
+    fn make_ready(&mut self) -> bool {
         if self.last_used.elapsed() < IDLE {
-            return;
+            return false;
         }
         self.prepared = true;
         match self.log.prepare() {
@@ -462,12 +472,13 @@ impl Owner {
             Err(error) => self.die(&error),
         }
         self.publish();
+        true
     }
 
     fn take(&mut self, request: Request, safe: &mut Vec<(usize, SyncMark)>) {
         match request {
             Request::Append { batch, bytes, mark, safety, to } => {
-                self.append(&batch);
+                self.append(&batch, safe);
                 self.publish_room();
                 self.figures.outstanding.fetch_sub(bytes, Ordering::AcqRel);
                 let Some(mark) = mark else { return };
@@ -534,13 +545,15 @@ impl Owner {
         }
     }
 
-    /// Appends, however long the disk has no space: the shard has already acted on this batch.
-    fn append(&mut self, batch: &[Append]) {
+    /// Appends, however long the disk has no space: the shard has already acted on this batch. What was taken before it is
+    /// synced meanwhile, which may free files, and told.
+    fn append(&mut self, batch: &[Append], safe: &mut Vec<(usize, SyncMark)>) {
         loop {
             match self.log.append(batch) {
                 Ok(()) => return,
                 Err(LogError::Full { needed, .. }) => {
                     self.set_full(true);
+                    self.sync(safe);
                     for (_, listener) in &self.listeners {
                         listener(Report::Full { needed_bytes: needed });
                     }
@@ -551,13 +564,17 @@ impl Owner {
         }
     }
 
-    /// Hands what was appended to the operating system; whether that is the first since the last sync.
-    fn write(&mut self) -> bool {
+    /// Hands what was appended to the operating system, to be synced soon.
+    fn write(&mut self) {
         if let Err(error) = self.log.write() {
             self.die(&error);
         }
         self.last_used = Instant::now();
-        self.written_since.replace(self.written_since.unwrap_or(self.last_used)).is_none()
+        if self.written_since.is_none() {
+            self.written_since = Some(self.last_used);
+            // The thread ends only with the log, or the process.
+            let _ = self.written.send(());
+        }
     }
 
     fn tell(&self, safe: &mut Vec<(usize, SyncMark)>) {
@@ -572,24 +589,24 @@ impl Owner {
         if let Err(error) = self.log.sync() {
             self.die(&error);
         }
-        self.note_sync(begun);
-        self.tell(safe);
-    }
-
-    fn note_sync(&mut self, begun: Instant) {
-        self.last_used = Instant::now();
-        let took = self.last_used - begun;
-        if took > QUICK_SYNC {
+        if self.note_sync(begun) > QUICK_SYNC {
             self.slow_until = Some(self.last_used + AFTER_SLOW);
         }
-        self.figures.sync_seconds.observe(took);
-        if took > SLOW_SYNC {
-            tracing::warn!(millis = took.as_millis() as u64, "the disk was slow to sync the log");
-        }
+        self.tell(safe);
         self.publish_room();
         if self.reported.elapsed() > IDLE {
             self.publish();
         }
+    }
+
+    fn note_sync(&mut self, begun: Instant) -> Duration {
+        self.last_used = Instant::now();
+        let took = self.last_used - begun;
+        self.figures.sync_seconds.observe(took);
+        if took > SLOW_SYNC {
+            tracing::warn!(millis = took.as_millis() as u64, "the disk was slow to sync the log");
+        }
+        took
     }
 
     fn set_full(&self, full: bool) {

@@ -23,6 +23,18 @@ mod digest;
 mod jobs;
 mod open;
 mod tables;
+
+fn takes_leases(calls: &[u8]) -> bool {
+    let (mut calls, mut args) = (Unpacked::new(calls), Vec::new());
+    while calls.next_into(&mut args).is_some() {
+        let spec = args.first().and_then(|name| commands::find(name));
+        if spec.is_some_and(|spec| spec.name.starts_with("lease.")) {
+            return true;
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +57,8 @@ use crate::effects::Effects;
 use crate::graph::GraphOptions;
 use crate::record::{CollectionId, Position};
 use crate::requests::Requests;
+use crate::table::call::Unpacked;
+use crate::table::commands;
 use crate::table::scripting::Scripts;
 use crate::table::{Event, Listening};
 use crate::view::{Collection, Live, RecordRef, Structure, Totals, View, ViewHandle};
@@ -291,7 +305,8 @@ impl Store {
         [records, self.tables_due()].into_iter().flatten().min()
     }
 
-    /// Whether all that a command writes to is [`Durability::Buffered`].
+    /// Whether all that a command writes to is [`Durability::Buffered`], and nobody relies on more: numbers of leases must never
+    /// come twice.
     pub fn is_buffered(&self, command: &Command) -> bool {
         let is_buffered = |id: u64| {
             self.place(CollectionId(id))
@@ -299,7 +314,9 @@ impl Store {
         };
         match command {
             Command::Write { changes, .. } => changes.iter().all(|change| is_buffered(change.collection)),
-            Command::Execute(execution) => execution.collections.iter().all(|id| is_buffered(*id)),
+            Command::Execute(execution) => {
+                execution.collections.iter().all(|id| is_buffered(*id)) && !takes_leases(&execution.calls)
+            }
             Command::Remove(removal) => is_buffered(removal.collection),
             _ => false,
         }

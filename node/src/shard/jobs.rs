@@ -2,7 +2,8 @@
 //! that are only worth it while nobody writes.
 //!
 //! A merge builds graphs and may take minutes; checkpoints must not wait for it, because buffers and the log grow until
-//! one is done. The merging thread runs at lower priority, the third at the lowest: nobody waits for what it does.
+//! one is done. Before a checkpoint is written the log is synced, lest it end before the state that it is to go on from: an only
+//! member applies what is only written. The merging thread runs at lower priority, the third at the lowest: nobody waits for what it does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use loci_index::store::{Job, JobKind};
 
 use super::Event;
 use crate::fatal;
+use crate::log_thread::Syncer;
 use crate::memory::Budget;
 
 /// How much the merging thread yields to others, in steps of `nice`.
@@ -46,6 +48,7 @@ impl Worker {
         directory: &Arc<dyn Directory>,
         events: &Sender<Event>,
         budget: &Arc<Budget>,
+        syncer: Option<Syncer>,
     ) -> std::io::Result<Worker> {
         let (queue, jobs) = channel();
         let cancel = Arc::new(AtomicBool::new(false));
@@ -56,7 +59,7 @@ impl Worker {
                 // Of this thread alone on Linux. Without the right to do so it merely competes with searches.
                 let _ = rustix::process::setpriority_process(None, niceness);
             }
-            run(&jobs, &*directory, &events, &budget, &cancelled);
+            run(&jobs, &*directory, &events, &budget, &cancelled, syncer.as_ref());
         })?;
         Ok(Worker { queue, cancel, thread: Some(thread) })
     }
@@ -68,11 +71,12 @@ impl Jobs {
         directory: &Arc<dyn Directory>,
         events: &Sender<Event>,
         budget: &Arc<Budget>,
+        syncer: Option<Syncer>,
     ) -> std::io::Result<Jobs> {
         Ok(Jobs {
-            checkpoints: Worker::start("loci-checkpoint", 0, directory, events, budget)?,
-            merges: Worker::start("loci-merge", MERGE_NICENESS, directory, events, budget)?,
-            rests: Worker::start("loci-rest", REST_NICENESS, directory, events, budget)?,
+            checkpoints: Worker::start("loci-checkpoint", 0, directory, events, budget, syncer)?,
+            merges: Worker::start("loci-merge", MERGE_NICENESS, directory, events, budget, None)?,
+            rests: Worker::start("loci-rest", REST_NICENESS, directory, events, budget, None)?,
         })
     }
 
@@ -127,8 +131,16 @@ impl Jobs {
     }
 }
 
-fn run(queue: &Receiver<Job>, directory: &dyn Directory, events: &Sender<Event>, budget: &Budget, cancel: &AtomicBool) {
+fn run(
+    queue: &Receiver<Job>,
+    directory: &dyn Directory,
+    events: &Sender<Event>,
+    budget: &Budget,
+    cancel: &AtomicBool,
+    syncer: Option<&Syncer>,
+) {
     for job in queue {
+        syncer.map(Syncer::sync);
         let kind = job.kind();
         let _working = budget.work(job.working_bytes());
         match catch_unwind(AssertUnwindSafe(|| job.run(directory, cancel))) {

@@ -432,7 +432,7 @@ pub struct Shard {
 impl Shard {
     /// Starts the shard's threads. Jobs write to `directory`, which is the store's.
     pub fn start(mailbox: Mailbox, beginning: Beginning, directory: Arc<dyn Directory>) -> std::io::Result<Shard> {
-        let jobs = jobs::Jobs::start(&directory, &mailbox.sender, &beginning.budget)?;
+        let jobs = jobs::Jobs::start(&directory, &mailbox.sender, &beginning.budget, beginning.log.syncer())?;
         let (handle, owner, events) = make(mailbox, beginning, jobs);
         let thread = std::thread::Builder::new().name(format!("loci-shard-{}", handle.id())).spawn(move || {
             if let Err(Fatal(reason)) = fatal::guard("shard", || run(owner, &events)) {

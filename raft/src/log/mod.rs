@@ -291,8 +291,16 @@ impl<D: Disk> Log<D> {
     /// missing from its end.
     pub fn close(mut self) -> Result<(), LogError> {
         self.sync()?;
-        if self.closed_end == Some(self.end) || self.end + TAIL_BYTES > self.active().header.bytes {
+        if self.closed_end == Some(self.end) {
             return Ok(());
+        }
+        // A mark that was lost with the power has left its padding.
+        if self.end + TAIL_BYTES > self.active().header.bytes {
+            match self.begin_file(NUMBER_FRAME_BYTES, self.active().header.version) {
+                Ok(()) => {}
+                Err(LogError::Full { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
         let salt = self.active().header.salt();
         frame::encode_pad(&mut self.buffer, salt, self.end);
@@ -489,11 +497,7 @@ impl<D: Disk> Log<D> {
         }
         let active = self.active();
         let name = file_name(active.header.sequence);
-        let before = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let synced =
-            if *before { Err(io::Error::other("a sync just before it failed")) } else { active.file.sync_data() };
-        drop(before);
-        synced.map_err(failed("syncing", &name))?;
+        syncing::sync(&*active.file, &self.failed).map_err(failed("syncing", &name))?;
         self.syncs += 1;
         self.durable_end = self.end;
         Ok(())
@@ -512,7 +516,7 @@ impl<D: Disk> Log<D> {
         let mut end = Vec::new();
         frame::encode_number(&mut end, old_header.salt(), Kind::End, old_header.sequence + 1);
         old_file.write_all_at(&end, old_end).map_err(failed("writing", &name))?;
-        old_file.sync_data().map_err(failed("syncing", &name))?;
+        syncing::sync(&*old_file, &self.failed).map_err(failed("syncing", &name))?;
         let opening_end = self.active().header.opening_end;
         (self.end, self.durable_end, self.closed_end) = (opening_end, opening_end, None);
         Ok(())

@@ -28,11 +28,19 @@ pub struct Syncing<F> {
 impl<F: DiskFile> Syncing<F> {
     /// Syncs, on whichever thread. A failure is for [`Log::end_sync`].
     pub fn run(&self) -> io::Result<()> {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let synced = self.file.sync_data();
-        *failed |= synced.is_err();
-        synced
+        sync(&*self.file, &self.failed)
     }
+}
+
+/// Syncs a file that may be synced elsewhere at the same time. Once that has failed, none goes well any more.
+pub(super) fn sync(file: &impl DiskFile, failed: &Mutex<bool>) -> io::Result<()> {
+    let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+    if *failed {
+        return Err(io::Error::other("a sync just before it failed"));
+    }
+    let synced = file.sync_data();
+    *failed = synced.is_err();
+    synced
 }
 
 impl<D: Disk> Log<D> {

@@ -90,10 +90,10 @@ fn run_model(seed: u64, steps: usize) -> u64 {
                 let before = model.clone();
                 died = begun.is_err();
                 written = if died { written } else { count };
-                let run = begun.ok().flatten().map(|syncing| {
-                    let synced = syncing.run();
-                    (syncing, synced)
-                });
+                let begun = begun.ok().flatten();
+                // The log may have gone on to another file before it runs.
+                let late = chance.below(2) == 0;
+                let mut result = begun.as_ref().filter(|_| !late).map(Syncing::run);
                 for _ in 0..chance.below(4) {
                     let change = random_change(&model, &mut chance);
                     let mut draft = model.clone();
@@ -105,7 +105,8 @@ fn run_model(seed: u64, steps: usize) -> u64 {
                     }
                     unsynced.push(change);
                 }
-                if let Some((syncing, result)) = run {
+                if let Some(syncing) = begun {
+                    let result = result.take().unwrap_or_else(|| syncing.run());
                     died |= log.end_sync(&syncing, result).is_err();
                 }
                 if !died {

@@ -535,10 +535,17 @@ impl<'t> World<'t> {
         let off = self.run.planted == Some(Planted::SnapshotOffByOne) && applied < self.oracle.applied();
         let applied = applied + u64::from(off);
         let (index, term) = (LogIndex(applied), self.oracle.term(applied));
-        let known = self.machines[from].process.as_ref().and_then(|process| {
-            let replica = process.driven.owner.replica();
-            replica.members_at(LogIndex(applied - u64::from(off)))
-        });
+        let Some(process) = &self.machines[from].process else { return Ok(()) };
+        let (owner, real) = (&process.driven.owner, LogIndex(applied - u64::from(off)));
+        let known = owner.replica().members_at(real);
+        // What the program would send, where it has it in memory.
+        let stand = Some(owner.checkpoint()).filter(|stand| stand.index == real);
+        if let (Some(stand), Some(known)) = (stand, &known)
+            && stand.members != *known
+        {
+            return violation(format!("member {from} keeps other members with its checkpoint than its log has"));
+        }
+        let known = stand.map(|stand| Arc::clone(&stand.members)).or(known);
         // Whoever is no member as of it is not given one.
         let takes_part = |members: &Arc<Members>| members.part(self.machines[to].me) != Part::Removed;
         let Some(members) = known.filter(takes_part) else { return Ok(()) };

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use loci_index::attributes::Value;
 use loci_index::command::{Command, Outcome, Removal};
 use loci_index::filter::Filter;
+use loci_index::record::KEY_BYTES_MAX;
 use loci_wire::v1;
 use loci_wire::v1::semantic_cache_server::SemanticCache;
 use tonic::{Request, Response, Status};
@@ -113,6 +114,9 @@ fn key_of(partition: &str, embedding: &v1::Embedding) -> Bytes {
     hasher.finalize().to_hex()[..32].to_owned().into()
 }
 
+/// Before a key that was given stand 32 digits of the partition and a slash.
+const KEY_GIVEN_BYTES_MAX: usize = KEY_BYTES_MAX - 33;
+
 /// The key of an entry that was given one: no other partition's, whatever is given there.
 fn key_in(partition: &str, key: &[u8]) -> Bytes {
     let hash = blake3::hash(partition.as_bytes()).to_hex();
@@ -131,6 +135,10 @@ impl Calls {
         check_tags(&tags, 0)?;
         let partition = text_of(&pairs);
         let embedding = embedding.ok_or_else(no_embedding)?;
+        if key.len() > KEY_GIVEN_BYTES_MAX {
+            let message = format!("a key has at most {KEY_GIVEN_BYTES_MAX} bytes here, not {}", key.len());
+            return Err(Failure::invalid("invalid_key", message));
+        }
         let key = if key.is_empty() { key_of(&partition, &embedding) } else { key_in(&partition, &key) };
         let scope = pairs.into_iter().map(|(name, value)| (name, text(value))).collect();
         let tags = v1::ListValue { values: tags.into_iter().map(text).collect() };

@@ -106,7 +106,10 @@ impl Session {
             },
             Do::Wait => self.wait_for_members(args),
             Do::WaitAof => {
-                // What was answered is on the disks of a majority.
+                // What was answered is on the disks of a majority, or soon on this one's.
+                if let Err(error) = self.door.sync_buffered().await {
+                    return self.out.error(error);
+                }
                 let others = self.others();
                 self.out.array(2);
                 self.out.int(1);

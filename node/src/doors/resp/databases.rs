@@ -274,6 +274,23 @@ impl Door {
         })
     }
 
+    /// If any database is buffered: returns once all that was answered here is synced. All shards of a node share its log, so any
+    /// write that is synced will do.
+    pub async fn sync_buffered(&self) -> Result<(), String> {
+        let view = self.home()?.newest();
+        let is_buffered = |database: u8| {
+            let found = view.collection(&self.databases.namespace, &Databases::name(database));
+            found.is_some_and(|found| found.schema().durability == Durability::Buffered)
+        };
+        if !(0..DATABASES as u8).any(is_buffered) {
+            return Ok(());
+        }
+        let command = Command::CreateNamespace { name: self.databases.namespace.clone() };
+        let origin = Origin { principal: "redis".into(), ..Origin::default() };
+        let catalog = self.cluster.catalog().clone();
+        self.log(&catalog, Envelope { origin, command }, gate::deadline(None, gate::TIMEOUT_DEFAULT)).await.map(drop)
+    }
+
     /// Whether writes may have to be refused before the node's memory is used up.
     pub fn limits_memory(&self) -> bool {
         self.figures.limits_memory.load(Ordering::Relaxed)

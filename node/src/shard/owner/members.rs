@@ -61,6 +61,11 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// What the last checkpoint holds.
+    pub fn last(&self) -> &Stand {
+        &self.checkpoint
+    }
+
     pub fn new(stand: Stand) -> Known {
         Known {
             term: stand.term,
@@ -163,8 +168,6 @@ impl Owner {
     /// A checkpoint begins: it will hold the state as of the entry that was applied last.
     pub(super) fn checkpoint_begins(&mut self) {
         let index = LogIndex(self.store.applied());
-        // The log must not end before the state that it is to go on from.
-        self.log.sync_written();
         self.shared.history.save();
         self.known.beginning = Some(Stand { index, term: self.known.term, members: self.known.members.clone() });
     }

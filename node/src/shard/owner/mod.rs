@@ -230,6 +230,11 @@ impl Owner {
         &self.replica
     }
 
+    /// What its last checkpoint holds, to look at.
+    pub fn checkpoint(&self) -> &Stand {
+        self.known.last()
+    }
+
     /// The store, to look at.
     pub fn store(&self) -> &Store {
         &self.store
@@ -365,7 +370,7 @@ impl Owner {
     /// How safe an append must be before it counts as done. Nobody but an only member may go on with what a power cut can
     /// still take: others would have it, and vote for whoever has not.
     fn safety_of(&mut self, appends: &[Append]) -> Safety {
-        let alone = self.replica.members().all().count() == 1 && !self.others_come;
+        let alone = self.replica.members().all().eq([self.replica.me()]) && !self.others_come;
         let mut safety = if alone { Safety::Written } else { Safety::Synced };
         for append in appends {
             let will_do = match &append.change {
