@@ -39,6 +39,10 @@ pub struct Redis {
     pub accepted: AtomicU64,
     /// Connections that were turned away.
     pub rejected: AtomicU64,
+    /// Commands of the log that carried light writes of one client or of several.
+    pub gathered: AtomicU64,
+    /// What was in them: what one client sent at once counts as one.
+    pub gathered_parts: AtomicU64,
 }
 
 /// One group.

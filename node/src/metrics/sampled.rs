@@ -241,6 +241,8 @@ impl Sampled {
         page.gauge("loci_redis_connections", "Open connections of clients of Redis", open)?;
         page.counter("loci_redis_connections_accepted", "Connections let in", load(&redis.accepted))?;
         page.counter("loci_redis_connections_rejected", "Connections turned away", load(&redis.rejected))?;
+        page.counter("loci_redis_groups", "Commands of the log with light writes", load(&redis.gathered))?;
+        page.counter("loci_redis_grouped_batches", "Clients' batches in them", load(&redis.gathered_parts))?;
         let failed = redis.groups().map(|(name, group)| ([("group", name)], load(&group.failed)));
         page.counters("loci_redis_errors", "Commands answered with an error, by group", failed)?;
         let seconds = redis.groups().map(|(name, group)| ([("group", name)], &group.seconds));

@@ -182,6 +182,9 @@ impl Group {
         let Some(deadline) = parts.first().map(|part| part.passage.deadline) else { return };
         let calls = Calls { databases, packed: packed.into_bytes(), conditions: Vec::new(), atomic: false };
         let is_several = parts.len() > 1;
+        let counts = door.metrics.redis();
+        counts.gathered.fetch_add(1, Ordering::Relaxed);
+        counts.gathered_parts.fetch_add(parts.len() as u64, Ordering::Relaxed);
         let done = door.execute_by(calls, origin_of(&principal), deadline).await;
         // The next group goes before the replies of this one are written.
         drop(under_way);
