@@ -171,27 +171,41 @@ impl LogFigures {
         self.full.load(Ordering::Relaxed)
     }
 
+    /// So many bytes that were on their way have been appended.
+    pub fn done(&self, bytes: u64) {
+        self.outstanding.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
     fn take(&self, stats: LogStats) {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
     }
 }
 
+/// Appends a batch on the spot and makes it safe, or says no: what a shard's thread does at the log, where there is no log thread.
+pub type Here = Box<dyn Fn(&[Append], Safety) -> bool + Send>;
+
+/// Who appends what is appended on the thread of the shard.
+enum Place {
+    Owner(Arc<Mutex<Owner>>),
+    Driven(Here),
+}
+
 /// A shard's way to the log thread.
 pub struct LogHandle {
-    /// None where there is no thread.
-    owner: Option<Arc<Mutex<Owner>>>,
+    place: Place,
     requests: Sender<Request>,
     figures: Arc<LogFigures>,
     to: usize,
 }
 
 impl LogHandle {
-    /// For the only shard of a log without a thread: whoever holds the queue does what it asks for. The figures say that
-    /// there is room for anything.
-    pub fn driven() -> (LogHandle, Receiver<Request>) {
+    /// For the only shard of a log without a thread: whoever holds the queue does what it asks for, and says so by
+    /// [`LogFigures::done`]; what the shard's own thread is to do itself, `here` does. The figures say that there is room for
+    /// anything.
+    pub fn driven(here: Here) -> (LogHandle, Receiver<Request>, Arc<LogFigures>) {
         let (requests, queue) = channel();
-        let figures = LogFigures { room: AtomicU64::new(u64::MAX), ..LogFigures::default() };
-        (LogHandle { owner: None, requests, figures: Arc::new(figures), to: 0 }, queue)
+        let figures = Arc::new(LogFigures { room: AtomicU64::new(u64::MAX), ..LogFigures::default() });
+        (LogHandle { place: Place::Driven(here), requests, figures: figures.clone(), to: 0 }, queue, figures)
     }
 
     /// Appends a batch. With a mark it is made safe: the shard hears of it once it is, unless it is when this returns, which
@@ -220,11 +234,14 @@ impl LogHandle {
 
     /// Appends on the thread of the shard, and syncs or writes; says no where that cannot be done at once.
     fn append_here(&self, batch: &[Append], safety: Safety) -> bool {
-        let Some(owner) = &self.owner else { return false };
         // What was asked before must be done before.
         if self.figures.outstanding.load(Ordering::Acquire) > 0 {
             return false;
         }
+        let owner = match &self.place {
+            Place::Owner(owner) => owner,
+            Place::Driven(here) => return here(batch, safety),
+        };
         let Ok(mut owner) = owner.try_lock() else { return false };
         let slow = || owner.slow_until.is_some_and(|until| Instant::now() < until);
         if (safety == Safety::Synced && slow()) || !owner.append_now(batch) {
@@ -243,7 +260,10 @@ impl LogHandle {
 
     /// A way to sync what was appended and only written, from elsewhere; none where there is no thread.
     pub fn syncer(&self) -> Option<Syncer> {
-        self.owner.as_ref().map(|owner| Syncer(Arc::downgrade(owner)))
+        match &self.place {
+            Place::Owner(owner) => Some(Syncer(Arc::downgrade(owner))),
+            Place::Driven(_) => None,
+        }
     }
 
     /// Whether an entry of so many bytes has room beside what is on its way.
@@ -319,8 +339,8 @@ impl LogOpener {
         self.requests.send(Request::Open(open)).map_err(|_| LogError::Dead)?;
         let opened = answer.recv().map_err(|_| LogError::Dead)??;
         Ok(opened.map(|(state, reader, to)| {
-            let owner = Some(self.owner.clone());
-            let handle = LogHandle { owner, requests: self.requests.clone(), figures: self.figures.clone(), to };
+            let place = Place::Owner(self.owner.clone());
+            let handle = LogHandle { place, requests: self.requests.clone(), figures: self.figures.clone(), to };
             OpenedShard { state, reader, handle }
         }))
     }
@@ -363,7 +383,7 @@ impl LogThread {
         let opener = LogOpener { owner: owner.clone(), requests: requests.clone(), figures: figures.clone() };
         let handles = (0..count)
             .map(|to| LogHandle {
-                owner: Some(owner.clone()),
+                place: Place::Owner(owner.clone()),
                 requests: requests.clone(),
                 figures: figures.clone(),
                 to,
@@ -480,7 +500,7 @@ impl Owner {
             Request::Append { batch, bytes, mark, safety, to } => {
                 self.append(&batch, safe);
                 self.publish_room();
-                self.figures.outstanding.fetch_sub(bytes, Ordering::AcqRel);
+                self.figures.done(bytes);
                 let Some(mark) = mark else { return };
                 self.must_sync |= safety == Safety::Synced;
                 match safe.iter_mut().find(|(shard, _)| *shard == to) {

@@ -7,7 +7,7 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,17 +15,18 @@ use loci_index::directory::{Directory, RamDirectory};
 use loci_index::store::{MANIFEST_FILE, Store, StoreOptions, checkpoint_files};
 use loci_node::clock::Clock;
 use loci_node::cluster::snapshot::Stand;
-use loci_node::log_thread::{LogHandle, Request};
+use loci_node::log_thread::{LogFigures, LogHandle, Request, Safety};
 use loci_node::memory::Budget;
 use loci_node::shard::{Beginning, Driven, Install, Mailbox, OwnerOptions, ShardHandle};
 use loci_raft::{
-    Change, Disk, Entry, EntryKind, FOUNDING_INDEX, JOINING_INDEX, Log, LogIndex, LogOptions, MemberId, Members,
-    MemoryDisk, Message, Recovered, Replica, ReplicaOptions, ShardId, ShardState, Standing, SyncMark, Term, beginning,
-    founding, joining,
+    Append, Change, Disk, Entry, EntryKind, FOUNDING_INDEX, JOINING_INDEX, Log, LogIndex, LogOptions, MemberId,
+    Members, MemoryDisk, Message, Recovered, Replica, ReplicaOptions, ShardId, ShardState, Standing, SyncMark, Term,
+    beginning, founding, joining,
 };
 
 use super::clients::Call;
 use super::disk::SimDisk;
+use super::here::AtLog;
 use super::planted::Planted;
 use super::{MILLIS, Nanos};
 use crate::chance::Chance;
@@ -120,7 +121,9 @@ pub struct Process {
     /// How fast the clock runs that it measures with, in millionths, and how long it had run when.
     pace: (u64, u64, Nanos),
     /// Its log.
-    pub log: Log<SimDisk>,
+    pub log: Arc<Mutex<AtLog>>,
+    /// What is on its way there.
+    pub figures: Arc<LogFigures>,
     /// What the shard asks of the log.
     pub requests: std::sync::mpsc::Receiver<Request>,
     /// The same, in the order in which it is done.
@@ -148,6 +151,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// The log, for as long as nobody else uses it.
+    pub fn at_log(&self) -> MutexGuard<'_, AtLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn run_nanos(&self, now: Nanos) -> u64 {
         let (rate, run, since) = self.pace;
         run + (u128::from(now - since) * u128::from(rate) / 1_000_000) as u64
@@ -298,7 +306,13 @@ impl Machine {
         let replica = Replica::restore(options, &state, reader).map_err(|error| error.to_string())?;
 
         let clock = Arc::new(Clock::by_hand(self.day_millis(now)));
-        let (log_handle, requests) = LogHandle::driven();
+        let chance = Chance::new(seed ^ u64::from(SECRET));
+        let log = Arc::new(Mutex::new(AtLog::new(log, chance, self.planted)));
+        let here = log.clone();
+        let at_log = move |batch: &[Append], safety: Safety| {
+            here.lock().unwrap_or_else(PoisonError::into_inner).append_here(batch, safety)
+        };
+        let (log_handle, requests, figures) = LogHandle::driven(Box::new(at_log));
         let outbox: Arc<Mutex<Vec<Message>>> = Arc::default();
         let sent = outbox.clone();
         let (compared, committed, standing) = (store.applied(), replica.committed_index().0, replica.standing());
@@ -326,6 +340,7 @@ impl Machine {
             clock,
             pace: (self.rate, 0, now),
             log,
+            figures,
             requests,
             queue: VecDeque::new(),
             full: false,
@@ -384,19 +399,25 @@ impl Machine {
         Some(Install { message, stand, open })
     }
 
-    /// Takes in what the shard asks of the log. How many entries took the place of others.
+    /// Takes in what the shard did at the log, and what it asks of it. How many entries took the place of others.
     pub fn take_requests(&mut self) -> u64 {
         let mut replaced = 0;
+        let entries = &mut self.entries;
+        let mut note = |batch: &[Append]| {
+            for append in batch {
+                if let Change::Entry(entry) = &append.change {
+                    let new = (entry.term, for_store(entry));
+                    let old = entries.insert(entry.index.0, new);
+                    replaced += u64::from(old.is_some_and(|(term, _)| term != entry.term));
+                }
+            }
+        };
         let Some(process) = &mut self.process else { return 0 };
+        // It does nothing itself as long as something that it asked for is not done.
+        note(&std::mem::take(&mut process.at_log().appended));
         for request in process.requests.try_iter() {
             if let Request::Append { batch, .. } = &request {
-                for append in batch {
-                    if let Change::Entry(entry) = &append.change {
-                        let new = (entry.term, for_store(entry));
-                        let old = self.entries.insert(entry.index.0, new);
-                        replaced += u64::from(old.is_some_and(|(term, _)| term != entry.term));
-                    }
-                }
+                note(batch);
             }
             process.queue.push_back(request);
         }

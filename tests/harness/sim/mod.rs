@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`world`] | what happens next, and a machine's turn |
 //! | [`machine`], [`disk`] | disks and clock, and the process that runs on them; disks that break promises |
+//! | [`here`] | a shard's own thread at the log, and how it ends there |
 //! | [`network`] | what happens to messages |
 //! | [`faults`], [`strikes`] | which faults, how often; what each does |
 //! | [`joiners`] | members that change |
@@ -33,6 +34,7 @@ mod checks;
 pub mod clients;
 mod disk;
 pub mod faults;
+mod here;
 mod histories;
 mod joiners;
 mod machine;

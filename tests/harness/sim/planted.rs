@@ -1,6 +1,6 @@
 //! Mistakes that a program like ours could make, made on purpose: the simulation must find each.
 //!
-//! They are made around the real parts, not in them: by what the log's thread does, by what a machine finds when it starts,
+//! They are made around the real parts, not in them: by what is done at the log, by what a machine finds when it starts,
 //! by what a door asks the shard for, by what a client repeats.
 
 use super::machine::DIGEST_KEY;
@@ -11,6 +11,8 @@ use super::{NOT_WELL, Violation};
 pub enum Planted {
     /// The log says that a batch is synced when it is only written.
     AcknowledgeBeforeSync,
+    /// A shard's thread takes for synced what it only appended itself.
+    AcknowledgeHere,
     /// Hard states are not written: a member that restarts does not know whom it voted for, nor in which term.
     ForgetTheVote,
     /// A member that lost its disk comes back empty under its old number.
@@ -41,8 +43,9 @@ pub enum Planted {
 
 impl Planted {
     /// All of them, with the number of seeds within which each is found: about four times as many as it took.
-    pub const ALL: [(Planted, u64); 14] = [
+    pub const ALL: [(Planted, u64); 15] = [
         (Planted::AcknowledgeBeforeSync, 10),
+        (Planted::AcknowledgeHere, 10),
         (Planted::ForgetTheVote, 120),
         (Planted::WipedMemberVotes, 30),
         (Planted::CutAtAnyBadFrame, 10),

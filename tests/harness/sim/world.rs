@@ -15,6 +15,7 @@ use loci_raft::{Append, Change, LogError, LogIndex, MemberId, Members, Message, 
 use super::clients::{Call, Client, Habits, Polled, Reply, Ticket};
 use super::disk::DyingDirectory;
 use super::faults::Menu;
+use super::here::{AtLog, End};
 use super::histories::Histories;
 use super::joiners::MACHINES_MAX;
 use super::machine::{Build, Machine};
@@ -336,6 +337,10 @@ impl<'t> World<'t> {
         let machine = &mut self.machines[at];
         let Some(process) = &mut machine.process else { return Ok(()) };
         process.turn_at = None;
+        let mut at_log = process.at_log();
+        at_log.busy = process.syncing.is_some() || machine.slow_until > self.now;
+        at_log.troubled = self.troubled;
+        drop(at_log);
         let mut done = Ok(());
         while let Ok(event) = process.driven.events.try_recv() {
             done = done.and_then(|()| process.driven.owner.take(event));
@@ -343,8 +348,26 @@ impl<'t> World<'t> {
         if let Err(fatal) = done.and_then(|()| process.driven.owner.turn()) {
             return violation(format!("member {} stopped: {fatal}", machine.me));
         }
+        let mut at_log = process.at_log();
+        let (end, [here, before, after]) = (at_log.end.take(), std::mem::take(&mut at_log.counts));
+        drop(at_log);
         let replaced = machine.take_requests();
         self.reached.count("entries replaced by another leader's", replaced);
+        self.reached.count("appends that a shard's own thread synced", here);
+        self.reached.count("processes that ended between such an append and its sync", before);
+        self.reached.count("processes that ended after such a sync, before anybody heard of it", after);
+        match end {
+            None => {}
+            Some(End::Power) => {
+                self.cut_power(at);
+                return Ok(());
+            }
+            Some(End::Kill) => {
+                self.kill(at);
+                return Ok(());
+            }
+            Some(End::Failed(error)) => return self.log_failed(at, &error),
+        }
         self.begin_log(at)?;
         self.send(at);
         self.observe(at)?;
@@ -397,20 +420,24 @@ impl<'t> World<'t> {
         let mut last = None;
         let mut done = Ok(());
         let mut reports = Vec::new();
+        let mut at_log = process.log.lock().unwrap_or_else(PoisonError::into_inner);
         while done.is_ok()
             && let Some(request) = process.queue.pop_front()
         {
             let taken = match &request {
                 Request::Append { batch, .. } if planted == Some(Planted::ForgetTheVote) => {
                     let is_vote = |append: &&Append| matches!(append.change, Change::HardState(_));
-                    process.log.append(&batch.iter().filter(|append| !is_vote(append)).cloned().collect::<Vec<_>>())
+                    at_log.log.append(&batch.iter().filter(|append| !is_vote(append)).cloned().collect::<Vec<_>>())
                 }
-                Request::Append { batch, .. } => process.log.append(batch),
-                Request::Reserve { bytes, .. } => process.log.reserve(2 * bytes + RESERVED_MORE),
+                Request::Append { batch, .. } => at_log.log.append(batch),
+                Request::Reserve { bytes, .. } => at_log.log.reserve(2 * bytes + RESERVED_MORE),
                 other => return violation(format!("the shard asked for {other:?} of a log without a thread")),
             };
             match (taken, request) {
-                (Ok(()), Request::Append { mark, .. }) => last = mark.or(last),
+                (Ok(()), Request::Append { mark, bytes, .. }) => {
+                    process.figures.done(bytes);
+                    last = mark.or(last);
+                }
                 (Ok(()), _) => reports.push(Report::Room),
                 (Err(LogError::Full { needed, .. }), request) => {
                     reports.push(Report::Full { needed_bytes: needed });
@@ -426,7 +453,9 @@ impl<'t> World<'t> {
             }
         }
         process.syncing = last;
-        if let Err(error) = done.and_then(|()| process.log.write()) {
+        let done = done.and_then(|()| at_log.log.write());
+        drop(at_log);
+        if let Err(error) = done {
             return self.log_failed(at, &error);
         }
         if process.full {
@@ -454,7 +483,7 @@ impl<'t> World<'t> {
         let Some(process) = &mut self.machines[at].process else { return Ok(()) };
         let Some(mark) = process.syncing.take() else { return Ok(()) };
         let lies = self.run.planted == Some(Planted::AcknowledgeBeforeSync) && self.chance.below(20) > 0;
-        let synced = if lies { Ok(()) } else { process.log.sync() };
+        let synced = if lies { Ok(()) } else { process.at_log().log.sync() };
         if let Err(error) = synced {
             return self.log_failed(at, &error);
         }
@@ -578,11 +607,19 @@ impl<'t> World<'t> {
     /// A process that was told to stop has.
     fn end(&mut self, at: usize) -> Checked {
         let Some(process) = self.machines[at].process.take() else { return Ok(()) };
-        let super::machine::Process { driven, mut log, requests, queue, calls, .. } = process;
+        process.at_log().troubled = false;
+        let super::machine::Process { driven, log, requests, queue, calls, .. } = process;
         if let Err(fatal) = driven.owner.finish() {
             return violation(format!("member {} could not stop: {fatal}", self.machines[at].me));
         }
-        let mut done = Ok(());
+        let log = Arc::try_unwrap(log).map(|at_log| at_log.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let Ok(AtLog { mut log, end, .. }) = log else {
+            return violation("a shard that has ended is still at the log");
+        };
+        let mut done = match end {
+            Some(End::Failed(error)) => Err(error),
+            _ => Ok(()),
+        };
         for request in queue.into_iter().chain(requests.try_iter()) {
             if let Request::Append { batch, .. } = request {
                 done = done.and_then(|()| log.append(&batch));
