@@ -282,47 +282,6 @@ async fn what_was_written_is_there_after_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_write_at_once_have_their_own_replies() {
-    const CLIENTS: i64 = 24;
-    const ROUNDS: i64 = 60;
-    let data = tempfile::tempdir().unwrap();
-    // All of them on one thread, so that they do go together.
-    let node = start(data.path(), &["--resp-threads", "1"]).await;
-    let address = node.resp.clone().expect("the node has a door for clients of Redis");
-    let writers: Vec<_> = (0..CLIENTS)
-        .map(|number| {
-            let mut client = Client::new(&address);
-            std::thread::spawn(move || {
-                let database = number % 3;
-                check(&mut client, &[(&format!("SELECT {database}"), "OK")]);
-                for round in 1..=ROUNDS {
-                    let own = [
-                        format!("INCR own:{number}"),
-                        "INCR shared".into(),
-                        format!("GET own:{number}"),
-                        format!("SADD set:{number} {round}"),
-                        format!("LPUSH own:{number} x"),
-                    ];
-                    client.send(&own.each_ref().map(String::as_str));
-                    let replies: Vec<String> = own.iter().map(|_| text(&client.next().expect("a reply"))).collect();
-                    assert_eq!(replies[0], format!(":{round}"));
-                    assert_eq!(replies[2..4], [format!("\"{round}\""), ":1".into()]);
-                    assert!(replies[4].contains("WRONGTYPE"), "{replies:?}");
-                }
-            })
-        })
-        .collect();
-    for writer in writers {
-        writer.join().expect("what it was answered is right");
-    }
-    let mut client = Client::of(&node);
-    for database in 0..3 {
-        let total = format!("\"{}\"", CLIENTS / 3 * ROUNDS);
-        check(&mut client, &[(&format!("SELECT {database}"), "OK"), ("GET shared", &total)]);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_happens_as_a_whole_or_not_at_all() {
     let data = tempfile::tempdir().unwrap();
     let node = start(data.path(), &[]).await;
@@ -464,6 +423,22 @@ async fn those_who_wait_are_served_first_come_first_served() {
     assert_eq!(waiting[2].reply(), "PONG");
     assert_eq!(waiting[3].reply(), "[\"k\" \"3\"]");
     check(&mut main, &[("MULTI", "OK"), ("BLPOP k 0", "QUEUED"), ("EXEC", "[nil-array]")]);
+    // What came cannot be taken: it can be put nowhere, or another key has a value of another type by now.
+    for (place, line) in ["BRPOPLPUSH k word 0", "BLMOVE k word LEFT LEFT 0", "BLPOP k word 0"].iter().enumerate() {
+        main.call("DEL k word");
+        if place < 2 {
+            main.call("SET word x");
+        }
+        waiting[0].send(&[line]);
+        wait_for_blocked(&mut main, 1);
+        check(&mut main, &[("SET word x", "OK"), ("RPUSH k 1", ":1")]);
+        let reply = waiting[0].reply();
+        match place {
+            0 | 1 => assert!(reply.starts_with("-WRONGTYPE"), "{line}: {reply}"),
+            _ => assert_eq!(reply, "[\"k\" \"1\"]"),
+        }
+    }
+    main.call("DEL k word");
     // Somebody else ends the wait.
     for (how, expected) in [("TIMEOUT", "nil-array"), ("ERROR", "-UNBLOCKED client unblocked via CLIENT UNBLOCK")] {
         let id = waiting[0].call("CLIENT ID");
@@ -600,6 +575,19 @@ async fn clients_that_want_no_replies_get_none() {
     assert_eq!((client.reply(), client.reply()), ("OK".into(), "\"2\"".into()));
     client.send(&["CLIENT REPLY OFF", "SET a 3", "GET a", "NOPE", "CLIENT REPLY ON", "GET a"]);
     assert_eq!((client.reply(), client.reply()), ("OK".into(), "\"3\"".into()));
+    // What is heard of subscriptions is no reply.
+    let mut hearer = Client::of(&node);
+    hearer.send(&["CLIENT REPLY OFF", "SUBSCRIBE c", "PING", "CLIENT REPLY OFF", "PSUBSCRIBE c*"]);
+    assert_eq!(
+        (hearer.reply(), hearer.reply()),
+        ("[\"subscribe\" \"c\" :1]".into(), "[\"psubscribe\" \"c*\" :2]".into())
+    );
+    assert_eq!(client.call("PUBLISH c x"), ":2");
+    assert_eq!(hearer.reply(), "[\"message\" \"c\" \"x\"]");
+    assert_eq!(hearer.reply(), "[\"pmessage\" \"c*\" \"c\" \"x\"]");
+    hearer.send(&["PUNSUBSCRIBE", "SUBSCRIBE", "UNSUBSCRIBE c", "GET a", "CLIENT REPLY ON"]);
+    let heard = ["[\"punsubscribe\" \"c*\" :1]", "[\"unsubscribe\" \"c\" :0]", "OK"];
+    assert_eq!([0; 3].map(|_| hearer.reply()), heard);
     // Others can be made to wait.
     let mut other = Client::of(&node);
     assert_eq!(other.call("CLIENT PAUSE 60000 WRITE"), "OK");

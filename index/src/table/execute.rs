@@ -196,6 +196,8 @@ pub(crate) mod tests {
             ("ZADD z 1e308 a", "(integer) 1"),
             ("ZRANGEBYSCORE z -inf 1e400", "[\"a\"]"),
             ("ZCOUNT z (1e400 +inf", "(integer) 0"),
+            ("ZCOUNT z \t-0x1p4 \n1e308", "(integer) 1"),
+            ("ZCOUNT z 0 7\t", "(error) ERR min or max is not a float"),
             ("ZADD z 1e400 a", "(error) ERR value is not a valid float"),
             ("DEL z", "(integer) 1"),
             ("NOPE x", "(error) ERR unknown command 'NOPE', with args beginning with: 'x' "),

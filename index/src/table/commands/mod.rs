@@ -272,10 +272,44 @@ pub fn parse_float(text: &[u8]) -> Option<f64> {
     if text.is_empty() || text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
         return None;
     }
-    let number: f64 = text.parse().ok()?;
+    let number: f64 = text.parse().ok().or_else(|| parse_hex(text))?;
     // What is too large for a number is none, unless it says so.
     let fits = number.is_finite() || text.contains(['i', 'I']);
     (fits && !number.is_nan()).then_some(number)
+}
+
+/// A number as C writes it in base 16, which Redis takes as well: `0x10`, `-0x1.8p3`.
+fn parse_hex(text: &str) -> Option<f64> {
+    let (negative, rest) = match text.as_bytes() {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    let [b'0', b'x' | b'X', digits @ ..] = rest else { return None };
+    let end = digits.iter().position(|byte| matches!(byte, b'p' | b'P')).unwrap_or(digits.len());
+    let (digits, exponent) = (&digits[..end], digits.get(end + 1..));
+    let mut exponent = match exponent {
+        Some(exponent) => std::str::from_utf8(exponent).ok()?.parse::<i32>().ok()?.clamp(-10_000, 10_000),
+        None => 0,
+    };
+    let (mut value, mut seen, mut point) = (0.0f64, 0, false);
+    for byte in digits {
+        if *byte == b'.' && !point {
+            point = true;
+            continue;
+        }
+        value = value * 16.0 + f64::from(char::from(*byte).to_digit(16)?);
+        exponent -= if point { 4 } else { 0 };
+        seen += 1;
+    }
+    let value = libm::ldexp(value, exponent);
+    (seen > 0 && seen <= 256).then_some(if negative { -value } else { value })
+}
+
+/// A number without the spaces before it, for the places where Redis does not mind them.
+pub fn without_blanks(text: &[u8]) -> &[u8] {
+    let blank = |byte: &&u8| matches!(byte, b' ' | b'\t'..=b'\r');
+    &text[text.iter().take_while(blank).count()..]
 }
 
 /// The same, or the usual failure.
@@ -291,4 +325,35 @@ pub fn is(arg: &[u8], word: &str) -> bool {
 /// A whole number as text.
 pub fn int_text(number: i64) -> Vec<u8> {
     number.to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_c_reads_them() {
+        for (text, number) in [
+            ("1.5", Some(1.5)),
+            (".5", Some(0.5)),
+            ("+7", Some(7.0)),
+            ("-INF", Some(f64::NEG_INFINITY)),
+            ("0x10", Some(16.0)),
+            ("-0X1.8p3", Some(-12.0)),
+            ("0x.4", Some(0.25)),
+            ("0x1p-2", Some(0.25)),
+            ("0x", None),
+            ("0x.", None),
+            ("0xg", None),
+            ("0x1p", None),
+            ("0x1p99999", None),
+            ("1e400", None),
+            ("nan", None),
+            (" 1", None),
+            ("1 ", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_float(text.as_bytes()), number, "{text:?}");
+        }
+    }
 }

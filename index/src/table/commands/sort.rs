@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 
 use super::super::call::Call;
 use super::super::keyspace::Keyspace;
-use super::{DENYOOM, Done, Failure, Keys, READONLY, Run, Spec, WRITE, int, is, parse_float};
+use super::{DENYOOM, Done, Failure, Keys, READONLY, Run, Spec, WRITE, int, is, parse_float, without_blanks};
 use crate::table::objects::{End, Hash, List, Set, Sorted};
 
 pub(super) const SPECS: &[Spec] = &[
@@ -123,11 +123,12 @@ fn named<'k>(keyspace: &'k Keyspace, pattern: &'k [u8], element: &[u8], now: u64
     }
 }
 
+/// What an element counts. Nothing counts 0, and spaces before a number do not matter.
 fn number(text: &[u8]) -> Result<f64, Failure> {
     if text.is_empty() {
         return Ok(0.0);
     }
-    parse_float(text).ok_or_else(|| "ERR One or more scores can't be converted into double".into())
+    parse_float(without_blanks(text)).ok_or_else(|| "ERR One or more scores can't be converted into double".into())
 }
 
 /// The elements in the order that was asked for, and cut as was asked for.
@@ -255,6 +256,10 @@ mod tests {
             ("EXISTS d", "(integer) 0"),
             ("SADD s b c a", "(integer) 3"),
             ("SORT s", "(error) ERR One or more scores can't be converted into double"),
+            ("RPUSH n \t7  -1 \n+10", "(integer) 4"),
+            ("SORT n", r#"["-1" "" "\t7" "\n+10"]"#),
+            ("RPUSH n 7\t", "(integer) 5"),
+            ("SORT n", "(error) ERR One or more scores can't be converted into double"),
             ("SORT s ALPHA", r#"["a" "b" "c"]"#),
             ("SORT s BY nosort STORE d", "(integer) 3"),
             ("LRANGE d 0 -1", r#"["a" "b" "c"]"#),

@@ -7,7 +7,7 @@ use super::super::keyspace::Keyspace;
 use super::super::objects::Sorted;
 use super::lists::span;
 use super::sorted::{read, tell, write};
-use super::{DENYOOM, Done, FAST, Failure, Keys, Spec, int, is, parse_float};
+use super::{DENYOOM, Done, FAST, Failure, Keys, Spec, int, is, parse_float, without_blanks};
 
 const ONE: Keys = Keys::Range(1, 1, 1);
 
@@ -77,7 +77,8 @@ impl ScoreEdge {
             text => (false, text),
         };
         // No digits at all are read as zero.
-        let score = if text.is_empty() { Some(0.0) } else { parse_float(text).or_else(|| beyond(text)) };
+        let number = without_blanks(text);
+        let score = if text.is_empty() { Some(0.0) } else { parse_float(number).or_else(|| beyond(number)) };
         Ok(ScoreEdge { score: score.ok_or("ERR min or max is not a float")?, open })
     }
 }

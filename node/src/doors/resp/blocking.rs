@@ -63,6 +63,20 @@ fn patience(command: Command, args: &[&[u8]]) -> Option<Option<Duration>> {
     }
 }
 
+/// The type of value that it waits for.
+fn awaited(name: &str) -> &'static str {
+    match name.as_bytes()[1] {
+        b'z' => "zset",
+        b'r' if name.starts_with('x') => "stream",
+        _ => "list",
+    }
+}
+
+/// Whether what is taken is put to another key.
+fn is_move(name: &str) -> bool {
+    matches!(name, "blmove" | "brpoplpush")
+}
+
 fn is_nothing(tape: &[u8]) -> bool {
     matches!(Items::new(tape).next(), Some(Item::Null | Item::NullArray))
 }
@@ -92,7 +106,7 @@ impl Session {
         let dry = dry_run(command, args);
         let nothing = match is_nothing(&dry) {
             // Whoever waited in vain is told with an array, whatever the reply would have been.
-            true if !matches!(command.spec.name, "blmove" | "brpoplpush") => dry,
+            true if !is_move(command.spec.name) => dry,
             found_nothing if found_nothing || command.spec.name == "xreadgroup" => {
                 let mut tape = Tape::new();
                 tape.null_array();
@@ -132,8 +146,13 @@ impl Session {
         let places = command.spec.key_places(&args);
         let Some(reading) = self.look().await else { return true };
         let now = reading.moment().now;
-        let is_there = reading.read(&door.databases, database, |keyspace| {
-            places.iter().filter_map(|place| args.get(*place)).any(|key| keyspace.contains(key, now))
+        let kind = awaited(command.spec.name);
+        let (is_there, is_awaited) = reading.read(&door.databases, database, |keyspace| {
+            let kind_of = |place: &usize| keyspace.type_of(args.get(*place)?, now);
+            // What is taken from comes before what it is put to.
+            let from = if is_move(command.spec.name) { 1 } else { places.len() };
+            let is_awaited = places.iter().take(from).any(|place| kind_of(place) == Some(kind));
+            (places.iter().any(|place| kind_of(place).is_some()), is_awaited)
         });
         if !is_there && command.spec.name != "xreadgroup" {
             return false;
@@ -157,7 +176,9 @@ impl Session {
             }
         };
         self.reading = None;
-        if is_nothing(&tape) || (!first && is_wrong_type(&tape)) {
+        // A value of another type wakes nobody. But where one of the awaited type came, the command fails if another key is wrong.
+        let goes_on = !first && !is_awaited && command.spec.name != "xreadgroup";
+        if is_nothing(&tape) || (goes_on && is_wrong_type(&tape)) {
             // It may be for another who waits for the same key.
             self.door.hub.pass_on(waiter);
             return false;

@@ -207,13 +207,25 @@ impl Session {
         self.reply_at = before;
         let next = self.decide(args).await;
         self.count(args);
-        if was != Replies::On && self.replies != Replies::On {
+        if was != Replies::On && self.replies != Replies::On && !self.is_told() {
             self.out.truncate(before);
         }
         if self.replies == Replies::Skip {
             self.replies = Replies::On;
         }
         next
+    }
+
+    /// Whether what was said to this request is no reply to it: who subscribes is told so in any case.
+    fn is_told(&self) -> bool {
+        let (command, refused) = self.current;
+        let way = command.map(|command| command.way);
+        let told = matches!(
+            way,
+            Some(Way::Door(Do::Subscribe | Do::PSubscribe | Do::SSubscribe))
+                | Some(Way::Door(Do::Unsubscribe | Do::PUnsubscribe | Do::SUnsubscribe))
+        );
+        told && !refused
     }
 
     /// Counts a request, and looks whether it took long.

@@ -61,9 +61,15 @@ impl Id {
     }
 }
 
-/// A whole number that is not negative: digits only. Redis takes leading zeros here.
+/// A whole number that is not negative. Like Redis, it takes leading zeros, spaces before it and a plus here.
 fn number(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 127 {
+    if text.len() > 127 {
+        return None;
+    }
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+    let text = &text[text.iter().take_while(|byte| blank(byte)).count()..];
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    if text.is_empty() {
         return None;
     }
     let digit = |number: u64, byte: &u8| {
@@ -83,6 +89,13 @@ mod tests {
             ("0-0", Some(Id::MIN)),
             ("18446744073709551615-18446744073709551615", Some(Id::MAX)),
             ("7", Some(Id { ms: 7, seq: 5 })),
+            (" \t7-+5", Some(Id { ms: 7, seq: 5 })),
+            ("+07- 5", Some(Id { ms: 7, seq: 5 })),
+            ("7 -5", None),
+            ("7-5 ", None),
+            (" ", None),
+            ("+", None),
+            ("++7", None),
             ("7-", None),
             ("-7", None),
             ("", None),
