@@ -122,6 +122,52 @@ fn forget_times(reply: &mut Reply) {
     }
 }
 
+/// Forgets what PFCOUNT keeps of its result in a sketch.
+pub fn forget_cached_count(value: &mut Reply) {
+    if let Reply::Bulk(bytes) = value
+        && bytes.starts_with(b"HYLL")
+        && bytes.len() >= 16
+    {
+        bytes[8..16].fill(0);
+    }
+}
+
+/// Forgets a field of what a stream says of itself, wherever it is.
+pub fn forget_field(reply: &mut Reply, field: &[u8]) {
+    let is_it = |name: &Reply| matches!(name, Reply::Bulk(name) if name == field);
+    match reply {
+        Reply::Map(pairs) => {
+            pairs.retain(|(name, _)| !is_it(name));
+            pairs.iter_mut().for_each(|(_, value)| forget_field(value, field));
+        }
+        Reply::Array(parts) => {
+            if let Some(at) = parts.iter().position(is_it) {
+                parts.drain(at..(at + 2).min(parts.len()));
+            }
+            parts.iter_mut().for_each(|part| forget_field(part, field));
+        }
+        _ => {}
+    }
+}
+
+/// Whether two texts are one number with a fraction, or a large one, in other digits.
+pub fn are_one_number(replies: &[Reply; 2]) -> bool {
+    let [Reply::Bulk(left), Reply::Bulk(right)] = replies else { return false };
+    let long = |text: &[u8]| text.contains(&b'.') || text.len() > 17;
+    (long(left) || long(right))
+        && number(&replies[0]).zip(number(&replies[1])).is_some_and(|(left, right)| close(left, right))
+}
+
+/// Texts of numbers with a fraction become numbers: their last digits do not matter.
+pub fn forget_digits(value: &mut Reply) {
+    if let Reply::Bulk(text) = &value
+        && (text.contains(&b'.') || text.len() > 17)
+        && let Some(number) = number(value).filter(|number| number.is_finite())
+    {
+        *value = Reply::Bulk(format!("{number:.12e}").into_bytes());
+    }
+}
+
 fn number(reply: &Reply) -> Option<f64> {
     match reply {
         Reply::Bulk(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
