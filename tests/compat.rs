@@ -5,14 +5,17 @@
 //! | `data-v1.tar.gz` | entries, manifest and segments of version 1: a graph, ended versions, answered requests, and a log that goes on after them |
 //! | `data-v2.tar.gz` | the same of version 2: codes, f16, embeddings without codes, sparse ones, a text, attribute indexes |
 //! | `data-v3.tar.gz` | the same, and typed values of every kind in two databases, with a script that was loaded: manifest 3, entries 4 |
+//! | `data-v4.tar.gz` | the same, and leases, tags, records written under leases and conditions on values, and what was dropped by a filter: table files 2, entries 5 and 6 |
 //!
 //! Each was made by its version of the program, killed while it ran, and is never made again. A new version of the directory
-//! gets a file of its own, and `make` goes on to that: `LOCI_MAKE_FIXTURE=data-v4.tar.gz cargo test -p loci-tests --test compat`.
+//! gets a file of its own, and `make` goes on to that: `LOCI_MAKE_FIXTURE=data-v5.tar.gz cargo test -p loci-tests --test compat`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use loci_client::{Answer, Condition, Metric, Partition, PutOptions, Record, Schema};
 use loci_tests::api::{self, Api};
 use loci_tests::chance::Chance;
 use loci_tests::process::{Node, PATIENCE, Start};
@@ -73,16 +76,26 @@ struct Version {
     nearest_to_itself: &'static [&'static str],
     /// Whether it has typed values.
     typed: bool,
+    /// Whether it has what goes beyond Redis: leases, tags, conditions on them, and a semantic cache.
+    beyond: bool,
 }
 
-const VERSIONS: [Version; 3] = [
-    Version { file: "data-v1.tar.gz", record: record_1, records: 1_300, nearest_to_itself: &["place"], typed: false },
+const VERSIONS: [Version; 4] = [
+    Version {
+        file: "data-v1.tar.gz",
+        record: record_1,
+        records: 1_300,
+        nearest_to_itself: &["place"],
+        typed: false,
+        beyond: false,
+    },
     Version {
         file: "data-v2.tar.gz",
         record: record_2,
         records: RECORDS,
         nearest_to_itself: &["place", "half", "plain"],
         typed: false,
+        beyond: false,
     },
     Version {
         file: "data-v3.tar.gz",
@@ -90,6 +103,15 @@ const VERSIONS: [Version; 3] = [
         records: RECORDS,
         nearest_to_itself: &["place", "half", "plain"],
         typed: true,
+        beyond: false,
+    },
+    Version {
+        file: "data-v4.tar.gz",
+        record: record_2,
+        records: RECORDS,
+        nearest_to_itself: &["place", "half", "plain"],
+        typed: true,
+        beyond: true,
     },
 ];
 
@@ -205,6 +227,35 @@ const SAID: &[(&str, &str)] = &[
     ("EVALSHA 27003291a8aef99c597bb37196f946c24fe39435 0 x", "[1 2 x]"),
 ];
 
+/// So long a lease of the fixtures lasts: longer than they do.
+const LEASE_MILLIS: u64 = 1_000_000_000_000;
+
+/// Calls that version 4 has besides. Never changes.
+fn calls_beyond() -> Vec<String> {
+    let calls = [
+        "SET page words TAGS 2 users:42 posts:7",
+        "HSET profile f v",
+        "TAG.SET profile users:42",
+        "SET dropped words TAGS 1 old",
+        "TAG.DROP old",
+    ];
+    let mut calls: Vec<String> = calls.map(String::from).into();
+    calls.push(format!("LEASE.ACQUIRE nightly worker {LEASE_MILLIS}"));
+    calls
+}
+
+/// What they left.
+const SAID_BEYOND: &[(&str, &str)] = &[
+    ("DBSIZE", "220"),
+    ("GET page", "words"),
+    ("TAG.OF page", "[posts:7 users:42]"),
+    ("TAG.KEYS users:42", "[page profile]"),
+    ("TAG.COUNT old posts:7", "1"),
+    ("TYPE nightly", "lease"),
+    ("LEASE.ACQUIRE nightly other 10", "nothing"),
+    ("LEASE.FENCE nightly 1", "-FENCED"),
+];
+
 fn start() -> Start {
     Start::default().with(&["--log-file-mib", "1"])
 }
@@ -229,11 +280,20 @@ fn make_typed(node: &Node, database: u64, calls: &[String]) {
 }
 
 /// Typed values are what they were, and go on from there.
-fn check_typed(file: &str, node: &Node) {
+fn check_typed(file: &str, beyond: bool, node: &Node) {
     for database in [0, 3] {
         let mut client = redis(node, database);
-        for (call, reply) in SAID {
-            assert_eq!(client.line(call), *reply, "{file}, database {database}: {call}");
+        let said = if beyond { [&SAID[1..], SAID_BEYOND].concat() } else { SAID.to_vec() };
+        for (call, reply) in said {
+            let found = client.line(call);
+            let fits = found == reply || reply.starts_with('-') && found.starts_with(reply);
+            assert!(fits, "{file}, database {database}: {call}: {found}, not {reply}");
+        }
+        if beyond {
+            let lease = client.line("LEASE.GET nightly");
+            let words: Vec<&str> = lease.split(' ').collect();
+            let ["[holder", "worker", "number", number, ..] = words[..] else { panic!("{file}: {lease}") };
+            assert_eq!(client.line(&format!("LEASE.FENCE nightly {number}")), "OK", "{file}");
         }
         for (call, reply) in [("INCR number", "43"), ("RPUSH list d", "4"), ("DECR number", "42"), ("RPOP list", "d")] {
             assert_eq!(client.line(call), reply, "{file}, database {database}: {call}");
@@ -248,6 +308,51 @@ fn tar(words: &[&str]) {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("paths are text")
+}
+
+async fn native(node: &Node) -> loci_client::Client {
+    loci_client::Client::connect(&node.address).await.expect("it answers")
+}
+
+/// Writes on conditions of leases and of values, and drops by a filter.
+async fn make_beyond(node: &Node) {
+    let client = native(node).await;
+    for name in ["values", "notes"] {
+        client.collection("default", name).ensure(Schema::default()).await.expect("a collection is made");
+    }
+    let (values, notes) = (client.collection("default", "values").cache(), client.collection("default", "notes"));
+    let lease = values.acquire("nightly", "worker", Duration::from_millis(LEASE_MILLIS)).await.expect("it answers");
+    let plan = values.set_if_version("plan", 0, "draft").await.expect("it is not there");
+    let lease = lease.expect("it is free").condition();
+    for (key, condition) in [("fenced", lease), ("guarded", Condition::value_version("plan", plan))] {
+        let options = PutOptions { conditions: vec![condition.in_collection("values")], ..PutOptions::default() };
+        notes.put_with([Record::new(key).with_value("written")], options).await.expect("it holds");
+    }
+    let answers = client.semantic_cache("default", "answers");
+    answers.ensure(2, Metric::Cosine).await.expect("a collection is made");
+    for (place, answer, tag) in [([1.0, 0.0], "stays", "new"), ([0.0, 1.0], "goes", "old")] {
+        let entry = loci_client::Entry::new(place, answer).with_tag(tag);
+        answers.put(&Partition::new(), entry).await.expect("it is kept");
+    }
+    assert_eq!(answers.drop_tagged(["old"]).await.expect("it is dropped").entries, 1);
+}
+
+/// What that left.
+async fn check_beyond(file: &str, node: &Node) {
+    let client = native(node).await;
+    let (values, notes) = (client.collection("default", "values").cache(), client.collection("default", "notes"));
+    let other = values.acquire("nightly", "other", Duration::from_secs(1)).await;
+    assert_eq!(other.expect("it answers"), None, "{file}: the lease is held");
+    assert_eq!(values.get("plan").await.expect("it is read").as_deref(), Some(&b"draft"[..]), "{file}");
+    for key in ["fenced", "guarded"] {
+        let record = notes.get(key).await.expect("it is read").unwrap_or_else(|| panic!("{file}: no {key}"));
+        assert_eq!(record.value.as_deref(), Some(&b"written"[..]), "{file}");
+    }
+    let answers = client.semantic_cache("default", "answers").threshold(0.1);
+    let stays = answers.get(&Partition::new(), [1.0, 0.0]).await.expect("it is searched");
+    assert_eq!(stays.hit().as_ref().and_then(|hit| hit.text()), Some("stays"), "{file}");
+    let goes = answers.get(&Partition::new(), [0.0, 1.0]).await.expect("it is searched");
+    assert_eq!(goes, Answer::Miss, "{file}");
 }
 
 async fn make(file: &Path) {
@@ -267,7 +372,7 @@ async fn make(file: &Path) {
     let mut api = node.api().await;
     api.wait_indexed("things", PATIENCE).await;
     // One database is in a file of its own when this run ends, of the other a part is still in the log.
-    let calls = calls();
+    let calls = [calls(), calls_beyond()].concat();
     make_typed(&node, 3, &calls);
     make_typed(&node, 0, &calls[..calls.len() / 2]);
     delete(&mut api, 0..SEGMENT_RECORDS / 2).await;
@@ -283,6 +388,7 @@ async fn make(file: &Path) {
         ..Default::default()
     };
     api.records.put(request).await.unwrap();
+    make_beyond(&node).await;
     node.kill();
     std::fs::create_dir_all(fixtures()).unwrap();
     tar(&["-C", text(folder.path()), "--sort=name", "--owner=0", "--group=0", "-czf", text(file), "data"]);
@@ -295,13 +401,16 @@ async fn found(api: &mut Api, request: v1::SearchRequest) -> Vec<Vec<u8>> {
 }
 
 async fn check(version: &Version) {
-    let Version { file, record, records, nearest_to_itself, typed } = *version;
+    let Version { file, record, records, nearest_to_itself, typed, beyond } = *version;
     let folder = tempfile::tempdir().unwrap();
     tar(&["-C", text(folder.path()), "-xzf", text(&fixtures().join(file))]);
     let data = folder.path().join("data");
     let node = start_with_door().ready(&data).await;
     if typed {
-        check_typed(file, &node);
+        check_typed(file, beyond, &node);
+    }
+    if beyond {
+        check_beyond(file, &node).await;
     }
     let mut api = node.api().await;
     let all = api.all("things").await;
@@ -337,7 +446,10 @@ async fn check(version: &Version) {
     let node = start_with_door().ready(&data).await;
     assert_eq!(node.api().await.all("things").await.len(), expected.len() + 1);
     if typed {
-        check_typed(file, &node);
+        check_typed(file, beyond, &node);
+    }
+    if beyond {
+        check_beyond(file, &node).await;
     }
     say(&format!("compat: {file} opened with everything in it"));
 }
