@@ -239,8 +239,13 @@ impl Owner {
             return;
         }
         tracing::info!(shard = self.shared.id, member = to.0, "a member is too far behind and is offered a snapshot");
-        self.known.offered.push((to, self.now));
         self.replica.offer_snapshot(self.known.checkpoint.index);
+    }
+
+    /// A snapshot's message is sent: to who asked for it, or to others who lack as much.
+    pub(super) fn note_offered(&mut self, to: MemberId) {
+        self.known.offered.retain(|(member, _)| *member != to);
+        self.known.offered.push((to, self.now));
     }
 
     /// Tells the replica of snapshots that nobody came for.

@@ -323,6 +323,9 @@ impl Owner {
             self.shared.committed.store(self.replica.committed_index().0, Ordering::Release);
             // What must not be said before it is safe here comes later, once it is: others write while this member does.
             for message in effects.send {
+                if message.snapshot_index().is_some() {
+                    self.note_offered(message.to());
+                }
                 (self.outbox)(message);
             }
             let mut synced = false;
