@@ -33,6 +33,9 @@ pub fn reason(difference: &Difference, sequence: &Sequence, addresses: &[String;
             Some("a key that is set with a deadline long ago is not counted, as from 7.2 on")
         }
         "XREADGROUP" | "XCLAIM" | "XAUTOCLAIM" if heard && makes(other) && !makes(redis) => Some(CONSUMERS),
+        "XREADGROUP" if redis.starts_with("-UNBLOCKED") && other.starts_with("-NOGROUP") => {
+            Some("who waits for entries of a stream that goes away is told NOGROUP, as from 7.2 on")
+        }
         "XGROUP" if word(1) == "CREATECONSUMER" && redis == ":1" && other == ":0" => Some(CONSUMERS),
         "XINFO" if raw.clone().is_some_and(|replies| is_more_consumers(command, replies)) => Some(CONSUMERS),
         "XINFO" if raw.clone().is_some_and(|replies| is_lag_only(command, replies)) => {
@@ -54,12 +57,12 @@ pub fn reason(difference: &Difference, sequence: &Sequence, addresses: &[String;
     }
 }
 
-/// How many keys there are in each database, once all of them have been looked at.
+/// The keys of each database that are there for whoever looks.
 fn sizes(address: &str) -> Vec<Result<Reply, String>> {
     let mut connection = Connection::open(address);
-    let size = |database| {
-        connection.say(&format!("SELECT {database}")).and_then(|_| connection.say("KEYS *"))?;
-        connection.say("DBSIZE")
+    let size = |database| match connection.say(&format!("SELECT {database}")).and_then(|_| connection.say("KEYS *"))? {
+        Reply::Array(keys) => Ok(Reply::Int(keys.len() as i64)),
+        other => Ok(other),
     };
     (0..16).map(size).collect()
 }

@@ -78,17 +78,17 @@ fn settings() -> Settings {
 }
 
 const BLOCKING: &[(&str, &[&str])] = &[
-    ("BLPOP {l} {l} 0.1", &["RPUSH {l} <{e}>", "LPUSH {l} <{e}>"]),
-    ("BRPOP {l} {k} 0.1", &["RPUSH {l} <{e}>"]),
-    ("BLMOVE {l} {l} (LEFT|RIGHT) (LEFT|RIGHT) 0.1", &["RPUSH {l} <{e}>"]),
-    ("BRPOPLPUSH {l} {l} 0.1", &["RPUSH {l} {e}"]),
-    ("BLMPOP 0.1 #<{l}> (LEFT|RIGHT) [COUNT {n}]", &["RPUSH {l} <{e}>"]),
-    ("BZPOPMIN {z} {z} 0.1", &["ZADD {z} <{sc} {m}>"]),
-    ("BZPOPMAX {z} 0.1", &["ZADD {z} <{sc} {m}>", "ZUNIONSTORE {z} 1 {z}"]),
-    ("BZMPOP 0.1 #<{z}> (MIN|MAX) [COUNT {n}]", &["ZADD {z} <{sc} {m}>"]),
-    ("XREAD BLOCK 100 STREAMS {x} $", &["XADD {x} 50-1 f v", "XADD {x} 60-* f v"]),
-    ("XREADGROUP GROUP {gr} {co} BLOCK 100 STREAMS {x} >", &["XADD {x} 70-1 f v", "DEL {x}"]),
-    ("BLPOP {l} {l} 0.1", &["RENAME {l} {l}", "RPUSH {l} {e}", "COPY {l} {l} REPLACE"]),
+    ("BLPOP {l} {l} 0.3", &["RPUSH {l} <{e}>", "LPUSH {l} <{e}>"]),
+    ("BRPOP {l} {k} 0.3", &["RPUSH {l} <{e}>"]),
+    ("BLMOVE {l} {l} (LEFT|RIGHT) (LEFT|RIGHT) 0.3", &["RPUSH {l} <{e}>"]),
+    ("BRPOPLPUSH {l} {l} 0.3", &["RPUSH {l} {e}"]),
+    ("BLMPOP 0.3 #<{l}> (LEFT|RIGHT) [COUNT {n}]", &["RPUSH {l} <{e}>"]),
+    ("BZPOPMIN {z} {z} 0.3", &["ZADD {z} <{sc} {m}>"]),
+    ("BZPOPMAX {z} 0.3", &["ZADD {z} <{sc} {m}>", "ZUNIONSTORE {z} 1 {z}"]),
+    ("BZMPOP 0.3 #<{z}> (MIN|MAX) [COUNT {n}]", &["ZADD {z} <{sc} {m}>"]),
+    ("XREAD BLOCK 300 STREAMS {x} $", &["XADD {x} 50-1 f v", "XADD {x} 60-* f v"]),
+    ("XREADGROUP GROUP {gr} {co} BLOCK 300 STREAMS {x} >", &["XADD {x} 70-1 f v", "DEL {x}"]),
+    ("BLPOP {l} {l} 0.3", &["RENAME {l} {l}", "RPUSH {l} {e}", "COPY {l} {l} REPLACE"]),
 ];
 
 fn make(seed: u64, settings: &Settings) -> Sequence {
@@ -514,7 +514,7 @@ fn compare_all(addresses: &[String; 2], commands: u64, settings: &Settings) -> (
         done += sequence.steps.len() as u64;
         let mut difference = run(&sequence, addresses, settings.strict);
         if difference.as_ref().is_some_and(|difference| difference.known.is_none()) {
-            // On a busy machine a wait of a tenth of a second may be over before what it waits for comes.
+            // On a busy machine a wait may be over before what it waits for comes.
             let again = run(&sequence, addresses, settings.strict);
             if again.is_none() {
                 *known.entry("it did not show again").or_insert(0) += 1;
