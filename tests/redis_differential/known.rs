@@ -26,6 +26,12 @@ pub fn reason(difference: &Difference, sequence: &Sequence, addresses: &[String;
         "MOVE" | "COPY" if refused && other.contains("transaction") => {
             Some("MOVE and COPY to another database are not for transactions")
         }
+        "INCRBYFLOAT" | "HINCRBYFLOAT" if refused && other.contains("float") => {
+            Some("INCRBYFLOAT knows no numbers beyond those of a double")
+        }
+        "SCAN" | "SSCAN" | "HSCAN" | "ZSCAN" if refused && other.contains("cursor") => {
+            Some("a cursor is not negative, as from 7.4 on")
+        }
         _ if raw.as_ref().is_some_and(compare::are_one_number) => {
             Some("INCRBYFLOAT is exact or counts by doubles, and Redis by longer ones, whose last digits differ")
         }
