@@ -18,7 +18,7 @@ pub fn reason(difference: &Difference, sequence: &Sequence, addresses: &[String;
     let [redis, other] = replies;
     let refused = !redis.starts_with('-') && other.starts_with('-');
     match name.as_str() {
-        "BITCOUNT" | "BITPOS" if refused => {
+        "BITCOUNT" | "BITPOS" if refused || redis.starts_with("-WRONGTYPE") && other.starts_with("-ERR") => {
             Some("BITCOUNT and BITPOS look at their arguments before the key, as from 7.2 on")
         }
         "COMMAND" => Some("there are other commands than in 7.0"),
