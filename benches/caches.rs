@@ -213,25 +213,25 @@ pub fn best(trace: &[u64], room: usize) -> f64 {
 mod tests {
     use super::*;
 
-    /// What each policy must at least find, in hundredths: one less than it found when this was written.
+    /// What each policy must at least find, in hundredths: one or two less than it found when this was written.
     const FLOORS: &[(Trace, Policy, f64)] = &[
-        (Trace::Zipf, Policy::S3Fifo, 69.9),
+        (Trace::Zipf, Policy::S3Fifo, 72.8),
         (Trace::Zipf, Policy::Lru, 67.1),
         (Trace::Zipf, Policy::Lfu, 72.6),
         (Trace::Zipf, Policy::Random, 58.7),
-        (Trace::ZipfWithScans, Policy::S3Fifo, 53.5),
+        (Trace::ZipfWithScans, Policy::S3Fifo, 57.0),
         (Trace::ZipfWithScans, Policy::Lru, 47.3),
         (Trace::ZipfWithScans, Policy::Lfu, 54.6),
         (Trace::ZipfWithScans, Policy::Random, 38.2),
-        (Trace::ShiftingZipf, Policy::S3Fifo, 69.6),
+        (Trace::ShiftingZipf, Policy::S3Fifo, 75.1),
         (Trace::ShiftingZipf, Policy::Lru, 75.1),
         (Trace::ShiftingZipf, Policy::Lfu, 64.7),
         (Trace::ShiftingZipf, Policy::Random, 66.6),
-        (Trace::Loop, Policy::S3Fifo, 2.0),
+        (Trace::Loop, Policy::S3Fifo, 47.8),
         (Trace::Loop, Policy::Lru, 0.0),
         (Trace::Loop, Policy::Lfu, 50.8),
         (Trace::Loop, Policy::Random, 50.7),
-        (Trace::LoopAndZipf, Policy::S3Fifo, 29.0),
+        (Trace::LoopAndZipf, Policy::S3Fifo, 41.6),
         (Trace::LoopAndZipf, Policy::Lru, 24.6),
         (Trace::LoopAndZipf, Policy::Lfu, 42.4),
         (Trace::LoopAndZipf, Policy::Random, 32.1),

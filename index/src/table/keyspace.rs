@@ -30,7 +30,7 @@ use super::allocated;
 use super::call::Chance;
 use super::entry::{Entry, Times, Value};
 use super::events::{Events, Listening};
-use super::eviction::Queues;
+use super::eviction::queues::Queues;
 use super::file::Saving;
 use super::lookups;
 use super::objects::{Kind, Object, Text};
@@ -95,7 +95,7 @@ pub struct Keyspace {
     changes: u64,
     wheel: Wheel,
     /// Where there is a budget.
-    queues: Option<Queues>,
+    queues: Option<Box<Queues>>,
     grown: u64,
     /// How many keys expired and were evicted since this member began.
     expired: u64,
@@ -112,7 +112,7 @@ pub struct Keyspace {
     saving: Option<Arc<Saving>>,
 }
 
-fn stripe_of(hash: u64) -> usize {
+pub(super) fn stripe_of(hash: u64) -> usize {
     (hash >> STRIPE_SHIFT) as usize & (STRIPES - 1)
 }
 
@@ -168,7 +168,7 @@ impl Keyspace {
 
     /// What it takes in memory.
     pub fn memory_bytes(&self) -> usize {
-        let queues = self.queues.as_ref().map_or(0, Queues::bytes);
+        let queues = self.queues.as_ref().map_or(0, |queues| queues.bytes());
         let tags = self.tags.as_ref().map_or(0, |tags| allocated(size_of::<Tags>()) + tags.bytes());
         self.bytes + queues + tags + self.wheel.bytes() + STRIPES * size_of::<HashTable<Entry>>()
     }
@@ -335,15 +335,6 @@ impl Keyspace {
             entry.set_times(Times { noted, ..times });
         }
         self.tidy_wheel_at = TIDY_WHEEL_MIN.max(self.wheel.notes() * 2);
-    }
-
-    /// A key is new.
-    fn queue(&mut self, hash: u64) {
-        let (stripes, keys) = (&self.stripes, self.len);
-        if let Some(queues) = &mut self.queues {
-            queues.insert(hash);
-            queues.tidy(keys, |hash| stripes[stripe_of(hash)].find(hash, |_| true).is_some());
-        }
     }
 
     /// The times that go with a deadline: it is noted if it comes before what is noted already.

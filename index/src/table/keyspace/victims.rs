@@ -6,7 +6,9 @@ use super::due::NAMED_BYTES_MAX;
 use super::{Keyspace, STRIPES, stripe_of};
 use crate::table::call::Chance;
 use crate::table::entry::{Entry, Value};
-use crate::table::eviction::{Fate, Policy, Queues};
+use crate::table::eviction::Policy;
+use crate::table::eviction::duel::{GROUPS, group_of};
+use crate::table::eviction::queues::{Found, Queues, Token};
 use crate::table::objects::Object;
 
 fn is_lease(entry: &Entry) -> bool {
@@ -22,17 +24,15 @@ impl Keyspace {
         if over == 0 || policy == Policy::None || (policy.is_volatile() && self.timed == 0) {
             return victims;
         }
-        if policy == Policy::S3Fifo && self.queues.is_none() {
-            self.requeue();
-        }
-        let mut requeued = false;
+        self.go_by(policy);
+        let (mut requeued, mut keys) = (false, self.keys_of_groups());
         let (mut chosen, mut bytes) = (HashTable::<u64>::new(), 0);
         for _ in 0..count.saturating_mul(4) {
             if over == 0 || victims.len() >= count.min(self.len) || bytes >= NAMED_BYTES_MAX {
                 break;
             }
             let hash = match policy {
-                Policy::S3Fifo => self.next_in_queue(),
+                Policy::S3Fifo => self.next_in_queue(&mut keys),
                 _ => self.worst_of_few(policy, chance),
             };
             let Some(hash) = hash else {
@@ -61,20 +61,58 @@ impl Keyspace {
         victims
     }
 
-    fn next_in_queue(&mut self) -> Option<u64> {
-        let stripes = &self.stripes;
-        let find = |hash: u64| stripes[stripe_of(hash)].find(hash, |_| true);
-        let look = |hash| find(hash).map_or(Fate::Gone, |entry| Fate::Used(entry.heat()));
-        let cool = |hash, heat| find(hash).into_iter().for_each(|entry| entry.set_heat(heat));
-        self.queues.as_mut()?.next(look, cool)
+    /// Keeps what this policy needs to know, and nothing else.
+    fn go_by(&mut self, policy: Policy) {
+        if policy != Policy::S3Fifo {
+            self.queues = None;
+        } else if self.queues.is_none() {
+            self.queues = Some(Box::new(Queues::new(self.len)));
+            self.requeue();
+        }
+    }
+
+    fn keys_of_groups(&self) -> [usize; GROUPS] {
+        let mut keys = [0; GROUPS];
+        self.stripes.iter().enumerate().for_each(|(stripe, entries)| keys[group_of(stripe)] += entries.len());
+        keys
+    }
+
+    fn entry_of(&self, token: Token) -> Option<(u64, &Entry)> {
+        let stripe = &self.stripes[token.stripe()];
+        let near = token.hashes(stripe.num_buckets()).flat_map(|hash| stripe.iter_hash(hash));
+        let mut hashed = near.map(|entry| (self.hash(entry.key()), entry));
+        hashed.find(|(hash, _)| Token::of(*hash) == token)
+    }
+
+    fn next_in_queue(&mut self, keys: &mut [usize; GROUPS]) -> Option<u64> {
+        let mut queues = self.queues.take()?;
+        let look = |token| match self.entry_of(token) {
+            Some((hash, entry)) => Found::Used { hash, used: entry.heat() },
+            None => Found::Gone,
+        };
+        let cool = |token, heat| self.entry_of(token).into_iter().for_each(|(_, entry)| entry.set_heat(heat));
+        let next = queues.next(keys, look, cool);
+        self.queues = Some(queues);
+        next.and_then(|token| self.entry_of(token)).map(|(hash, _)| hash)
     }
 
     /// Queues all keys anew.
     fn requeue(&mut self) {
-        let mut queues = Queues::default();
-        for entry in self.stripes.iter().flat_map(HashTable::iter) {
-            queues.insert(self.hash(entry.key()));
+        let Some(mut queues) = self.queues.take() else { return };
+        queues.empty();
+        self.stripes.iter().flat_map(HashTable::iter).for_each(|entry| queues.queue(self.hash(entry.key())));
+        self.queues = Some(queues);
+    }
+
+    /// A key is new.
+    pub(super) fn queue(&mut self, hash: u64) {
+        let Some(mut queues) = self.queues.take() else { return };
+        let heat = queues.insert(hash, self.len);
+        if heat > 0 {
+            let named = self.stripes[stripe_of(hash)].iter_hash(hash).filter(|entry| self.hash(entry.key()) == hash);
+            named.for_each(|entry| entry.set_heat(heat));
         }
+        queues.tidy(self.len, |token| self.entry_of(token).is_some());
         self.queues = Some(queues);
     }
 

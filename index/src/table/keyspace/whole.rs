@@ -3,7 +3,7 @@
 use hashbrown::HashTable;
 
 use super::Keyspace;
-use crate::table::eviction::Queues;
+use crate::table::eviction::queues::Queues;
 
 impl Keyspace {
     /// How many keys expired since this member began.
@@ -67,7 +67,7 @@ impl Keyspace {
         (self.len, self.timed, self.bytes, self.sum) = (0, 0, 0, 0);
         self.tags = None;
         self.wheel.clear();
-        self.queues = self.queues.take().map(|_| Queues::default());
+        self.queues = self.queues.take().map(|_| Box::new(Queues::new(0)));
         self.events.flushed();
     }
 }
