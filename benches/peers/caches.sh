@@ -17,4 +17,5 @@ for _ in {1..100}; do
     if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
     sleep 0.05
 done
-cargo bench -p loci-benches --bench cache -- --redis "127.0.0.1:$port" "$@"
+cargo run --release --manifest-path benches/peers/driver/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}/peers/driver" \
+    --no-default-features --features caches --bin caches -- --redis "127.0.0.1:$port" "$@"
