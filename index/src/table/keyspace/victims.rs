@@ -1,5 +1,7 @@
 //! Which keys make room: see [`eviction`](crate::table::eviction).
 
+use std::cell::Cell;
+
 use hashbrown::HashTable;
 
 use super::due::NAMED_BYTES_MAX;
@@ -10,6 +12,9 @@ use crate::table::eviction::Policy;
 use crate::table::eviction::duel::{GROUPS, group_of};
 use crate::table::eviction::queues::{Found, Queues, Token};
 use crate::table::objects::Object;
+
+/// One search for victims looks at so many keys in vain, at most: entries wait for it.
+const LOOKED_AT_IN_ALL: usize = 1 << 17;
 
 fn is_lease(entry: &Entry) -> bool {
     matches!(entry.value(), Value::Object(Object::Lease(_)))
@@ -26,14 +31,19 @@ impl Keyspace {
         }
         self.go_by(policy);
         let (mut requeued, mut keys) = (false, self.keys_of_groups());
-        let (mut chosen, mut bytes) = (HashTable::<u64>::new(), 0);
+        let (mut chosen, mut bytes, mut looked) = (HashTable::<u64>::new(), 0, 0);
+        // Of keys with deadlines some are leases, which stay.
+        let most = if policy.is_volatile() { self.timed } else { self.len };
         for _ in 0..count.saturating_mul(4) {
-            if over == 0 || victims.len() >= count.min(self.len) || bytes >= NAMED_BYTES_MAX {
+            if over == 0 || victims.len() >= count || bytes >= NAMED_BYTES_MAX {
+                break;
+            }
+            if chosen.len() >= most || looked >= LOOKED_AT_IN_ALL {
                 break;
             }
             let hash = match policy {
                 Policy::S3Fifo => self.next_in_queue(&mut keys),
-                _ => self.worst_of_few(policy, chance),
+                _ => self.worst_of_few(policy, chance, &mut looked),
             };
             let Some(hash) = hash else {
                 if policy != Policy::S3Fifo {
@@ -117,18 +127,25 @@ impl Keyspace {
     }
 
     /// The worst of a few keys drawn by chance.
-    fn worst_of_few(&self, policy: Policy, chance: &mut Chance) -> Option<u64> {
+    fn worst_of_few(&self, policy: Policy, chance: &mut Chance, looked: &mut usize) -> Option<u64> {
         const SPOTS: usize = 8;
         const FEW_AT_EACH: usize = 2;
         // Where few keys have deadlines, it is looked for them so far.
         const LOOKED_AT_MAX: usize = 4_096;
         let spots: [(usize, u64); SPOTS] = std::array::from_fn(|_| (chance.below(STRIPES), chance.next_u64()));
         // Keys lie by their hashes: those beside each other are as good as drawn one by one.
+        let seen = Cell::new(0);
         let drawn = spots.into_iter().flat_map(|(first, rank)| {
+            let seen = &seen;
             let stripes = (0..STRIPES).map(move |number| &self.stripes[(first + number) % STRIPES]);
             let rank = rank as usize % self.stripes[first].len().max(1);
             let near = stripes.flat_map(HashTable::iter).skip(rank).take(LOOKED_AT_MAX);
-            near.filter(move |entry| !policy.is_volatile() || entry.times().deadline != 0).take(FEW_AT_EACH)
+            let fit = near.filter(move |entry| {
+                let fits = !policy.is_volatile() || entry.times().deadline != 0;
+                seen.set(seen.get() + usize::from(!fits));
+                fits
+            });
+            fit.take(FEW_AT_EACH)
         });
         let worths = drawn.map(|entry| {
             let worth = match policy {
@@ -144,7 +161,9 @@ impl Keyspace {
             };
             (worth, self.hash(entry.key()))
         });
-        worths.min().map(|(_, hash)| hash)
+        let worst = worths.min().map(|(_, hash)| hash);
+        *looked += seen.get();
+        worst
     }
 }
 
@@ -152,6 +171,7 @@ impl Keyspace {
 mod tests {
     use super::*;
     use crate::table::At;
+    use crate::table::objects::Lease;
 
     #[test]
     fn the_few_that_have_deadlines_are_found_among_many() {
@@ -169,6 +189,13 @@ mod tests {
                 }
             }
             assert_eq!((keyspace.timed(), keyspace.len()), (0, 19_980));
+            // A lease has a deadline, and stays: it is not looked for again and again.
+            keyspace.put(b"lease", Lease::new(7, b"me"), 1_000_000, at);
+            let (mut looked, found) = (0, keyspace.worst_of_few(policy, &mut chance, &mut 0));
+            assert!(keyspace.victims(1, policy, 1_024, &mut chance).is_empty());
+            keyspace.remove(b"lease", at);
+            assert_eq!((found.is_some(), keyspace.worst_of_few(policy, &mut chance, &mut looked)), (true, None));
+            assert!((4_096..LOOKED_AT_IN_ALL).contains(&looked), "{looked}");
         }
     }
 }
