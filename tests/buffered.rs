@@ -11,7 +11,7 @@ use loci_client::{Client, Collection, Durability, Record, Schema};
 use loci_tests::chance::Chance;
 use loci_tests::cluster::{Cluster, Plan};
 use loci_tests::process::{Node, Start};
-use loci_tests::{disks, say, seed, setting, skip};
+use loci_tests::{disks, resp, say, seed, setting, skip};
 use tokio::task::JoinHandle;
 
 const WRITERS: u64 = 4;
@@ -73,6 +73,33 @@ async fn a_node_by_itself_syncs_buffered_writes_later_and_a_cluster_does_not() {
     let collection = make(&cluster.client(), "buffered", Durability::Buffered).await;
     let many = syncs_of(cluster.node(leader), &collection, 100).await;
     assert!(many >= 100, "{many} syncs for 100 writes that three nodes have");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_disk_and_who_takes_a_lease_hears_of_it_once_it_is_synced() {
+    const CALLS: u64 = 50;
+    let data = tempfile::tempdir().unwrap();
+    let node =
+        Start::default().with(&["--resp", "127.0.0.1:0", "--resp-durability", "buffered"]).ready(data.path()).await;
+    let mut redis = node.resp.as_deref().and_then(resp::Client::open).expect("the door is open");
+    assert_eq!(redis.line("SET k v"), "OK");
+    let (before, begun) = (syncs(&node).await, Instant::now());
+    for _ in 0..CALLS {
+        assert_eq!(redis.line("SET k v"), "OK");
+    }
+    let few = syncs(&node).await - before;
+    let most = begun.elapsed().as_millis() as u64 / 100 + 2;
+    assert!(few <= most, "{few} syncs for {CALLS} buffered writes, and {most} were enough");
+    for line in ["WAITAOF 1 0 0", "LEASE.ACQUIRE lease me 100000"] {
+        let before = syncs(&node).await;
+        for _ in 0..CALLS {
+            assert_eq!(redis.line("SET k v"), "OK");
+            redis.call(line);
+        }
+        let many = syncs(&node).await - before;
+        assert!(many >= CALLS, "{line}: {many} syncs for {CALLS} calls");
+    }
+    node.kill();
 }
 
 /// Writes one key after the other; when each was answered.

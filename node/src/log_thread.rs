@@ -21,8 +21,7 @@
 //!
 //! Always: what a shard appends is appended in the order in which it said so. The first failed write or sync stops the
 //! process: what the disk then holds is unknown, and only a restart finds out. A full disk does not: an append that finds no
-//! space is tried again until there is some, and what comes after it
-//! waits, in order.
+//! space is tried again until there is some, and what comes after it waits, in order.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

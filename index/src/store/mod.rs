@@ -24,17 +24,6 @@ mod jobs;
 mod open;
 mod tables;
 
-fn takes_leases(calls: &[u8]) -> bool {
-    let (mut calls, mut args) = (Unpacked::new(calls), Vec::new());
-    while calls.next_into(&mut args).is_some() {
-        let spec = args.first().and_then(|name| commands::find(name));
-        if spec.is_some_and(|spec| spec.name.starts_with("lease.")) {
-            return true;
-        }
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests;
 
@@ -58,7 +47,6 @@ use crate::graph::GraphOptions;
 use crate::record::{CollectionId, Position};
 use crate::requests::Requests;
 use crate::table::call::Unpacked;
-use crate::table::commands;
 use crate::table::scripting::Scripts;
 use crate::table::{Event, Listening};
 use crate::view::{Collection, Live, RecordRef, Structure, Totals, View, ViewHandle};
@@ -448,4 +436,16 @@ pub(crate) fn digest_of(structure: &Structure, record_sum: u128) -> [u8; 32] {
 /// An empty buffer, ready to be shared.
 fn new_buffer() -> Arc<Buffer> {
     Arc::new(Buffer::new())
+}
+
+/// Whether any call is about leases. Scripts do not take any.
+fn takes_leases(calls: &[u8]) -> bool {
+    let (mut calls, mut args) = (Unpacked::new(calls), Vec::new());
+    while calls.next_into(&mut args).is_some() {
+        let name = args.first().and_then(|name| name.get(..6)).unwrap_or_default();
+        if name.eq_ignore_ascii_case(b"lease.") {
+            return true;
+        }
+    }
+    false
 }

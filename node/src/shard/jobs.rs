@@ -2,8 +2,10 @@
 //! that are only worth it while nobody writes.
 //!
 //! A merge builds graphs and may take minutes; checkpoints must not wait for it, because buffers and the log grow until
-//! one is done. Before a checkpoint is written the log is synced, lest it end before the state that it is to go on from: an only
-//! member applies what is only written. The merging thread runs at lower priority, the third at the lowest: nobody waits for what it does.
+//! one is done. The merging thread runs at lower priority, the third at the lowest: nobody waits for what it does.
+//!
+//! Before a checkpoint is written the log is synced, lest it end before the state that it is to go on from: an only member
+//! applies what is only written.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
