@@ -13,6 +13,7 @@
 //! | `--resp-threads` | half of the processors | so many threads serve them |
 //! | `--resp-maxmemory-mib` | 0 | what their databases may take together; 0: as much as there is |
 //! | `--resp-maxmemory-policy` | noeviction | which of their keys make room then |
+//! | `--resp-cluster` | off | tell them which node leads which keys, as a Redis Cluster does |
 //! | `--eviction-policy` | s3-fifo | which keys make room in collections with a budget of their own |
 //! | `--advertise` | as `--listen` | where other nodes reach this one |
 //! | `--join` | none | the addresses of other nodes: form or join a cluster at the first start |
@@ -110,6 +111,10 @@ pub struct ServeArgs {
     /// them all the same. `loci collection alter --durability` changes it later.
     #[arg(long, value_name = "WHEN", default_value = RESP_DURABILITY_DEFAULT)]
     pub resp_durability: String,
+    /// Tell clients of Redis which node leads which keys (MOVED, CLUSTER SLOTS), as a Redis Cluster does, for clients of one. On all
+    /// nodes or on none.
+    #[arg(long)]
+    pub resp_cluster: bool,
     /// Which typed values make room in collections that have an eviction budget of their own; the same names.
     #[arg(long, value_name = "POLICY", default_value = EVICTION_POLICY_DEFAULT)]
     pub eviction_policy: String,
@@ -365,6 +370,7 @@ impl Config {
             maxmemory_bytes: in_range("--resp-maxmemory-mib", args.resp_maxmemory_mib, 0, u64::MAX >> 20)? << 20,
             maxmemory_policy: Some(maxmemory_policy).filter(|policy| *policy != Policy::None),
             durability: durability(&args.resp_durability)?,
+            cluster: args.resp_cluster,
         };
         let memory_bytes = match args.memory_mib {
             Some(mib) => in_range("--memory-mib", mib, MEMORY_MIB_MIN, u64::MAX >> 20)? << 20,
@@ -517,6 +523,7 @@ mod tests {
             resp_maxmemory_mib: 0,
             resp_maxmemory_policy: RESP_POLICY_DEFAULT.into(),
             resp_durability: RESP_DURABILITY_DEFAULT.into(),
+            resp_cluster: false,
             eviction_policy: EVICTION_POLICY_DEFAULT.into(),
             insecure: false,
             memory_mib: Some(512),

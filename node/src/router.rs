@@ -4,17 +4,17 @@
 //!   key --CRC16 of its tag--> one of 16,384 slots --evenly, in order--> the shards of its namespace
 //! ```
 //!
-//! Slots and tags are those of Redis Cluster (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>): of
-//! a key with `{...}` in it, with something between the first `{` and the first `}` after it, only that is hashed. So keys with
-//! the same tag are in the same shard, and can be written together.
+//! Slots and tags are those of Redis Cluster: [`slots`](loci_index::table::slots). So keys with the same tag are in the same shard,
+//! and can be written together.
 
+use std::ops::RangeInclusive;
+
+pub use loci_index::table::slots::{SLOTS, slot};
 use loci_index::view::View;
 
 use crate::cluster::book;
 use crate::shards::CATALOG;
 
-/// The number of slots.
-pub const SLOTS: u16 = 16_384;
 /// The most shards of one namespace.
 pub const SHARDS_MAX: u32 = 64;
 
@@ -63,71 +63,33 @@ impl Route {
 
     /// The shard that holds a key.
     pub fn shard(&self, key: &[u8]) -> u32 {
-        let place = usize::from(slot(key)) * self.shards.len() / usize::from(SLOTS);
-        self.shards.get(place).copied().unwrap_or(CATALOG)
+        self.shards.get(part(slot(key), self.shards.len())).copied().unwrap_or(CATALOG)
     }
 }
 
-/// A key's slot.
-pub fn slot(key: &[u8]) -> u16 {
-    crc16(tag(key)) % SLOTS
+/// Which of so many shards, in their order, holds a slot.
+pub fn part(slot: u16, shards: usize) -> usize {
+    usize::from(slot) * shards / usize::from(SLOTS)
 }
 
-/// The part of a key that is hashed.
-fn tag(key: &[u8]) -> &[u8] {
-    let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
-    let after = &key[open + 1..];
-    match after.iter().position(|&byte| byte == b'}') {
-        Some(close) if close > 0 => &after[..close],
-        _ => key,
-    }
+/// The slots that one of so many shards holds; there are not more than [`SHARDS_MAX`], so it holds some.
+pub fn slots_of(part: usize, shards: usize) -> RangeInclusive<u16> {
+    let first = |part: usize| (part * usize::from(SLOTS)).div_ceil(shards.max(1)) as u16;
+    first(part)..=first(part + 1) - 1
 }
-
-/// CRC-16/XMODEM: polynomial 0x1021, from 0.
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, &byte| crc << 8 ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)])
-}
-
-const CRC16: [u16; 256] = {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < 256 {
-        let mut crc = (at as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 0x8000 != 0 { crc << 1 ^ 0x1021 } else { crc << 1 };
-            bit += 1;
-        }
-        table[at] = crc;
-        at += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_redis_cluster() {
-        assert_eq!(crc16(b"123456789"), 0x31c3, "the check value in the specification");
-        // As `CLUSTER KEYSLOT` of redis-server 7.0 says.
-        for (key, expected) in [("foo", 12_182), ("bar", 5_061), ("hello", 866), ("", 0)] {
-            assert_eq!(slot(key.as_bytes()), expected, "{key:?}");
-        }
-    }
-
-    #[test]
-    fn only_a_tag_that_is_not_empty_is_hashed_alone() {
-        for (key, expected) in [
-            ("{user1000}.following", "user1000"),
-            ("foo{}{bar}", "foo{}{bar}"),
-            ("foo{{bar}}zap", "{bar"),
-            ("foo{bar}{zap}", "bar"),
-            ("foo{bar", "foo{bar"),
-            ("}{a}", "a"),
-        ] {
-            assert_eq!(tag(key.as_bytes()), expected.as_bytes(), "{key:?}");
+    fn a_shard_holds_the_slots_that_are_said_to_be_its_own() {
+        for shards in 1..=SHARDS_MAX as usize {
+            let all: Vec<u16> = (0..shards).flat_map(|at| slots_of(at, shards)).collect();
+            assert!(all.into_iter().eq(0..SLOTS), "{shards} shards hold every slot once");
+            for at in 0..shards {
+                assert!(slots_of(at, shards).all(|slot| part(slot, shards) == at), "{at} of {shards}");
+            }
         }
     }
 

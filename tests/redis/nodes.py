@@ -28,8 +28,8 @@ AGAIN_MAX = 2
 class Node:
     """A process, its folder and its addresses."""
 
-    def __init__(self, program, folder, number):
-        self.program, self.folder = program, folder / str(number)
+    def __init__(self, program, folder, number, options=()):
+        self.program, self.folder, self.options = program, folder / str(number), options
         self.listen = f"127.0.0.1:{rig.free_port()}"
         self.resp = rig.free_port()
         self.process, self.log = None, open(f"{self.folder}.log", "ab")
@@ -41,6 +41,7 @@ class Node:
         ]  # fmt: skip
         if len(members) > 1:
             command += ["--join", ",".join(node.listen for node in members)]
+        command += self.options
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
 
     def kill(self):
@@ -57,9 +58,9 @@ class Node:
 class Nodes:
     """Nodes that are one cluster."""
 
-    def __init__(self, program, count):
+    def __init__(self, program, count, options=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="rig-loci-"))
-        self.members = [Node(program, self.folder, number) for number in range(1, count + 1)]
+        self.members = [Node(program, self.folder, number, options) for number in range(1, count + 1)]
         self.program = program
         atexit.register(self.end)
         for node in self.members:

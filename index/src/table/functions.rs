@@ -14,12 +14,11 @@
 use std::collections::BTreeMap;
 
 use super::commands::{self, Failure, is};
-use super::execute::Moment;
 use super::glob;
 use super::keyspace::Keyspace;
 use super::rdb;
 use super::script::{Limits, Registered, Script, is_name};
-use super::scripting::{Scripts, in_reach, not_a_script, too_long};
+use super::scripting::{Given, Scripts, in_reach, not_a_script, too_long};
 use super::tape::Tape;
 
 /// The most bytes of all libraries together.
@@ -340,11 +339,11 @@ impl Scripts {
     pub(super) fn call_function(
         &mut self,
         keyspace: &mut Keyspace,
-        args: &[&[u8]],
+        given: Given<'_>,
         read_only: bool,
-        moment: Moment,
         out: &mut Tape,
     ) -> Result<(), Failure> {
+        let args = given.args;
         let library = self.libraries.of.get(args[1]).and_then(|name| self.libraries.all.get(name));
         let library = library.ok_or("ERR Function not found")?;
         let flags = library.functions.iter().find(|function| function.name == args[1]).map(|function| function.flags);
@@ -359,10 +358,10 @@ impl Scripts {
         if read_only && !no_writes {
             return Err("ERR Can not execute a script with write flag using *_ro command.".into());
         }
-        let given = args[3..].split_at(keys as usize);
+        let words = args[3..].split_at(keys as usize);
         let (engine, script) = (&mut self.engine, &library.script);
-        in_reach(keyspace, moment, no_writes, out, |reach| {
-            engine.call(reach, script, args[1], given, &Limits::default())
+        in_reach(keyspace, given, no_writes, out, |reach| {
+            engine.call(reach, script, args[1], words, &Limits::default())
         })
     }
 }

@@ -8,17 +8,22 @@
 //!
 //! `FUNCTION` and `FCALL` are next door: [`functions`](super::functions).
 //!
+//! Where a namespace is spread over several shards, a script is told which slot it may reach ([`Within`]): a key that it makes up
+//! may belong to another shard, where nobody would see what was written here. The door writes that before the call, as
+//! `SCRIPT WITHIN slot EVAL ...`.
+//!
 //! A script runs where its command stands in the log, on every member alike; which scripts are kept is part of the state, so
 //! that they survive a failover. The oldest leave when all of them take more than [`SCRIPTS_BYTES_MAX`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::commands::{self, Failure, NOSCRIPT, Run, WRITE, is};
+use super::commands::{self, Failure, Keys, NOSCRIPT, Run, WRITE, is};
 use super::execute::{self, Moment};
 use super::functions::{Libraries, Library};
 use super::keyspace::Keyspace;
 use super::script::{Engine, Host, Limits, Reply, Script, ScriptError};
+use super::slots::Within;
 use super::tape::{Item, Items, Tape, decimals};
 
 /// The most bytes of all kept scripts together.
@@ -86,22 +91,44 @@ impl Scripts {
     /// Carries out a command about scripts. The reply, a failure too, is added to the tape.
     pub fn call(&mut self, keyspace: &mut Keyspace, args: &[&[u8]], moment: Moment, out: &mut Tape) {
         let before = out.len();
-        let done = match args.first() {
-            Some(name) if is(name, "script") => self.script(args, out),
-            Some(name) if is(name, "function") => self.function(args, out),
-            Some(name) if is(name, "fcall") || is(name, "fcall_ro") => {
-                self.call_function(keyspace, args, is(name, "fcall_ro"), moment, out)
+        let done = match args {
+            [script, within, slot, call @ ..] if is(script, "script") && is(within, "within") => {
+                match (Within::parse(slot), execute::find(call)) {
+                    (Some(within), Ok(spec)) if matches!(spec.keys, Keys::Counted(..)) => {
+                        self.run(keyspace, call, within, moment, out)
+                    }
+                    _ => Err(Failure::Syntax),
+                }
             }
-            Some(name) => {
-                let read_only = name.len() > 3 && is(&name[name.len() - 3..], "_ro");
-                let by_digest = is(&name[..name.len().min(7)], "evalsha");
-                self.eval(keyspace, args, by_digest, read_only, moment, out)
-            }
-            None => Err(Failure::Syntax),
+            _ => self.run(keyspace, args, Within::Anything, moment, out),
         };
         if let Err(failure) = done {
             out.truncate(before);
             out.error(failure.text());
+        }
+    }
+
+    fn run(
+        &mut self,
+        keyspace: &mut Keyspace,
+        args: &[&[u8]],
+        within: Within,
+        moment: Moment,
+        out: &mut Tape,
+    ) -> Result<(), Failure> {
+        let given = Given { args, within, moment };
+        match args.first() {
+            Some(name) if is(name, "script") => self.script(args, out),
+            Some(name) if is(name, "function") => self.function(args, out),
+            Some(name) if is(name, "fcall") || is(name, "fcall_ro") => {
+                self.call_function(keyspace, given, is(name, "fcall_ro"), out)
+            }
+            Some(name) if is(&name[..name.len().min(4)], "eval") => {
+                let read_only = name.len() > 3 && is(&name[name.len() - 3..], "_ro");
+                let by_digest = is(&name[..name.len().min(7)], "evalsha");
+                self.eval(keyspace, given, by_digest, read_only, out)
+            }
+            _ => Err(Failure::Syntax),
         }
     }
 
@@ -155,12 +182,12 @@ impl Scripts {
     fn eval(
         &mut self,
         keyspace: &mut Keyspace,
-        args: &[&[u8]],
+        given: Given<'_>,
         by_digest: bool,
         read_only: bool,
-        moment: Moment,
         out: &mut Tape,
     ) -> Result<(), Failure> {
+        let args = given.args;
         let keys = commands::int(args[2])?;
         if keys > args.len() as i64 - 3 {
             return Err("ERR Number of keys can't be greater than number of args".into());
@@ -185,22 +212,35 @@ impl Scripts {
         }
         let read_only = read_only || flags.no_writes;
         let engine = &mut self.engine;
-        in_reach(keyspace, moment, read_only, out, |reach| {
+        in_reach(keyspace, given, read_only, out, |reach| {
             engine.run(reach, &script, keys, arguments, &Limits::default()).map(Some)
         })
     }
 }
 
+/// A call of a script.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    /// The command's name first.
+    pub args: &'a [&'a [u8]],
+    /// What it may reach.
+    pub within: Within,
+    /// When.
+    pub moment: Moment,
+}
+
 /// Runs a script, and takes back what it did if it went over a budget. It says none where there was nothing to run.
 pub(super) fn in_reach(
     keyspace: &mut Keyspace,
-    moment: Moment,
+    given: Given<'_>,
     read_only: bool,
     out: &mut Tape,
     run: impl FnOnce(&mut dyn Host) -> Result<Option<Reply>, ScriptError>,
 ) -> Result<(), Failure> {
     keyspace.begin_journal();
-    let mut reach = Reach { keyspace: &mut *keyspace, moment, calls: 0, read_only, tape: Tape::new(), spent: 0 };
+    let Given { within, moment, .. } = given;
+    let mut reach =
+        Reach { keyspace: &mut *keyspace, moment, within, calls: 0, read_only, tape: Tape::new(), spent: 0 };
     match run(&mut reach) {
         Ok(Some(reply)) => {
             keyspace.keep_changes();
@@ -237,6 +277,7 @@ pub(super) fn not_a_script(error: ScriptError) -> Failure {
 struct Reach<'k> {
     keyspace: &'k mut Keyspace,
     moment: Moment,
+    within: Within,
     calls: u32,
     read_only: bool,
     tape: Tape,
@@ -264,6 +305,9 @@ impl Host for Reach<'_> {
         }
         if self.read_only && spec.is(WRITE) {
             return Reply::Error(b"ERR Write commands are not allowed from read-only scripts.".to_vec());
+        }
+        if !self.within.admits(spec, args) {
+            return Reply::Error(b"ERR Script attempted to access keys that do not hash to the same slot".to_vec());
         }
         // Calls of the script have numbers of their own, far from those of other calls.
         let number = self.moment.number ^ self.calls.wrapping_mul(0x9e37_79b9);

@@ -5,7 +5,7 @@
 //!
 //! | collection | key | value |
 //! |---|---|---|
-//! | `nodes` | the member's number in decimal digits | `{"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "drained": false, "note": "what its node repaired"}` |
+//! | `nodes` | the member's number in decimal digits | `{"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "drained": false, "note": "what its node repaired", "resp": 6379}` |
 //! | `shards` | the shard's number in decimal digits, from 2 on | `{"founders": [1, 2, 3], "digest_key": "64 hexadecimal digits"}` |
 //! | `namespaces` | the name of a namespace with shards of its own | `{"shards": [2, 3, 4], "made": true}` |
 //!
@@ -50,6 +50,14 @@ pub struct Line {
     /// What its node last had to repair, for people; nothing if its last start found nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+    /// The port where clients of Redis connect; zero: not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resp: u16,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "so it is called")]
+fn is_zero(port: &u16) -> bool {
+    *port == 0
 }
 
 /// What the book says of a shard.

@@ -113,6 +113,7 @@ impl Door {
                 removed: false,
                 drained: known.is_some_and(|(_, line)| line.drained),
                 note: known.map(|(_, line)| line.note.clone()).unwrap_or_default(),
+                resp: known.map_or(0, |(_, line)| line.resp),
             };
             let member = match known {
                 Some((_, line)) if line.removed => {
@@ -275,10 +276,15 @@ impl Cluster {
         self.write_line(self.me(), deadline, |line| line.note = note.to_owned()).await
     }
 
+    /// Sees to it that the book says where clients of Redis connect here.
+    pub async fn write_resp(&self, port: u16, deadline: Instant) -> Result<(), Failure> {
+        self.write_line(self.me(), deadline, |line| line.resp = port).await
+    }
+
     /// The line of this node, if the book had none yet.
     pub fn own_line(&self) -> book::Line {
         let (node, address) = (self.identity().node.to_string(), self.address().to_owned());
-        book::Line { node, address, removed: false, drained: false, note: String::new() }
+        book::Line { node, address, removed: false, drained: false, note: String::new(), resp: 0 }
     }
 
     /// Changes a member's line, if it has one or is this one, and there is a book.

@@ -180,3 +180,29 @@ fn libraries_are_dumped_and_restored_and_survive_a_restart_with_scripts() {
     assert_eq!(again.call(&["FUNCTION", "FLUSH"]), "OK");
     assert_eq!(again.call(&["EVAL", "return 7", "0"]), "(integer) 7");
 }
+
+#[test]
+fn a_script_within_a_slot_reaches_no_other_keys() {
+    let mut trial = Trial::new();
+    let foo = crate::table::slots::slot(b"foo").to_string();
+    let elsewhere = "(error) ERR Script attempted to access keys that do not hash to the same slot";
+    let set = "return redis.call('SET', ARGV[1], 'v')";
+    trial.call(&["FUNCTION", "LOAD", LIBRARY]);
+    for (args, reply) in [
+        (&["SCRIPT", "WITHIN", &foo, "EVAL", set, "1", "foo", "a{foo}"][..], "OK"),
+        (&["SCRIPT", "WITHIN", &foo, "EVAL", set, "1", "foo", "bar"], elsewhere),
+        (&["SCRIPT", "WITHIN", "none", "EVAL", set, "0", "foo"], elsewhere),
+        (&["SCRIPT", "WITHIN", "none", "EVAL", "return 7", "0"], "(integer) 7"),
+        (&["SCRIPT", "WITHIN", "any", "EVAL", set, "0", "bar"], "OK"),
+        (&["SCRIPT", "WITHIN", &foo, "EVAL", "return redis.call('DBSIZE')", "1", "foo"], elsewhere),
+        (&["SCRIPT", "WITHIN", &foo, "EVAL", "return redis.call('PUBLISH', 'c', 'm')", "1", "foo"], "(integer) 0"),
+        (&["SCRIPT", "WITHIN", &foo, "FCALL", "put", "1", "foo", "w"], "OK"),
+        (&["SCRIPT", "WITHIN", "1", "FCALL", "put", "1", "foo", "w"], elsewhere),
+        (&["SCRIPT", "WITHIN", "16384", "EVAL", "return 1", "0"], "(error) ERR syntax error"),
+        (&["SCRIPT", "WITHIN", "any", "SCRIPT", "FLUSH"], "(error) ERR syntax error"),
+        (&["SCRIPT", "WITHIN", "any"], "(error) ERR syntax error"),
+    ] {
+        let said = trial.call(args);
+        assert!(said.starts_with(reply), "{args:?}: {said}");
+    }
+}

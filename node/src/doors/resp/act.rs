@@ -81,7 +81,7 @@ impl Session {
             Do::Client => self.client_command(args),
             Do::Acl => self.acl(args),
             Do::Command => self.describe(args),
-            Do::Cluster => self.cluster(args),
+            Do::Cluster => self.cluster(args).await,
             Do::Config => self.config(args),
             Do::Info => self.info(args).await,
             Do::Memory => self.memory(args).await,
@@ -117,12 +117,12 @@ impl Session {
             }
             Do::ReadOnly => {
                 self.stale = true;
-                self.reading = None;
+                self.read_anew();
                 self.out.ok();
             }
             Do::ReadWrite => {
                 self.stale = false;
-                self.reading = None;
+                self.read_anew();
                 self.out.ok();
             }
             Do::Asking => self.out.ok(),
@@ -236,7 +236,9 @@ impl Session {
         self.out.int(if self.out.protocol() == Protocol::Three { 3 } else { 2 });
         self.out.bulk("id");
         self.out.int(self.client.id as i64);
-        for (key, value) in [("mode", "standalone"), ("role", "master")] {
+        let mode = if self.door.databases.is_cluster() { "cluster" } else { "standalone" };
+        let role = if self.followed().is_some() { "replica" } else { "master" };
+        for (key, value) in [("mode", mode), ("role", role)] {
             self.out.bulk(key);
             self.out.bulk(value);
         }
@@ -296,7 +298,7 @@ impl Session {
 
     /// How many other members have what was answered.
     fn others(&self) -> usize {
-        let members = self.door.home().ok().and_then(|home| home.members());
+        let members = self.door.homes().ok().and_then(|homes| homes.shards().first()?.members());
         members.map_or(0, |members| members.voters().len() / 2)
     }
 
@@ -318,32 +320,21 @@ impl Session {
             [_, word] if is(word, "sync") || is(word, "async") => {}
             _ => return self.out.error("ERR syntax error"),
         }
-        let Some(flush) = commands::find(b"flushdb") else { return };
-        let before = self.out.len();
-        let database = self.database;
-        for number in 0..DATABASES as u8 {
-            if self.door.is_known(number) || self.door.exists(number).await {
-                self.database = number;
-                self.gather(flush.spec, &[b"flushdb"], Answer::None).await;
+        let there = match self.door.databases_there().await {
+            Ok(there) => there,
+            Err(error) => return self.out.error(error),
+        };
+        let mut pending = Pending::default();
+        for database in there {
+            pending.push(&self.place, database, [&b"flushdb"[..]].into_iter(), Answer::None);
+        }
+        if !pending.is_empty() {
+            self.read_anew();
+            if let Err(error) = self.door.execute(pending.into_calls(&self.place), self.origin()).await {
+                return self.out.error(error);
             }
         }
-        self.database = database;
-        self.settle_or_say().await;
-        if self.out.len() == before {
-            self.out.ok();
-        }
-    }
-
-    /// Settles, and writes what went wrong, once, though nobody waits for a reply.
-    async fn settle_or_say(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let (calls, _) = std::mem::take(&mut self.pending).into_calls();
-        self.reading = None;
-        if let Err(error) = self.door.execute(calls, self.origin()).await {
-            self.out.error(error);
-        }
+        self.out.ok();
     }
 
     /// COPY: within a database the log does it.
@@ -389,16 +380,23 @@ impl Session {
     async fn carry(&mut self, from: &[u8], to: &[u8], other: u8, replace: bool, moves: bool) {
         let Some(dump) = commands::find(b"dump") else { return };
         for _ in 0..CARRIES_MAX {
-            let (door, database) = (self.door.clone(), self.database);
-            self.reading = None;
+            let database = self.database;
+            self.read_anew();
+            // Whether the other is there is known then.
+            let (here, place) = (std::mem::replace(&mut self.database, other), self.place.clone());
+            let is_known = self.look().await.is_some();
+            self.database = here;
+            if !is_known {
+                return;
+            }
             let Some(reading) = self.look().await else { return };
             let (moment, mut tape) = (reading.moment(), Tape::new());
-            let found = reading.read(&door.databases, database, |keyspace| {
+            let found = reading.read(database, |keyspace| {
                 execute::read(keyspace, dump.spec, &[b"dump", from], moment, &mut tape);
                 let tags: Vec<Box<[u8]>> = keyspace.tags_of(from, moment.now).into_iter().map(Box::from).collect();
                 keyspace.version(from, moment.now).zip(keyspace.deadline(from, moment.now)).zip(Some(tags))
             });
-            let there = reading.read(&door.databases, other, |keyspace| keyspace.version(to, moment.now));
+            let there = reading.read(other, |keyspace| keyspace.version(to, moment.now));
             let (Some(((version, deadline), tags)), Some(Item::Bulk(value))) = (found, tape.items().next()) else {
                 return self.out.int(0);
             };
@@ -412,22 +410,22 @@ impl Session {
             let mut pending = Pending::default();
             let until = int_text(deadline as i64);
             let restore: [&[u8]; 6] = [b"restore", to, &until, value, b"replace", b"absttl"];
-            pending.push(other, restore.into_iter(), Answer::None);
+            pending.push(&place, other, restore.into_iter(), Answer::None);
             if !tags.is_empty() {
                 let call: Vec<&[u8]> = [&b"tag.set"[..], to].into_iter().chain(tags.iter().map(|tag| &**tag)).collect();
-                pending.push(other, call.into_iter(), Answer::None);
+                pending.push(&place, other, call.into_iter(), Answer::None);
             }
             if moves {
-                pending.push(database, [&b"del"[..], from].into_iter(), Answer::None);
+                pending.push(&place, database, [&b"del"[..], from].into_iter(), Answer::None);
             }
             let conditions = [(database, from, version), (other, to, there.unwrap_or(0))];
             let conditions = conditions.map(|(database, key, version)| {
-                let database = pending.place(database);
+                let database = pending.place(&place, database);
                 Watched { database, key: key.into(), version }
             });
-            let (mut calls, _) = pending.into_calls();
+            let mut calls = pending.into_calls(&place);
             (calls.conditions, calls.atomic) = (conditions.into(), true);
-            self.reading = None;
+            self.read_anew();
             match self.door.execute(calls, self.origin()).await {
                 Ok(Some(_)) => return self.out.int(1),
                 Ok(None) => {}
@@ -445,9 +443,9 @@ impl Session {
             Err(error) => return self.out.error(error),
         };
         let mut pending = Pending::default();
-        pending.push_swap(one, other);
-        let (calls, _) = pending.into_calls();
-        self.reading = None;
+        pending.push_swap(&self.place, one, other);
+        let calls = pending.into_calls(&self.place);
+        self.read_anew();
         match self.door.execute(calls, self.origin()).await {
             Ok(_) => self.out.ok(),
             Err(error) => self.out.error(error),

@@ -141,13 +141,13 @@ impl Session {
     async fn attempt(&mut self, blocked: &mut Blocked, first: bool) -> bool {
         let Blocked { command, args, waiter, .. } = blocked;
         let (command, args) = (*command, args.iter().map(|arg| &**arg).collect::<Vec<&[u8]>>());
-        let (door, database) = (self.door.clone(), self.database);
-        self.reading = None;
+        let database = self.database;
+        self.read_anew();
         let places = command.spec.key_places(&args);
         let Some(reading) = self.look().await else { return true };
         let now = reading.moment().now;
         let kind = awaited(command.spec.name);
-        let (is_there, is_awaited) = reading.read(&door.databases, database, |keyspace| {
+        let (is_there, is_awaited) = reading.read(database, |keyspace| {
             let kind_of = |place: &usize| keyspace.type_of(args.get(*place)?, now);
             // What is taken from comes before what it is put to.
             let from = if is_move(command.spec.name) { 1 } else { places.len() };
@@ -164,8 +164,8 @@ impl Session {
             },
             _ => {
                 let mut pending = super::pipeline::Pending::default();
-                pending.push(database, args.iter().copied(), Answer::Whole);
-                let (calls, _) = pending.into_calls();
+                pending.push(&self.place, database, args.iter().copied(), Answer::Whole);
+                let calls = pending.into_calls(&self.place);
                 match self.door.execute(calls, self.origin()).await {
                     Ok(tape) => tape.unwrap_or_default(),
                     Err(error) => {
@@ -175,7 +175,7 @@ impl Session {
                 }
             }
         };
-        self.reading = None;
+        self.read_anew();
         // A value of another type wakes nobody. But where one of the awaited type came, the command fails if another key is wrong.
         let goes_on = !first && !is_awaited && command.spec.name != "xreadgroup";
         if is_nothing(&tape) || (goes_on && is_wrong_type(&tape)) {
@@ -223,10 +223,10 @@ impl Session {
     async fn concrete(&mut self, command: Command, args: &[&[u8]]) -> Option<Vec<Box<[u8]>>> {
         let mut settled = None;
         if command.spec.name == "xread" {
-            let (door, database) = (self.door.clone(), self.database);
+            let database = self.database;
             let reading = self.look().await?;
             let now = reading.moment().now;
-            settled = reading.read(&door.databases, database, |keyspace| settle_read(keyspace, args, now));
+            settled = reading.read(database, |keyspace| settle_read(keyspace, args, now));
         }
         Some(settled.unwrap_or_else(|| args.iter().map(|arg| Box::from(*arg)).collect()))
     }

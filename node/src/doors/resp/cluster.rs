@@ -1,37 +1,46 @@
-//! CLUSTER: the shard that holds the databases, told as a cluster of one shard that owns all slots.
+//! CLUSTER: which node leads which slots.
+//!
+//! In the cluster mode as it is: each shard's slots belong to the node that leads it. A node that leads something is told as a master
+//! of that and nothing else, because clients know a node as a master or as a replica; one that leads nothing is a replica of
+//! all. Slots that nobody leads just now are left out. Without that mode every node answers for every key, and clients
+//! need not know: one shard that owns all slots is told, with the node that leads the first.
 
+use std::ops::RangeInclusive;
+
+use loci_index::table::Keyspace;
 use loci_index::table::commands::{is, parse_int};
 use loci_raft::MemberId;
 
+use super::places::Place;
 use super::session::Session;
+use super::slots::Address;
 use crate::cluster::book;
-use crate::router::{SLOTS, slot};
+use crate::router::{SLOTS, slot, slots_of};
 
 /// A member as clients of a cluster know one.
+#[derive(Debug)]
 struct Node {
+    member: MemberId,
     id: String,
     host: String,
     port: u16,
-    leads: bool,
     is_me: bool,
+    /// What it leads.
+    slots: Vec<RangeInclusive<u16>>,
+}
+
+impl Node {
+    fn leads(&self) -> bool {
+        !self.slots.is_empty()
+    }
 }
 
 impl Session {
     /// CLUSTER.
-    pub fn cluster(&mut self, args: &[&[u8]]) {
+    pub async fn cluster(&mut self, args: &[&[u8]]) {
         let (what, rest) = (args[1], &args[2..]);
         match rest {
-            [] if is(what, "info") => {
-                let nodes = self.nodes().len();
-                let text = format!(
-                    "cluster_enabled:0\r\ncluster_state:ok\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{SLOTS}\r\n\
-                     cluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{nodes}\r\ncluster_size:1\r\n\
-                     cluster_current_epoch:1\r\ncluster_my_epoch:1\r\n\
-                     cluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\n\
-                     total_cluster_links_buffer_limit_exceeded:0\r\n"
-                );
-                self.out.verbatim(*b"txt", text);
-            }
+            [] if is(what, "info") => self.cluster_info(),
             [] if is(what, "myid") => {
                 let id = format!("{}00000000", self.door.status.node());
                 self.out.bulk(id);
@@ -41,18 +50,32 @@ impl Session {
                 self.out.bulk(format!("{id:0<40}"));
             }
             [key] if is(what, "keyslot") => self.out.int(i64::from(slot(key))),
-            [_] if is(what, "countkeysinslot") => self.out.int(0),
-            [_, _] if is(what, "getkeysinslot") => self.out.array(0),
+            [number] if is(what, "countkeysinslot") => {
+                if let Some(keys) = self.keys_in(number, usize::MAX).await {
+                    self.out.int(keys.len() as i64);
+                }
+            }
+            [number, count] if is(what, "getkeysinslot") => {
+                let Some(count) = parse_int(count).and_then(|count| usize::try_from(count).ok()) else {
+                    return self.out.error("ERR Invalid number of keys");
+                };
+                if let Some(keys) = self.keys_in(number, count).await {
+                    self.out.array(keys.len());
+                    keys.iter().for_each(|key| self.out.bulk(key));
+                }
+            }
             [] if is(what, "slots") => self.slots(),
             [] if is(what, "shards") => self.shards(),
             [] if is(what, "nodes") => {
-                let lines = self.nodes().into_iter().map(|node| {
-                    let Node { id, host, port, leads, is_me } = node;
-                    let me = if is_me { "myself," } else { "" };
-                    match leads {
-                        true => format!("{id} {host}:{port}@{port} {me}master - 0 0 1 connected 0-{}\n", SLOTS - 1),
-                        false => format!("{id} {host}:{port}@{port} {me}slave - 0 0 1 connected\n"),
-                    }
+                let nodes = self.nodes();
+                let master = nodes.iter().find(|node| node.leads()).map_or("-", |node| &node.id);
+                let lines = nodes.iter().map(|node| {
+                    let Node { id, host, port, is_me, slots, .. } = node;
+                    let me = if *is_me { "myself," } else { "" };
+                    let (part, of) = if node.leads() || master == "-" { ("master", "-") } else { ("slave", master) };
+                    let slots: String =
+                        slots.iter().map(|slots| format!(" {}-{}", slots.start(), slots.end())).collect();
+                    format!("{id} {host}:{port}@{port} {me}{part} {of} 0 0 1 connected{slots}\n")
                 });
                 let text: String = lines.collect();
                 self.out.verbatim(*b"txt", text);
@@ -61,82 +84,175 @@ impl Session {
             [epoch] if is(what, "reset") || is(what, "set-config-epoch") && parse_int(epoch).is_some() => {
                 self.out.error("ERR the nodes find their members themselves: see `loci cluster`");
             }
-            [] if is(what, "help") => self
-                .help("CLUSTER", &["INFO", "KEYSLOT <key>", "LINKS", "MYID", "MYSHARDID", "NODES", "SHARDS", "SLOTS"]),
+            [] if is(what, "help") => self.help(
+                "CLUSTER",
+                &[
+                    "COUNTKEYSINSLOT <slot>",
+                    "GETKEYSINSLOT <slot> <count>",
+                    "INFO",
+                    "KEYSLOT <key>",
+                    "LINKS",
+                    "MYID",
+                    "MYSHARDID",
+                    "NODES",
+                    "SHARDS",
+                    "SLOTS",
+                ],
+            ),
             _ => self.no_part("CLUSTER", what),
         }
     }
 
-    /// The members of the shard, the one that leads first. Where this door is on other nodes is not known: they are taken to
-    /// have it at the same port.
+    fn cluster_info(&mut self) {
+        let nodes = self.nodes();
+        let is_cluster = self.door.databases.is_cluster();
+        let (known, size) = (nodes.len(), nodes.iter().filter(|node| node.leads()).count());
+        let served: usize = nodes.iter().flat_map(|node| &node.slots).map(|slots| slots.clone().count()).sum();
+        let (enabled, state) = (i32::from(is_cluster), if served == usize::from(SLOTS) { "ok" } else { "fail" });
+        let text = format!(
+            "cluster_enabled:{enabled}\r\ncluster_state:{state}\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{served}\r\n\
+             cluster_slots_pfail:0\r\ncluster_slots_fail:{}\r\ncluster_known_nodes:{known}\r\ncluster_size:{size}\r\n\
+             cluster_current_epoch:1\r\ncluster_my_epoch:1\r\n\
+             cluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\n\
+             total_cluster_links_buffer_limit_exceeded:0\r\n",
+            usize::from(SLOTS) - served
+        );
+        self.out.verbatim(*b"txt", text);
+    }
+
+    /// Who leads which slots, neighbours together; none: nobody.
+    fn leads(&self) -> Vec<(RangeInclusive<u16>, Option<MemberId>)> {
+        let door = &*self.door;
+        let Ok(homes) = door.homes() else { return Vec::new() };
+        let shards = homes.shards();
+        if !door.databases.is_cluster() {
+            // Whoever has no leader is answered by this node as well as it can.
+            let leader = shards.first().and_then(|shard| shard.leader()).unwrap_or(door.cluster.me());
+            return vec![(0..=SLOTS - 1, Some(leader))];
+        }
+        let mut leads: Vec<(RangeInclusive<u16>, Option<MemberId>)> = Vec::new();
+        for (part, shard) in shards.iter().enumerate() {
+            let (slots, leader) = (slots_of(part, shards.len()), shard.leader());
+            match leads.last_mut() {
+                Some((before, same)) if *same == leader => *before = *before.start()..=*slots.end(),
+                _ => leads.push((slots, leader)),
+            }
+        }
+        leads
+    }
+
+    /// The members, those that lead first.
     fn nodes(&self) -> Vec<Node> {
         let door = &*self.door;
-        let me = door.cluster.me();
-        let leader = door.home().ok().and_then(|home| home.leader());
+        let (me, leads) = (door.cluster.me(), self.leads());
+        let slots_led_by = |member: MemberId| {
+            leads.iter().filter(|(_, leader)| *leader == Some(member)).map(|(slots, _)| slots.clone()).collect()
+        };
         let lines = book::read(&door.cluster.catalog().newest());
         let mut nodes: Vec<Node> = lines
             .into_iter()
             .filter(|(_, line)| !line.removed)
-            .map(|(member, line)| Node {
-                id: format!("{}00000000", line.node),
-                host: line.address.rsplit_once(':').map_or(line.address.as_str(), |(host, _)| host).to_owned(),
-                port: door.port(),
-                leads: Some(member) == leader,
-                is_me: member == me,
+            .map(|(member, line)| {
+                let Address { host, port } = door.address_in(&line);
+                let port = if member == me { door.port() } else { port };
+                let id = format!("{}00000000", line.node);
+                Node { member, id, host, port, is_me: member == me, slots: slots_led_by(member) }
             })
             .collect();
         if !nodes.iter().any(|node| node.is_me) {
             nodes.push(Node {
+                member: me,
                 id: format!("{}00000000", door.status.node()),
                 host: self.client.local.ip().to_string(),
                 port: door.port(),
-                leads: leader.is_none_or(|leader: MemberId| leader == me),
                 is_me: true,
+                slots: slots_led_by(me),
             });
         }
-        nodes.sort_by_key(|node| !node.leads);
+        nodes.sort_by_key(|node| (!node.leads(), node.member));
         nodes
     }
 
     fn slots(&mut self) {
-        let nodes = self.nodes();
-        self.out.array(1);
-        self.out.array(2 + nodes.len());
-        self.out.int(0);
-        self.out.int(i64::from(SLOTS - 1));
-        for node in nodes {
-            self.out.array(4);
-            self.out.bulk(node.host);
-            self.out.int(i64::from(node.port));
-            self.out.bulk(node.id);
-            self.out.array(0);
+        let (nodes, leads) = (self.nodes(), self.leads());
+        let master = |leader: &Option<MemberId>| nodes.iter().find(|node| Some(node.member) == *leader);
+        let served: Vec<_> = leads.iter().filter_map(|(slots, leader)| Some((slots, master(leader)?))).collect();
+        let replicas: Vec<&Node> = nodes.iter().filter(|node| !node.leads()).collect();
+        self.out.array(served.len());
+        for (slots, master) in served {
+            self.out.array(3 + replicas.len());
+            self.out.int(i64::from(*slots.start()));
+            self.out.int(i64::from(*slots.end()));
+            for node in [master].into_iter().chain(replicas.iter().copied()) {
+                self.out.array(4);
+                self.out.bulk(&node.host);
+                self.out.int(i64::from(node.port));
+                self.out.bulk(&node.id);
+                self.out.array(0);
+            }
         }
     }
 
     fn shards(&mut self) {
         let nodes = self.nodes();
-        self.out.array(1);
-        self.out.map(2);
-        self.out.bulk("slots");
-        self.out.array(2);
-        self.out.int(0);
-        self.out.int(i64::from(SLOTS - 1));
-        self.out.bulk("nodes");
-        self.out.array(nodes.len());
-        for node in nodes {
-            self.out.map(7);
-            for (name, value) in [("id", &node.id), ("ip", &node.host), ("endpoint", &node.host)] {
-                self.out.bulk(name);
-                self.out.bulk(value);
+        let (masters, replicas): (Vec<&Node>, Vec<&Node>) = nodes.iter().partition(|node| node.leads());
+        self.out.array(masters.len());
+        for master in masters {
+            self.out.map(2);
+            self.out.bulk("slots");
+            self.out.array(2 * master.slots.len());
+            for end in master.slots.iter().flat_map(|slots| [slots.start(), slots.end()]) {
+                self.out.int(i64::from(*end));
             }
-            self.out.bulk("port");
-            self.out.int(i64::from(node.port));
-            self.out.bulk("role");
-            self.out.bulk(if node.leads { "master" } else { "replica" });
-            self.out.bulk("replication-offset");
-            self.out.int(1);
-            self.out.bulk("health");
-            self.out.bulk("online");
+            self.out.bulk("nodes");
+            self.out.array(1 + replicas.len());
+            for node in [master].into_iter().chain(replicas.iter().copied()) {
+                self.out.map(7);
+                for (name, value) in [("id", &node.id), ("ip", &node.host), ("endpoint", &node.host)] {
+                    self.out.bulk(name);
+                    self.out.bulk(value);
+                }
+                self.out.bulk("port");
+                self.out.int(i64::from(node.port));
+                self.out.bulk("role");
+                self.out.bulk(if node.leads() { "master" } else { "replica" });
+                self.out.bulk("replication-offset");
+                self.out.int(1);
+                self.out.bulk("health");
+                self.out.bulk("online");
+            }
         }
+    }
+
+    /// Keys of a slot, so many at most. None: an error was written.
+    async fn keys_in(&mut self, number: &[u8], count: usize) -> Option<Vec<Box<[u8]>>> {
+        let wanted = parse_int(number).and_then(|number| u16::try_from(number).ok()).filter(|slot| *slot < SLOTS);
+        let Some(wanted) = wanted else {
+            self.out.error("ERR Invalid or out of range slot");
+            return None;
+        };
+        match self.door.homes_at(self.level()).await {
+            Ok(homes) if homes.shards().len() == 1 && !self.door.databases.is_cluster() => self.go_to(Place::default()),
+            Ok(homes) => self.go_to(Place::of_slot(&homes, wanted)),
+            Err(error) => {
+                self.out.error(error);
+                return None;
+            }
+        }
+        let database = self.database;
+        let mut reading = self.look().await.cloned()?;
+        let (now, mut found) = (reading.moment().now, Vec::new());
+        for part in 0..Keyspace::PARTS {
+            if found.len() >= count {
+                break;
+            }
+            reading.read(database, |keyspace| {
+                let keys = keyspace.keys_of_part(part, now).filter(|key| slot(key) == wanted);
+                let left = count - found.len();
+                found.extend(keys.take(left).map(Box::<[u8]>::from));
+            });
+            tokio::task::coop::consume_budget().await;
+        }
+        Some(found)
     }
 }

@@ -1,14 +1,14 @@
 //! Databases: the sixteen that `SELECT` knows, each a collection of one namespace.
 //!
 //! ```text
-//!   number n --> collection `dbN` of the namespace --> the shard that holds it: its view (reads), its log (writes)
+//!   number n --> collection `dbN` of the namespace --> the shards that hold it: their views (reads), their logs (writes)
 //! ```
 //!
 //! A database is made, the ordinary way, when something is written to it first; until then it is empty for whoever reads.
-//! Where a collection is, and its number, is remembered; whether that still holds is seen in the view that is read, and said
-//! by the store that is written to.
+//! Where a collection is, and its number, is remembered ([`places`](super::places)); whether that still holds is seen in the view
+//! that is read, and said by the store that is written to.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -22,11 +22,11 @@ use loci_index::table::{Keyspace, Table};
 use loci_index::view::View;
 
 use super::Door;
+use super::places::{Homes, MOVED_ON, Place};
 use crate::cluster::NotWritten;
 use crate::doors::grpc::Failure;
 use crate::gate::{self, Pass};
 use crate::metrics::UnderWayOwned;
-use crate::router::{Found, Route};
 use crate::shard::{Level, ReadError, ShardHandle, WriteError};
 
 /// How many there are.
@@ -45,13 +45,18 @@ pub struct Databases {
     namespace: String,
     /// Of those that are made.
     durability: Durability,
-    /// By number; zero: not known.
-    ids: [AtomicU64; DATABASES],
-    home: ArcSwapOption<ShardHandle>,
+    /// Clients are told which node leads what.
+    is_cluster: bool,
+    /// Where they are.
+    pub(super) homes: ArcSwapOption<Homes>,
+    /// Whether each call has to be asked for its keys: there are several shards, or it is not known yet.
+    pub(super) spread: AtomicBool,
 }
 
 /// What is asked of the log.
 pub struct Calls {
+    /// The shard.
+    pub place: Place,
     /// The databases that the calls name by their place here.
     pub databases: Vec<u8>,
     /// Packed.
@@ -77,18 +82,23 @@ pub struct Passage {
 
 /// One state of the databases, to read from.
 pub struct Reading {
+    homes: Arc<Homes>,
     view: Arc<View>,
     moment: Moment,
+    /// The databases that are not there, as bits.
+    absent: u16,
     /// The last database that was read.
     table: Option<(u8, Arc<Table>)>,
     /// What was looked for there and is not counted yet.
     looked: Lookups,
 }
 
+const _: () = assert!(DATABASES <= u16::BITS as usize);
+
 impl Clone for Reading {
     fn clone(&self) -> Reading {
-        let (view, table) = (self.view.clone(), self.table.clone());
-        Reading { view, moment: self.moment, table, looked: Lookups::default() }
+        let (homes, view, table) = (self.homes.clone(), self.view.clone(), self.table.clone());
+        Reading { homes, view, moment: self.moment, absent: self.absent, table, looked: Lookups::default() }
     }
 }
 
@@ -99,9 +109,9 @@ impl Drop for Reading {
 }
 
 impl Databases {
-    /// Of a namespace.
-    pub fn new(namespace: String, durability: Durability) -> Databases {
-        Databases { namespace, durability, ids: Default::default(), home: ArcSwapOption::empty() }
+    /// Of a namespace; for a cluster's clients or not.
+    pub fn new(namespace: String, durability: Durability, is_cluster: bool) -> Databases {
+        Databases { namespace, durability, is_cluster, homes: ArcSwapOption::empty(), spread: AtomicBool::new(true) }
     }
 
     /// Where they are.
@@ -109,48 +119,29 @@ impl Databases {
         &self.namespace
     }
 
+    /// Whether clients are told which node leads what, and are to go there.
+    pub fn is_cluster(&self) -> bool {
+        self.is_cluster
+    }
+
     /// What a database's collection is called.
     pub fn name(database: u8) -> String {
         format!("db{database}")
     }
 
-    /// Whether a database is there, as far as is remembered.
-    pub fn is_known(&self, database: u8) -> bool {
-        self.ids[usize::from(database)].load(Ordering::Relaxed) != 0
-    }
-
     /// Forgets where they are.
     pub fn forget(&self) {
-        self.home.store(None);
+        self.homes.store(None);
     }
 
     /// The database that a collection is, if it is one.
     pub fn number(&self, view: &View, id: CollectionId) -> Option<u8> {
-        let known = self.ids.iter().position(|known| known.load(Ordering::Relaxed) == id.0);
-        known.map(|number| number as u8).or_else(|| {
+        let known = self.homes.load().as_ref().and_then(|homes| homes.number(id.0));
+        known.or_else(|| {
             let found = view.collection_by_id(id).filter(|found| found.namespace() == self.namespace)?;
             let number = found.name().strip_prefix("db")?.parse::<u8>().ok()?;
             (usize::from(number) < DATABASES && Databases::name(number) == found.name()).then_some(number)
         })
-    }
-
-    /// The table of a database in a view, if it is there.
-    fn table(&self, view: &View, database: u8) -> Option<Arc<Table>> {
-        let known = &self.ids[usize::from(database)];
-        let id = known.load(Ordering::Relaxed);
-        if id != 0
-            && let Some(found) = view.collection_by_id(CollectionId(id))
-        {
-            return found.table().cloned();
-        }
-        if id != 0 {
-            // Dropped: another of its name may be elsewhere.
-            known.store(0, Ordering::Relaxed);
-            self.home.store(None);
-        }
-        let found = view.collection(&self.namespace, &Databases::name(database))?;
-        known.store(found.id().0, Ordering::Relaxed);
-        found.table().cloned()
     }
 }
 
@@ -166,9 +157,22 @@ impl Reading {
         version > Position::end_of(self.view.index()).get()
     }
 
-    /// Whether a database is there.
-    pub fn has(&self, databases: &Databases, database: u8) -> bool {
-        databases.table(&self.view, database).is_some()
+    /// Whether it is known if a database is there.
+    pub fn knows(&self, database: u8) -> bool {
+        self.homes.id(database).is_some() || self.absent & (1 << database) != 0
+    }
+
+    /// The table of a database, if it is there.
+    fn find(&self, database: u8) -> Option<Arc<Table>> {
+        let id = self.homes.id(database)?;
+        match self.view.collection_by_id(CollectionId(id)) {
+            Some(found) => found.table().cloned(),
+            None => {
+                // Dropped: another of its name may be elsewhere.
+                self.homes.leave();
+                None
+            }
+        }
     }
 
     fn count(&mut self) {
@@ -178,21 +182,21 @@ impl Reading {
     }
 
     /// Reads a database for a command, and counts which keys are there.
-    pub fn look_up<R>(&mut self, databases: &Databases, database: u8, read: impl FnOnce(&Keyspace) -> R) -> R {
+    pub fn look_up<R>(&mut self, database: u8, read: impl FnOnce(&Keyspace) -> R) -> R {
         lookups::take();
-        let result = self.read(databases, database, read);
+        let result = self.read(database, read);
         self.looked += lookups::take();
         result
     }
 
     /// Reads a database.
-    pub fn read<R>(&mut self, databases: &Databases, database: u8, read: impl FnOnce(&Keyspace) -> R) -> R {
+    pub fn read<R>(&mut self, database: u8, read: impl FnOnce(&Keyspace) -> R) -> R {
         if let Some((number, table)) = &self.table
             && *number == database
         {
             return table.read(read);
         }
-        let table = databases.table(&self.view, database).unwrap_or_else(|| EMPTY.clone());
+        let table = self.find(database).unwrap_or_else(|| EMPTY.clone());
         self.count();
         let result = table.read(read);
         self.table = Some((database, table));
@@ -201,7 +205,7 @@ impl Reading {
 }
 
 /// As Redis says that something cannot be done now.
-fn unread(error: &ReadError) -> String {
+pub fn unread(error: &ReadError) -> String {
     match error {
         ReadError::NotReady => "LOADING the node is still reading its log".into(),
         _ => format!("TRYAGAIN {error}"),
@@ -259,10 +263,7 @@ pub struct Totals {
 impl Door {
     /// What all databases come to, as far as this node knows.
     pub fn totals(&self) -> Totals {
-        let Ok(home) = self.home() else { return Totals::default() };
-        let view = home.newest();
-        let tables = (0..DATABASES as u8).filter_map(|database| self.databases.table(&view, database));
-        tables.fold(Totals::default(), |mut totals, table| {
+        self.tables().into_iter().flatten().fold(Totals::default(), |mut totals, table| {
             totals.looked += table.lookups();
             table.read(|keyspace| {
                 totals.expired += keyspace.expired();
@@ -277,7 +278,8 @@ impl Door {
     /// If any database is buffered: returns once all that was answered here is synced. All shards of a node share its log, so any
     /// write that is synced will do.
     pub async fn sync_buffered(&self) -> Result<(), String> {
-        let view = self.home()?.newest();
+        let homes = self.homes()?;
+        let view = homes.shards().first().ok_or(MOVED_ON)?.newest();
         let is_buffered = |database: u8| {
             let found = view.collection(&self.databases.namespace, &Databases::name(database));
             found.is_some_and(|found| found.schema().durability == Durability::Buffered)
@@ -289,6 +291,18 @@ impl Door {
         let origin = Origin { principal: "redis".into(), ..Origin::default() };
         let catalog = self.cluster.catalog().clone();
         self.log(&catalog, Envelope { origin, command }, gate::deadline(None, gate::TIMEOUT_DEFAULT)).await.map(drop)
+    }
+
+    /// The tables of all databases, by shard, as far as this node knows.
+    fn tables(&self) -> Vec<Vec<Arc<Table>>> {
+        let Ok(homes) = self.homes() else { return Vec::new() };
+        let tables = |shard: &ShardHandle| {
+            let view = shard.newest();
+            let table =
+                |database| view.collection(&self.databases.namespace, &Databases::name(database))?.table().cloned();
+            (0..DATABASES as u8).filter_map(table).collect()
+        };
+        homes.shards().iter().map(tables).collect()
     }
 
     /// Whether writes may have to be refused before the node's memory is used up.
@@ -313,61 +327,78 @@ impl Door {
     fn has_no_room(&self, database: u8) -> bool {
         let rules = self.eviction.load();
         let Some(own) = &rules.namespace else { return false };
+        let Ok(homes) = self.homes() else { return false };
         let totals = self.totals();
         let stays = |policy: Policy| policy == Policy::None || (policy.is_volatile() && totals.timed == 0);
-        if own.bytes > 0 && totals.bytes > own.bytes && stays(own.policy.unwrap_or(Policy::None)) {
+        let all = own.bytes.saturating_mul(homes.shards().len() as u64);
+        if all > 0 && totals.bytes > all && stays(own.policy.unwrap_or(Policy::None)) {
             return true;
         }
         // One with a budget of its own, where the policy is none.
         let Some(policy) = own.policy else { return false };
-        let Ok(home) = self.home() else { return false };
-        let view = home.newest();
-        let found = view.collection(&own.name, &Databases::name(database));
-        let budget = found.as_ref().map_or(0, |found| found.schema().eviction_bytes);
-        let table = found.and_then(|found| found.table().cloned());
-        let over = table.is_some_and(|table| table.read(|keyspace| keyspace.memory_bytes() as u64 > budget));
-        budget > 0 && over && stays(policy)
-    }
-
-    /// The shard that holds the databases.
-    pub fn home(&self) -> Result<ShardHandle, String> {
-        if let Some(home) = &*self.databases.home.load() {
-            return Ok(ShardHandle::clone(home));
-        }
-        self.find_home()
-    }
-
-    fn find_home(&self) -> Result<ShardHandle, String> {
-        let catalog = self.cluster.catalog();
-        let found = Route::find(&catalog.newest(), &self.databases.namespace);
-        let home = match found {
-            Found::Catalog => catalog.clone(),
-            Found::BeingMade => return Err("TRYAGAIN the databases are just being made or dropped".into()),
-            Found::Route(route) => match route.shards() {
-                [shard] => self.cluster.shards().handle(*shard).ok_or("TRYAGAIN the shard does not run here yet")?,
-                shards => {
-                    return Err(format!(
-                        "ERR namespace {:?} is spread over {} shards, and this door serves one: give --resp-namespace another",
-                        self.databases.namespace,
-                        shards.len()
-                    ));
-                }
-            },
+        let over = |shard: &ShardHandle| {
+            let view = shard.newest();
+            let found = view.collection(&own.name, &Databases::name(database));
+            let budget = found.as_ref().map_or(0, |found| found.schema().eviction_bytes);
+            let table = found.and_then(|found| found.table().cloned());
+            budget > 0 && table.is_some_and(|table| table.read(|keyspace| keyspace.memory_bytes() as u64 > budget))
         };
-        self.hub.attach(&home);
-        if catalog.newest().has_namespace(&self.databases.namespace) {
-            self.databases.home.store(Some(Arc::new(home.clone())));
-        }
-        Ok(home)
+        homes.shards().iter().any(over) && stays(policy)
     }
 
-    /// The state of the databases, as new as asked.
-    pub async fn reading(&self, level: Level) -> Result<Reading, String> {
-        let home = self.home()?;
+    /// The state of the databases in a shard, as new as asked; it is known whether this database is there.
+    pub async fn reading(&self, level: Level, place: &Place, database: u8) -> Result<Reading, String> {
         let deadline = gate::deadline(None, gate::TIMEOUT_DEFAULT);
-        let view = home.view(level, Some(deadline)).await.map_err(|error| unread(&error))?;
-        let moment = Moment { now: home.now(&view), version: view.index(), number: 0 };
-        Ok(Reading { view, moment, table: None, looked: Lookups::default() })
+        let mut again = true;
+        loop {
+            let homes = self.homes_of_at(place, level).await?;
+            let shard = homes.shards().get(place.part()).ok_or(MOVED_ON)?;
+            let view = shard.view(level, Some(deadline)).await.map_err(|error| unread(&error))?;
+            let moment = Moment { now: shard.now(&view), version: view.index(), number: 0 };
+            let mut absent = 0;
+            if homes.id(database).is_none() {
+                let catalog = match homes.are_with_the_catalog() {
+                    true => view.clone(),
+                    false => {
+                        let catalog = self.cluster.catalog();
+                        catalog.view(level, Some(deadline)).await.map_err(|error| unread(&error))?
+                    }
+                };
+                match self.look_for(database, &homes, &catalog) {
+                    Some(true) => {}
+                    Some(false) => absent = 1 << database,
+                    None if again => {
+                        again = false;
+                        continue;
+                    }
+                    None => return Err(MOVED_ON.into()),
+                }
+            }
+            return Ok(Reading { homes, view, moment, absent, table: None, looked: Lookups::default() });
+        }
+    }
+
+    /// Looks for a database in a view of the catalog: whether it is there. None: they are in other shards by now.
+    fn look_for(&self, database: u8, homes: &Homes, catalog: &View) -> Option<bool> {
+        if !homes.are_as(catalog, &self.databases.namespace) {
+            homes.leave();
+            return None;
+        }
+        let found = catalog.collection(&self.databases.namespace, &Databases::name(database));
+        if let Some(found) = &found {
+            homes.set_id(database, found.id().0);
+        }
+        Some(found.is_some())
+    }
+
+    /// The databases that are there.
+    pub async fn databases_there(&self) -> Result<Vec<u8>, String> {
+        let deadline = gate::deadline(None, gate::TIMEOUT_DEFAULT);
+        let catalog = self.cluster.catalog();
+        let view = catalog.view(Level::Latest, Some(deadline)).await.map_err(|error| unread(&error))?;
+        let is_there =
+            |database: &u8| view.collection(&self.databases.namespace, &Databases::name(*database)).is_some();
+        Ok((0..DATABASES as u8).filter(is_there).collect())
     }
 
     /// Has the log carry out calls. None: a condition did not hold.
@@ -386,14 +417,18 @@ impl Door {
     /// Has the log carry out calls that were let in.
     pub async fn execute_by(&self, calls: Calls, origin: Origin, deadline: Instant) -> Result<Option<Vec<u8>>, String> {
         for again in [false, true] {
-            let home = self.home()?;
+            let homes = self.homes_of(&calls.place)?;
+            let home = homes.shards().get(calls.place.part()).ok_or(MOVED_ON)?;
             let mut collections = Vec::with_capacity(calls.databases.len());
             for database in &calls.databases {
-                let id = match self.databases.ids[usize::from(*database)].load(Ordering::Relaxed) {
-                    0 => self.make(*database, deadline).await?,
-                    id => id,
-                };
-                collections.push(id);
+                match homes.id(*database) {
+                    Some(id) => collections.push(id),
+                    None => collections.extend(self.make(*database, &homes, home, deadline).await?),
+                }
+            }
+            if collections.len() < calls.databases.len() {
+                homes.leave();
+                continue;
             }
             let execution = Execution {
                 collections,
@@ -402,21 +437,18 @@ impl Door {
                 atomic: calls.atomic,
             };
             let command = Command::Execute(Box::new(execution));
-            match self.log(&home, Envelope { origin: origin.clone(), command }, deadline).await? {
+            match self.log(home, Envelope { origin: origin.clone(), command }, deadline).await? {
                 Outcome::Executed(tape) => return Ok(tape),
                 Outcome::Refused(Refusal::UnknownCollection(_)) if !again => {
                     // Dropped; whoever writes makes it anew.
-                    for database in &calls.databases {
-                        self.databases.ids[usize::from(*database)].store(0, Ordering::Relaxed);
-                    }
-                    self.databases.home.store(None);
+                    homes.leave();
                 }
                 Outcome::Refused(Refusal::Unmet { unmet, .. }) => return Err(format!("{} {unmet}", unmet.kind())),
                 Outcome::Refused(refusal) => return Err(format!("ERR {refusal}")),
                 outcome => return Err(format!("ERR unexpected outcome {outcome:?}")),
             }
         }
-        Err("TRYAGAIN a database is just being made or dropped".into())
+        Err(MOVED_ON.into())
     }
 
     /// Writes where the shard is led, also if that changes meanwhile.
@@ -433,32 +465,42 @@ impl Door {
         }
     }
 
-    /// Makes a database, or finds it. Says the number of its collection.
-    async fn make(&self, database: u8, deadline: Instant) -> Result<u64, String> {
+    /// Makes a database, or finds it. Says the number of its collection; none: the databases are in other shards by now.
+    async fn make(
+        &self,
+        database: u8,
+        homes: &Homes,
+        home: &ShardHandle,
+        deadline: Instant,
+    ) -> Result<Option<u64>, String> {
         let _one_at_a_time = self.making.lock().await;
-        let known = &self.databases.ids[usize::from(database)];
         let (namespace, name) = (self.databases.namespace.clone(), Databases::name(database));
-        let home = self.home()?;
-        let find = |view: &View| view.collection(&namespace, &name).map(|found| found.id().0);
-        let view = home.view(Level::Latest, Some(deadline)).await.map_err(|error| unread(&error))?;
-        if let Some(id) = find(&view) {
-            known.store(id, Ordering::Relaxed);
-            return Ok(id);
-        }
-        let origin = || Origin { principal: "redis".into(), ..Origin::default() };
         let catalog = self.cluster.catalog().clone();
+        let origin = || Origin { principal: "redis".into(), ..Origin::default() };
         let envelope = |command| Envelope { origin: origin(), command };
-        let make = Command::CreateNamespace { name: namespace.clone() };
-        self.log(&catalog, envelope(make), deadline).await?;
-        let schema = Schema { durability: self.databases.durability, ..Schema::default() };
-        let make = Command::CreateCollection { namespace: namespace.clone(), name: name.clone(), schema };
-        self.log(&catalog, envelope(make), deadline).await?;
-        let failed = |failure: Failure| format!("TRYAGAIN {}", failure.message);
-        self.cluster.install(&namespace, &name, deadline).await.map_err(failed)?;
-        let home = self.find_home()?;
-        let view = home.view(Level::Latest, Some(deadline)).await.map_err(|error| unread(&error))?;
-        let id = find(&view).ok_or("TRYAGAIN the database is just being made or dropped")?;
-        known.store(id, Ordering::Relaxed);
-        Ok(id)
+        for made in [false, true] {
+            let view = catalog.view(Level::Latest, Some(deadline)).await.map_err(|error| unread(&error))?;
+            if !homes.are_as(&view, &namespace) {
+                return Ok(None);
+            }
+            let Some(id) = view.collection(&namespace, &name).map(|found| found.id().0) else {
+                if made {
+                    break;
+                }
+                self.log(&catalog, envelope(Command::CreateNamespace { name: namespace.clone() }), deadline).await?;
+                let schema = Schema { durability: self.databases.durability, ..Schema::default() };
+                let (namespace, name) = (namespace.clone(), name.clone());
+                self.log(&catalog, envelope(Command::CreateCollection { namespace, name, schema }), deadline).await?;
+                continue;
+            };
+            let view = home.view(Level::Latest, Some(deadline)).await.map_err(|error| unread(&error))?;
+            if view.collection_by_id(CollectionId(id)).is_none() {
+                let failed = |failure: Failure| format!("TRYAGAIN {}", failure.message);
+                self.cluster.install(&namespace, &name, deadline).await.map_err(failed)?;
+            }
+            homes.set_id(database, id);
+            return Ok(Some(id));
+        }
+        Err("TRYAGAIN the database is just being made or dropped".into())
     }
 }

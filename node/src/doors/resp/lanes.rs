@@ -1,12 +1,13 @@
 //! Lanes: the threads that serve connections, and how what they write goes to the log together.
 //!
 //! ```text
-//!   connections of a lane --calls--> group (same databases, same user) --one command, one sync--> replies, cut apart
+//!   connections of a lane --calls--> group (same shard, databases, user) --one command, one sync--> replies, cut apart
 //! ```
 //!
 //! A lane is one thread with its share of the connections. It sleeps and wakes once for all of them, and hands the log what
 //! they wrote as one command: the price of a command, of its sync and of waking those who wait is paid once for many clients
-//! (a `SET` of one of 50 clients took 30 us of the processors by itself, and takes 15 in a group). While [`UNDER_WAY_MAX`] groups of a lane are on their way to the disk, the next is gathered.
+//! (a `SET` of one of 50 clients took 30 us of the processors by itself, and takes 15 in a group). While
+//! [`UNDER_WAY_MAX`] groups of a lane are on their way to the disk of a shard, the next is gathered; shards do not wait for each other.
 //!
 //! Always: the calls of one client stay together and in order, and it has its replies before it sends more. What waits here was let
 //! in by the gate and has a deadline. Only light calls come here, so that what one client does is never refused because of what
@@ -25,8 +26,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::Door;
 use super::databases::{Calls, Passage, origin_of};
+use super::places::Place;
 
-/// So many groups of a lane are on their way to the disk.
+/// So many groups of a lane are on their way to the disk of a shard.
 const UNDER_WAY_MAX: usize = 2;
 /// A group takes no more calls once it has so many bytes of them; whoever has more by itself goes alone.
 const GROUP_BYTES_GOAL: usize = 1 << 20;
@@ -48,13 +50,23 @@ pub enum Fate {
 
 /// One thread's connections.
 pub struct Lane {
-    groups: Mutex<VecDeque<Group>>,
-    gathered: Notify,
+    /// What is on its way to the first shard.
+    first: Arc<Queue>,
+    /// The same of the others, once there was something for them.
+    others: Mutex<Vec<Arc<Queue>>>,
     connections: AtomicUsize,
     is_empty: Notify,
 }
 
+/// Groups for one shard.
+#[derive(Default)]
+struct Queue {
+    groups: Mutex<VecDeque<Group>>,
+    gathered: Notify,
+}
+
 struct Group {
+    place: Place,
     databases: Vec<u8>,
     principal: Arc<str>,
     packed: Packed,
@@ -78,15 +90,22 @@ pub struct Lanes {
 impl Lane {
     fn new() -> Lane {
         Lane {
-            groups: Mutex::default(),
-            gathered: Notify::new(),
+            first: Arc::default(),
+            others: Mutex::default(),
             connections: AtomicUsize::new(0),
             is_empty: Notify::new(),
         }
     }
 
     /// Has the log carry out light calls together with those of others. They are copied.
-    pub(super) async fn submit(&self, door: &Door, databases: &[u8], principal: &Arc<str>, packed: &Packed) -> Fate {
+    pub(super) async fn submit(
+        &self,
+        door: &Arc<Door>,
+        place: &Place,
+        databases: &[u8],
+        principal: &Arc<str>,
+        packed: &Packed,
+    ) -> Fate {
         if packed.len() > GROUP_BYTES_GOAL {
             return Fate::Alone;
         }
@@ -96,10 +115,12 @@ impl Lane {
         };
         let (reply, answer) = oneshot::channel();
         let part = Part { calls: packed.calls(), bytes: packed.len(), passage, reply };
+        let queue = self.queue(place.part(), door);
         {
-            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut groups = queue.groups.lock().unwrap_or_else(PoisonError::into_inner);
             let takes = |group: &&mut Group| {
                 group.databases == databases
+                    && group.place.is(place)
                     && group.principal == *principal
                     && group.packed.len() + packed.len() <= GROUP_BYTES_GOAL
             };
@@ -109,6 +130,7 @@ impl Lane {
                     group.parts.push(part);
                 }
                 None => groups.push_back(Group {
+                    place: place.clone(),
                     databases: databases.to_vec(),
                     principal: principal.clone(),
                     packed: packed.clone(),
@@ -116,16 +138,40 @@ impl Lane {
                 }),
             }
         }
-        self.gathered.notify_one();
+        queue.gathered.notify_one();
         answer.await.unwrap_or_else(|_| Fate::Failed("UNCONFIRMED the node is stopping".into()))
     }
 
+    /// The queue of a shard. On the lane's own thread.
+    fn queue(&self, part: usize, door: &Arc<Door>) -> Arc<Queue> {
+        let Some(other) = part.checked_sub(1) else { return self.first.clone() };
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        while others.len() <= other {
+            let queue = Arc::<Queue>::default();
+            tokio::spawn(queue.clone().run(door.clone()));
+            others.push(queue);
+        }
+        others[other].clone()
+    }
+
+    /// Serves a connection on this lane.
+    fn serve(self: Arc<Lane>, serving: impl Future<Output = ()>) -> impl Future<Output = ()> {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let leaving = Leaving(self);
+        async move {
+            serving.await;
+            drop(leaving);
+        }
+    }
+}
+
+impl Queue {
     fn take(&self) -> Option<Group> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
     /// Sends groups to the log, for ever.
-    async fn run(self: Arc<Lane>, door: Arc<Door>) {
+    async fn run(self: Arc<Queue>, door: Arc<Door>) {
         let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
         loop {
             // Never closed.
@@ -139,16 +185,6 @@ impl Lane {
                 tokio::task::yield_now().await;
             };
             tokio::spawn(group.carry_out(door.clone(), permit));
-        }
-    }
-
-    /// Serves a connection on this lane.
-    fn serve(self: Arc<Lane>, serving: impl Future<Output = ()>) -> impl Future<Output = ()> {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        let leaving = Leaving(self);
-        async move {
-            serving.await;
-            drop(leaving);
         }
     }
 }
@@ -178,9 +214,9 @@ impl Group {
 
     async fn carry_out(mut self, door: Arc<Door>, under_way: OwnedSemaphorePermit) {
         self.give_up_late();
-        let Group { databases, principal, packed, parts } = self;
+        let Group { place, databases, principal, packed, parts } = self;
         let Some(deadline) = parts.first().map(|part| part.passage.deadline) else { return };
-        let calls = Calls { databases, packed: packed.into_bytes(), conditions: Vec::new(), atomic: false };
+        let calls = Calls { place, databases, packed: packed.into_bytes(), conditions: Vec::new(), atomic: false };
         let is_several = parts.len() > 1;
         let counts = door.metrics.redis();
         counts.gathered.fetch_add(1, Ordering::Relaxed);
@@ -235,7 +271,7 @@ impl Lanes {
             let (door, mut stopping) = (door.clone(), stop.subscribe());
             let thread = std::thread::Builder::new().name(format!("loci-resp-{number}")).spawn(move || {
                 runtime.block_on(async move {
-                    tokio::spawn(lane.clone().run(door));
+                    tokio::spawn(lane.first.clone().run(door));
                     // Whoever could say so is gone: the same.
                     let _ = stopping.wait_for(|stop| *stop).await;
                     let until = Instant::now() + END_TIME;

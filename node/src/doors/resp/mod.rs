@@ -15,7 +15,8 @@
 //! | [`session`] | one connection's state; a request finds its way |
 //! | [`commands`], [`facts`], [`describe`] | commands by name; COMMAND |
 //! | [`pipeline`], [`transactions`] | calls on their way to the log; MULTI, EXEC, WATCH |
-//! | [`databases`] | `SELECT`'s databases, each a collection: views, the log, making them |
+//! | [`databases`], [`places`] | `SELECT`'s databases, each a collection: views, the log, making them; the shards that hold them |
+//! | [`slots`], [`everywhere`] | several shards, and clients of a cluster: where a request goes; what is about all keys |
 //! | [`blocking`], [`pubsub`], [`tracking`], [`hub`] | what waits for others, and how it hears of them |
 //! | [`act`], [`client_command`], [`acl_command`], [`server`], [`cluster`] | commands of the door itself |
 //! | [`client`], [`acl`], [`acl_log`], [`sha256`], [`settings`] | connections as others see them; users; what CONFIG knows |
@@ -34,6 +35,9 @@ mod facts;
 mod pipeline;
 mod transactions;
 mod databases;
+mod places;
+mod slots;
+mod everywhere;
 mod blocking;
 mod hub;
 mod pubsub;
@@ -57,7 +61,7 @@ mod render;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use loci_index::command::Durability;
@@ -65,10 +69,9 @@ use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, book};
 use crate::gate::Gate;
 use crate::metrics::Metrics;
-use crate::shard::Level;
 use crate::status::NodeStatus;
 use acl::Users;
 use acl_log::AclLog;
@@ -82,6 +85,11 @@ use stats::Stats;
 
 /// The version of Redis whose ways it has, for clients that ask before they use what is newer.
 const SERVER_VERSION: &str = "7.4.0";
+
+/// How often it is looked whether the databases are where they were.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long it may take to tell the other nodes something.
+const LOOK_TIME: Duration = Duration::from_secs(5);
 
 /// How the door is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +108,8 @@ pub struct Options {
     pub maxmemory_policy: Option<Policy>,
     /// When writes are answered, in databases that are made from now on.
     pub durability: Durability,
+    /// Clients are told which node leads what, as a Redis Cluster does.
+    pub cluster: bool,
 }
 
 impl Default for Options {
@@ -112,6 +122,7 @@ impl Default for Options {
             maxmemory_bytes: 0,
             maxmemory_policy: None,
             durability: Durability::default(),
+            cluster: false,
         }
     }
 }
@@ -190,7 +201,7 @@ struct Door {
 impl Door {
     fn new(parts: Parts, options: Options, address: SocketAddr) -> Door {
         let Parts { cluster, gate, metrics, status, eviction } = parts;
-        let databases = Arc::new(Databases::new(options.namespace.clone(), options.durability));
+        let databases = Arc::new(Databases::new(options.namespace.clone(), options.durability, options.cluster));
         let settings = Settings::default();
         settings.put("port", address.port().to_string());
         settings.put("bind", address.ip().to_string());
@@ -205,6 +216,9 @@ impl Door {
         }
         if options.durability == Durability::Buffered {
             settings.put("appendfsync", "everysec".into());
+        }
+        if options.cluster {
+            settings.put("cluster-enabled", "yes".into());
         }
         let own =
             NamespaceRoom { name: options.namespace, bytes: options.maxmemory_bytes, policy: options.maxmemory_policy };
@@ -238,17 +252,6 @@ impl Door {
 
     fn port(&self) -> u16 {
         self.address.port()
-    }
-
-    /// Whether a database is there, as far as is remembered.
-    fn is_known(&self, database: u8) -> bool {
-        self.databases.is_known(database)
-    }
-
-    /// Whether a database is there.
-    async fn exists(&self, database: u8) -> bool {
-        let Ok(reading) = self.reading(Level::Latest).await else { return false };
-        reading.has(&self.databases, database)
     }
 
     fn pause(&self, until: Instant, writes_only: bool) {
@@ -288,6 +291,24 @@ pub struct Resp {
     door: Arc<Door>,
     accepting: JoinHandle<()>,
     lanes: Arc<Lanes>,
+    looking: JoinHandle<()>,
+}
+
+/// Looks now and then whether the databases are where they were, and tells the other nodes where clients connect here.
+async fn look(door: Arc<Door>) {
+    loop {
+        door.look_again();
+        if let Some(line) = book::find(&door.cluster.catalog().newest(), door.cluster.me())
+            && line.resp != door.port()
+            && let Err(failure) = door.cluster.write_resp(door.port(), Instant::now() + LOOK_TIME).await
+        {
+            tracing::debug!(
+                error = failure.message,
+                "where clients of Redis connect could not be written into the book"
+            );
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 impl Resp {
@@ -300,7 +321,8 @@ impl Resp {
         door.metrics.redis().set_groups(&stats::groups());
         let lanes = Arc::new(Lanes::start(threads, &door)?);
         let accepting = tokio::spawn(listener::run(listener, door.clone(), lanes.clone()));
-        Ok(Resp { door, accepting, lanes })
+        let looking = tokio::spawn(look(door.clone()));
+        Ok(Resp { door, accepting, lanes, looking })
     }
 
     /// Where it listens.
@@ -316,8 +338,10 @@ impl Resp {
     /// Ends all connections, and lets go of the shards. The threads are to be ended by [`Lanes::stop`].
     pub async fn end(self) -> Option<Lanes> {
         self.accepting.abort();
-        // It holds the lanes.
+        self.looking.abort();
+        // The one holds the lanes, the other shards.
         let _ = self.accepting.await;
+        let _ = self.looking.await;
         self.door.clients.all().iter().for_each(|client| client.kill());
         self.door.hub.detach();
         self.door.databases.forget();

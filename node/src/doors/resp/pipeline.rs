@@ -5,22 +5,28 @@
 //! ```
 //!
 //! What only reads goes this way too once something that writes waits before it: so it sees what was written.
+//!
+//! Over several shards each gets its share of the calls, all at the same time. The replies come in the order of the calls, and
+//! what becomes of one share says nothing about another.
 
 use std::collections::HashSet;
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use loci_index::command::Origin;
 use loci_index::table::call::Packed;
-use loci_index::table::commands::{Run, Spec, int_text};
+use loci_index::table::commands::{Keys, Run, Spec, int_text};
+use loci_index::table::slots::Within;
 use loci_index::table::tape::{Item, Items};
 
 use super::databases::{Calls, origin_of};
 use super::lanes::Fate;
+use super::places::Place;
 use super::session::Session;
 use super::{render, slow};
 
 /// Calls go to the log once so many wait.
-const CALLS_MAX: u32 = 4096;
+const CALLS_MAX: usize = 4096;
 /// Or so many bytes of them.
 const BYTES_GOAL: usize = 1 << 20;
 
@@ -41,16 +47,42 @@ pub enum Answer {
 /// Calls that wait.
 #[derive(Default)]
 pub struct Pending {
-    /// The databases that they name by their place here.
-    databases: Vec<u8>,
-    packed: Packed,
-    answers: Vec<Answer>,
-    /// Not only calls that may go together with those of others.
-    heavy: bool,
+    /// What each place gets; the first is kept for the next calls.
+    shares: Vec<Share>,
+    /// What is made of each reply, and in which share its call is.
+    answers: Vec<(Answer, u8)>,
     /// Which commands they are, for what is counted.
     numbers: Vec<u16>,
     /// What the client changes, where its cache is not to be told of that.
     own: HashSet<Box<[u8]>>,
+}
+
+/// The calls for one place.
+#[derive(Default)]
+struct Share {
+    place: Place,
+    /// The databases that they name by their place here.
+    databases: Vec<u8>,
+    packed: Packed,
+    /// Not only calls that may go together with those of others.
+    heavy: bool,
+}
+
+impl Share {
+    /// The place of a database among those that are named.
+    fn number(&mut self, database: u8) -> u8 {
+        let number = self.databases.iter().position(|known| *known == database).unwrap_or_else(|| {
+            self.databases.push(database);
+            self.databases.len() - 1
+        });
+        number as u8
+    }
+
+    /// As the log gets them, to keep what is here as well.
+    fn calls(&self) -> Calls {
+        let (place, databases, packed) = (self.place.clone(), self.databases.clone(), self.packed.clone().into_bytes());
+        Calls { place, databases, packed, conditions: Vec::new(), atomic: false }
+    }
 }
 
 impl Pending {
@@ -64,60 +96,92 @@ impl Pending {
         self.answers.len()
     }
 
-    /// The place of a database among those that are named.
-    pub fn place(&mut self, database: u8) -> u8 {
-        let place = self.databases.iter().position(|known| *known == database).unwrap_or_else(|| {
-            self.databases.push(database);
-            self.databases.len() - 1
-        });
-        place as u8
+    /// The share of a place.
+    fn share(&mut self, place: &Place) -> usize {
+        if self.answers.is_empty() {
+            // The first that is used again.
+            match self.shares.first_mut() {
+                Some(first) => first.place = place.clone(),
+                None => self.shares.push(Share { place: place.clone(), ..Share::default() }),
+            }
+            return 0;
+        }
+        self.shares.iter().position(|share| share.place.is(place)).unwrap_or_else(|| {
+            self.shares.push(Share { place: place.clone(), ..Share::default() });
+            self.shares.len() - 1
+        })
+    }
+
+    /// The number of a database among those that are named to the log in a place.
+    pub fn place(&mut self, place: &Place, database: u8) -> u8 {
+        let share = self.share(place);
+        self.shares[share].number(database)
     }
 
     /// One more.
-    pub fn push<'a>(&mut self, database: u8, args: impl ExactSizeIterator<Item = &'a [u8]>, answer: Answer) {
-        let place = self.place(database);
-        self.packed.push(place, args);
-        self.answers.push(answer);
+    pub fn push<'a>(
+        &mut self,
+        place: &Place,
+        database: u8,
+        args: impl ExactSizeIterator<Item = &'a [u8]>,
+        answer: Answer,
+    ) {
+        let number = self.share(place);
+        let share = &mut self.shares[number];
+        let database = share.number(database);
+        share.packed.push(database, args);
+        self.answers.push((answer, number as u8));
+    }
+
+    /// One more of a command. A script is told which keys it may reach, where there are others elsewhere.
+    pub fn push_of(&mut self, spec: &Spec, place: &Place, database: u8, args: &[&[u8]], answer: Answer) {
+        if !place.is_chosen() || !matches!((spec.run, spec.keys), (Run::Script, Keys::Counted(..))) {
+            return self.push(place, database, args.iter().copied(), answer);
+        }
+        let within = place.slot().map_or(Within::Nothing, Within::Slot).text();
+        let words: Vec<&[u8]> =
+            [&b"script"[..], b"within", within.as_bytes()].into_iter().chain(args.iter().copied()).collect();
+        self.push(place, database, words.into_iter(), answer);
     }
 
     /// Exchanges what two databases hold.
-    pub fn push_swap(&mut self, one: u8, other: u8) {
-        let places = [self.place(one), self.place(other)].map(|place| int_text(place.into()));
-        self.push(one, [&b"swapdb"[..], &places[0], &places[1]].into_iter(), Answer::Whole);
+    pub fn push_swap(&mut self, place: &Place, one: u8, other: u8) {
+        let numbers = [self.place(place, one), self.place(place, other)].map(|number| int_text(number.into()));
+        self.push(place, one, [&b"swapdb"[..], &numbers[0], &numbers[1]].into_iter(), Answer::Whole);
+    }
+
+    fn bytes(&self) -> usize {
+        self.shares.iter().map(|share| share.packed.len()).sum()
     }
 
     fn is_full(&self) -> bool {
-        self.packed.calls() >= CALLS_MAX || self.packed.len() >= BYTES_GOAL
-    }
-
-    /// As the log gets them, to keep what is here as well.
-    fn calls(&self) -> Calls {
-        let (databases, packed) = (self.databases.clone(), self.packed.clone().into_bytes());
-        Calls { databases, packed, conditions: Vec::new(), atomic: false }
+        self.answers.len() >= CALLS_MAX || self.bytes() >= BYTES_GOAL || self.shares.len() > usize::from(u8::MAX)
     }
 
     /// Without calls again, and without the memory of very many.
     fn clear(&mut self) {
-        if self.packed.len() > KEPT_MAX {
+        if self.bytes() > KEPT_MAX {
             *self = Pending::default();
         }
-        self.databases.clear();
-        self.packed.clear();
+        self.shares.truncate(1);
+        if let Some(share) = self.shares.first_mut() {
+            share.databases.clear();
+            share.packed.clear();
+            share.heavy = false;
+        }
         self.answers.clear();
         self.numbers.clear();
         self.own.clear();
-        self.heavy = false;
     }
 
-    /// As the log gets them, and what becomes of their replies.
-    pub fn into_calls(self) -> (Calls, Vec<Answer>) {
-        let calls = Calls {
-            databases: self.databases,
-            packed: self.packed.into_bytes(),
-            conditions: Vec::new(),
-            atomic: false,
+    /// As the log gets them: all of them are for this place.
+    pub fn into_calls(mut self, place: &Place) -> Calls {
+        let share = match self.shares.is_empty() {
+            true => Share::default(),
+            false => self.shares.swap_remove(0),
         };
-        (calls, self.answers)
+        let (place, databases, packed) = (place.clone(), share.databases, share.packed.into_bytes());
+        Calls { place, databases, packed, conditions: Vec::new(), atomic: false }
     }
 }
 
@@ -130,7 +194,7 @@ impl Session {
     /// Adds a call to those that wait.
     pub async fn gather(&mut self, spec: &Spec, args: &[&[u8]], answer: Answer) {
         let bytes: usize = args.iter().map(|arg| arg.len() + 4).sum();
-        if self.pending.is_full() || (!self.pending.is_empty() && self.pending.packed.len() + bytes > BYTES_GOAL) {
+        if self.pending.is_full() || (!self.pending.is_empty() && self.pending.bytes() + bytes > BYTES_GOAL) {
             self.settle().await;
         }
         if self.wants_no_loop() {
@@ -142,9 +206,12 @@ impl Session {
             self.script = Some(slow::shown(args));
         }
         let answer = if self.is_silent() { Answer::None } else { answer };
-        self.pending.heavy |= !self.is_light(spec, args);
-        self.pending.push(self.database, args.iter().copied(), answer);
+        let light = self.is_light(spec, args);
+        self.pending.push_of(spec, &self.place, self.database, args, answer);
         self.pending.numbers.push(self.number());
+        if !light && let Some((_, share)) = self.pending.answers.last() {
+            self.pending.shares[usize::from(*share)].heavy = true;
+        }
     }
 
     /// Has the log carry out the calls that wait, and writes their replies.
@@ -154,46 +221,51 @@ impl Session {
         }
         let own = std::mem::take(&mut self.pending.own);
         // What is read next must see it.
-        self.reading = None;
+        self.read_anew();
         self.writing(own);
-        let Pending { databases, packed, heavy, .. } = &self.pending;
-        let mut fate = match heavy {
-            true => Fate::Alone,
-            false => self.lane.submit(&self.door, databases, &self.principal, packed).await,
+        let mut pending = std::mem::take(&mut self.pending);
+        let several: Vec<Fate>;
+        let one: Fate;
+        let fates = match &pending.shares[..] {
+            [share] => {
+                one = self.carry_out(share).await;
+                std::slice::from_ref(&one)
+            }
+            shares => {
+                several = join_all(shares.iter().map(|share| self.carry_out(share))).await;
+                &several
+            }
         };
-        if matches!(fate, Fate::Alone) {
-            let calls = self.pending.calls();
-            fate = match self.door.execute(calls, self.origin()).await {
-                Ok(tape) => Fate::Done(tape.unwrap_or_default().into()),
-                Err(error) => Fate::Failed(error),
-            };
-        }
         self.writing(HashSet::new());
         self.took_until_now();
-        let mut pending = std::mem::take(&mut self.pending);
-        let answers = pending.answers.iter().zip(&pending.numbers);
-        match fate {
-            Fate::Done(tape) => {
-                let mut items = Items::new(&tape);
-                for (answer, number) in answers {
-                    self.reply_at = self.out.len();
-                    self.answer(&mut items, *answer);
-                    self.note_error(Some(*number));
-                }
+        let mut replies = Replies::new(fates);
+        for ((answer, share), number) in pending.answers.iter().zip(&pending.numbers) {
+            self.reply_at = self.out.len();
+            match fates.get(usize::from(*share)) {
+                Some(Fate::Done(_)) => self.answer(replies.of(*share), *answer),
+                Some(Fate::Failed(error)) if *answer != Answer::None => self.out.error(error),
+                // Nobody refuses what goes alone because of others.
+                _ => continue,
             }
-            // Nobody refuses what goes alone because of others.
-            Fate::Alone => {}
-            Fate::Failed(error) => {
-                for (_, number) in answers.filter(|(answer, _)| **answer != Answer::None) {
-                    self.reply_at = self.out.len();
-                    self.out.error(&error);
-                    self.note_error(Some(*number));
-                }
-            }
+            self.note_error(Some(*number));
         }
         self.reply_at = self.out.len();
         pending.clear();
         self.pending = pending;
+    }
+
+    async fn carry_out(&self, share: &Share) -> Fate {
+        if !share.heavy {
+            let fate =
+                self.lane.submit(&self.door, &share.place, &share.databases, &self.principal, &share.packed).await;
+            if !matches!(fate, Fate::Alone) {
+                return fate;
+            }
+        }
+        match self.door.execute(share.calls(), self.origin()).await {
+            Ok(tape) => Fate::Done(tape.unwrap_or_default().into()),
+            Err(error) => Fate::Failed(error),
+        }
     }
 
     /// What waited was answered: what is measured begins anew, and a script was as slow as that.
@@ -223,6 +295,33 @@ impl Session {
         if !whole {
             self.out.error("ERR the reply is damaged");
             self.closing = true;
+        }
+    }
+}
+
+/// The replies of one share, or of each of several.
+enum Replies<'t> {
+    One(Items<'t>),
+    Several(Vec<Items<'t>>),
+}
+
+impl<'t> Replies<'t> {
+    fn new(fates: &'t [Fate]) -> Replies<'t> {
+        let items = |fate: &'t Fate| match fate {
+            Fate::Done(tape) => Items::new(tape),
+            _ => Items::new(&[]),
+        };
+        match fates {
+            [one] => Replies::One(items(one)),
+            several => Replies::Several(several.iter().map(items).collect()),
+        }
+    }
+
+    /// Those of a share, which there is.
+    fn of(&mut self, share: u8) -> &mut Items<'t> {
+        match self {
+            Replies::One(items) => items,
+            Replies::Several(all) => &mut all[usize::from(share)],
         }
     }
 }

@@ -32,7 +32,7 @@ impl Session {
             Kind::Sharded => "ssubscribe",
         };
         // Whoever only listens has the door hear of what happens as well. Where it cannot yet, the next who asks does.
-        let _ = self.door.home();
+        let _ = self.door.homes();
         for name in names {
             if self.subscribed() >= SUBSCRIPTIONS_MAX {
                 return self.out.error("ERR too many subscriptions");

@@ -1,6 +1,7 @@
 //! About the server: CONFIG, INFO, MEMORY, ROLE, as tools that know Redis ask for them.
 //!
-//! Every node takes reads and writes of every client, so each says that it is a master.
+//! Every node takes reads and writes of every client, so each says that it is a master; among a cluster's clients one that leads
+//! nothing says whom it follows.
 
 use std::fmt::Write;
 use std::sync::PoisonError;
@@ -10,10 +11,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use loci_index::table::commands::is;
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 
-use super::databases::{DATABASES, Totals};
+use super::databases::{DATABASES, Databases, Totals};
 use super::session::Session;
 use super::settings::{SetError, notify};
+use super::slots::Address;
 use super::{Door, SERVER_VERSION};
+use crate::shard::Level;
 
 /// Why a name is refused.
 pub const WRONG_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
@@ -28,7 +31,9 @@ pub fn client_name(bytes: &[u8]) -> Option<String> {
 
 /// When the state was last written down as a whole: seconds since 1970.
 pub fn last_saved(door: &Door) -> u64 {
-    let at = door.home().map_or(0, |home| home.status().checkpoint_at_millis);
+    let homes = door.homes().ok();
+    let shards = homes.iter().flat_map(|homes| homes.shards());
+    let at = shards.map(|shard| shard.status().checkpoint_at_millis).min().unwrap_or(0);
     (if at == 0 { door.status.started_millis() } else { at }) / 1_000
 }
 
@@ -177,11 +182,20 @@ impl Session {
 
     /// Databases that have keys, how many, and how many of them have a deadline.
     async fn keyspaces(&mut self) -> Vec<(u8, usize, usize)> {
-        let Ok(mut reading) = self.door.reading(crate::shard::Level::Stale).await else { return Vec::new() };
-        let databases = self.door.databases.clone();
-        let counts = (0..DATABASES as u8).map(|database| {
-            reading.read(&databases, database, |keyspace| (database, keyspace.len(), keyspace.timed()))
-        });
+        let Ok(homes) = self.door.homes_at(Level::Stale).await else { return Vec::new() };
+        let Ok(parts) = self.door.own_parts(&homes, false) else { return Vec::new() };
+        let mut counts = [(0, 0); DATABASES];
+        for shard in parts.into_iter().filter_map(|part| homes.shards().get(part)) {
+            let view = shard.newest();
+            for (database, (keys, timed)) in (0..).zip(&mut counts) {
+                let found = view.collection(self.door.databases.namespace(), &Databases::name(database));
+                if let Some(table) = found.and_then(|found| found.table().cloned()) {
+                    let (here, with_deadline) = table.read(|keyspace| (keyspace.len(), keyspace.timed()));
+                    (*keys, *timed) = (*keys + here, *timed + with_deadline);
+                }
+            }
+        }
+        let counts = (0..).zip(counts).map(|(database, (keys, timed))| (database, keys, timed));
         counts.filter(|(_, keys, _)| *keys > 0).collect()
     }
 
@@ -193,7 +207,8 @@ impl Session {
             // Writing to a string does not fail.
             let _ = write!(text, "{name}:{value}\r\n");
         };
-        let home = door.home().ok();
+        let home = door.homes().ok().and_then(|homes| homes.shards().first().cloned());
+        let is_cluster = door.databases.is_cluster();
         match section {
             "server" => {
                 let uptime = door.started.elapsed().as_secs();
@@ -201,7 +216,7 @@ impl Session {
                 line("redis_git_sha1", &"00000000");
                 line("redis_git_dirty", &0);
                 line("redis_build_id", &"0");
-                line("redis_mode", &"standalone");
+                line("redis_mode", &if is_cluster { "cluster" } else { "standalone" });
                 line("loci_version", &env!("CARGO_PKG_VERSION"));
                 line("os", &std::env::consts::OS);
                 line("arch_bits", &usize::BITS);
@@ -308,7 +323,14 @@ impl Session {
                 let members = home.as_ref().and_then(|home| home.members());
                 let others = members.map_or(0, |members| members.voters().len().saturating_sub(1));
                 let applied = home.map_or(0, |home| home.newest().index());
-                line("role", &"master");
+                let followed = self.followed();
+                line("role", &if followed.is_some() { "slave" } else { "master" });
+                if let Some(Address { host, port }) = followed {
+                    line("master_host", &host);
+                    line("master_port", &port);
+                    line("master_link_status", &"up");
+                    line("slave_repl_offset", &applied);
+                }
                 line("connected_slaves", &others);
                 line("master_failover_state", &"no-failover");
                 line("master_replid", &format_args!("{}00000000", door.status.node()));
@@ -355,7 +377,7 @@ impl Session {
                     line(&format!("latency_percentiles_usec_{name}"), &text);
                 }
             }
-            "cluster" => line("cluster_enabled", &0),
+            "cluster" => line("cluster_enabled", &i32::from(is_cluster)),
             _ => {}
         }
     }
@@ -365,10 +387,10 @@ impl Session {
         let (what, rest) = (args[1], &args[2..]);
         match rest {
             [key] | [key, _, _] if is(what, "usage") => {
-                let (door, database) = (self.door.clone(), self.database);
+                let database = self.database;
                 let Some(reading) = self.look().await else { return };
                 let now = reading.moment().now;
-                let bytes = reading.read(&door.databases, database, |keyspace| keyspace.bytes_of(key, now));
+                let bytes = reading.read(database, |keyspace| keyspace.bytes_of(key, now));
                 match bytes {
                     Some(bytes) => self.out.int(bytes as i64),
                     None => self.out.null(),
@@ -405,19 +427,42 @@ impl Session {
 
     /// ROLE.
     pub fn role(&mut self) {
-        let applied = self.door.home().map_or(0, |home| home.newest().index());
-        self.out.array(3);
-        self.out.bulk("master");
-        self.out.int(applied as i64);
-        self.out.array(0);
+        let homes = self.door.homes().ok();
+        let applied = homes.and_then(|homes| Some(homes.shards().first()?.newest().index())).unwrap_or(0);
+        match self.followed() {
+            Some(Address { host, port }) => {
+                self.out.array(5);
+                self.out.bulk("slave");
+                self.out.bulk(host);
+                self.out.int(port.into());
+                self.out.bulk("connected");
+                self.out.int(applied as i64);
+            }
+            None => {
+                self.out.array(3);
+                self.out.bulk("master");
+                self.out.int(applied as i64);
+                self.out.array(0);
+            }
+        }
+    }
+
+    /// Among a cluster's clients: whom a node that leads nothing follows, as far as they can be told.
+    pub fn followed(&self) -> Option<Address> {
+        let door = &*self.door;
+        let homes = door.homes().ok().filter(|_| door.databases.is_cluster())?;
+        if (0..homes.shards().len()).any(|part| door.leads(&homes, part)) {
+            return None;
+        }
+        homes.shards().iter().find_map(|shard| door.address_of(shard.leader()?))
     }
 }
 
 impl Door {
     /// What CONFIG says of memory is what makes room from now on.
     fn make_room(&self) {
-        let bytes = self.settings.get("maxmemory").parse().unwrap_or(0);
-        let bytes = if bytes == self.status.budget().bytes() { 0 } else { bytes };
+        let shards = self.databases.known().map_or(1, |homes| homes.shards().len());
+        let bytes = self.room_bytes() / shards.max(1) as u64;
         let policy = Policy::named(&self.settings.get("maxmemory-policy"));
         self.figures.limits_memory.store(bytes > 0 || policy.is_some(), Ordering::Relaxed);
         self.figures.full.iter().for_each(|full| full.store(0, Ordering::Relaxed));

@@ -1,7 +1,7 @@
 //! A session: what a connection has said so far, and what its next request does.
 //!
 //! ```text
-//!   request --> known? arguments? allowed? --> gathered for MULTI | read | to the log | waits | done here
+//!   request --> known? arguments? allowed? which shard? --> gathered for MULTI | read | to the log | waits | done here
 //! ```
 //!
 //! Always: replies come in the order of the requests. Whoever writes a reply that does not come from the log settles what
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use loci_index::table::call::Chance;
 use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, Spec, WRITE};
 use loci_index::table::execute::Moment;
 use loci_index::table::tape::Tape;
@@ -27,6 +28,8 @@ use super::databases::Reading;
 use super::hub::Tracker;
 use super::lanes::Lane;
 use super::pipeline::{Answer, Pending};
+use super::places::Place;
+use super::slots::Reach;
 use super::stats::Tally;
 use super::tracking::Tracking;
 use super::transactions::{Gathered, Watch};
@@ -89,8 +92,12 @@ pub struct Session {
     pub(super) stale: bool,
     /// Nothing more is read from it.
     pub(super) closing: bool,
-    /// What was read last, as long as it is new enough.
-    pub(super) reading: Option<Reading>,
+    /// Where the request goes.
+    pub(super) place: Place,
+    /// What was read last there, as long as it is new enough.
+    reading: Option<Reading>,
+    /// The same of other places.
+    readings: Vec<(Place, Reading)>,
     pub(super) last: &'static str,
     tape: Tape,
     /// What is counted of this batch of requests.
@@ -131,7 +138,9 @@ impl Session {
             tracker: None,
             stale: false,
             closing: false,
+            place: Place::default(),
             reading: None,
+            readings: Vec::new(),
             last: "NULL",
             tape: Tape::new(),
             tally: Tally::default(),
@@ -147,7 +156,7 @@ impl Session {
         let anybody = session.door.users.anybody();
         session.be(anybody);
         // Also one that only listens hears of what happens in the databases.
-        let _ = session.door.home();
+        let _ = session.door.homes();
         session
     }
 
@@ -334,6 +343,24 @@ impl Session {
             self.settle().await;
             self.door.pause_is_over(writes).await;
         }
+        if self.door.databases.are_spread() {
+            match self.find_place(command, args).await {
+                Ok(Reach::Place) => {}
+                Ok(Reach::All) if self.gathered.is_some() => {
+                    let text =
+                        format!("ERR '{}' is about all shards of the databases: not inside a transaction", spec.name);
+                    return self.refuse(text).await;
+                }
+                Ok(Reach::All) => {
+                    self.settle().await;
+                    self.everywhere(command, args).await;
+                    return Next::Go;
+                }
+                Err(error) => return self.refuse(error).await,
+            }
+        } else if self.place.is_chosen() {
+            self.go_to(Place::default());
+        }
         if self.gathered.is_some() && !is_about_gathering(command) {
             return self.gather_for_later(command, args).await;
         }
@@ -407,10 +434,28 @@ impl Session {
         if self.stale { Level::Stale } else { Level::Latest }
     }
 
+    /// Goes to another place, or stays.
+    pub fn go_to(&mut self, place: Place) {
+        if !self.place.is(&place) {
+            if let Some(reading) = self.reading.take() {
+                self.readings.push((self.place.clone(), reading));
+            }
+            let known = self.readings.iter().position(|(known, _)| known.is(&place));
+            self.reading = known.map(|known| self.readings.swap_remove(known).1);
+        }
+        self.place = place;
+    }
+
+    /// What is read next must see all that was written until then.
+    pub fn read_anew(&mut self) {
+        self.reading = None;
+        self.readings.clear();
+    }
+
     /// What there is to read; an error is written instead where there is nothing.
     pub async fn look(&mut self) -> Option<&mut Reading> {
-        if self.reading.is_none() {
-            match self.door.reading(self.level()).await {
+        if self.reading.as_ref().is_none_or(|reading| !reading.knows(self.database)) {
+            match self.door.reading(self.level(), &self.place, self.database).await {
                 Ok(reading) => self.reading = Some(reading),
                 Err(error) => {
                     self.out.error(error);
@@ -432,54 +477,66 @@ impl Session {
         if self.look().await.is_none() {
             return;
         }
-        let Session { door, reading, tape, out, database, draws, .. } = self;
+        let Session { reading, tape, out, database, draws, .. } = self;
         let Some(reading) = reading else { return };
         let moment = reading.moment();
         // The most frequent one of all, without a detour.
         if spec.name == "get" {
-            return reading.look_up(&door.databases, *database, |keyspace| {
-                match keyspace.string(args[1], moment.now) {
-                    Ok(found) => out.bulk_or_null(found),
-                    Err(_) => out.error("WRONGTYPE Operation against a key holding the wrong kind of value"),
-                }
+            return reading.look_up(*database, |keyspace| match keyspace.string(args[1], moment.now) {
+                Ok(found) => out.bulk_or_null(found),
+                Err(_) => out.error("WRONGTYPE Operation against a key holding the wrong kind of value"),
             });
         }
         tape.truncate(0);
         // What a read draws by chance is another each time, though nothing was written in between.
         *draws = draws.wrapping_add(0x9e37_79b9);
         let moment = Moment { number: *draws, ..moment };
-        reading.look_up(&door.databases, *database, |keyspace| execute::read(keyspace, spec, args, moment, tape));
+        reading.look_up(*database, |keyspace| execute::read(keyspace, spec, args, moment, tape));
         render::reply(&mut tape.items(), out);
+    }
+
+    /// Chance that is another each time.
+    pub fn chance(&mut self) -> Chance {
+        self.draws = self.draws.wrapping_add(0x9e37_79b9);
+        Chance::new(self.draws.into())
     }
 
     /// Reads, and gives the reply as it stands on its tape.
     pub async fn read_tape(&mut self, command: Command, args: &[&[u8]]) -> Option<Tape> {
-        let (door, database) = (self.door.clone(), self.database);
+        let database = self.database;
         let reading = self.look().await?;
         let (mut tape, moment) = (Tape::new(), reading.moment());
-        reading.read(&door.databases, database, |keyspace| {
+        reading.read(database, |keyspace| {
             execute::read(keyspace, command.spec, args, moment, &mut tape);
         });
         Some(tape)
     }
 
-    /// `KEYS`, a part of the keyspace at a time: others have their turn in between.
+    /// `KEYS`.
     async fn keys(&mut self, args: &[&[u8]]) {
-        use loci_index::table::Keyspace;
         self.settle().await;
-        let (door, database, pattern) = (self.door.clone(), self.database, args[1]);
-        let Some(mut reading) = self.look().await.cloned() else { return };
+        let mut found = Vec::new();
+        if self.find_keys(args[1], &mut found).await {
+            self.out.array(found.len());
+            found.iter().for_each(|key| self.out.bulk(key));
+        }
+    }
+
+    /// The keys that match in this place, a part of the keyspace at a time: others have their turn in between. False: an error was
+    /// written.
+    pub async fn find_keys(&mut self, pattern: &[u8], found: &mut Vec<Box<[u8]>>) -> bool {
+        use loci_index::table::Keyspace;
+        let database = self.database;
+        let Some(mut reading) = self.look().await.cloned() else { return false };
         let now = reading.moment().now;
-        let mut found: Vec<Box<[u8]>> = Vec::new();
         for part in 0..Keyspace::PARTS {
-            reading.read(&door.databases, database, |keyspace| {
+            reading.read(database, |keyspace| {
                 let matching = keyspace.keys_of_part(part, now).filter(|key| glob::matches(pattern, key));
                 found.extend(matching.map(Box::<[u8]>::from));
             });
             tokio::task::coop::consume_budget().await;
         }
-        self.out.array(found.len());
-        found.iter().for_each(|key| self.out.bulk(key));
+        true
     }
 
     /// When it is closed if it says nothing till then (`CONFIG SET timeout`).

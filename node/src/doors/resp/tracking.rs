@@ -55,7 +55,7 @@ impl Session {
             let keys = spec.key_places(args).into_iter().filter_map(|place| args.get(place).copied());
             self.door.hub.reads(self.client.id, keys);
             // Whatever was read before this may be older than what it will be told of.
-            self.reading = None;
+            self.read_anew();
         }
     }
 

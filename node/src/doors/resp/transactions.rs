@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A watched key is remembered with the version that it had; the log's command does nothing if one has another by then. What
-//! the door does itself (such as `SELECT`, `PING`) is done while the replies are written.
+//! the door does itself (such as `SELECT`, `PING`) is done while the replies are written. Over several shards all keys are in one
+//! slot, watched ones too.
 
 use std::collections::HashSet;
 
@@ -14,8 +15,9 @@ use loci_index::record::Position;
 use loci_index::table::tape::Items;
 
 use super::commands::{Command, Do, Way};
-use super::databases::{AT_WORK, DATABASES};
+use super::databases::AT_WORK;
 use super::pipeline::{Answer, Pending};
+use super::places::Place;
 use super::session::{Next, Session};
 
 /// The most bytes that a transaction gathers, and the most calls.
@@ -40,7 +42,7 @@ pub struct Gathered {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
     database: u8,
-    key: Box<[u8]>,
+    pub(super) key: Box<[u8]>,
     /// Zero: it was not there.
     version: u64,
 }
@@ -125,15 +127,14 @@ impl Session {
         if self.watched.len() + keys.len() > WATCHED_MAX {
             return self.out.error("ERR too many watched keys");
         }
-        let (door, database) = (self.door.clone(), self.database);
+        let database = self.database;
         let versions = loop {
             // What was read before may be older than what others have been told.
-            self.reading = None;
+            self.read_anew();
             let Some(reading) = self.look().await else { return };
             let now = reading.moment().now;
-            let versions: Vec<u64> = reading.read(&door.databases, database, |keyspace| {
-                keys.iter().map(|key| keyspace.version(key, now).unwrap_or(0)).collect()
-            });
+            let versions: Vec<u64> = reading
+                .read(database, |keyspace| keys.iter().map(|key| keyspace.version(key, now).unwrap_or(0)).collect());
             if !versions.iter().any(|version| reading.is_changing(*version)) {
                 break versions;
             }
@@ -155,16 +156,21 @@ impl Session {
         if gathered.broken {
             return self.out.error("EXECABORT Transaction discarded because of previous errors.");
         }
+        let place = match self.place_of_all(&gathered.calls, &watched).await {
+            Ok(place) => place,
+            Err(error) => return self.out.error(error),
+        };
+        // What the door does itself looks there too.
+        self.go_to(place.clone());
         let mut pending = Pending::default();
         let mut database = self.database;
         let mut steps = Vec::with_capacity(gathered.calls.len());
         let mut there = Vec::new();
         if gathered.calls.iter().any(|(command, _)| command.way == Way::Door(Do::FlushAll)) {
-            for number in 0..DATABASES as u8 {
-                if self.door.exists(number).await {
-                    there.push(number);
-                }
-            }
+            there = match self.door.databases_there().await {
+                Ok(there) => there,
+                Err(error) => return self.out.error(error),
+            };
         }
         let mut own = HashSet::new();
         for (command, args) in gathered.calls {
@@ -181,7 +187,7 @@ impl Session {
                     ),
                 }
             }
-            steps.push(self.step(&mut pending, &mut database, &there, command, args));
+            steps.push(self.step((&mut pending, &place), &mut database, &there, command, args));
         }
         if pending.len() > CALLS_MAX {
             return self.out.error("EXECABORT Transaction discarded because it is larger than may be.");
@@ -189,16 +195,16 @@ impl Session {
         let conditions: Vec<Watched> = watched
             .into_iter()
             .map(|Watch { database, key, version }| Watched {
-                database: pending.place(database),
+                database: pending.place(&place, database),
                 key: key.into(),
                 version,
             })
             .collect();
         let mut tape = Vec::new();
         if !pending.is_empty() || !conditions.is_empty() {
-            let (mut calls, _) = pending.into_calls();
+            let mut calls = pending.into_calls(&place);
             (calls.conditions, calls.atomic) = (conditions, true);
-            self.reading = None;
+            self.read_anew();
             self.writing(own);
             let done = self.door.execute(calls, self.origin()).await;
             self.writing(HashSet::new());
@@ -231,7 +237,7 @@ impl Session {
 
     fn step(
         &mut self,
-        pending: &mut Pending,
+        (pending, place): (&mut Pending, &Place),
         database: &mut u8,
         there: &[u8],
         command: Command,
@@ -245,13 +251,13 @@ impl Session {
         match command.way {
             Way::Door(Do::FlushAll) => {
                 for number in there {
-                    pending.push(*number, [&b"flushdb"[..]].into_iter(), Answer::Whole);
+                    pending.push(place, *number, [&b"flushdb"[..]].into_iter(), Answer::Whole);
                 }
                 Step::Merged(there.len())
             }
             Way::Door(Do::SwapDb) => match super::act::swapped(&borrowed) {
                 Ok((one, other)) => {
-                    pending.push_swap(one, other);
+                    pending.push_swap(place, one, other);
                     Step::Log(Answer::Whole)
                 }
                 Err(error) => Step::Refused(error.into()),
@@ -266,14 +272,14 @@ impl Session {
             }
             Way::Publish => {
                 let receivers = self.door.hub.receivers(&args[1], command.spec.name == "spublish");
-                pending.push(*database, borrowed.into_iter(), Answer::Count(receivers));
+                pending.push(place, *database, borrowed.into_iter(), Answer::Count(receivers));
                 Step::Log(Answer::Count(receivers))
             }
             Way::Copy if super::act::other_database(&borrowed).is_some() => {
                 Step::Refused("ERR COPY to another database is not supported inside a transaction".into())
             }
             Way::Read | Way::Keys | Way::Write | Way::Wait | Way::Copy => {
-                pending.push(*database, borrowed.into_iter(), Answer::Whole);
+                pending.push_of(command.spec, place, *database, &borrowed, Answer::Whole);
                 Step::Log(Answer::Whole)
             }
         }

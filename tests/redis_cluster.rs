@@ -1,0 +1,512 @@
+//! Clients of Redis where the databases are spread over several shards: a node answers as if all were in one place, or says that it
+//! cannot; and in the cluster mode every node says who leads what, also after one of them died.
+//!
+//! `LOCI_STEPS=20000` makes a long run of the comparison; `LOCI_SEED` chooses it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use loci_client::Client as Native;
+use loci_tests::chance::Chance;
+use loci_tests::cluster::{Cluster, Plan};
+use loci_tests::process::{Node, PATIENCE, Start};
+use loci_tests::resp::{Client, text};
+use loci_tests::{say, seed, setting};
+use loci_wire::resp::Reply;
+
+const SHARDS: u32 = 4;
+
+const CROSSSLOT: &str = "-CROSSSLOT Keys in request don't hash to the same slot";
+
+fn open(node: &Node) -> Client {
+    let address = node.resp.as_deref().expect("the node has a door for clients of Redis");
+    Client::open(address).expect("the node listens")
+}
+
+/// A node whose databases are spread over several shards, if any.
+async fn start(data: &Path, shards: u32, options: &[&str]) -> Node {
+    let node = Start::default().with(&["--resp", "127.0.0.1:0"]).with(options).ready(data).await;
+    let client = Native::builder().address(&node.address).connect_lazy().expect("an address");
+    client.ensure_namespace_with("redis", shards).await.expect("a namespace is made");
+    node
+}
+
+fn check(client: &mut Client, lines: &[(&str, &str)]) {
+    for (line, expected) in lines {
+        assert_eq!(client.line(line), *expected, "{line}");
+    }
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+/// The words of a list, sorted.
+fn sorted(reply: &Reply) -> Vec<String> {
+    let Reply::Array(items) = reply else { panic!("a list: {reply:?}") };
+    let mut words: Vec<String> = items.iter().map(text).collect();
+    words.sort();
+    words
+}
+
+/// All keys that a scan sees.
+fn scanned(client: &mut Client, more: &str) -> BTreeSet<String> {
+    let (mut cursor, mut found) = ("0".to_owned(), BTreeSet::new());
+    for _ in 0..100_000 {
+        let Reply::Array(parts) = client.call(&format!("SCAN {cursor}{more}")) else { panic!("a cursor and keys") };
+        found.extend(sorted(&parts[1]));
+        cursor = text(&parts[0]);
+        if cursor == "0" {
+            return found;
+        }
+    }
+    panic!("a scan without end")
+}
+
+/// A line about keys of one slot each; what is in one line has a common tag.
+fn a_line(chance: &mut Chance) -> String {
+    let tag = chance.below(40);
+    let key = |chance: &mut Chance| format!("{{t{tag}}}{}", chance.below(3));
+    let (one, other, number) = (key(chance), key(chance), chance.below(100));
+    match chance.below(30) {
+        0..=4 => format!("SET {one} {number}"),
+        5..=7 => format!("GET {one}"),
+        8 => format!("INCR {one}"),
+        9 => format!("DEL {one} {other}"),
+        10 => format!("MSET {one} {number} {other} x"),
+        11 => format!("MGET {one} {other} {{t{tag}}}9"),
+        12 => format!("RPUSH l{one} {number}"),
+        13 => format!("LRANGE l{one} 0 -1"),
+        14 => format!("LMOVE l{one} l{other} LEFT RIGHT"),
+        15 => format!("SADD s{one} {number} {}", number / 2),
+        16 => format!("SCARD s{one}"),
+        17 => format!("EXISTS {one} {other} l{one}"),
+        18 => format!("RENAME {one} {other}"),
+        19 => format!("TTL {one}"),
+        20 => format!("APPEND {one} x"),
+        21 => "DBSIZE".into(),
+        22 => format!("EVAL return{{redis.call('INCR',KEYS[1]),ARGV[1]}} 1 n{one} {number}"),
+        23 => format!("TYPE s{one}"),
+        24 => format!("SET {one} {number} TAGS 1 about{}", number % 5),
+        25 => format!("TAG.COUNT about{}", number % 5),
+        26 if number < 10 => format!("TAG.DROP about{}", number % 5),
+        27 if number < 3 => "FLUSHDB".into(),
+        28 => format!("SELECT {}", number % 3),
+        29 => format!("COPY {one} {other} REPLACE"),
+        _ => "PING".into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_shards_answer_as_one() {
+    let (seed, steps) = (seed(), setting("LOCI_STEPS", 1_500));
+    let mut chance = Chance::new(seed);
+    let (one, wide) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, wide) = (start(one.path(), 0, &[]).await, start(wide.path(), SHARDS, &[]).await);
+    let (mut one, mut wide) = (open(&one), open(&wide));
+    let mut step = 0;
+    while step < steps {
+        // Some one after the other, some all at once, some as a transaction.
+        let count = 1 + chance.below(40);
+        let mut lines: Vec<String> = (0..count).map(|_| a_line(&mut chance)).collect();
+        if chance.below(4) == 0 {
+            let tag = chance.below(40);
+            lines = (0..6).map(|number| format!("APPEND {{t{tag}}}{} y", number % 3)).collect();
+            lines.insert(0, "MULTI".into());
+            lines.push("EXEC".into());
+        }
+        let calls: Vec<Vec<&str>> = lines.iter().map(|line| words(line)).collect();
+        for client in [&mut one, &mut wide] {
+            assert!(client.send(&calls), "the node is there");
+        }
+        for line in &lines {
+            let replies = [&mut one, &mut wide].map(|client| text(&client.reply().expect("a reply")));
+            assert_eq!(replies[0], replies[1], "{line}, LOCI_SEED={seed}, among {lines:#?}");
+        }
+        step += lines.len() as u64;
+        if chance.below(10) == 0 {
+            let keys = [&mut one, &mut wide].map(|client| sorted(&client.call("KEYS *")));
+            assert_eq!(keys[0], keys[1], "LOCI_SEED={seed}");
+            let all: BTreeSet<String> = keys[0].iter().cloned().collect();
+            for more in ["", " COUNT 1", " COUNT 100 MATCH *"] {
+                assert_eq!(scanned(&mut wide, more), all, "SCAN 0{more}, LOCI_SEED={seed}");
+            }
+            for _ in 0..5 {
+                let drawn = wide.line("RANDOMKEY");
+                assert!(all.contains(&drawn) || (all.is_empty() && drawn == "nothing"), "{drawn}, LOCI_SEED={seed}");
+            }
+        }
+    }
+    say(&format!("{step} calls on {SHARDS} shards as on one"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_several_slots_are_refused_and_all_else_has_its_answer() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), SHARDS, &[]).await;
+    let mut client = open(&node);
+    let swap = "-ERR SWAPDB is not there where databases are spread over several shards";
+    let elsewhere = "ERR Script attempted to access keys that do not hash to the same slot";
+    check(
+        &mut client,
+        &[
+            ("MSET foo 1 bar 2", CROSSSLOT),
+            ("MGET foo bar", CROSSSLOT),
+            ("DEL foo bar", CROSSSLOT),
+            ("RENAME foo bar", CROSSSLOT),
+            ("BLPOP foo bar 1", CROSSSLOT),
+            ("WATCH foo bar", CROSSSLOT),
+            ("EVAL return(1) 2 foo bar", CROSSSLOT),
+            ("SORT foo BY w*", CROSSSLOT),
+            ("SWAPDB 0 1", swap),
+            ("SET foo 1", "OK"),
+            ("EVAL return(7) 0", "7"),
+            ("EVAL return(redis.call('GET',KEYS[1])) 1 foo", "1"),
+            ("SET {foo}2 x", "OK"),
+            ("EVAL return(redis.call('GET','{foo}2')) 1 foo", "x"),
+            // Transactions: each call by itself is fine, all of them together are not.
+            ("MULTI", "OK"),
+            ("SET foo 2", "QUEUED"),
+            ("SET bar 2", "QUEUED"),
+            ("EXEC", CROSSSLOT),
+            ("GET foo", "1"),
+            ("MULTI", "OK"),
+            ("MGET foo bar", CROSSSLOT),
+            ("EXEC", "-EXECABORT Transaction discarded because of previous errors."),
+            ("MULTI", "OK"),
+            ("DBSIZE", "-ERR 'dbsize' is about all shards of the databases: not inside a transaction"),
+            ("EXEC", "-EXECABORT Transaction discarded because of previous errors."),
+            ("WATCH bar", "OK"),
+            ("MULTI", "OK"),
+            ("SET foo 2", "QUEUED"),
+            ("EXEC", CROSSSLOT),
+            ("WATCH foo", "OK"),
+            ("MULTI", "OK"),
+            ("INCR foo", "QUEUED"),
+            ("PING", "QUEUED"),
+            ("EVAL return(redis.call('INCR',KEYS[1])) 1 foo", "QUEUED"),
+            ("PUBLISH c m", "QUEUED"),
+            ("EXEC", "[2 PONG 3 0]"),
+            ("MOVE foo 1", "1"),
+            ("SELECT 1", "OK"),
+            ("GET foo", "3"),
+            ("COPY foo a{foo} DB 0", "1"),
+            ("DBSIZE", "1"),
+            ("SELECT 0", "OK"),
+            ("DBSIZE", "2"),
+            ("WAIT 0 0", "0"),
+            ("SCRIPT WITHIN any EVAL x 0", "-ERR unknown subcommand 'WITHIN'. Try SCRIPT HELP."),
+            ("SCAN 0 COUNT", "-ERR syntax error"),
+            ("SCAN x", "-ERR invalid cursor"),
+            ("SCAN 7", "-ERR invalid cursor"),
+        ],
+    );
+    for script in
+        ["return(redis.call('SET','bar','1'))", "return(redis.call('DBSIZE'))", "return(redis.call('KEYS','*'))"]
+    {
+        let said = client.line(&format!("EVAL {script} 1 foo"));
+        assert!(said.contains(elsewhere), "{said}");
+    }
+    assert_eq!(client.line("EXISTS bar"), "0");
+    // Scripts and functions that are loaded are everywhere.
+    let sha = client.line("SCRIPT LOAD return(KEYS[1])");
+    for key in 0..20 {
+        assert_eq!(client.line(&format!("EVALSHA {sha} 1 k{key}")), format!("k{key}"));
+    }
+    assert_eq!(client.line(&format!("SCRIPT EXISTS {sha} x")), "[1 0]");
+    let library = "#!lua name=lib\nredis.register_function('put',function(k,a)return(redis.call('SET',k[1],a[1]))end)";
+    assert!(client.send(&[vec!["FUNCTION", "LOAD", library]]));
+    assert_eq!(text(&client.reply().unwrap()), "lib");
+    for key in 0..20 {
+        assert_eq!(client.line(&format!("FCALL put 1 k{key} {key}")), "OK");
+    }
+    check(&mut client, &[("DBSIZE", "22"), ("FLUSHALL", "OK"), ("DBSIZE", "0"), ("SELECT 1", "OK"), ("DBSIZE", "0")]);
+    assert_eq!(client.line("FUNCTION DELETE lib"), "OK");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_or_listens_hears_of_all_shards() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), SHARDS, &[]).await;
+    let (mut client, mut hearer, mut keeper) = (open(&node), open(&node), open(&node));
+    assert_eq!(client.line("CONFIG SET notify-keyspace-events K$"), "OK");
+    hearer.call("HELLO 3");
+    keeper.call("HELLO 3");
+    hearer.call("PSUBSCRIBE *");
+    assert_eq!(keeper.line("CLIENT TRACKING ON"), "OK");
+    for number in 0..20 {
+        keeper.call(&format!("GET k{number}"));
+    }
+    for number in 0..20 {
+        assert_eq!(client.line(&format!("PUBLISH c{number} m")), "1");
+        assert_eq!(client.line(&format!("SET k{number} v")), "OK");
+        let heard = [0, 1].map(|_| format!("{:?}", hearer.reply().expect("a message")));
+        assert!(heard[0].contains("Push") && heard[1].contains("Push"), "{heard:?}");
+        let told = format!("{:?}", keeper.reply().expect("an invalidation"));
+        assert!(told.contains("Push"), "{told}");
+    }
+    // Waiting in every shard, and woken by it.
+    for number in 0..8 {
+        let mut waiting = open(&node);
+        assert!(waiting.send(&[words(&format!("BLPOP q{number} 0"))]));
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(client.line(&format!("RPUSH q{number} x")), "1");
+        assert_eq!(text(&waiting.reply().unwrap()), format!("[q{number} x]"));
+    }
+    // A watched key changes in its shard.
+    for number in 0..8 {
+        let mut other = open(&node);
+        assert_eq!(other.line(&format!("WATCH k{number}")), "OK");
+        assert_eq!(client.line(&format!("SET k{number} w")), "OK");
+        check(&mut other, &[("MULTI", "OK"), (&format!("SET k{number} lost"), "QUEUED"), ("EXEC", "nothing")]);
+        assert_eq!(client.line(&format!("GET k{number}")), "w");
+    }
+}
+
+/// A client that goes where it is sent.
+struct Routed {
+    /// The addresses of all nodes that it has heard of, and its connections.
+    connections: HashMap<String, Client>,
+    addresses: BTreeSet<String>,
+    /// Where it asks first.
+    first: String,
+    moved: usize,
+}
+
+impl Routed {
+    fn new(cluster: &Cluster) -> Routed {
+        let nodes = cluster.nodes.iter().flatten();
+        let addresses: BTreeSet<String> = nodes.filter_map(|node| node.resp.clone()).collect();
+        let first = addresses.first().cloned().expect("a node");
+        Routed { connections: HashMap::new(), addresses, first, moved: 0 }
+    }
+
+    fn at(&mut self, address: &str, line: &str) -> Option<String> {
+        if !self.connections.contains_key(address) {
+            self.connections.insert(address.to_owned(), Client::open(address)?);
+        }
+        let client = self.connections.get_mut(address)?;
+        let reply = client.send(&[words(line)]).then(|| client.reply()).flatten();
+        if reply.is_none() {
+            self.connections.remove(address);
+        }
+        Some(text(&reply?))
+    }
+
+    /// The reply of whoever leads the line's slot. None: it is not known whether it was done.
+    fn call(&mut self, line: &str) -> Option<String> {
+        let (begin, mut address) = (Instant::now(), self.first.clone());
+        loop {
+            assert!(begin.elapsed() < PATIENCE, "{line}: nobody answers");
+            let Some(reply) = self.at(&address, line) else {
+                // It may have been done; whoever asks another begins anew.
+                address = self.another(&address);
+                if line.starts_with("GET") {
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
+                self.first = address;
+                return None;
+            };
+            match reply.split(' ').collect::<Vec<_>>()[..] {
+                ["-MOVED", _, to] => {
+                    self.moved += 1;
+                    assert!(self.addresses.contains(to), "{line}: sent to {to}, which is none of {:?}", self.addresses);
+                    if to == address || self.moved % 50 == 0 {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    address = to.to_owned();
+                }
+                ["-CLUSTERDOWN" | "-TRYAGAIN", ..] => std::thread::sleep(Duration::from_millis(20)),
+                ["-UNCONFIRMED", ..] => return None,
+                _ => return Some(reply),
+            }
+        }
+    }
+
+    fn another(&self, address: &str) -> String {
+        let others: Vec<&String> = self.addresses.iter().filter(|other| *other != address).collect();
+        let place = self.addresses.iter().position(|known| known == address).unwrap_or(0);
+        others[place % others.len()].clone()
+    }
+}
+
+/// Who leads which slots, as a node tells: first slot, last slot, address of the master.
+fn slots(client: &mut Client) -> Vec<(i64, i64, String)> {
+    let Reply::Array(ranges) = client.call("CLUSTER SLOTS") else { panic!("ranges") };
+    let range = |range: &Reply| {
+        let Reply::Array(parts) = range else { panic!("a range: {range:?}") };
+        let (Reply::Int(first), Reply::Int(last), Reply::Array(master)) = (&parts[0], &parts[1], &parts[2]) else {
+            panic!("a range: {range:?}")
+        };
+        (*first, *last, format!("{}:{}", text(&master[0]), text(&master[1])))
+    };
+    ranges.iter().map(range).collect()
+}
+
+/// Three nodes with doors for clients of Redis, and the databases over so many shards.
+async fn three(shards: u32, options: &[&str]) -> Cluster {
+    let options = [&["--resp", "127.0.0.1:0"], options].concat().into_iter().map(String::from).collect();
+    let cluster = Cluster::start(Plan { options, ..Plan::default() }).await;
+    cluster.client().ensure_namespace_with("redis", shards).await.expect("a namespace is made");
+    cluster
+}
+
+/// Waits until every node says that all slots are led, each by a node that runs, and says by how many of them.
+fn wait_for_slots(cluster: &Cluster) -> usize {
+    let running: BTreeSet<String> = cluster.nodes.iter().flatten().filter_map(|node| node.resp.clone()).collect();
+    let begin = Instant::now();
+    loop {
+        let told: Vec<_> = cluster.nodes.iter().flatten().map(|node| slots(&mut open(node))).collect();
+        let whole = |ranges: &Vec<(i64, i64, String)>| {
+            let slots: i64 = ranges.iter().map(|(first, last, _)| last - first + 1).sum();
+            slots == 16_384 && ranges.iter().all(|(.., master)| running.contains(master))
+        };
+        if told.iter().all(whole) && told.windows(2).all(|pair| pair[0] == pair[1]) {
+            return told[0].iter().map(|(.., master)| master).collect::<BTreeSet<_>>().len();
+        }
+        assert!(begin.elapsed() < PATIENCE, "the nodes do not agree: {told:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_answers_for_all_shards_and_goes_on_without_one() {
+    let mut cluster = three(SHARDS, &[]).await;
+    let mut clients: Vec<Client> = (0..3).map(|number| open(cluster.node(number))).collect();
+    for number in 0..60 {
+        let (writer, reader) = (number % 3, (number / 3) % 3);
+        assert_eq!(clients[writer].line(&format!("SET k{number} {number}")), "OK");
+        assert_eq!(clients[reader].line(&format!("GET k{number}")), number.to_string());
+    }
+    for client in &mut clients {
+        assert_eq!(client.line("DBSIZE"), "60");
+        assert_eq!(sorted(&client.call("KEYS *")).len(), 60);
+        assert_eq!(slots(client).len(), 1, "without the cluster mode one node is said to own all slots");
+    }
+    let killed = cluster.leader().await;
+    let rest: Vec<usize> = (0..3).filter(|number| *number != killed).collect();
+    cluster.nodes[killed].take().expect("it ran").kill();
+    // What goes to a shard whose leader was not killed is answered, the others wait for a new one.
+    let mut unconfirmed = 0;
+    for number in 0..60 {
+        let reply = clients[rest[number % 2]].line(&format!("APPEND k{number} x"));
+        unconfirmed += usize::from(reply.starts_with("-UNCONFIRMED"));
+        assert!(!reply.starts_with('-') || reply.starts_with("-UNCONFIRMED"), "{reply}");
+    }
+    assert!(unconfirmed <= 4 * SHARDS as usize, "{unconfirmed} of 60 writes were sent to a node that is not there");
+    let begin = Instant::now();
+    for number in 0..60 {
+        loop {
+            let reply = clients[rest[(number + 1) % 2]].line(&format!("GET k{number}"));
+            if !reply.starts_with("-TRYAGAIN") {
+                assert!(reply == format!("{number}x") || reply == number.to_string(), "{reply}");
+                break;
+            }
+            assert!(begin.elapsed() < PATIENCE, "nobody leads");
+        }
+    }
+    cluster.start_again(killed).await;
+    let mut client = open(cluster.node(killed));
+    assert_eq!(client.line("DBSIZE"), "60");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_one_shard_sends_clients_to_its_leader() {
+    let cluster = three(0, &["--resp-cluster"]).await;
+    assert_eq!(wait_for_slots(&cluster), 1);
+    let leader = cluster.leader().await;
+    let to = cluster.node(leader).resp.clone().expect("it has a door");
+    for number in 0..3 {
+        let mut client = open(cluster.node(number));
+        let (set, moved) = ("SET foo 1", format!("-MOVED 12182 {to}"));
+        assert!(client.line("INFO cluster").contains("cluster_enabled:1"));
+        assert!(client.line("CLUSTER INFO").contains("cluster_state:ok"));
+        let hello = client.line("HELLO");
+        assert!(hello.contains("mode cluster"), "{hello}");
+        check(
+            &mut client,
+            &[
+                ("SELECT 0", "OK"),
+                ("SELECT 1", "-ERR SELECT is not allowed in cluster mode"),
+                ("SWAPDB 0 1", "-ERR SWAPDB is not allowed in cluster mode"),
+                ("MOVE foo 1", "-ERR MOVE is not allowed in cluster mode"),
+                ("COPY foo {foo}1 DB 1", "-ERR Copying to another database is not allowed in cluster mode"),
+                ("MSET foo 1 bar 2", CROSSSLOT),
+                ("ASKING", "OK"),
+                ("PUBLISH c m", "0"),
+            ],
+        );
+        if number == leader {
+            check(&mut client, &[(set, "OK"), ("GET foo", "1"), ("FLUSHALL", "OK"), (set, "OK"), ("DBSIZE", "1")]);
+            assert!(client.line("ROLE").starts_with("[master"));
+        } else {
+            let abort = "-EXECABORT Transaction discarded because of previous errors.";
+            check(&mut client, &[(set, &moved), ("GET foo", &moved), ("WATCH foo", &moved), ("BLPOP foo 1", &moved)]);
+            check(&mut client, &[("MULTI", "OK"), (set, &moved), ("EXEC", abort)]);
+            check(&mut client, &[("FLUSHALL", "-READONLY You can't write against a read only replica.")]);
+            check(&mut client, &[("READONLY", "OK"), (set, &moved), ("READWRITE", "OK"), ("GET foo", &moved)]);
+            assert_eq!(client.line("READONLY"), "OK");
+            assert!(["1", "nothing"].contains(&&*client.line("GET foo")), "a read is answered here");
+            assert!(client.line("ROLE").starts_with("[slave"));
+        }
+        let nodes = client.line("CLUSTER NODES");
+        assert_eq!(nodes.matches(" master ").count() + nodes.matches(",master ").count(), 1, "{nodes}");
+        assert_eq!(nodes.matches("slave ").count(), 2, "{nodes}");
+        let shards = client.line("CLUSTER SHARDS");
+        assert_eq!((shards.matches("master").count(), shards.matches("replica ").count()), (1, 2), "{shards}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_several_shards_tells_who_leads_them_also_after_a_kill() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let mut cluster = three(SHARDS, &["--resp-cluster"]).await;
+    let masters = wait_for_slots(&cluster);
+    let mut client = Routed::new(&cluster);
+    // What was answered is there, once; what was not may be.
+    let mut counts: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let mut count = |client: &mut Routed, chance: &mut Chance, times: u64| {
+        for _ in 0..times {
+            let key = format!("n{}", chance.below(50));
+            let (least, most) = counts.entry(key.clone()).or_default();
+            *most += 1;
+            if client.call(&format!("INCR {key}")).is_some() {
+                *least += 1;
+            }
+        }
+    };
+    count(&mut client, &mut chance, 300);
+    assert!(client.moved > 0 || masters == 1, "not all keys are led by one node");
+    // Every node answers for what it leads, so that their sizes add up.
+    let addresses: Vec<String> = client.addresses.iter().cloned().collect();
+    let sizes = |client: &mut Routed| -> u64 {
+        addresses.iter().filter_map(|at| client.at(at, "DBSIZE")).map(|size| size.parse::<u64>().unwrap()).sum()
+    };
+    if masters == 3 {
+        let all: BTreeSet<String> = (0..50).map(|number| format!("n{number}")).collect();
+        let there =
+            all.iter().filter(|key| client.call(&format!("GET {key}")).is_some_and(|it| it != "nothing")).count();
+        assert_eq!(sizes(&mut client), there as u64);
+    }
+    for round in 0..setting("LOCI_KILLS", 2) {
+        let killed = chance.index(3);
+        cluster.nodes[killed].take().expect("it ran").kill();
+        count(&mut client, &mut chance, 200);
+        cluster.start_again(killed).await;
+        // It may have another port now.
+        client.addresses.extend(cluster.node(killed).resp.clone());
+        wait_for_slots(&cluster);
+        client.addresses = cluster.nodes.iter().flatten().filter_map(|node| node.resp.clone()).collect();
+        client.first = client.addresses.first().cloned().expect("a node");
+        count(&mut client, &mut chance, 100);
+        say(&format!("round {round}: node {killed} was killed, {} redirections so far", client.moved));
+    }
+    for (key, (least, most)) in &counts {
+        let there: u64 = client.call(&format!("GET {key}")).expect("a reply").parse().unwrap_or(0);
+        let told = format!("{key} is {there}, between {least} and {most} was said, LOCI_SEED={seed}");
+        assert!((*least..=*most).contains(&there), "{told}\n{}", cluster.logs());
+    }
+}
