@@ -313,7 +313,7 @@ impl Routed {
                 ["-MOVED", _, to] => {
                     self.moved += 1;
                     assert!(self.addresses.contains(to), "{line}: sent to {to}, which is none of {:?}", self.addresses);
-                    if to == address || self.moved % 50 == 0 {
+                    if to == address || self.moved.is_multiple_of(50) {
                         std::thread::sleep(Duration::from_millis(20));
                     }
                     address = to.to_owned();

@@ -190,6 +190,7 @@ mod tests {
             join = ["10.0.0.2:7700", "10.0.0.3:7700"]
             metrics = "off"
             insecure = true
+            resp-cluster = true
             memory-mib = 4_096
             recall-one-in = 0
             walk-rate = 10
@@ -216,6 +217,7 @@ mod tests {
         let from_file = Config::from_args(parsed(text, &[]).unwrap()).unwrap();
         let typed = [
             "--data=/var/lib/loci --listen 10.0.0.1:7700 --advertise db1.example.org:7700 --metrics off --insecure",
+            "--resp-cluster",
             "--join 10.0.0.2:7700,10.0.0.3:7700 --memory-mib 4096 --recall-one-in 0 --walk-rate 10 --graph-threads 2",
             "--resp-threads 3 --log-file-mib 16 --otlp http://127.0.0.1:4317 --trace-sample 0.5 --log-format json --log-level warn",
         ];

@@ -1,7 +1,7 @@
 //! Functions as they are loaded, called, dumped and kept, with what Redis says where they are wrong.
 
 use super::*;
-use crate::table::execute::tests::text;
+use crate::table::execute::{Moment, tests::text};
 
 struct Trial {
     scripts: Scripts,

@@ -88,11 +88,11 @@ impl Session {
             return;
         }
         let given = args[2..].chunks(2).filter_map(|pair| Some((pair.first()?, pair.get(1)?)));
-        let counts = given
+        let mut counts = given
             .filter(|(word, _)| is(word, "count"))
             .filter_map(|(_, count)| parse_int(count))
             .filter(|count| *count > 0);
-        let mut count = counts.last().unwrap_or(10);
+        let mut count = counts.next_back().unwrap_or(10);
         self.go_to(Place::of_part(homes, part));
         loop {
             let within_text = within.to_string();
