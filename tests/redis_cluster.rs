@@ -494,6 +494,10 @@ async fn a_cluster_of_several_shards_tells_who_leads_them_also_after_a_kill() {
     for round in 0..setting("LOCI_KILLS", 2) {
         let killed = chance.index(3);
         cluster.nodes[killed].take().expect("it ran").kill();
+        for node in cluster.nodes.iter().flatten() {
+            let told: usize = slots(&mut open(node)).iter().map(|(first, last, _)| (last - first + 1) as usize).sum();
+            assert_eq!(told, 16_384, "clients take a map with holes for broken");
+        }
         count(&mut client, &mut chance, 200);
         cluster.start_again(killed).await;
         // It may have another port now.

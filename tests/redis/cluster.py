@@ -218,7 +218,7 @@ def main():
         print(f"skipped: clients of a Redis Cluster: packages could not be installed: {error}")
         return
     members = Members(options.bin)
-    print(f"== three nodes, {SHARDS} shards; slots by port: {members.wait_until_led(2)}", flush=True)
+    print(f"== three nodes, {SHARDS} shards; slots by port: {members.wait_until_led(3)}", flush=True)
     failed = rig.run(CASES, options, members.startup())
 
     def killing(case):

@@ -97,7 +97,7 @@ def node(program, url, *args, timeout=60):
         ["node", program, url, *args], cwd=folder, timeout=timeout, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise AssertionError((done.stdout + done.stderr)[-1500:])
+        raise AssertionError((done.stdout + done.stderr)[:1500])
     return done.stdout
 
 
@@ -170,7 +170,7 @@ def run(cases, options, url):
             if options.verbose:
                 traceback.print_exc()
             failed += 1
-        print(f"{word:8} {time.monotonic() - begin:6.2f} s  {name}  {why[-700:]}".rstrip(), flush=True)
+        print(f"{word:8} {time.monotonic() - begin:6.2f} s  {name}  {why[:700]}".rstrip(), flush=True)
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return failed
 

@@ -80,6 +80,8 @@ pub(super) struct Shared {
     pub phase: AtomicU8,
     /// The member that leads, as far as is known; zero: none.
     pub leader: AtomicU64,
+    /// The same, or who led before while nobody does.
+    pub last_leader: AtomicU64,
     /// Until when this member answers reads without asking, in microseconds of its clock; zero: it must ask.
     pub lease: AtomicU64,
     /// Whether a read was answered by the lease since it was last extended.
@@ -124,6 +126,7 @@ impl Shared {
             ready: watch::Sender::new(false),
             phase: AtomicU8::new(Phase::Starting as u8),
             leader: AtomicU64::new(0),
+            last_leader: AtomicU64::new(0),
             lease: AtomicU64::new(0),
             lease_used: AtomicBool::new(false),
             committed: AtomicU64::new(0),
@@ -272,6 +275,14 @@ impl ShardHandle {
     /// The member that leads, as far as this one knows.
     pub fn leader(&self) -> Option<MemberId> {
         match self.0.leader.load(Ordering::Acquire) {
+            0 => None,
+            leader => Some(MemberId(leader)),
+        }
+    }
+
+    /// The member that leads, or led before if nobody does just now.
+    pub fn last_leader(&self) -> Option<MemberId> {
+        match self.0.last_leader.load(Ordering::Acquire) {
             0 => None,
             leader => Some(MemberId(leader)),
         }

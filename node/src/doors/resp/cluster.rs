@@ -107,7 +107,7 @@ impl Session {
         let nodes = self.nodes();
         let is_cluster = self.door.databases.is_cluster();
         let (known, size) = (nodes.len(), nodes.iter().filter(|node| node.leads()).count());
-        let served: usize = nodes.iter().flat_map(|node| &node.slots).map(|slots| slots.clone().count()).sum();
+        let served = self.served();
         let (enabled, state) = (i32::from(is_cluster), if served == usize::from(SLOTS) { "ok" } else { "fail" });
         let text = format!(
             "cluster_enabled:{enabled}\r\ncluster_state:{state}\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{served}\r\n\
@@ -120,7 +120,16 @@ impl Session {
         self.out.verbatim(*b"txt", text);
     }
 
-    /// Who leads which slots, neighbours together; none: nobody.
+    /// How many slots are led just now.
+    fn served(&self) -> usize {
+        let Ok(homes) = self.door.homes() else { return 0 };
+        let shards = homes.shards();
+        let led = |part: &usize| !self.door.databases.is_cluster() || shards[*part].leader().is_some();
+        (0..shards.len()).filter(led).map(|part| slots_of(part, shards.len()).count()).sum()
+    }
+
+    /// Who leads which slots, neighbours together; where nobody does just now who did before, as a Redis Cluster says it: clients
+    /// take a map with holes for broken. None: nobody yet.
     fn leads(&self) -> Vec<(RangeInclusive<u16>, Option<MemberId>)> {
         let door = &*self.door;
         let Ok(homes) = door.homes() else { return Vec::new() };
@@ -132,7 +141,7 @@ impl Session {
         }
         let mut leads: Vec<(RangeInclusive<u16>, Option<MemberId>)> = Vec::new();
         for (part, shard) in shards.iter().enumerate() {
-            let (slots, leader) = (slots_of(part, shards.len()), shard.leader());
+            let (slots, leader) = (slots_of(part, shards.len()), shard.last_leader());
             match leads.last_mut() {
                 Some((before, same)) if *same == leader => *before = *before.start()..=*slots.end(),
                 _ => leads.push((slots, leader)),

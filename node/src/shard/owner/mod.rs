@@ -548,6 +548,9 @@ impl Owner {
 
     fn publish_standing(&self, standing: Standing) {
         self.shared.leader.store(standing.leader.map_or(0, |leader| leader.0), Ordering::Release);
+        if let Some(leader) = standing.leader {
+            self.shared.last_leader.store(leader.0, Ordering::Release);
+        }
         self.publish(|progress| {
             progress.term = standing.term.0;
             progress.role = match standing.role {
