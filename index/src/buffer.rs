@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   table:  key hash -> newest row of that key          rows, in the order they were written
-//!           [ . | 7 | . | 4 | ... ]                     [0][1][2][3][4][5][6][7]
+//!           [ . | 7 | . | 4 | ... ]  each with its hash [0][1][2][3][4][5][6][7]
 //!                 |                                               ^        |
 //!                 '-------------------------------------------------------'  row 7's `older` is row 4
 //! ```
@@ -32,6 +32,8 @@ const RUNS: usize = 28;
 const FIRST_TABLE: usize = 128;
 const TABLES: usize = 27;
 const NONE: u32 = u32::MAX;
+/// A slot of a table holds the low half of a key's hash, from which its place follows, above the row; this one no row.
+const EMPTY: u64 = u64::MAX;
 
 /// One version of one record, in memory.
 pub(crate) struct Row {
@@ -107,7 +109,7 @@ pub(crate) struct OwnedContent {
 /// The newest records of one collection.
 pub(crate) struct Buffer {
     runs: [OnceLock<Box<[OnceLock<Row>]>>; RUNS],
-    tables: [OnceLock<Box<[AtomicU32]>>; TABLES],
+    tables: [OnceLock<Box<[AtomicU64]>>; TABLES],
     /// Which table is in use.
     table: AtomicUsize,
     len: AtomicU32,
@@ -214,19 +216,15 @@ impl Buffer {
 
     fn newest(&self, key: &[u8]) -> Option<u32> {
         let table = self.tables[self.table.load(Ordering::Acquire)].get()?;
-        self.slot(table, key).and_then(|slot| {
-            let row = slot.load(Ordering::Acquire);
-            (row != NONE).then_some(row)
-        })
+        let slot = self.slot(table, hash(key), key)?;
+        Some(row_of(slot.load(Ordering::Acquire))).filter(|row| *row != NONE)
     }
 
     /// The key's slot, or the empty one where it would be.
-    fn slot<'a>(&self, table: &'a [AtomicU32], key: &[u8]) -> Option<&'a AtomicU32> {
-        let mask = table.len() - 1;
-        let start = xxh3_64(key) as usize;
-        (0..table.len()).map(|step| &table[(start.wrapping_add(step)) & mask]).find(|slot| {
-            let row = slot.load(Ordering::Acquire);
-            row == NONE || self.row(row).is_some_and(|row| *row.key == *key)
+    fn slot<'a>(&self, table: &'a [AtomicU64], hash: u32, key: &[u8]) -> Option<&'a AtomicU64> {
+        probe(table, hash).find(|slot| {
+            let found = slot.load(Ordering::Acquire);
+            found == EMPTY || hash_of(found) == hash && self.row(row_of(found)).is_some_and(|row| *row.key == *key)
         })
     }
 
@@ -238,20 +236,21 @@ impl Buffer {
         let rows = self.runs[run].get_or_init(|| (0..run_length(run)).map(|_| OnceLock::new()).collect());
         self.bytes.fetch_add(row.bytes(), Ordering::Relaxed);
         let table = self.table_with_room();
-        let slot = self.slot(table, &row.key).expect("a table is never full");
-        let older = slot.load(Ordering::Relaxed);
+        let hash = hash(&row.key);
+        let slot = self.slot(table, hash, &row.key).expect("a table is never full");
+        let older = row_of(slot.load(Ordering::Relaxed));
         row.older.store(older, Ordering::Relaxed);
         if older == NONE {
             self.keys.fetch_add(1, Ordering::Relaxed);
         }
         assert!(rows[place].set(row).is_ok(), "a row is written once, by one thread");
-        slot.store(number, Ordering::Release);
+        slot.store(slot_of(hash, number), Ordering::Release);
         self.len.store(number + 1, Ordering::Release);
         number
     }
 
     /// The table in use, or one of twice the size once it is half full.
-    fn table_with_room(&self) -> &[AtomicU32] {
+    fn table_with_room(&self) -> &[AtomicU64] {
         let current = self.table.load(Ordering::Relaxed);
         let table = self.tables[current].get_or_init(|| self.empty_table(current));
         if (self.keys.load(Ordering::Relaxed) as usize) < table.len() / 2 {
@@ -259,11 +258,13 @@ impl Buffer {
         }
         let larger = self.empty_table(current + 1);
         for slot in table {
-            let row = slot.load(Ordering::Relaxed);
-            if let Some(found) = self.row(row)
-                && let Some(slot) = self.slot(&larger, &found.key)
+            let held = slot.load(Ordering::Relaxed);
+            // The keys are different ones: each takes the first place that is free.
+            let free = |slot: &&AtomicU64| slot.load(Ordering::Relaxed) == EMPTY;
+            if held != EMPTY
+                && let Some(slot) = probe(&larger, hash_of(held)).find(free)
             {
-                slot.store(row, Ordering::Relaxed);
+                slot.store(held, Ordering::Relaxed);
             }
         }
         let larger = self.tables[current + 1].get_or_init(|| larger);
@@ -271,11 +272,34 @@ impl Buffer {
         larger
     }
 
-    fn empty_table(&self, number: usize) -> Box<[AtomicU32]> {
+    fn empty_table(&self, number: usize) -> Box<[AtomicU64]> {
         let slots = FIRST_TABLE << number;
-        self.bytes.fetch_add(slots * size_of::<AtomicU32>(), Ordering::Relaxed);
-        (0..slots).map(|_| AtomicU32::new(NONE)).collect()
+        self.bytes.fetch_add(slots * size_of::<AtomicU64>(), Ordering::Relaxed);
+        (0..slots).map(|_| AtomicU64::new(EMPTY)).collect()
     }
+}
+
+fn hash(key: &[u8]) -> u32 {
+    xxh3_64(key) as u32
+}
+
+fn slot_of(hash: u32, row: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(row)
+}
+
+fn hash_of(slot: u64) -> u32 {
+    (slot >> 32) as u32
+}
+
+/// [`NONE`] for an empty slot.
+fn row_of(slot: u64) -> u32 {
+    slot as u32
+}
+
+/// The slots where a hash may be, in order.
+fn probe(table: &[AtomicU64], hash: u32) -> impl Iterator<Item = &AtomicU64> {
+    let mask = table.len() - 1;
+    (0..table.len()).map(move |step| &table[(hash as usize).wrapping_add(step) & mask])
 }
 
 /// Which run a row lies in, and where in it.

@@ -12,15 +12,16 @@
 //!   [ ..leaving | 17 18 ... ][ ... ][ ... ]                            [ ... 1023 ]
 //! ```
 
+mod file;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
-use rkyv::{Archive, Deserialize, Serialize, rancor};
+use rkyv::{Archive, Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::command::Outcome;
-use crate::framed::{self, FramedError, Kind};
 use crate::table::tape::{Items, Tape};
 
 /// How long an outcome is kept, in milliseconds of the log's clock.
@@ -35,7 +36,6 @@ const REPLY_NOT_KEPT: &str =
     "DONE this was carried out before, and its replies were too large to be kept: read what it did";
 
 const CHUNK: usize = 256;
-const FILE: Kind = Kind { magic: b"lociasks", version: 1, bytes_max: 256 << 20 };
 
 /// A request that was answered.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
@@ -211,32 +211,6 @@ impl Requests {
             skip: (self.first - self.base) as usize,
         }
     }
-
-    /// The table from the bytes of its file.
-    pub fn decode(bytes: &[u8], budget: usize, evicted: u64) -> Result<Requests, FramedError> {
-        let body = framed::decode(&FILE, bytes)?;
-        let all = rkyv::from_bytes::<Vec<Answered>, rancor::Error>(&body)
-            .map_err(|error| FramedError::Damaged { what: error.to_string(), offset: framed::HEADER_BYTES as u64 })?;
-        let mut requests = Requests::new(usize::MAX);
-        for answered in all {
-            requests.remember(answered);
-        }
-        requests.budget = budget;
-        requests.evicted = evicted;
-        Ok(requests)
-    }
-
-    pub const FILE_BYTES_MAX: u64 = FILE.bytes_max;
-}
-
-impl RequestsPicture {
-    /// The bytes of its file.
-    pub fn encode(&self) -> Vec<u8> {
-        let all = self.chunks.iter().flat_map(|chunk| chunk.iter()).chain(&self.open);
-        let all: Vec<Answered> = all.skip(self.skip).cloned().collect();
-        let body = rkyv::to_bytes::<rancor::Error>(&all).expect("serializing into memory does not fail");
-        framed::encode(&FILE, &body)
-    }
 }
 
 fn hash(principal: &str, request_id: &[u8]) -> u64 {
@@ -316,8 +290,8 @@ mod tests {
         assert_eq!(back.picture().encode(), requests.picture().encode());
     }
 
-    #[test]
-    fn version_1_never_changes() {
+    /// One of each kind of outcome that there was.
+    fn of_every_kind() -> Requests {
         let mut requests = Requests::new(usize::MAX);
         requests.remember(answered(7));
         for (number, outcome) in (8..).zip([
@@ -330,8 +304,42 @@ mod tests {
         ]) {
             requests.remember(Answered { outcome, ..answered(number) });
         }
-        let hex: String = requests.picture().encode().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, include_str!("../golden/requests-1.hex").trim());
+        requests
+    }
+
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let hex = hex.trim();
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn version_1_is_read_as_ever() {
+        let file = bytes_of(include_str!("../golden/requests-1.hex"));
+        let requests = Requests::decode(&file, usize::MAX, 0).unwrap();
+        assert_eq!(requests.picture().encode(), of_every_kind().picture().encode());
+        check_damage(&file, |bytes| Requests::decode(bytes, usize::MAX, 0));
+    }
+
+    #[test]
+    fn version_2_never_changes() {
+        let mut requests = of_every_kind();
+        for (number, outcome) in (14..).zip([
+            Outcome::Written { version: 1 << 40, existed: vec![false] },
+            Outcome::Written { version: 1 << 40, existed: vec![true] },
+            Outcome::Written { version: 3, existed: vec![] },
+            Outcome::Written { version: 3, existed: vec![true, false] },
+            Outcome::Executed(None),
+            Outcome::Executed(Some(b"tape".into())),
+            Outcome::Removed(3),
+        ]) {
+            requests.remember(Answered { outcome, ..answered(number) });
+        }
+        let file = requests.picture().encode();
+        let hex: String = file.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, include_str!("../golden/requests-2.hex").trim());
+        let back = Requests::decode(&file, usize::MAX, 0).unwrap();
+        let all = |requests: &Requests| (0..requests.next()).map(|at| requests.at(at).cloned()).collect::<Vec<_>>();
+        assert_eq!(all(&back), all(&requests));
     }
 
     #[test]

@@ -55,7 +55,10 @@ fn rule(args: &Args, strict: bool) -> Rule {
         "PTTL" | "PEXPIRETIME" => Rule { tolerance: 1_500, ..base },
         "OBJECT" if word(args, 1) == "IDLETIME" => Rule { tolerance: 3, ..base },
         "XPENDING" if args.len() > 3 => Rule { tolerance: 2_000, ..base },
-        "EVAL" | "EVAL_RO" | "EVALSHA" => Rule { numbers: true, unordered: has(args, "HGETALL"), ..base },
+        "EVAL" | "EVAL_RO" | "EVALSHA" => {
+            let lists = args.get(1).is_some_and(|script| script.windows(7).any(|word| word == b"HGETALL"));
+            Rule { numbers: true, unordered: lists, ..base }
+        }
         _ if is_random(args) => Rule { form: true, ..base },
         _ if name.starts_with('Z') || name.starts_with("GEO") || name.starts_with("BZ") => {
             Rule { numbers: true, ..base }

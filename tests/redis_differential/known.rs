@@ -9,6 +9,10 @@ use super::{Difference, Sequence, Step, compare};
 
 const CONSUMERS: &str = "XREADGROUP, XCLAIM and XAUTOCLAIM make their consumer in any case, as from 7.2 on";
 
+fn is_of_strings(encoding: &str) -> bool {
+    ["raw", "embstr", "int"].iter().any(|name| encoding.trim_matches('"') == *name)
+}
+
 /// Why a difference stays; none: it is one that must not be.
 pub fn reason(difference: &Difference, sequence: &Sequence, addresses: &[String; 2]) -> Option<&'static str> {
     let Difference { command, replies, raw, .. } = difference;
@@ -20,6 +24,15 @@ pub fn reason(difference: &Difference, sequence: &Sequence, addresses: &[String;
     match name.as_str() {
         "BITCOUNT" | "BITPOS" if refused || redis.starts_with("-WRONGTYPE") && other.starts_with("-ERR") => {
             Some("BITCOUNT and BITPOS look at their arguments before the key, as from 7.2 on")
+        }
+        "OBJECT" if word(1) == "ENCODING" && [redis, other].iter().all(|told| is_of_strings(told)) => {
+            Some("how a string is kept is told from its bytes, not from how it came to be")
+        }
+        "OBJECT" if word(1) == "ENCODING" && redis.contains("quicklist") && other.contains("listpack") => {
+            Some("short lists are listpacks, as from 7.2 on")
+        }
+        "EXEC" if redis == "Null" && other.starts_with('[') && watches_what_is_gone(&addresses[1], sequence) => {
+            Some("a watched key that was not there and is not there again did not change")
         }
         "COMMAND" => Some("there are other commands than in 7.0"),
         "MOVE" | "COPY" if heard => Some("keys that go to another database are told of as `restore` and `del`"),
@@ -80,6 +93,15 @@ fn saturates_from_afar(sequence: &Sequence) -> bool {
             let has = |word: &[u8]| args.iter().any(|arg| arg.eq_ignore_ascii_case(word));
             has(b"BITFIELD") && has(b"SAT") && has(b"-9223372036854775808")
         }
+        _ => false,
+    })
+}
+
+fn watches_what_is_gone(address: &str, sequence: &Sequence) -> bool {
+    let mut connection = Connection::open(address);
+    let mut is_gone = |key: &Vec<u8>| matches!(connection.call(&[b"EXISTS".to_vec(), key.clone()]), Ok(Reply::Int(0)));
+    sequence.steps.iter().any(|step| match step {
+        Step::Call(_, args) if args[0].eq_ignore_ascii_case(b"WATCH") => args[1..].iter().any(&mut is_gone),
         _ => false,
     })
 }

@@ -491,13 +491,18 @@ impl Work {
     pub fn note_buffer(&mut self, options: &StoreOptions, collection: &Collection, buffered_bytes: usize) {
         self.resting = false;
         let active = collection.buffers.first();
-        let full = active.is_some_and(|buffer| {
-            buffer.len() >= options.buffer_rows_max || buffer.bytes() >= options.buffer_bytes_max
-        });
+        let rows_max = if is_searched(&collection.schema) { options.buffer_rows_max } else { options.buffer_keys_max };
+        let full = active.is_some_and(|buffer| buffer.len() >= rows_max || buffer.bytes() >= options.buffer_bytes_max);
         // While a checkpoint runs, what it writes is counted too, and will soon be gone.
         let all_full = !self.checkpoint_running && buffered_bytes >= options.buffers_bytes_max;
         self.checkpoint_wanted |= full || all_full;
     }
+}
+
+/// Whether records are found by more than their keys.
+fn is_searched(schema: &Schema) -> bool {
+    let Schema { embeddings, sparse, texts, indexes, .. } = schema;
+    !(embeddings.is_empty() && sparse.is_empty() && texts.is_empty() && indexes.is_empty())
 }
 
 fn field_specs(collection: &Collection) -> Vec<FieldSpec> {

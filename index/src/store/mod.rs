@@ -54,8 +54,10 @@ use crate::view::{Collection, Live, RecordRef, Structure, Totals, View, ViewHand
 /// What two deployments, or a test, may want different. None of it changes any outcome.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// A buffer of more rows is written to a segment.
+    /// A buffer of more rows is written to a segment: they are searched one by one.
     pub buffer_rows_max: u32,
+    /// The same of a collection whose records are found by key only.
+    pub buffer_keys_max: u32,
     /// A buffer of more bytes is written to a segment.
     pub buffer_bytes_max: usize,
     /// All buffers are written to segments when they take more bytes together.
@@ -73,6 +75,7 @@ impl Default for StoreOptions {
     fn default() -> StoreOptions {
         StoreOptions {
             buffer_rows_max: 8_192,
+            buffer_keys_max: 65_536,
             buffer_bytes_max: 32 << 20,
             buffers_bytes_max: 64 << 20,
             graph_rows_min: 1_024,

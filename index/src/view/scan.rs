@@ -1,11 +1,15 @@
 //! Reading a collection in the order of its keys, and counting.
 //!
-//! Segments are sorted by key, so each is a cursor; what the buffers can see is sorted for each page. The next record
-//! is the smallest key under any cursor, whichever part of the collection ([`super::Parts`]) the cursor is in. A page looks at a bounded number of rows, whatever the filter: a page with few
+//! Segments are sorted by key, so each is a cursor; what the buffers can see is made a heap for each page. The next record
+//! is the smallest key under any cursor or on the heap, whichever part of the collection ([`super::Parts`]) the cursor is in. A page looks at a bounded number of rows, whatever the filter: a page with few
 //! records, or none, and a place to go on from is not the end.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 
 use super::select::Selection;
 use super::{CollectionView, Parts, Place, RecordRef};
+use crate::buffer::Row;
 use crate::filter::Filter;
 use crate::sealed::Sealed;
 
@@ -61,6 +65,29 @@ enum Source<'p, 'v> {
     Newest(&'p CollectionView<'v>),
 }
 
+/// A record of a part's buffers. The smallest key is the greatest of them, as a heap wants it.
+struct Newest<'p, 'v>(&'v Row, &'p CollectionView<'v>);
+
+impl Ord for Newest<'_, '_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.0.key.cmp(&self.0.key)
+    }
+}
+
+impl PartialOrd for Newest<'_, '_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Newest<'_, '_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Newest<'_, '_> {}
+
 impl Cursor<'_, '_> {
     /// Goes on to the next row that may be taken, unless it is on one. Rows that an index rules out cost nothing.
     fn settle(&mut self, examined: &mut usize) {
@@ -92,12 +119,11 @@ impl<'v> Parts<'_, 'v> {
                     return Err(Cancelled);
                 }
                 if row.key.starts_with(prefix) && is_after(&row.key) {
-                    newest.push((row, part));
+                    newest.push(Newest(row, part));
                 }
             }
         }
-        newest.sort_unstable_by(|(a, _), (b, _)| a.key.cmp(&b.key));
-        let mut newest = newest.into_iter().peekable();
+        let mut newest = BinaryHeap::from(newest);
 
         examined = 0;
         let start = |part: &CollectionView<'v>, sealed: &'v Sealed| {
@@ -125,7 +151,7 @@ impl<'v> Parts<'_, 'v> {
                     }
                 }
             }
-            if let Some(&(row, part)) = newest.peek() {
+            if let Some(&Newest(row, part)) = newest.peek() {
                 let record = RecordRef(Place::Buffer(row));
                 if first.is_none_or(|(first, _)| record.key() < first.key()) {
                     first = Some((record, Source::Newest(part)));
@@ -141,7 +167,7 @@ impl<'v> Parts<'_, 'v> {
                     selection.takes(*row - 1)
                 }
                 Source::Newest(part) => {
-                    newest.next();
+                    newest.pop();
                     part.takes(request.filter, request.now, &record)
                 }
             };

@@ -183,7 +183,9 @@ impl Cluster {
         let entry = Entry { clock: 0, commands: vec![envelope] }.encode();
         // Ends with the answer.
         let step = trace::here().and_then(|spot| spot.begin("forward"));
-        let reply = self.shared.links.forward(leader, shard.id(), entry, deadline, step.as_ref()).await?;
+        let forwarding = self.shared.links.forward(leader, shard.id(), entry, deadline, step.as_ref());
+        // Far larger than the rest of a write that waits, and often not needed.
+        let reply = Box::pin(forwarding).await?;
         drop(step);
         let outcome = Outcome::decode(&reply.outcome).map_err(|error| Box::new(Status::internal(error.to_string())));
         Ok(Written { outcome: outcome.map_err(NotWritten::There)?, index: reply.index })

@@ -54,7 +54,8 @@ pub struct Build {
 
 impl Build {
     fn store_options(&self) -> StoreOptions {
-        StoreOptions { buffer_rows_max: self.buffer_rows_max, ..StoreOptions::default() }
+        let rows = self.buffer_rows_max;
+        StoreOptions { buffer_rows_max: rows, buffer_keys_max: rows, ..StoreOptions::default() }
     }
 }
 

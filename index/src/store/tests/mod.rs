@@ -59,6 +59,7 @@ impl Random {
 fn small() -> StoreOptions {
     StoreOptions {
         buffer_rows_max: 32,
+        buffer_keys_max: 32,
         graph_rows_min: 64,
         graph: GraphOptions { m: 8, ef_construction: 48, threads: 1 },
         ..StoreOptions::default()

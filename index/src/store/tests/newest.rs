@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::record::CollectionId;
+use crate::store::JobKind;
 use crate::view::{Effort, SearchRequest, SearchScratch};
 
 const DIMENSION: usize = 96;
@@ -74,5 +75,23 @@ fn what_is_found_among_the_newest_is_what_comparing_with_each_finds() {
             let found = result.hits.iter().map(|hit| (hit.distance, hit.record.key().to_vec())).collect::<Vec<_>>();
             assert_eq!(found, expected, "seed {seed} ask {ask} {metric:?} k {k}");
         }
+    }
+}
+
+#[test]
+fn what_is_found_by_key_only_is_written_to_segments_less_often() {
+    let options = || StoreOptions { buffer_rows_max: 10, buffer_keys_max: 30, ..small() };
+    for (schema, rows) in
+        [(Schema::default(), 30), (Schema { embeddings: specs(1, 4, Metric::Cosine), ..Schema::default() }, 10)]
+    {
+        let mut shard = Shard::new(options());
+        shard.command(Command::CreateNamespace { name: "n".into() });
+        let create = Command::CreateCollection { namespace: "n".into(), name: "c".into(), schema };
+        let Outcome::Created { collection } = shard.command(create) else { panic!() };
+        for row in 1..=rows {
+            assert!(shard.store.next_job().is_none(), "{row} of {rows}");
+            shard.command(write(vec![change(collection, &format!("k{row}"), Action::Put(value("x")))]));
+        }
+        assert!(shard.store.next_job().is_some_and(|job| job.kind() == JobKind::Checkpoint), "after {rows}");
     }
 }

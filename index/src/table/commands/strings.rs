@@ -544,9 +544,9 @@ fn decimal(text: &[u8]) -> Option<(i128, u32)> {
 
 fn incrbyfloat(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     let key = call.args[1];
-    float(call.args[2])?;
     let old = keyspace.string(key, call.now)?.unwrap_or(b"0");
     float(old)?;
+    float(call.args[2])?;
     let text = float_sum(old, call.args[2]).ok_or("ERR increment would produce NaN or Infinity")?;
     let deadline = keyspace.deadline(key, call.now).unwrap_or(0);
     let at = call.at();

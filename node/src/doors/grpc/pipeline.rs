@@ -8,8 +8,10 @@
 //!
 //! One task drives the whole stream, so a call costs no task of its own. So nothing may be done in it that takes long while
 //! another call waits for its turn: all requests that are there are begun before any is gone on with, and only a search
-//! that is alone then is done on the spot.
+//! that is alone then is done on the spot. A call that begins is copied to where it waits: what is rare and large in it is boxed, and
+//! what runs is pinned where it stands, so that puts, gets and deletes are small.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -89,22 +91,23 @@ async fn answer(
         Some(Call::Execute(execute)) => ("execute", cache::writes(execute)),
         None => ("none", false),
     };
-    let call = async {
+    let call = pin!(async {
         let _pass = calls.enter(&request)?;
         Ok(match request.call {
             Some(Call::Put(put)) => Reply::Write(calls.put(put, deadline).await?),
             Some(Call::Get(get)) => Reply::Get(calls.get(get, deadline).await?),
             Some(Call::Delete(delete)) => Reply::Delete(calls.delete(delete, deadline).await?),
-            Some(Call::Batch(batch)) => Reply::Write(calls.batch(batch, deadline).await?),
-            Some(Call::Scan(scan)) => Reply::Scan(calls.scan(scan, deadline).await?),
-            Some(Call::Count(count)) => Reply::Count(calls.count(count, deadline).await?),
+            Some(Call::Batch(batch)) => Reply::Write(Box::pin(calls.batch(batch, deadline)).await?),
+            Some(Call::Scan(scan)) => Reply::Scan(Box::pin(calls.scan(scan, deadline)).await?),
+            Some(Call::Count(count)) => Reply::Count(Box::pin(calls.count(count, deadline)).await?),
             Some(Call::Search(search)) => {
-                Reply::Search(calls.search(search, deadline, under_way.load(Ordering::Relaxed) == 1).await?)
+                let alone = under_way.load(Ordering::Relaxed) == 1;
+                Reply::Search(Box::pin(calls.search(search, deadline, alone)).await?)
             }
-            Some(Call::Execute(execute)) => Reply::Execute(calls.execute(execute, deadline).await?),
+            Some(Call::Execute(execute)) => Reply::Execute(Box::pin(calls.execute(execute, deadline)).await?),
             None => return Err(Failure::invalid("invalid_call", "the request has no call; set put, get, ...")),
         })
-    };
+    });
     let reply = match measured(metrics, method, writes, deadline, traceparent.as_deref(), call).await {
         Ok(reply) => reply,
         Err(failure) => Reply::Error(failure.into_call_error()),

@@ -41,7 +41,7 @@ pub fn deadline(metadata: &MetadataMap, default: Duration) -> Instant {
     gate::deadline(timeout.map(|timeout| timeout - EARLIER.min(timeout / 4)), default)
 }
 
-/// Runs a call until its deadline, counts it, and has it be part of its trace.
+/// Runs a call until its deadline, counts it, and has it be part of its trace. Give it pinned: it is copied otherwise.
 pub async fn measured<R>(
     metrics: &Metrics,
     method: &'static str,
@@ -78,10 +78,10 @@ pub async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>
     let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
     let traceparent = trace::given(request.metadata()).map(str::to_owned);
     let request = request.into_inner();
-    let run = async {
+    let run = pin!(async {
         let _pass = calls.enter(&request)?;
         call(request, deadline).await
-    };
+    });
     with_leader(calls, measured(metrics, method, writes, deadline, traceparent.as_deref(), run).await)
 }
 
