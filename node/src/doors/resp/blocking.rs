@@ -200,11 +200,15 @@ impl Session {
             }
             return true;
         }
-        if blocked.until.is_some_and(|until| Instant::now() >= until) {
-            self.give_up(blocked);
+        // What came before the time was up is served, however late this is looked at.
+        if blocked.waiter.take_ready() && self.attempt(blocked, false).await {
             return true;
         }
-        blocked.waiter.take_ready() && self.attempt(blocked, false).await
+        let over = blocked.until.is_some_and(|until| Instant::now() >= until);
+        if over {
+            self.give_up(blocked);
+        }
+        over
     }
 
     fn give_up(&mut self, blocked: &Blocked) {
