@@ -34,6 +34,9 @@ pub fn reason(difference: &Difference, sequence: &Sequence, addresses: &[String;
         "EXEC" if redis == "Null" && other.starts_with('[') && watches_what_is_gone(&addresses[1], sequence) => {
             Some("a watched key that was not there and is not there again did not change")
         }
+        "ZRANK" | "ZREVRANK" if redis.starts_with("-ERR wrong number of arguments") => {
+            Some("ZRANK and ZREVRANK take WITHSCORE, as from 7.2 on")
+        }
         "COMMAND" => Some("there are other commands than in 7.0"),
         "MOVE" | "COPY" if heard => Some("keys that go to another database are told of as `restore` and `del`"),
         "MOVE" | "COPY" if refused && other.contains("transaction") => {

@@ -1,7 +1,8 @@
 //! `bench search`: rate, latency and recall of searches, and what they cost the node.
 //!
 //! The node's processor time is that of its whole process, for each search: also of what it does besides, such as running
-//! some searches again to know its recall (`loci serve --recall-one-in 0 --walk-rate 0` has it do nothing else).
+//! some searches again to know its recall (`loci serve --recall-one-in 0 --walk-rate 0` has it do nothing else). Of several nodes
+//! it is that of the one which is asked for it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use loci_client::{Client, Collection, Error, Filter, Parts, Search};
+use loci_client::{Client, Collection, Consistency, Error, Filter, Parts, Search};
 
 use super::super::connect::{Connection, filter};
 use super::super::demo::data::DataSet;
@@ -45,6 +46,9 @@ pub struct SearchBench {
     /// All calls on one stream.
     #[arg(long)]
     pipeline: bool,
+    /// Whatever the node that is asked has, however old: of several addresses each is asked in turn.
+    #[arg(long)]
+    stale: bool,
     /// Return values and attributes too, not only keys.
     #[arg(long)]
     whole: bool,
@@ -75,6 +79,7 @@ pub async fn bench(args: SearchBench) -> Result<(), Failure> {
     let asked = Arc::new(asked);
     let parts = if args.whole { Parts::default() } else { Parts::NONE };
     let collection = if args.pipeline { client.pipeline().collection(namespace, name) } else { unary };
+    let collection = if args.stale { collection.with_consistency(Consistency::Stale) } else { collection };
     let search = Query {
         k: args.k,
         ef: args.ef,
@@ -85,7 +90,12 @@ pub async fn bench(args: SearchBench) -> Result<(), Failure> {
     let recall = recall(&search, &asked).await.map_err(failed)?;
 
     let mut measured = Vec::new();
-    let way = if args.pipeline { "search, pipelined" } else { "search" };
+    let way = match (args.pipeline, args.stale) {
+        (false, false) => "search",
+        (false, true) => "search, stale",
+        (true, false) => "search, pipelined",
+        (true, true) => "search, pipelined, stale",
+    };
     for callers in args.effort.callers(&[1, 8, 64]) {
         let (driven, cpu) = searches(&client, &search, &asked, callers, args.effort.time).await.map_err(failed)?;
         measured.push(Measured { recall: Some(recall), cpu: Some(cpu), ..Measured::of(way, driven) });
