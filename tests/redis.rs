@@ -389,6 +389,16 @@ async fn messages_reach_those_who_subscribed() {
     assert_eq!(sender.call("SET key v"), "OK");
     assert_eq!(two.reply(), "[\"pmessage\" \"__key*__:*\" \"__keyspace@0__:key\" \"set\"]");
     assert_eq!(two.reply(), "[\"pmessage\" \"__key*__:*\" \"__keyevent@0__:set\" \"key\"]");
+    // Keys that were not there before, of every type.
+    assert_eq!(sender.call("CONFIG SET notify-keyspace-events En"), "OK");
+    for call in
+        ["SET key w", "SET new 1", "INCR new", "RPUSH list a", "RPUSH list b", "RENAME list other", "COPY key again"]
+    {
+        assert!(!sender.call(call).starts_with('-'), "{call}");
+    }
+    for key in ["new", "list", "other", "again"] {
+        assert_eq!(two.reply(), format!("[\"pmessage\" \"__key*__:*\" \"__keyevent@0__:new\" \"{key}\"]"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

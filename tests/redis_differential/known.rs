@@ -69,6 +69,9 @@ pub fn reason(difference: &Difference, sequence: &Sequence, addresses: &[String;
         {
             Some("PFCOUNT keeps nothing of its result in the value, since it is a read here")
         }
+        _ if sorts_without_weights(sequence) => {
+            Some("SORT with ALPHA leaves elements without weights in no order of its own")
+        }
         _ if saturates_from_afar(sequence) => Some(
             "BITFIELD makes the least of a number that is far below it where it saturates; Redis makes the greatest of some",
         ),
@@ -90,6 +93,16 @@ fn sizes(address: &str) -> Vec<Result<Reply, String>> {
 }
 
 /// Whether a number is to be put to bits that is about as far below zero as can be, and is to stay at their bounds.
+fn sorts_without_weights(sequence: &Sequence) -> bool {
+    sequence.steps.iter().any(|step| match step {
+        Step::Call(_, args) => {
+            let has = |word: &[u8]| args.iter().any(|arg| arg.eq_ignore_ascii_case(word));
+            (has(b"SORT") || has(b"SORT_RO")) && has(b"ALPHA") && has(b"BY")
+        }
+        _ => false,
+    })
+}
+
 fn saturates_from_afar(sequence: &Sequence) -> bool {
     sequence.steps.iter().any(|step| match step {
         Step::Call(_, args) => {

@@ -102,8 +102,11 @@ impl Events {
         Events { listening, ..Events::default() }
     }
 
-    /// A key changed, and this became of it.
+    /// A key changed, and this became of it. That there is one more has a name as well.
     pub fn changed(&mut self, key: &[u8], fate: Fate) {
+        if fate == Fate::Made {
+            self.named(b'n', "new", key);
+        }
         if self.listening.has(CHANGES) {
             self.gathered.push(Event::Changed { key: key.into() });
         }
