@@ -446,9 +446,13 @@ async fn a_cluster_of_one_shard_sends_clients_to_its_leader() {
             check(&mut client, &[(set, &moved), ("GET foo", &moved), ("WATCH foo", &moved), ("BLPOP foo 1", &moved)]);
             check(&mut client, &[("MULTI", "OK"), (set, &moved), ("EXEC", abort)]);
             check(&mut client, &[("FLUSHALL", "-READONLY You can't write against a read only replica.")]);
+            check(&mut client, &[("SCRIPT LOAD return", "63143b6f8007b98c53ca2149822777b3566f9241")]);
             check(&mut client, &[("READONLY", "OK"), (set, &moved), ("READWRITE", "OK"), ("GET foo", &moved)]);
             assert_eq!(client.line("READONLY"), "OK");
             assert!(["1", "nothing"].contains(&&*client.line("GET foo")), "a read is answered here");
+            for read in ["EVAL_RO return 1 foo", "MEMORY USAGE foo"] {
+                assert!(!client.line(read).starts_with('-'), "{read}");
+            }
             assert!(client.line("ROLE").starts_with("[slave"));
         }
         let nodes = client.line("CLUSTER NODES");
@@ -499,6 +503,11 @@ async fn a_cluster_of_several_shards_tells_who_leads_them_also_after_a_kill() {
             assert_eq!(told, 16_384, "clients take a map with holes for broken");
         }
         count(&mut client, &mut chance, 200);
+        let begin = Instant::now();
+        while !cluster.nodes.iter().flatten().all(|node| open(node).line("CLUSTER NODES").contains(",fail")) {
+            assert!(begin.elapsed() < PATIENCE, "a dead node is said to answer");
+            std::thread::sleep(Duration::from_millis(100));
+        }
         cluster.start_again(killed).await;
         // It may have another port now.
         client.addresses.extend(cluster.node(killed).resp.clone());
@@ -512,5 +521,26 @@ async fn a_cluster_of_several_shards_tells_who_leads_them_also_after_a_kill() {
         let there: u64 = client.call(&format!("GET {key}")).expect("a reply").parse().unwrap_or(0);
         let told = format!("{key} is {there}, between {least} and {most} was said, LOCI_SEED={seed}");
         assert!((*least..=*most).contains(&there), "{told}\n{}", cluster.logs());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_after_databases_were_made_anew_is_seen_by_whoever_knew_the_old_ones() {
+    let cluster = three(2, &[]).await;
+    let mut clients: Vec<Client> = (0..3).map(|number| open(cluster.node(number))).collect();
+    for shards in [2, 4] {
+        assert_eq!(clients[0].line("SET foo old"), "OK");
+        for client in &mut clients {
+            assert_eq!(client.line("GET foo"), "old");
+            assert_eq!(client.line("WATCH foo"), "OK");
+            assert_eq!(client.line("UNWATCH"), "OK");
+        }
+        cluster.client().drop_namespace("redis").await.expect("it is dropped");
+        cluster.client().ensure_namespace_with("redis", shards).await.expect("it is made");
+        check(&mut clients[0], &[("SET foo new", "OK"), ("RPUSH l 1 2", "2")]);
+        for client in &mut clients[1..] {
+            assert_eq!(client.line("GET foo"), "new", "{shards} shards");
+            assert_eq!(client.line("BLPOP l 5").contains('l'), true, "{shards} shards");
+        }
     }
 }

@@ -102,16 +102,12 @@ fn sorted_by<'a>(args: &'a [&'a [u8]]) -> impl Iterator<Item = &'a [u8]> {
     })
 }
 
-/// Of the keys that a pattern of SORT names: known only if what is hashed of them is the same for all.
+/// Of the keys that a pattern of SORT names: known only if what is hashed of them stands before the element, which may have a tag
+/// of its own.
 fn of_pattern(pattern: &[u8]) -> Span {
     // Without an element in it, it names none.
-    if !pattern.contains(&b'*') {
-        return Span::None;
-    }
-    match tag(pattern) {
-        Some(tag) if !tag.contains(&b'*') => Span::One(crc16(tag) % SLOTS),
-        _ => Span::Several,
-    }
+    let Some(star) = pattern.iter().position(|&byte| byte == b'*') else { return Span::None };
+    tag(&pattern[..star]).map_or(Span::Several, |tag| Span::One(crc16(tag) % SLOTS))
 }
 
 /// What the calls of a script may be about.
@@ -221,6 +217,9 @@ mod tests {
             ("SORT foo BY w{foo}*", foo),
             ("SORT foo BY w{bar}*", Span::Several),
             ("SORT foo LIMIT 0 1 GET {foo}*->field STORE {foo}d", foo),
+            ("SORT foo GET w*->{foo}", Span::Several),
+            ("SORT foo GET w*{foo}", Span::Several),
+            ("SORT foo GET {}{foo}*", Span::Several),
             ("SORT foo STORE bar", Span::Several),
             ("SORT_RO foo GET {*}", Span::Several),
             ("OBJECT HELP", Span::None),

@@ -16,8 +16,9 @@ use futures_util::future::join_all;
 use loci_index::command::{Command, Execution, Expect, Origin, Outcome, Refusal};
 use loci_index::record::VALUE_BYTES_MAX;
 use loci_index::table::call::Packed;
-use loci_index::table::commands::{self, FAST, Run, Spec};
+use loci_index::table::commands::{self, FAST, Keys, Run, Spec};
 use loci_index::table::execute::{self, Moment};
+use loci_index::table::slots::{Span, Within};
 use loci_index::table::tape::{Item, Items, Tape};
 use loci_index::table::{Keyspace, Table, guards};
 use loci_wire::v1;
@@ -102,6 +103,19 @@ impl Asked {
         self.spec.key_places(&self.words()).into_iter().filter_map(|place| self.args.get(place))
     }
 
+    fn span(&self) -> Span {
+        Span::of(self.spec, &self.words())
+    }
+
+    fn is_script(&self) -> bool {
+        matches!((self.spec.run, self.spec.keys), (Run::Script, Keys::Counted(..)))
+    }
+
+    /// Whether it may reach keys beside those that it names.
+    fn reaches_others(&self) -> bool {
+        self.is_script() || matches!(self.spec.name, "sort" | "sort_ro")
+    }
+
     fn only_reads(&self) -> bool {
         matches!(self.spec.run, Run::Read(_))
     }
@@ -180,6 +194,14 @@ impl Asking {
 
     /// In several shards a command is where its keys are, and one without keys is nowhere.
     fn check_keys(&self) -> Result<(), Failure> {
+        let of_several = |asked: &Asked| asked.reaches_others() && asked.span() == Span::Several;
+        if let Some(number) = self.asked.iter().position(of_several) {
+            let name = self.asked[number].spec.name;
+            let message = format!(
+                "the keys of a '{name}' must be in one slot, and so all that it may reach: give them a common {{tag}}"
+            );
+            return Err(Failure::invalid("several_shards", message).number(number.saturating_sub(self.conditions)));
+        }
         match self.asked.iter().position(|asked| asked.keys().next().is_none()) {
             None => Ok(()),
             Some(number) => {
@@ -228,7 +250,9 @@ impl Calls {
         let (route, homes) = Home::all(&self.cluster, &asking.name.0, &names, wanted, deadline).await?;
         let shares = asking.shares(route.as_ref())?;
         let parts = homes.iter().zip(shares.values());
-        let written = join_all(parts.map(|(home, share)| write(home, &asking, share, origin.clone(), deadline))).await;
+        let spread = route.as_ref().is_some_and(|route| route.shards().len() > 1);
+        let written =
+            join_all(parts.map(|(home, share)| write(home, &asking, share, spread, origin.clone(), deadline))).await;
         let mut replies = Replies::new(asking.asked.len());
         let mut tokens = Vec::new();
         for ((home, share), written) in homes.iter().zip(shares.values()).zip(written) {
@@ -258,18 +282,27 @@ impl Calls {
     }
 }
 
-/// Has a shard carry out its share.
+/// Has a shard carry out its share. `spread`: other shards have other keys, so scripts are told which slot is theirs.
 async fn write(
     home: &Home,
     asking: &Asking,
     share: &[usize],
+    spread: bool,
     origin: Origin,
     deadline: Instant,
 ) -> Result<(Vec<u8>, u64), Failure> {
     let collection = find(&home.view, &asking.name)?.id().0;
     let mut packed = Packed::new();
     for asked in share.iter().filter_map(|number| asking.asked.get(*number)) {
-        packed.push(0, asked.words().into_iter());
+        let words = asked.words();
+        match asked.span() {
+            Span::One(slot) if spread && asked.is_script() => {
+                let within = Within::Slot(slot).text();
+                let said = [&b"script"[..], b"within", within.as_bytes()].into_iter().chain(words);
+                packed.push(0, said.collect::<Vec<_>>().into_iter());
+            }
+            _ => packed.push(0, words.into_iter()),
+        }
     }
     let execution = Execution {
         collections: vec![collection],

@@ -248,7 +248,9 @@ impl Rules {
         if !self.may_call(spec, args.get(1).copied()) {
             return Err(Denied::Command);
         }
-        for place in spec.key_places(args) {
+        // A part of a command, which has no keys of its own.
+        let measured = spec.name == "memory" && args.get(1).is_some_and(|part| part.eq_ignore_ascii_case(b"usage"));
+        for place in spec.key_places(args).into_iter().chain(measured.then_some(2)) {
             let Some(key) = args.get(place) else { continue };
             if !self.may_use(key, needs(spec, place)) {
                 return Err(Denied::Key(key.to_vec()));

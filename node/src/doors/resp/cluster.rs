@@ -27,6 +27,8 @@ struct Node {
     is_me: bool,
     /// What it leads.
     slots: Vec<RangeInclusive<u16>>,
+    /// Nobody can connect to it.
+    failed: bool,
 }
 
 impl Node {
@@ -72,10 +74,11 @@ impl Session {
                 let lines = nodes.iter().map(|node| {
                     let Node { id, host, port, is_me, slots, .. } = node;
                     let me = if *is_me { "myself," } else { "" };
+                    let (failed, link) = if node.failed { (",fail", "disconnected") } else { ("", "connected") };
                     let (part, of) = if node.leads() || master == "-" { ("master", "-") } else { ("slave", master) };
                     let slots: String =
                         slots.iter().map(|slots| format!(" {}-{}", slots.start(), slots.end())).collect();
-                    format!("{id} {host}:{port}@{port} {me}{part} {of} 0 0 1 connected{slots}\n")
+                    format!("{id} {host}:{port}@{port} {me}{part}{failed} {of} 0 0 1 {link}{slots}\n")
                 });
                 let text: String = lines.collect();
                 self.out.verbatim(*b"txt", text);
@@ -157,6 +160,7 @@ impl Session {
         let slots_led_by = |member: MemberId| {
             leads.iter().filter(|(_, leader)| *leader == Some(member)).map(|(slots, _)| slots.clone()).collect()
         };
+        let failed = door.failed.load();
         let lines = book::read(&door.cluster.catalog().newest());
         let mut nodes: Vec<Node> = lines
             .into_iter()
@@ -165,7 +169,8 @@ impl Session {
                 let Address { host, port } = door.address_in(&line);
                 let port = if member == me { door.port() } else { port };
                 let id = format!("{}00000000", line.node);
-                Node { member, id, host, port, is_me: member == me, slots: slots_led_by(member) }
+                let failed = failed.contains(&member);
+                Node { member, id, host, port, is_me: member == me, slots: slots_led_by(member), failed }
             })
             .collect();
         if !nodes.iter().any(|node| node.is_me) {
@@ -176,6 +181,7 @@ impl Session {
                 port: door.port(),
                 is_me: true,
                 slots: slots_led_by(me),
+                failed: false,
             });
         }
         nodes.sort_by_key(|node| (!node.leads(), node.member));
@@ -186,7 +192,7 @@ impl Session {
         let (nodes, leads) = (self.nodes(), self.leads());
         let master = |leader: &Option<MemberId>| nodes.iter().find(|node| Some(node.member) == *leader);
         let served: Vec<_> = leads.iter().filter_map(|(slots, leader)| Some((slots, master(leader)?))).collect();
-        let replicas: Vec<&Node> = nodes.iter().filter(|node| !node.leads()).collect();
+        let replicas: Vec<&Node> = nodes.iter().filter(|node| !node.leads() && !node.failed).collect();
         self.out.array(served.len());
         for (slots, master) in served {
             self.out.array(3 + replicas.len());
@@ -228,7 +234,7 @@ impl Session {
                 self.out.bulk("replication-offset");
                 self.out.int(1);
                 self.out.bulk("health");
-                self.out.bulk("online");
+                self.out.bulk(if node.failed { "fail" } else { "online" });
             }
         }
     }
@@ -240,16 +246,20 @@ impl Session {
             self.out.error("ERR Invalid or out of range slot");
             return None;
         };
-        match self.door.homes_at(self.level()).await {
-            Ok(homes) if homes.shards().len() == 1 && !self.door.databases.is_cluster() => self.go_to(Place::default()),
-            Ok(homes) => self.go_to(Place::of_slot(&homes, wanted)),
+        let place = match self.door.homes_at(self.level()).await {
+            Ok(homes) if homes.shards().len() == 1 && !self.door.databases.is_cluster() => Place::default(),
+            Ok(homes) => Place::of_slot(&homes, wanted),
             Err(error) => {
                 self.out.error(error);
                 return None;
             }
-        }
-        let database = self.database;
-        let mut reading = self.look().await.cloned()?;
+        };
+        let (before, database) = (self.place.clone(), self.database);
+        self.go_to(place);
+        let reading = self.look().await.cloned();
+        // In a transaction what follows is about its own keys again.
+        self.go_to(before);
+        let mut reading = reading?;
         let (now, mut found) = (reading.moment().now, Vec::new());
         for part in 0..Keyspace::PARTS {
             if found.len() >= count {

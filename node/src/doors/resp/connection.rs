@@ -140,6 +140,7 @@ async fn run(session: &mut Session, mut stream: TcpStream, blocked: &mut Option<
         }
         session.settle().await;
         session.read_anew();
+        session.waits_until = None;
         session.tell(input.bytes.len() - input.at);
         if session.out.len() - sent < MESSAGES_HIGH {
             // What the client is too slow for stays where it is counted.

@@ -354,6 +354,13 @@ impl Door {
             let homes = self.homes_of_at(place, level).await?;
             let shard = homes.shards().get(place.part()).ok_or(MOVED_ON)?;
             let view = shard.view(level, Some(deadline)).await.map_err(|error| unread(&error))?;
+            let is_there = |id: u64| view.collection_by_id(CollectionId(id)).is_some();
+            if again && homes.id(database).is_some_and(|id| !is_there(id)) {
+                // Dropped: another of its name may be there, or elsewhere.
+                homes.leave();
+                again = false;
+                continue;
+            }
             let moment = Moment { now: shard.now(&view), version: view.index(), number: 0 };
             let mut absent = 0;
             if homes.id(database).is_none() {

@@ -9,6 +9,7 @@ use super::acl::{CATEGORIES, is_in};
 use super::commands::{self, Command};
 use super::facts::{self, Part};
 use super::session::Session;
+use loci_wire::resp::Writer;
 
 const FLAGS: [(u32, &str); 9] = [
     (WRITE, "write"),
@@ -23,6 +24,34 @@ const FLAGS: [(u32, &str); 9] = [
 ];
 
 /// A command, or one with a part: `config|get`.
+/// What clients of a cluster are told of whom to ask, and of how replies are put together, in the words of Redis
+/// (<https://redis.io/docs/latest/develop/reference/command-tips/>).
+const TIPS: [(&[&str], &[&str]); 11] = [
+    (&["dbsize"], &["request_policy:all_shards", "response_policy:agg_sum"]),
+    (&["keys"], &["request_policy:all_shards", "nondeterministic_output_order"]),
+    (
+        &["flushall", "flushdb", "ping", "function|load", "function|delete", "function|flush", "function|restore"],
+        &["request_policy:all_shards", "response_policy:all_succeeded"],
+    ),
+    (&["del", "exists", "unlink", "touch"], &["request_policy:multi_shard", "response_policy:agg_sum"]),
+    (&["mget"], &["request_policy:multi_shard"]),
+    (&["mset"], &["request_policy:multi_shard", "response_policy:all_succeeded"]),
+    (&["randomkey"], &["request_policy:all_shards", "nondeterministic_output"]),
+    (&["scan"], &["nondeterministic_output", "request_policy:special"]),
+    (
+        &["config|set", "script|load", "script|flush", "slowlog|reset", "latency|reset"],
+        &["request_policy:all_nodes", "response_policy:all_succeeded"],
+    ),
+    (&["script|exists"], &["request_policy:all_shards", "response_policy:agg_logical_and"]),
+    (&["wait"], &["request_policy:all_shards", "response_policy:agg_min"]),
+];
+
+fn tips(out: &mut Writer, name: &str) {
+    let tips = TIPS.iter().find(|(names, _)| names.contains(&name)).map_or(&[][..], |(_, tips)| tips);
+    out.array(tips.len());
+    tips.iter().for_each(|tip| out.bulk(tip));
+}
+
 fn named(name: &[u8]) -> Option<(Command, Option<&'static Part>)> {
     let Some(bar) = name.iter().position(|byte| *byte == b'|') else { return Some((commands::find(name)?, None)) };
     let command = commands::find(&name[..bar])?;
@@ -114,8 +143,9 @@ impl Session {
         let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, category)).collect();
         out.set(categories.len());
         categories.iter().for_each(|category| out.status(format!("@{category}")));
-        // Tips, specifications of keys.
-        (0..2).for_each(|_| out.array(0));
+        tips(out, spec.name);
+        // Specifications of keys.
+        out.array(0);
         out.array(command.parts.len());
         command.parts.iter().for_each(|part| self.describe_part(command, part));
     }
@@ -138,7 +168,8 @@ impl Session {
         let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, category)).collect();
         out.set(categories.len());
         categories.iter().for_each(|category| out.status(format!("@{category}")));
-        (0..3).for_each(|_| out.array(0));
+        tips(out, &format!("{}|{}", spec.name, part.name));
+        (0..2).for_each(|_| out.array(0));
     }
 
     /// What is said of a command, for COMMAND DOCS.

@@ -16,7 +16,7 @@
 //! | [`commands`], [`facts`], [`describe`] | commands by name; COMMAND |
 //! | [`pipeline`], [`transactions`] | calls on their way to the log; MULTI, EXEC, WATCH |
 //! | [`databases`], [`places`] | `SELECT`'s databases, each a collection: views, the log, making them; the shards that hold them |
-//! | [`slots`], [`everywhere`] | several shards, and clients of a cluster: where a request goes; what is about all keys |
+//! | [`slots`], [`everywhere`], [`reach`] | several shards, and clients of a cluster: where a request goes; what is about all keys; which nodes answer |
 //! | [`blocking`], [`pubsub`], [`tracking`], [`hub`] | what waits for others, and how it hears of them |
 //! | [`act`], [`client_command`], [`acl_command`], [`server`], [`cluster`] | commands of the door itself |
 //! | [`client`], [`acl`], [`acl_log`], [`sha256`], [`settings`] | connections as others see them; users; what CONFIG knows |
@@ -37,6 +37,7 @@ mod transactions;
 mod databases;
 mod places;
 mod slots;
+mod reach;
 mod everywhere;
 mod blocking;
 mod hub;
@@ -58,6 +59,7 @@ mod stats;
 mod slow;
 mod render;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -66,6 +68,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use loci_index::command::Durability;
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
+use loci_raft::MemberId;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -88,6 +91,8 @@ const SERVER_VERSION: &str = "7.4.0";
 
 /// How often it is looked whether the databases are where they were.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The least time between two looks, while the catalog changes.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// How long it may take to tell the other nodes something.
 const LOOK_TIME: Duration = Duration::from_secs(5);
 
@@ -174,6 +179,8 @@ type Pause = Option<(Instant, bool)>;
 
 /// What all connections share.
 struct Door {
+    /// The members whose doors nobody can connect to, as far as this node has tried.
+    failed: ArcSwap<BTreeSet<MemberId>>,
     cluster: Cluster,
     gate: Gate,
     metrics: Arc<Metrics>,
@@ -227,6 +234,7 @@ impl Door {
         figures.connections_max.store(options.connections_max, Ordering::Relaxed);
         figures.limits_memory.store(options.maxmemory_bytes > 0, Ordering::Relaxed);
         Door {
+            failed: ArcSwap::default(),
             cluster,
             gate,
             metrics,
@@ -292,11 +300,14 @@ pub struct Resp {
     accepting: JoinHandle<()>,
     lanes: Arc<Lanes>,
     looking: JoinHandle<()>,
+    reaching: Option<JoinHandle<()>>,
 }
 
 /// Looks now and then whether the databases are where they were, and tells the other nodes where clients connect here.
 async fn look(door: Arc<Door>) {
+    let mut changes = door.cluster.catalog().applied();
     loop {
+        changes.mark_unchanged();
         door.look_again();
         if let Some(line) = book::find(&door.cluster.catalog().newest(), door.cluster.me())
             && line.resp != door.port()
@@ -307,7 +318,9 @@ async fn look(door: Arc<Door>) {
                 "where clients of Redis connect could not be written into the book"
             );
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        // The namespace may get shards at any moment, and whoever subscribed is to hear of what is said there from the first on.
+        let _ = tokio::time::timeout(LOOK_EVERY, changes.changed()).await;
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }
 }
 
@@ -322,7 +335,8 @@ impl Resp {
         let lanes = Arc::new(Lanes::start(threads, &door)?);
         let accepting = tokio::spawn(listener::run(listener, door.clone(), lanes.clone()));
         let looking = tokio::spawn(look(door.clone()));
-        Ok(Resp { door, accepting, lanes, looking })
+        let reaching = door.databases.is_cluster().then(|| tokio::spawn(reach::run(door.clone())));
+        Ok(Resp { door, accepting, lanes, looking, reaching })
     }
 
     /// Where it listens.
@@ -339,6 +353,10 @@ impl Resp {
     pub async fn end(self) -> Option<Lanes> {
         self.accepting.abort();
         self.looking.abort();
+        if let Some(reaching) = self.reaching {
+            reaching.abort();
+            let _ = reaching.await;
+        }
         // The one holds the lanes, the other shards.
         let _ = self.accepting.await;
         let _ = self.looking.await;

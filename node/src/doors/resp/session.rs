@@ -94,6 +94,8 @@ pub struct Session {
     pub(super) closing: bool,
     /// Where the request goes.
     pub(super) place: Place,
+    /// Until when requests that came together wait for somebody to lead their shards.
+    pub(super) waits_until: Option<Instant>,
     /// What was read last there, as long as it is new enough.
     reading: Option<Reading>,
     /// The same of other places.
@@ -139,6 +141,7 @@ impl Session {
             stale: false,
             closing: false,
             place: Place::default(),
+            waits_until: None,
             reading: None,
             readings: Vec::new(),
             last: "NULL",

@@ -19,7 +19,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use loci_index::table::commands::{Run, is};
+use loci_index::table::commands::{READONLY, Run, is};
 use loci_index::table::slots::{Span, is_of_all, slot};
 use loci_raft::MemberId;
 
@@ -119,9 +119,19 @@ impl Door {
     }
 
     /// Says who leads a slot's shard, if it is another node.
-    async fn redirect(&self, homes: &Homes, place: &Place, slot: u16) -> Result<(), String> {
+    /// The requests that came together wait together, no longer than one alone.
+    async fn redirect(
+        &self,
+        homes: &Homes,
+        place: &Place,
+        slot: u16,
+        waits_until: &mut Option<Instant>,
+    ) -> Result<(), String> {
         let Some(shard) = homes.shards().get(place.part()) else { return Ok(()) };
-        let until = Instant::now() + LEADER_WAIT;
+        if shard.leader() == Some(self.cluster.me()) {
+            return Ok(());
+        }
+        let until = *waits_until.get_or_insert_with(|| Instant::now() + LEADER_WAIT);
         let leader = loop {
             match shard.leader() {
                 Some(leader) => break leader,
@@ -164,10 +174,11 @@ impl Session {
             About::Keys(Span::None) => self.any_place(&homes),
             About::Keys(Span::One(slot)) => {
                 let place = Place::of_slot(&homes, slot);
-                let reads =
-                    command.way == Way::Read || matches!((command.way, command.spec.run), (Way::Wait, Run::Read(_)));
+                let reads = command.spec.is(READONLY)
+                    || matches!(command.way, Way::Read | Way::Door(Do::Memory))
+                    || matches!((command.way, command.spec.run), (Way::Wait, Run::Read(_)));
                 if self.door.databases.is_cluster() && !(self.stale && reads) {
-                    self.door.redirect(&homes, &place, slot).await?;
+                    self.door.redirect(&homes, &place, slot, &mut self.waits_until).await?;
                 }
                 place
             }
