@@ -345,6 +345,27 @@ fn slots(client: &mut Client) -> Vec<(i64, i64, String)> {
     ranges.iter().map(range).collect()
 }
 
+async fn scripts_over_grpc_keep_to_their_slot(cluster: &Cluster) {
+    let cache = cluster.client().collection("redis", "db0").cache();
+    let mut client = open(cluster.node(0));
+    // It is made by the first write.
+    check(&mut client, &[("SET foo 1", "OK"), ("DEL foo", "1")]);
+    for number in 0..8 {
+        let script = format!("return redis.call('set', 'k{number}', '1')");
+        let done = cache.commands().command(["EVAL".to_owned(), script, "1".into(), "foo".into()]).execute().await;
+        let refused = done.map(|executed| format!("{executed:?}")).unwrap_or_else(|error| error.to_string());
+        assert!(refused.contains("do not hash to the same slot"), "{refused}");
+    }
+    let own = "return redis.call('set', '{foo}1', '1')";
+    cache.commands().command(["EVAL", own, "1", "foo"]).execute().await.expect("it is in the same slot");
+    for several in [&["SORT", "foo", "BY", "w*"][..], &["EVAL", "return 1", "2", "foo", "bar"]] {
+        let error =
+            cache.commands().command(several.iter().map(|word| (*word).to_owned())).execute().await.unwrap_err();
+        assert!(error.to_string().contains("slot") || error.to_string().contains("shard"), "{error}");
+    }
+    check(&mut client, &[("KEYS *", "[{foo}1]"), ("GET {foo}1", "1"), ("DEL {foo}1", "1"), ("DBSIZE", "0")]);
+}
+
 /// Three nodes with doors for clients of Redis, and the databases over so many shards.
 async fn three(shards: u32, options: &[&str]) -> Cluster {
     let options = [&["--resp", "127.0.0.1:0"], options].concat().into_iter().map(String::from).collect();
@@ -374,6 +395,7 @@ fn wait_for_slots(cluster: &Cluster) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn any_node_answers_for_all_shards_and_goes_on_without_one() {
     let mut cluster = three(SHARDS, &[]).await;
+    scripts_over_grpc_keep_to_their_slot(&cluster).await;
     let mut clients: Vec<Client> = (0..3).map(|number| open(cluster.node(number))).collect();
     for number in 0..60 {
         let (writer, reader) = (number % 3, (number / 3) % 3);
@@ -540,7 +562,7 @@ async fn what_was_written_after_databases_were_made_anew_is_seen_by_whoever_knew
         check(&mut clients[0], &[("SET foo new", "OK"), ("RPUSH l 1 2", "2")]);
         for client in &mut clients[1..] {
             assert_eq!(client.line("GET foo"), "new", "{shards} shards");
-            assert_eq!(client.line("BLPOP l 5").contains('l'), true, "{shards} shards");
+            assert!(client.line("BLPOP l 5").contains('l'), "{shards} shards");
         }
     }
 }
