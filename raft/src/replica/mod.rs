@@ -386,8 +386,9 @@ impl Replica {
     pub fn forget(&mut self, up_to: LogIndex) {
         self.flush();
         let up_to = up_to.min(self.applied_index());
-        if self.part() == Part::Leaving {
-            // After a restart it would not know any more that it ever was a member.
+        if matches!(self.part(), Part::Leaving | Part::Removed) {
+            // After a restart it would not know any more that it ever was a member, and could not be restored: nor could what
+            // the node still does in other shards, which may need its word.
             return;
         }
         let shelf = self.node.mut_store();

@@ -200,6 +200,10 @@ fn a_removed_member_stays_until_it_hears_farewell() {
     bench.replica.receive(farewell).unwrap();
     bench.settle();
     assert_eq!(bench.replica.standing().part, Part::Removed);
+    bench.replica.forget(LogIndex(7));
+    bench.settle();
+    let bench = bench.restart(7).unwrap();
+    assert_eq!(bench.replica.standing().part, Part::Leaving, "until it hears it again");
 }
 
 #[test]
