@@ -198,13 +198,20 @@ pub struct LogHandle {
 }
 
 impl LogHandle {
-    /// For the only shard of a log without a thread: whoever holds the queue does what it asks for, and says so by
-    /// [`LogFigures::done`]; what the shard's own thread is to do itself, `here` does. The figures say that there is room for
-    /// anything.
-    pub fn driven(here: Here) -> (LogHandle, Receiver<Request>, Arc<LogFigures>) {
+    /// For the shards of a log without a thread, numbered as they come: whoever holds the queue does what they ask for, and
+    /// says so by [`LogFigures::done`]; what a shard's own thread is to do itself, its `here` does. The figures say that there
+    /// is room for anything.
+    pub fn driven(shards: Vec<Here>) -> (Vec<LogHandle>, Receiver<Request>, Arc<LogFigures>) {
         let (requests, queue) = channel();
         let figures = Arc::new(LogFigures { room: AtomicU64::new(u64::MAX), ..LogFigures::default() });
-        (LogHandle { place: Place::Driven(here), requests, figures: figures.clone(), to: 0 }, queue, figures)
+        let handle = |(to, here)| LogHandle {
+            place: Place::Driven(here),
+            requests: requests.clone(),
+            figures: figures.clone(),
+            to,
+        };
+        let handles = shards.into_iter().enumerate().map(handle).collect();
+        (handles, queue, figures)
     }
 
     /// Appends a batch. With a mark it is made safe: the shard hears of it once it is, unless it is when this returns, which

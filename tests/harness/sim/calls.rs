@@ -7,6 +7,7 @@ use loci_node::shard::{Level, ReadError, ShardHandle, WriteError, Written};
 
 use super::clients::{self, Ask, Call, Client, KEYS, NEAR, Operation, Polled, Reply, Seen, Ticket, What};
 use super::histories::Told;
+use super::member::Seat;
 use super::planted::Planted;
 use super::world::{Happening, World};
 use super::{Checked, MICROS, MILLIS, violation};
@@ -27,27 +28,30 @@ impl World<'_> {
         }
         let scripted = self.clients[client].scripted();
         let patient = scripted.is_some();
-        let ask = match scripted {
-            Some(ask) => ask,
+        let (shard, ask) = match scripted {
+            Some(scripted) => scripted,
             None if self.resting || !self.troubled => return,
             None => {
-                let habits = self.habits.clone();
-                self.clients[client].draw(&mut self.chance, &habits)
+                let (habits, shard) = (self.habits.clone(), self.any_shard());
+                (shard, self.clients[client].draw(shard, &mut self.chance, &habits))
             }
         };
         let now = self.now;
         let call = match &ask {
             _ if patient => None,
-            ask => clients::recorded(ask).map(|action| self.histories.invoke(client as u64, now / MICROS, action)),
+            ask => {
+                let histories = &mut self.shards[shard].histories;
+                clients::recorded(ask).map(|action| histories.invoke(client as u64, now / MICROS, action))
+            }
         };
         let node = match self.chance.percent(self.habits.anywhere) {
             true => self.chance.index(self.machines.len()),
-            false => self.clients[client].node,
+            false => self.clients[client].known[shard].node,
         };
         self.clients[client].operations += 1;
         let give_up_at = if patient { u64::MAX } else { now + self.habits.patience };
-        let floor = self.answered;
-        let operation = Operation { ask, call, attempt: 0, unknown: false, node, give_up_at, floor };
+        let floor = self.shards[shard].answered;
+        let operation = Operation { shard, ask, call, attempt: 0, unknown: false, node, give_up_at, floor };
         self.clients[client].operation = Some(operation);
         self.attempt(client);
     }
@@ -86,13 +90,13 @@ impl World<'_> {
     /// A request reaches a node.
     pub(super) fn request(&mut self, at: usize, ticket: Ticket) -> Checked {
         let Some(operation) = self.current(ticket) else { return Ok(()) };
-        let (ask, floor) = (operation.ask.clone(), operation.floor);
+        let (shard, ask, floor) = (operation.shard, operation.ask.clone(), operation.floor);
         let latest = matches!(ask, Ask::Read(Level::Latest, _));
         let ask = match (ask, self.run.planted) {
             (Ask::Read(Level::Latest, what), Some(Planted::ReadWithoutAsking)) => Ask::Read(Level::Stale, what),
             (Ask::Read(Level::Latest, what), Some(Planted::ReadWhileLeading)) => {
                 let machine = &self.machines[at];
-                let leads = machine.handle().is_some_and(|handle| handle.leader() == Some(machine.me));
+                let leads = machine.handle(shard).is_some_and(|handle| handle.leader() == Some(machine.me));
                 Ask::Read(if leads { Level::Stale } else { Level::Latest }, what)
             }
             (ask, _) => ask,
@@ -101,14 +105,15 @@ impl World<'_> {
             self.reply(ticket, Reply::Refused);
             return Ok(());
         };
-        let (handle, standings) = (&process.driven.handle, process.standings);
+        let running = &mut process.running[shard];
+        let (handle, standings) = (&running.driven.handle, running.standings);
         let mut call = Call::new(ticket, ask, handle);
         (call.latest, call.floor, call.standings) = (latest, floor, standings);
         match call.poll() {
-            Some(polled) => self.called(at, call, polled),
+            Some(polled) => self.called(Seat { at, shard }, call, polled),
             None => {
-                process.calls.push(call);
-                self.wake(at);
+                running.calls.push(call);
+                self.wake(Seat { at, shard });
                 Ok(())
             }
         }
@@ -123,17 +128,17 @@ impl World<'_> {
     }
 
     /// A node has answered a call: what it says must be so.
-    pub(super) fn called(&mut self, at: usize, call: Call, polled: Polled) -> Checked {
+    pub(super) fn called(&mut self, seat: Seat, call: Call, polled: Polled) -> Checked {
         let reply = match polled {
             Polled::Wrote(written) => {
                 if let Ok(written) = &written {
-                    self.check_written(at, &call, written)?;
+                    self.check_written(seat, &call, written)?;
                 }
                 Reply::Wrote(written)
             }
             Polled::View(Err(error)) => Reply::Read(Err(error)),
             Polled::View(Ok(view)) => {
-                let seen = self.check_read(at, &call, &view)?;
+                let seen = self.check_read(seat, &call, &view)?;
                 Reply::Read(Ok(seen))
             }
         };
@@ -141,10 +146,10 @@ impl World<'_> {
         Ok(())
     }
 
-    fn check_written(&mut self, at: usize, call: &Call, written: &Written) -> Checked {
+    fn check_written(&mut self, seat: Seat, call: &Call, written: &Written) -> Checked {
         let Written { outcome, index } = written;
-        let me = self.machines[at].me;
-        if !self.oracle.outcomes(*index).contains(outcome) {
+        let me = self.machines[seat.at].me;
+        if !self.shards[seat.shard].oracle.outcomes(*index).contains(outcome) {
             return violation(format!("member {me} answered {outcome:?}, which is not an outcome of entry {index}"));
         }
         if *index <= call.floor {
@@ -154,10 +159,12 @@ impl World<'_> {
         Ok(())
     }
 
-    fn check_read(&mut self, at: usize, call: &Call, view: &View) -> Checked<Seen> {
-        let machine = &self.machines[at];
+    fn check_read(&mut self, seat: Seat, call: &Call, view: &View) -> Checked<Seen> {
+        let machine = &self.machines[seat.at];
         let (me, index) = (machine.me, view.index());
-        let Some(process) = &machine.process else { return violation("an answer came from a machine that is down") };
+        let Some(running) = machine.running(seat.shard) else {
+            return violation("an answer came from a machine that is down");
+        };
         let Ask::Read(level, what) = &call.ask else { return violation("a write got a view") };
         if call.latest && index < call.floor {
             let floor = call.floor;
@@ -172,7 +179,7 @@ impl World<'_> {
             return violation(format!("member {me} read at entry {index} what must be as new as {token}"));
         }
         let alone = self.machines.len() == 1;
-        let how = match (level, call.waited, process.driven.handle.leader() == Some(me)) {
+        let how = match (level, call.waited, running.driven.handle.leader() == Some(me)) {
             (Level::Stale, ..) => "reads of whatever is there",
             (Level::AtLeast(_), false, _) => "reads at a token that was there",
             (Level::AtLeast(_), true, _) => "reads at a token that was waited for",
@@ -182,20 +189,21 @@ impl World<'_> {
             (Level::Latest, true, false) => "reads by a question to the leader",
         };
         self.reached.mark(how);
-        if call.waited && process.standings != call.standings && *level == Level::Latest {
+        if call.waited && running.standings != call.standings && *level == Level::Latest {
             self.reached.mark("reads of the latest that outlived a change of leader");
         }
-        let handle = process.driven.handle.clone();
-        let told = self.check_view(at, &handle, view, what)?;
+        let handle = running.driven.handle.clone();
+        let told = self.check_view(seat, &handle, view, what)?;
         Ok(Seen { index, told })
     }
 
     /// What a view shows must be what the oracle has at its index.
-    fn check_view(&mut self, at: usize, handle: &ShardHandle, view: &View, what: &What) -> Checked<Option<Told>> {
-        let (me, index) = (self.machines[at].me, view.index());
-        let (day, latest_day) = (self.machines[at].day_millis(self.now), self.latest_day);
+    fn check_view(&mut self, seat: Seat, handle: &ShardHandle, view: &View, what: &What) -> Checked<Option<Told>> {
+        let (me, index) = (self.machines[seat.at].me, view.index());
+        let (day, latest_day) = (self.machines[seat.at].day_millis(self.now), self.latest_day);
+        let oracle = &self.shards[seat.shard].oracle;
         let now = if self.run.planted == Some(Planted::ShowExpired) { 0 } else { handle.now(view) };
-        if self.run.planted != Some(Planted::OwnClockForTheLogs) && view.clock() != self.oracle.clock(index) {
+        if self.run.planted != Some(Planted::OwnClockForTheLogs) && view.clock() != oracle.clock(index) {
             return violation(format!("member {me} has another clock at entry {index} than the log"));
         }
         let collection = |id| view.collection_by_id(CollectionId(id));
@@ -205,7 +213,7 @@ impl World<'_> {
                 let mut told = Vec::new();
                 for key in keys {
                     let place = (*id, key.clone());
-                    let stored = self.oracle.record(&place, index);
+                    let stored = oracle.record(&place, index);
                     let found = collection.get(key, now);
                     match (stored, &found) {
                         (Some(stored), Some(found)) => {
@@ -243,7 +251,7 @@ impl World<'_> {
                     ScanRequest { after: None, prefix: Some(b"k"), filter: None, limit: 1000, bytes_max: 1 << 20, now };
                 let Ok(page) = collection.scan(&request, &mut || true) else { return violation("a scan was stopped") };
                 let shown: Vec<_> = page.records.iter().map(|record| (record.key(), record.version())).collect();
-                let live = self.oracle.live(KEYS, index, now).filter(|(key, _)| key.starts_with(b"k"));
+                let live = oracle.live(KEYS, index, now).filter(|(key, _)| key.starts_with(b"k"));
                 let expected: Vec<_> = live.map(|(key, record)| (key, record.version)).collect();
                 if shown != expected {
                     return violation(format!("member {me} at entry {index} scans {shown:?}, not {expected:?}"));
@@ -251,12 +259,12 @@ impl World<'_> {
                 Ok(Some(Told::Record(records::Outcome::Counted(shown.len() as u64))))
             }
             What::Look(id, call) => {
-                let (reply, version) = self.check_look(at, view, *id, call)?;
+                let (reply, version) = self.check_look(seat, view, *id, call)?;
                 Ok(Some(Told::Looked(values::Outcome(reply), (*id, call[1].clone(), version))))
             }
             What::Search(query, k) => {
                 let Some(collection) = collection(NEAR) else { return Ok(None) };
-                self.check_search(me.0, &collection, index, now, query, *k)?;
+                self.check_search(seat, &collection, index, now, query, *k)?;
                 Ok(None)
             }
         }
@@ -264,7 +272,7 @@ impl World<'_> {
 
     fn check_search(
         &mut self,
-        me: u64,
+        seat: Seat,
         collection: &CollectionView<'_>,
         index: u64,
         now: u64,
@@ -278,7 +286,7 @@ impl World<'_> {
             Err(error) => return violation(format!("a search failed: {error}")),
         };
         let mut near: Vec<(f32, &[u8])> = Vec::new();
-        for (key, record) in self.oracle.live(NEAR, index, now) {
+        for (key, record) in self.shards[seat.shard].oracle.live(NEAR, index, now) {
             let embedding = record.embedding.as_deref().unwrap_or_default();
             let distance = embedding.iter().zip(query).map(|(a, b)| (a - b) * (a - b)).sum();
             near.push((distance, key));
@@ -293,6 +301,7 @@ impl World<'_> {
         near.truncate(k);
         if !alike {
             let hits: Vec<_> = found.hits.iter().map(|hit| (hit.distance, hit.record.key())).collect();
+            let me = self.machines[seat.at].me;
             return violation(format!("member {me} at entry {index} finds {hits:?} near, not {near:?}"));
         }
         self.reached.mark("searches compared with an exact one");
@@ -369,16 +378,17 @@ impl World<'_> {
 
     /// An operation has its answer.
     fn end_operation(&mut self, client: usize, index: u64, told: Option<Told>) -> Checked {
-        self.answered = self.answered.max(index);
         let Some(operation) = self.clients[client].operation.take() else { return Ok(()) };
+        let shard = &mut self.shards[operation.shard];
+        shard.answered = shard.answered.max(index);
         let scripted = operation.give_up_at == u64::MAX;
-        self.clients[client].learn(index, told.as_ref());
-        self.clients[client].node = operation.node;
+        self.clients[client].learn(operation.shard, index, told.as_ref());
+        self.clients[client].known[operation.shard].node = operation.node;
         if scripted {
             self.clients[client].script.pop();
         }
         if let Some(call) = operation.call {
-            self.histories.ok(call, self.now / MICROS, told)?;
+            shard.histories.ok(call, self.now / MICROS, told)?;
         }
         self.reached.mark(if matches!(operation.ask, Ask::Write(_)) { "writes answered" } else { "reads answered" });
         self.pause(client, scripted);
@@ -388,10 +398,13 @@ impl World<'_> {
     /// An attempt has come to nothing, or to nobody knows what.
     fn not_done(&mut self, client: usize, unknown: bool) {
         let late = self.now;
-        let asked = self.clients[client].operation.as_ref().map(|operation| operation.node);
-        let hint = asked.and_then(|node| self.machines[node].handle()?.leader()).map(|leader| leader.0 as usize - 1);
+        let Some((shard, asked)) = self.clients[client].operation.as_ref().map(|asks| (asks.shard, asks.node)) else {
+            return;
+        };
+        let hint = self.machines[asked].handle(shard).and_then(ShardHandle::leader);
+        let hint = hint.map(|leader| leader.0 as usize - 1);
         let next = match hint {
-            Some(leader) if Some(leader) != asked && self.chance.percent(90) => leader,
+            Some(leader) if leader != asked && self.chance.percent(90) => leader,
             _ => self.chance.index(self.machines.len()),
         };
         let Some(operation) = &mut self.clients[client].operation else { return };
@@ -410,13 +423,13 @@ impl World<'_> {
         let unknown = operation.unknown;
         if let Some(call) = self.clients[client].operation.take().and_then(|operation| operation.call) {
             if unknown {
-                self.histories.unknown(call, late / MICROS);
+                self.shards[shard].histories.unknown(call, late / MICROS);
             } else {
-                self.histories.failed(call, late / MICROS);
+                self.shards[shard].histories.failed(call, late / MICROS);
             }
         }
         self.reached.mark(if unknown { "writes whose outcome nobody learnt" } else { "operations given up" });
-        self.clients[client].node = next;
+        self.clients[client].known[shard].node = next;
         self.pause(client, false);
     }
 

@@ -2,10 +2,12 @@
 
 use loci_index::record::CollectionId;
 use loci_index::view::ScanRequest;
-use loci_raft::{FOUNDING_INDEX, Role};
+use loci_raft::{FOUNDING_INDEX, LogIndex, Role};
 
 use super::clients::{KEYS, NEAR};
+use super::member::Seat;
 use super::planted::Planted;
+use super::shards::Shard;
 use super::world::World;
 use super::{Checked, violation};
 
@@ -14,47 +16,62 @@ const SLOWED: u64 = 330_000;
 
 impl World<'_> {
     /// A member had a turn: what it applied must be what all apply, and nothing may have gone back.
-    pub(super) fn observe(&mut self, at: usize) -> Checked {
+    pub(super) fn observe(&mut self, seat: Seat) -> Checked {
+        let Seat { at, shard } = seat;
         let machine = &mut self.machines[at];
-        let me = machine.me;
-        let installed = machine.stand().map_or(0, |stand| stand.index.0);
+        let (me, rate) = (machine.me, machine.rate);
+        let member = &mut machine.members[shard];
+        let installed = member.stand().map_or(0, |stand| stand.index.0);
         let Some(process) = &mut machine.process else { return Ok(()) };
-        let (store, replica) = (process.driven.owner.store(), process.driven.owner.replica());
+        let running = &mut process.running[shard];
+        let (store, replica) = (running.driven.owner.store(), running.driven.owner.replica());
+        let Shard { oracle, leaders, .. } = &mut self.shards[shard];
         let applied = store.applied();
-        if applied < process.compared {
-            return violation(format!("member {me} had applied entry {}, and now {applied}", process.compared));
+        if applied < running.compared {
+            return violation(format!("member {me} had applied entry {}, and now {applied}", running.compared));
         }
-        if installed > process.compared && installed <= applied {
+        if installed > running.compared && installed <= applied {
             self.reached.mark("snapshots taken in");
             if store.tables_bytes() > 0 {
                 self.reached.mark("snapshots with typed values taken in");
             }
-            process.compared = installed;
+            running.compared = installed;
         }
-        for index in process.compared + 1..=applied {
-            let Some((term, data)) = machine.entries.get(&index) else {
+        for index in running.compared + 1..=applied {
+            let Some(entry) = member.entries.get(&index) else {
                 return violation(format!("member {me} applied entry {index}, which its log never had"));
             };
-            self.oracle.entry_applied(me, index, *term, data)?;
+            oracle.entry_applied(me, entry)?;
         }
-        process.compared = applied;
-        let applied_more = applied > machine.applied;
-        machine.applied = machine.applied.max(applied);
+        running.compared = applied;
+        let applied_more = applied > member.applied;
+        member.applied = member.applied.max(applied);
         // Who joins has nothing before the first snapshot.
-        if applied <= self.oracle.applied() && applied >= FOUNDING_INDEX.0 {
-            self.oracle.agree(me, applied, (store.chain_head(), store.digest()))?;
+        if applied <= oracle.applied() && applied >= FOUNDING_INDEX.0 {
+            oracle.agree(me, applied, (store.chain_head(), store.digest()))?;
+            let known = oracle.members(applied);
+            if let Some(members) = replica.members_at(LogIndex(applied))
+                && members != *known
+                && self.run.planted.is_none_or(Planted::keeps_members)
+            {
+                return violation(format!("member {me} has {members:?} at entry {applied}, where they are {known:?}"));
+            }
         }
         let committed = replica.committed_index().0;
-        if committed < process.committed {
-            return violation(format!("member {me} knew entry {} to be committed, now {committed}", process.committed));
+        if committed < running.committed {
+            return violation(format!("member {me} knew entry {} to be committed, now {committed}", running.committed));
         }
-        process.committed = committed;
+        running.committed = committed;
         let standing = replica.standing();
-        if standing != process.standing {
-            let (was, is) = (process.standing.role, standing.role);
-            process.standing = standing;
-            process.standings += 1;
-            self.trace.note(self.now, "stands", &[at as u64, standing.term.0, u64::from(is == Role::Leader)]);
+        if standing != running.standing {
+            let (was, is) = (running.standing.role, standing.role);
+            running.standing = standing;
+            running.standings += 1;
+            self.trace.note(
+                self.now,
+                "stands",
+                &[at as u64, shard as u64, standing.term.0, u64::from(is == Role::Leader)],
+            );
             if was == Role::Leader && is != Role::Leader {
                 self.reached.mark("leaders that gave up");
             }
@@ -62,33 +79,36 @@ impl World<'_> {
                 self.reached.mark("elections");
             }
             if self.run.planted == Some(Planted::LeaseTooLong) {
-                let rate = if is == Role::Leader { SLOWED } else { machine.rate };
+                let rate = if is == Role::Leader { SLOWED } else { rate };
                 process.set_pace(rate, self.now);
             }
         }
         if standing.role == Role::Leader {
-            let first = *self.leaders.entry(standing.term.0).or_insert(at);
+            let first = *leaders.entry(standing.term.0).or_insert(at);
             if first != at {
                 let (term, first) = (standing.term, self.machines[first].me);
                 return violation(format!("members {first} and {me} both lead in term {term}"));
             }
         }
         if applied_more {
-            self.trace.note(self.now, "applied", &[at as u64, applied]);
+            self.trace.note(self.now, "applied", &[at as u64, shard as u64, applied]);
         }
         Ok(())
     }
 
     /// Whether all members have come to the same state.
     pub(super) fn all_alike(&self) -> bool {
-        let all = self.oracle.applied();
-        let Some(members) = self.in_force() else { return false };
-        members.into_iter().map(|at| &self.machines[at]).all(|machine| {
-            let process = machine.process.as_ref().filter(|_| machine.is_awake(self.now));
-            process.is_some_and(|process| {
-                let owner = &process.driven.owner;
-                let applied = owner.store().applied() == all && owner.replica().last_index().0 == all;
-                applied && !process.stopping && process.driven.handle.is_ready()
+        (0..self.shards.len()).all(|shard| {
+            let all = self.shards[shard].oracle.applied();
+            let Some(members) = self.in_force(shard) else { return false };
+            members.into_iter().map(|at| &self.machines[at]).all(|machine| {
+                let process = machine.process.as_ref().filter(|_| machine.is_awake(self.now));
+                process.is_some_and(|process| {
+                    let driven = &process.running[shard].driven;
+                    let owner = &driven.owner;
+                    let applied = owner.store().applied() == all && owner.replica().last_index().0 == all;
+                    applied && !process.stopping && driven.handle.is_ready()
+                })
             })
         })
     }
@@ -98,8 +118,11 @@ impl World<'_> {
         let member = |machine: &super::machine::Machine| match &machine.process {
             None => format!("member {} is down", machine.me),
             Some(process) => {
-                let ready = if process.driven.handle.is_ready() { "" } else { ", not ready" };
-                format!("{:?}{ready}", process.driven.owner.replica())
+                let shards = process.running.iter().map(|running| {
+                    let ready = if running.driven.handle.is_ready() { "" } else { ", not ready" };
+                    format!("{:?}{ready}", running.driven.owner.replica())
+                });
+                shards.collect::<Vec<_>>().join(", ")
             }
         };
         let members: Vec<String> = self.machines.iter().map(member).collect();
@@ -109,11 +132,20 @@ impl World<'_> {
 
     /// At the end: every member holds what the oracle holds, and the history has an order. Whether it could not be decided.
     pub(super) fn check_end(&mut self) -> Checked<bool> {
-        let index = self.oracle.applied();
-        let Some(members) = self.in_force() else { return violation("nobody leads at the end") };
+        let mut undecided = false;
+        for shard in 0..self.shards.len() {
+            undecided |= self.check_end_of(shard)?;
+        }
+        Ok(undecided)
+    }
+
+    fn check_end_of(&mut self, shard: usize) -> Checked<bool> {
+        let Shard { oracle, histories, .. } = &self.shards[shard];
+        let index = oracle.applied();
+        let Some(members) = self.in_force(shard) else { return violation("nobody leads at the end") };
         for machine in members.iter().map(|at| &self.machines[*at]) {
             let me = machine.me;
-            let Some(handle) = machine.handle() else { return violation(format!("member {me} is down")) };
+            let Some(handle) = machine.handle(shard) else { return violation(format!("member {me} is down")) };
             let view = handle.newest();
             let now = handle.now(&view);
             for id in [KEYS, NEAR] {
@@ -123,7 +155,7 @@ impl World<'_> {
                 let limit = usize::MAX;
                 let request = ScanRequest { after: None, prefix: None, filter: None, limit, bytes_max: limit, now };
                 let Ok(page) = collection.scan(&request, &mut || true) else { return violation("a scan was stopped") };
-                let mut expected = self.oracle.live(id, index, now);
+                let mut expected = oracle.live(id, index, now);
                 for found in page.records {
                     let same = expected.next().is_some_and(|(key, record)| {
                         key == found.key()
@@ -141,11 +173,11 @@ impl World<'_> {
                 }
             }
         }
-        self.check_tables(&members)?;
-        self.reached.count("requests repeated, and given their first outcome", self.oracle.repeated());
+        self.check_tables(shard, &members)?;
+        self.reached.count("requests repeated, and given their first outcome", oracle.repeated());
         self.reached.count("entries applied", index);
-        self.oracle.mark_tables(&mut self.reached);
-        let (numbers, undecided) = self.histories.check()?;
+        oracle.mark_tables(&mut self.reached);
+        let (numbers, undecided) = histories.check()?;
         self.trace.note(self.now, "checked", &numbers);
         Ok(undecided)
     }

@@ -157,6 +157,8 @@ impl Call {
 
 /// What a client is doing.
 pub struct Operation {
+    /// In which shard.
+    pub shard: usize,
     /// What it asks for.
     pub ask: Ask,
     /// In the history, if it belongs there.
@@ -227,36 +229,33 @@ pub struct Client {
     pub operations: u64,
     /// The one under way.
     pub operation: Option<Operation>,
+    /// What it must do before anything else, until it is done: the last of it first.
+    pub script: Vec<(usize, Command)>,
+    /// What it knows of each shard.
+    pub known: Vec<Known>,
+    requests: u64,
+}
+
+/// What a client knows of a shard.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
     /// Where its last answer stands.
     pub token: u64,
     /// The node that it thinks leads.
     pub node: usize,
-    /// What it must do before anything else, until it is done.
-    pub script: Vec<Command>,
     /// A version that it saw lately.
     seen_version: u64,
     /// A record of its own that expires.
     timed: Option<Vec<u8>>,
     /// A typed value that it looked at lately.
     seen: Option<tables::Seen>,
-    requests: u64,
 }
 
 impl Client {
-    /// A client that has done nothing.
-    pub fn new(number: usize) -> Client {
-        Client {
-            number,
-            operations: 0,
-            operation: None,
-            token: 0,
-            node: 0,
-            script: Vec::new(),
-            seen_version: 0,
-            timed: None,
-            seen: None,
-            requests: 0,
-        }
+    /// A client of so many shards that has done nothing.
+    pub fn new(number: usize, shards: usize) -> Client {
+        let known = vec![Known::default(); shards];
+        Client { number, operations: 0, operation: None, script: Vec::new(), known, requests: 0 }
     }
 
     /// What makes the collections that all others use.
@@ -279,7 +278,7 @@ impl Client {
 
     /// A write that shows that writes get through.
     pub fn probe() -> Command {
-        write(vec![], vec![put(KEYS, b"probe".to_vec(), Content { value: Some(vec![1]), ..Content::default() })])
+        put_record(KEYS, "probe".into(), vec![1])
     }
 
     fn envelope(&mut self, command: Command, with_id: bool) -> Box<Envelope> {
@@ -289,22 +288,23 @@ impl Client {
         Box::new(Envelope { origin: Origin { principal, request_id, ..Origin::default() }, command })
     }
 
-    /// The next command of the script, which is repeated until it is answered.
-    pub fn scripted(&mut self) -> Option<Ask> {
-        let command = self.script.last()?.clone();
-        Some(Ask::Write(self.envelope(command, true)))
+    /// The next command of the script and its shard, which is repeated until it is answered.
+    pub fn scripted(&mut self) -> Option<(usize, Ask)> {
+        let (shard, command) = self.script.last()?.clone();
+        Some((shard, Ask::Write(self.envelope(command, true))))
     }
 
-    /// What it wants to do next.
-    pub fn draw(&mut self, chance: &mut Chance, habits: &Habits) -> Ask {
+    /// What it wants to do next in a shard.
+    pub fn draw(&mut self, shard: usize, chance: &mut Chance, habits: &Habits) -> Ask {
+        let known = &mut self.known[shard];
         let typed = chance.percent(habits.typed);
         let key = |chance: &mut Chance| format!("k{}", chance.below(habits.keys)).into_bytes();
         if !chance.percent(habits.writes) {
             let own = chance.percent(60);
             let level = match chance.below(10) {
                 0..=5 => Level::Latest,
-                6..=7 if own => Level::AtLeast(self.token),
-                6..=8 => Level::AtLeast(self.token),
+                6..=7 if own => Level::AtLeast(known.token),
+                6..=8 => Level::AtLeast(known.token),
                 _ => Level::Stale,
             };
             let what = match chance.below(20) {
@@ -313,7 +313,7 @@ impl Client {
                     What::Look(collection, call)
                 }
                 0..=2 => What::Search((0..DIMENSION).map(|_| chance.component()).collect(), 1 + chance.index(5)),
-                3..=5 if self.timed.is_some() => What::Get(KEYS, self.timed.iter().cloned().collect()),
+                3..=5 if known.timed.is_some() => What::Get(KEYS, known.timed.iter().cloned().collect()),
                 6..=7 if habits.spans => What::Get(KEYS, vec![key(chance), key(chance)]),
                 8 if habits.spans => What::Count,
                 _ => What::Get(KEYS, vec![key(chance)]),
@@ -322,7 +322,7 @@ impl Client {
         }
         let value = format!("{}.{}", self.number, self.operations);
         if typed {
-            let command = tables::draw(chance, habits.keys, &value, self.seen.as_ref());
+            let command = tables::draw(chance, habits.keys, &value, known.seen.as_ref());
             let with_id = chance.percent(habits.ids);
             return Ask::Write(self.envelope(command, with_id));
         }
@@ -333,7 +333,7 @@ impl Client {
         let command = match chance.below(20) {
             0..=1 => write(vec![], vec![delete(KEYS, first)]),
             2..=3 => write(condition(&first, Expect::Absent), vec![put(KEYS, first, content)]),
-            4..=5 => write(condition(&first, Expect::Version(self.seen_version)), vec![put(KEYS, first, content)]),
+            4..=5 => write(condition(&first, Expect::Version(known.seen_version)), vec![put(KEYS, first, content)]),
             6 => write(condition(&first, Expect::Present), vec![delete(KEYS, first)]),
             7..=8 if habits.spans && habits.keys > 1 => {
                 let second = loop {
@@ -348,7 +348,7 @@ impl Client {
             9..=10 => {
                 // A key is used once, so that only time can end its record.
                 let key = format!("t{}.{}", self.number, self.operations).into_bytes();
-                self.timed = Some(key.clone());
+                known.timed = Some(key.clone());
                 let ttl = 50 + chance.below(4000);
                 write(vec![], vec![put(KEYS, key, Content { ttl, ..content })])
             }
@@ -366,10 +366,11 @@ impl Client {
     }
 
     /// An answer arrived.
-    pub fn learn(&mut self, index: u64, told: Option<&Told>) {
-        self.token = self.token.max(index);
+    pub fn learn(&mut self, shard: usize, index: u64, told: Option<&Told>) {
+        let known = &mut self.known[shard];
+        known.token = known.token.max(index);
         if let Some(Told::Looked(_, seen)) = told {
-            self.seen = Some(seen.clone());
+            known.seen = Some(seen.clone());
         }
         let Some(Told::Record(told)) = told else { return };
         let version = match told {
@@ -378,8 +379,13 @@ impl Client {
             records::Outcome::Refused { found: records::Expect::Version(version), .. } => Some(*version),
             _ => None,
         };
-        self.seen_version = version.unwrap_or(self.seen_version);
+        known.seen_version = version.unwrap_or(known.seen_version);
     }
+}
+
+/// A command that puts one record.
+pub fn put_record(collection: u64, key: String, value: Vec<u8>) -> Command {
+    write(vec![], vec![put(collection, key.into_bytes(), Content { value: Some(value), ..Content::default() })])
 }
 
 fn write(conditions: Vec<Condition>, changes: Vec<Change>) -> Command {

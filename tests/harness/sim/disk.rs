@@ -4,33 +4,81 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use loci_index::directory::{Directory, DirectoryError, Mapped, NewFile, RamDirectory};
-use loci_raft::{Disk, MemoryDisk};
+use loci_raft::{Disk, DiskFile, MemoryDisk};
+
+use super::planted::Planted;
 
 /// A disk in memory, under a log. Clones are the same disk.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     /// What it is.
     pub memory: MemoryDisk,
-    /// Planted: syncing the directory does nothing.
-    pub forgets_names: bool,
+    full: Arc<AtomicBool>,
+    planted: Option<Planted>,
+}
+
+impl SimDisk {
+    /// An empty one.
+    pub fn new(planted: Option<Planted>) -> SimDisk {
+        SimDisk { memory: MemoryDisk::new(), full: Arc::default(), planted }
+    }
+
+    /// Limits the bytes of all files together, or does not any more.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.full.store(bytes.is_some(), Ordering::Relaxed);
+        self.memory.set_capacity(bytes);
+    }
+
+    fn file(&self, file: <MemoryDisk as Disk>::File) -> SimFile {
+        let half = self.planted == Some(Planted::HalfIsWritten);
+        SimFile { file, half: half.then(|| self.full.clone()) }
+    }
+}
+
+/// An open file of a [`SimDisk`].
+#[derive(Debug)]
+pub struct SimFile {
+    file: <MemoryDisk as Disk>::File,
+    /// Planted: while this is so, half of what is written is not, and nobody says so.
+    half: Option<Arc<AtomicBool>>,
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let is_there = offset + bytes.len() as u64 <= self.file.len()?;
+        let half = is_there && self.half.as_ref().is_some_and(|full| full.load(Ordering::Relaxed));
+        self.file.write_all_at(if half { &bytes[..bytes.len() / 2] } else { bytes }, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
 }
 
 impl Disk for SimDisk {
-    type File = <MemoryDisk as Disk>::File;
+    type File = SimFile;
 
     fn list(&self) -> io::Result<Vec<String>> {
         self.memory.list()
     }
 
     fn create(&self, name: &str) -> io::Result<Self::File> {
-        self.memory.create(name)
+        self.memory.create(name).map(|file| self.file(file))
     }
 
     fn open(&self, name: &str) -> io::Result<Self::File> {
-        self.memory.open(name)
+        self.memory.open(name).map(|file| self.file(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -42,7 +90,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        if self.forgets_names { Ok(()) } else { self.memory.sync_directory() }
+        if self.planted == Some(Planted::ForgetTheNames) { Ok(()) } else { self.memory.sync_directory() }
     }
 }
 

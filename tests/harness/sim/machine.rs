@@ -1,38 +1,30 @@
-//! A machine: a disk, a directory and a clock that outlive the process that runs on it, which is the real owner of a shard,
-//! started as the program starts it.
+//! A machine: a disk and a clock that outlive the process that runs on it, and its part in each shard. All of them share the
+//! disk and the log, as in the program.
 //!
 //! ```text
-//!   disk, directory, clock's rate and offset      stay, as a power cut or a kill leaves them
-//!   process: log, replica, store, owner, calls    gone with each crash, made anew from the disk
+//!   disk, clock's rate and offset, members' directories    stay, as a power cut or a kill leaves them
+//!   process: log, and for each shard what runs of it       gone with each crash, made anew from the disk
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use loci_index::directory::{Directory, RamDirectory};
-use loci_index::store::{MANIFEST_FILE, Store, StoreOptions, checkpoint_files};
+use loci_index::directory::Directory;
+use loci_index::store::StoreOptions;
 use loci_node::clock::Clock;
-use loci_node::cluster::snapshot::Stand;
-use loci_node::log_thread::{LogFigures, LogHandle, Request, Safety};
-use loci_node::memory::Budget;
-use loci_node::shard::{Beginning, Driven, Install, Mailbox, OwnerOptions, ShardHandle};
-use loci_raft::{
-    Append, Change, Disk, Entry, EntryKind, FOUNDING_INDEX, JOINING_INDEX, Log, LogIndex, LogOptions, MemberId,
-    Members, MemoryDisk, Message, Recovered, Replica, ReplicaOptions, ShardId, ShardState, Standing, SyncMark, Term,
-    beginning, founding, joining,
-};
+use loci_node::log_thread::{Here, LogFigures, LogHandle, Request, Safety};
+use loci_node::shard::ShardHandle;
+use loci_raft::{Append, Change, Disk, Log, LogOptions, MemberId, Members, Recovered, SyncMark};
 
 use super::clients::Call;
 use super::disk::SimDisk;
 use super::here::AtLog;
+use super::member::{Member, Running, failed};
 use super::planted::Planted;
 use super::{MILLIS, Nanos};
 use crate::chance::Chance;
 
-/// The one shard.
-pub const SHARD: ShardId = ShardId(1);
 /// The time of day at which every run begins.
 const DAY_BEGINS_MILLIS: u64 = 1_800_000_000_000;
 /// The key of all digests.
@@ -44,6 +36,8 @@ const SECRET: u32 = 0x6c6f_6369;
 pub struct Build {
     /// The size of the log's files.
     pub log_file_bytes: u64,
+    /// With so many files, the shard that the oldest is kept for is told.
+    pub pinned_files: usize,
     /// A checkpoint is made after so many bytes of entries.
     pub checkpoint_bytes: u64,
     /// So many bytes of entries are kept for members that are behind; who is further behind needs a snapshot.
@@ -53,30 +47,21 @@ pub struct Build {
 }
 
 impl Build {
-    fn store_options(&self) -> StoreOptions {
+    /// For a store.
+    pub fn store_options(&self) -> StoreOptions {
         let rows = self.buffer_rows_max;
         StoreOptions { buffer_rows_max: rows, buffer_keys_max: rows, ..StoreOptions::default() }
     }
 }
 
-/// Whether the log knows of a snapshot that the store took in.
-fn has(state: &ShardState, stand: &Stand) -> bool {
-    stand.index <= state.start || state.term_of(stand.index) == Some(stand.term)
-}
-
-/// What changes members is not for the store.
-fn for_store(entry: &Entry) -> Bytes {
-    if entry.kind == EntryKind::Normal { entry.data.clone() } else { Bytes::new() }
-}
-
 /// See the module's front page.
 pub struct Machine {
-    /// Its member.
+    /// The number of its members.
     pub me: MemberId,
     /// Under its log.
     pub disk: SimDisk,
-    /// Under its store.
-    pub directory: RamDirectory,
+    /// Its part in each shard.
+    pub members: Vec<Member>,
     /// How fast its clock runs, in millionths.
     pub rate: u64,
     /// What its time of day is off by.
@@ -91,18 +76,8 @@ pub struct Machine {
     pub slow_until: Nanos,
     /// A sync was told to fail.
     pub sync_fails: bool,
-    /// The log's entries, as handed to it.
-    pub entries: BTreeMap<u64, (Term, Bytes)>,
-    /// The last entry that it ever applied.
-    pub applied: u64,
-    /// Whom it hears from first, if it joins a shard that is there.
-    pub joins: Option<Arc<Members>>,
     /// What is wrong with the program.
     planted: Option<Planted>,
-    /// Where its store stands by a snapshot that it took in.
-    stand: Arc<Mutex<Option<Stand>>>,
-    /// Its log and its store are made.
-    pub founded: bool,
 }
 
 /// A file with a flipped bit.
@@ -110,14 +85,15 @@ pub struct Rotten {
     /// Its name.
     pub name: String,
     bytes: Vec<u8>,
-    of_log: bool,
+    /// The shard whose store's it is; none: the log's.
+    store_of: Option<usize>,
 }
 
 /// A running process.
 pub struct Process {
-    /// The shard.
-    pub driven: Driven,
-    /// What the shard takes for the time.
+    /// What runs of each shard.
+    pub running: Vec<Running>,
+    /// What the shards take for the time.
     pub clock: Arc<Clock>,
     /// How fast the clock runs that it measures with, in millionths, and how long it had run when.
     pace: (u64, u64, Nanos),
@@ -125,28 +101,16 @@ pub struct Process {
     pub log: Arc<Mutex<AtLog>>,
     /// What is on its way there.
     pub figures: Arc<LogFigures>,
-    /// What the shard asks of the log.
+    /// What the shards ask of the log.
     pub requests: std::sync::mpsc::Receiver<Request>,
     /// The same, in the order in which it is done.
     pub queue: VecDeque<Request>,
     /// It waits for space, and does nothing else.
     pub full: bool,
-    /// What to say once the sync that runs is done.
-    pub syncing: Option<SyncMark>,
-    /// Messages for other members.
-    pub outbox: Arc<Mutex<Vec<Message>>>,
-    /// Calls of clients that wait.
-    pub calls: Vec<Call>,
-    /// When the next turn is.
-    pub turn_at: Option<Nanos>,
-    /// How far its entries were compared with what others applied.
-    pub compared: u64,
-    /// The last commit index.
-    pub committed: u64,
-    /// As last seen.
-    pub standing: Standing,
-    /// Counts its changes.
-    pub standings: u64,
+    /// What to say, and to which shard, once the sync that runs is done; nothing: none runs.
+    pub syncing: Vec<(usize, SyncMark)>,
+    /// When a shard was last told that it pins the log.
+    pub told_pins: Nanos,
     /// It was told to stop.
     pub stopping: bool,
 }
@@ -155,6 +119,11 @@ impl Process {
     /// The log, for as long as nobody else uses it.
     pub fn at_log(&self) -> MutexGuard<'_, AtLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The calls that wait, for whoever must tell their callers that it has ended.
+    pub fn into_calls(self) -> Vec<Call> {
+        self.running.into_iter().flat_map(|running| running.calls).collect()
     }
 
     fn run_nanos(&self, now: Nanos) -> u64 {
@@ -176,13 +145,12 @@ impl Process {
 }
 
 impl Machine {
-    /// A machine with empty disks.
-    pub fn new(me: MemberId, rate: u64, offset_millis: i64, planted: Option<Planted>) -> Machine {
-        let forgets_names = planted == Some(Planted::ForgetTheNames);
+    /// A machine with empty disks, for so many shards.
+    pub fn new(me: MemberId, shards: usize, rate: u64, offset_millis: i64, planted: Option<Planted>) -> Machine {
         Machine {
             me,
-            disk: SimDisk { memory: MemoryDisk::new(), forgets_names },
-            directory: RamDirectory::new(),
+            disk: SimDisk::new(planted),
+            members: (0..shards).map(|shard| Member::new(shard, me, planted)).collect(),
             rate,
             offset_millis,
             life: 0,
@@ -190,12 +158,7 @@ impl Machine {
             paused_until: 0,
             slow_until: 0,
             sync_fails: false,
-            entries: BTreeMap::new(),
-            applied: FOUNDING_INDEX.0,
-            joins: None,
             planted,
-            stand: Arc::default(),
-            founded: false,
         }
     }
 
@@ -212,9 +175,14 @@ impl Machine {
         }
     }
 
-    /// The shard's handle, while the process runs.
-    pub fn handle(&self) -> Option<&ShardHandle> {
-        self.process.as_ref().map(|process| &process.driven.handle)
+    /// What runs of a shard, while the process does.
+    pub fn running(&self, shard: usize) -> Option<&Running> {
+        self.process.as_ref().map(|process| &process.running[shard])
+    }
+
+    /// A shard's handle, while the process runs.
+    pub fn handle(&self, shard: usize) -> Option<&ShardHandle> {
+        self.running(shard).map(|running| &running.driven.handle)
     }
 
     /// Whether the process runs and is not stopped by a signal.
@@ -224,9 +192,8 @@ impl Machine {
 
     /// The disks are as they were when it was bought.
     pub fn wipe(&mut self) {
-        self.disk.memory = MemoryDisk::new();
-        self.directory = RamDirectory::new();
-        self.founded = false;
+        self.disk = SimDisk::new(self.planted);
+        self.members.iter_mut().for_each(Member::wipe);
     }
 
     /// Flips a bit of a file: of the store's, or of a file of the log that is full and so was synced to its end.
@@ -240,104 +207,63 @@ impl Machine {
             let name = names.get(chance.below(names.len() as u64 + 1) as usize)?.clone();
             let bytes = self.disk.memory.bytes(&name)?;
             self.disk.memory.flip(&name, chance.below(bytes.len() as u64 * 8));
-            return Some(Rotten { name, bytes, of_log });
+            return Some(Rotten { name, bytes, store_of: None });
         }
-        let names = self.directory.list().ok()?;
+        let shard = if self.members.len() == 1 { 0 } else { chance.index(self.members.len()) };
+        let directory = &self.members[shard].directory;
+        let names = directory.list().ok()?;
         let name = names.get(chance.below(names.len() as u64 + 1) as usize)?.clone();
-        let bytes = self.directory.bytes(&name)?;
-        self.directory.flip(&name, chance.index(bytes.len() * 8));
-        Some(Rotten { name, bytes, of_log })
+        let bytes = directory.bytes(&name)?;
+        directory.flip(&name, chance.index(bytes.len() * 8));
+        Some(Rotten { name, bytes, store_of: Some(shard) })
     }
 
     /// Puts the file back as it was.
     pub fn mend(&mut self, rotten: Rotten) {
-        if rotten.of_log {
-            self.disk.memory.damage(&rotten.name, |bytes| *bytes = rotten.bytes.clone());
-        } else {
-            self.directory.put(&rotten.name, &rotten.bytes);
+        match rotten.store_of {
+            None => self.disk.memory.damage(&rotten.name, |bytes| *bytes = rotten.bytes.clone()),
+            Some(shard) => self.members[shard].directory.put(&rotten.name, &rotten.bytes),
         }
     }
 
     /// Whether every bit of a file matters: the store's do, if the store did not remove the file as left over; what stands
     /// behind the end of a log's file does not.
     pub fn is_needed(&self, rotten: &Rotten) -> bool {
-        !rotten.of_log && self.directory.bytes(&rotten.name).is_some()
+        rotten.store_of.is_some_and(|shard| self.members[shard].directory.bytes(&rotten.name).is_some())
     }
 
     /// Starts a process from what is on the disks, as the program does; says what recovery found.
-    pub fn start(&mut self, members: &Arc<Members>, build: &Build, seed: u64, now: Nanos) -> Result<Recovered, String> {
+    pub fn start(
+        &mut self,
+        founders: &[Arc<Members>],
+        build: &Build,
+        seed: u64,
+        now: Nanos,
+    ) -> Result<Recovered, String> {
         let log_options = LogOptions { file_bytes: build.log_file_bytes, secret: SECRET };
-        let failed = |error: loci_raft::LogError| {
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            format!("the log: {error}{source}")
-        };
         let (mut log, recovered) = Log::open(self.disk.clone(), log_options).map_err(failed)?;
-        self.falsify_checkpoint(&log, now);
-        let directory: Arc<dyn Directory> = Arc::new(self.directory.clone());
-        let store_options = build.store_options();
-        let buffers_bytes_max = store_options.buffers_bytes_max;
-        let store = if self.founded {
-            Store::open(directory, store_options)
-        } else {
-            let (first, applied) = match &self.joins {
-                Some(joins) => (joining(SHARD, joins), JOINING_INDEX),
-                None => (founding(SHARD, members), FOUNDING_INDEX),
-            };
-            log.append(&first).and_then(|()| log.sync()).map_err(failed)?;
-            Store::create(directory, store_options, DIGEST_KEY, applied.0)
-        };
-        let store = store.map_err(|error| format!("the store: {error}"))?;
-        self.founded = true;
-        // Its power failed when its store had taken a snapshot in and its log had not.
-        if let Some(stand) = self.stand()
-            && stand.index.0 == store.applied()
-            && !log.shard(SHARD).is_some_and(|state| has(&state, &stand))
-        {
-            log.append(&beginning(SHARD, stand.index, stand.term, &stand.members))
-                .and_then(|()| log.sync())
-                .map_err(failed)?;
+        let day_millis = self.day_millis(now);
+        let mut opened = Vec::new();
+        for ((number, member), founders) in (0..).zip(&mut self.members).zip(founders) {
+            opened.push(member.open(&mut log, founders, build, seed.wrapping_add(number), day_millis)?);
         }
-        let (state, reader) = log.shard(SHARD).zip(log.reader(SHARD)).ok_or("the log holds nothing of the shard")?;
-        let applied = LogIndex(store.applied());
-        for index in state.start.0 + 1..=state.last.0 {
-            let entry = reader.read(LogIndex(index)).map_err(|error| format!("entry {index}: {error}"))?;
-            self.entries.insert(index, (entry.term, for_store(&entry)));
-        }
-        let options = ReplicaOptions { shard: SHARD, me: self.me, applied, seed };
-        let replica = Replica::restore(options, &state, reader).map_err(|error| error.to_string())?;
-
-        let clock = Arc::new(Clock::by_hand(self.day_millis(now)));
+        let clock = Arc::new(Clock::by_hand(day_millis));
         let chance = Chance::new(seed ^ u64::from(SECRET));
         let log = Arc::new(Mutex::new(AtLog::new(log, chance, self.planted)));
-        let here = log.clone();
-        let at_log = move |batch: &[Append], safety: Safety| {
-            here.lock().unwrap_or_else(PoisonError::into_inner).append_here(batch, safety)
+        let here = || -> Here {
+            let here = log.clone();
+            Box::new(move |batch: &[Append], safety: Safety| {
+                here.lock().unwrap_or_else(PoisonError::into_inner).append_here(batch, safety)
+            })
         };
-        let (log_handle, requests, figures) = LogHandle::driven(Box::new(at_log));
-        let outbox: Arc<Mutex<Vec<Message>>> = Arc::default();
-        let sent = outbox.clone();
-        let (compared, committed, standing) = (store.applied(), replica.committed_index().0, replica.standing());
-        let beginning = Beginning {
-            id: SHARD.0,
-            replica,
-            store,
-            log: log_handle,
-            budget: Arc::new(Budget::new(1 << 30)),
-            clock: clock.clone(),
-            outbox: Box::new(move |message| sent.lock().unwrap_or_else(PoisonError::into_inner).push(message)),
-            options: OwnerOptions {
-                checkpoint_bytes: build.checkpoint_bytes,
-                buffers_bytes_max,
-                kept_bytes: build.kept_bytes,
-                log_path: "the log".into(),
-                eviction: Default::default(),
-                history_bytes: 1 << 20,
-            },
-            history: None,
-        };
+        let (handles, requests, figures) = LogHandle::driven(self.members.iter().map(|_| here()).collect());
+        let shards = self.members.iter().zip(opened).zip(handles);
+        let running =
+            shards.map(|((member, opened), handle)| Running::new(member.id, opened, handle, clock.clone(), build));
+        let running = running.collect();
         self.life += 1;
         self.process = Some(Process {
-            driven: Driven::new(Mailbox::new(), beginning),
+            running,
             clock,
             pace: (self.rate, 0, now),
             log,
@@ -345,76 +271,26 @@ impl Machine {
             requests,
             queue: VecDeque::new(),
             full: false,
-            syncing: None,
-            outbox,
-            calls: Vec::new(),
-            turn_at: None,
-            compared,
-            committed,
-            standing,
-            standings: 0,
+            syncing: Vec::new(),
+            told_pins: now,
             stopping: false,
         });
         Ok(recovered)
     }
 
-    /// Makes the mistakes that are made when a process starts.
-    fn falsify_checkpoint(&self, log: &Log<SimDisk>, now: Nanos) {
-        let Ok((mut manifest, applied, _)) = checkpoint_files(&self.directory) else { return };
-        let falsified = match self.planted {
-            Some(Planted::ApplyTwice) if log.shard(SHARD).is_some_and(|state| state.start.0 < applied) => {
-                (applied - 1, None)
-            }
-            Some(Planted::OwnClockForTheLogs) => (applied, Some(self.day_millis(now))),
-            _ => return,
-        };
-        Planted::falsify(&mut manifest, applied, falsified);
-        self.directory.put(MANIFEST_FILE, &manifest);
-    }
-
-    /// Where its store stands by the last snapshot that it took in.
-    pub fn stand(&self) -> Option<Stand> {
-        self.stand.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes in a copy of another machine's last checkpoint, once it is asked to.
-    pub fn install(&self, message: Message, stand: Stand, source: &RamDirectory, build: &Build) -> Option<Install> {
-        let (mut manifest, applied, names) = checkpoint_files(source).ok()?;
-        match self.planted {
-            Some(Planted::SnapshotOffByOne) => Planted::falsify(&mut manifest, applied, (stand.index.0, None)),
-            _ if applied != stand.index.0 => return None,
-            _ => {}
-        }
-        let files: Vec<(String, Vec<u8>)> =
-            names.into_iter().map(|name| source.bytes(&name).map(|bytes| (name, bytes))).collect::<Option<_>>()?;
-        let (target, options) = (self.directory.clone(), build.store_options());
-        let (known, stands) = (self.stand.clone(), stand.clone());
-        let open = Box::new(move || {
-            for (name, bytes) in &files {
-                target.put(name, bytes);
-            }
-            target.put(MANIFEST_FILE, &manifest);
-            *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(stands);
-            Store::open(Arc::new(target), options).map_err(|error| error.to_string())
-        });
-        Some(Install { message, stand, open })
-    }
-
-    /// Takes in what the shard did at the log, and what it asks of it. How many entries took the place of others.
+    /// Takes in what the shards did at the log, and what they ask of it. How many entries took the place of others.
     pub fn take_requests(&mut self) -> u64 {
         let mut replaced = 0;
-        let entries = &mut self.entries;
+        let members = &mut self.members;
         let mut note = |batch: &[Append]| {
-            for append in batch {
-                if let Change::Entry(entry) = &append.change {
-                    let new = (entry.term, for_store(entry));
-                    let old = entries.insert(entry.index.0, new);
-                    replaced += u64::from(old.is_some_and(|(term, _)| term != entry.term));
+            for Append { shard, change } in batch {
+                if let Change::Entry(entry) = change {
+                    replaced += u64::from(members[shard.0 as usize - 1].logged(entry));
                 }
             }
         };
         let Some(process) = &mut self.process else { return 0 };
-        // It does nothing itself as long as something that it asked for is not done.
+        // None of them does anything itself as long as something that any of them asked for is not done.
         note(&std::mem::take(&mut process.at_log().appended));
         for request in process.requests.try_iter() {
             if let Request::Append { batch, .. } = &request {

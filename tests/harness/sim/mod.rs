@@ -4,6 +4,8 @@
 //!   real: the shard's owner, its queue and handle, replica, log with its recovery, store with its jobs, messages' bytes
 //!   made up, from one seed: time, the order of events, network, disks, clocks, crashes, what clients want
 //!
+//!   several shards on the machines' one log each, drawn for each seed
+//!
 //!   queue of events by virtual time --> machine (take, turn) --> log, jobs, messages, answers --> queue
 //!                                            \--> checks after every turn: oracle, chains, digests, terms, reads
 //! ```
@@ -12,8 +14,9 @@
 //! |---|---|
 //! | [`world`] | what happens next, and a machine's turn |
 //! | [`machine`], [`disk`] | disks and clock, and the process that runs on them; disks that break promises |
-//! | [`here`] | a shard's own thread at the log, and how it ends there |
-//! | [`network`] | what happens to messages |
+//! | [`member`], [`shards`] | a machine's part in a shard; what is known of a shard as a whole |
+//! | [`logs`], [`here`] | the log's thread; a shard's own thread at the log, and how it ends there |
+//! | [`mail`], [`network`] | what members say to each other; what happens to it on its way |
 //! | [`faults`], [`strikes`] | which faults, how often; what each does |
 //! | [`joiners`] | members that change |
 //! | [`clients`], [`calls`] | what is asked for; how calls go and what must be true of their answers |
@@ -21,6 +24,7 @@
 //! | [`oracle`], [`checks`] | what must be; whether it is |
 //! | [`histories`] | what clients were told, for the search for an order of it |
 //! | [`planted`] | mistakes made on purpose, to see that they are found |
+//! | [`directed`] | runs in which one thing is made to happen |
 //!
 //! Always:
 //! - the same seed gives the same run, event for event; a [`Summary`] has a hash of all of them;
@@ -32,15 +36,20 @@
 mod calls;
 mod checks;
 pub mod clients;
+pub mod directed;
 mod disk;
 pub mod faults;
 mod here;
 mod histories;
 mod joiners;
+mod logs;
 mod machine;
+mod mail;
+mod member;
 mod network;
 mod oracle;
 pub mod planted;
+mod shards;
 mod strikes;
 pub mod tables;
 mod world;
@@ -167,16 +176,21 @@ impl Run {
     }
 
     fn run_traced(self, trace: &mut Trace) -> Result<Summary, Violation> {
-        // Waits of the shard's handle that have no deadline still ask for a timer. Nothing drives this one, so it never
-        // fires: time is virtual.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let runtime = runtime.expect("a runtime without threads or sockets");
-        let _inside = runtime.enter();
-        let ran = catch_unwind(AssertUnwindSafe(|| World::new(self, trace).run()));
-        ran.unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<&str>().map(|said| said.to_string());
-            let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            violation(format!("a part panicked: {said}"))
-        })
+        inside(|| World::new(self, trace).run())
     }
+}
+
+/// Has something happen to a world; a panic of a part is a violation.
+fn inside<T>(happens: impl FnOnce() -> Checked<T>) -> Checked<T> {
+    // Waits of the shard's handle that have no deadline still ask for a timer. Nothing drives this one, so it never
+    // fires: time is virtual.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime without threads or sockets");
+    let _inside = runtime.enter();
+    let ran = catch_unwind(AssertUnwindSafe(happens));
+    ran.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|said| said.to_string());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        violation(format!("a part panicked: {said}"))
+    })
 }

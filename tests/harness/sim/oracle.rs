@@ -10,16 +10,16 @@
 //! the index that it was read at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use loci_index::command::{
     ArchivedAction, ArchivedCommand, ArchivedContent, ArchivedExecution, ArchivedExpect, ArchivedOrigin,
-    ArchivedReclaim, Entry, Found, Outcome, Refusal,
+    ArchivedReclaim, Entry as Commands, Found, Outcome, Refusal,
 };
 use loci_index::record::Position;
 use loci_index::table::call::Unpacked;
 use loci_index::table::tape::Tape;
-use loci_raft::{FOUNDING_INDEX, FOUNDING_TERM, MemberId, Term};
+use loci_raft::{Entry, EntryKind, FOUNDING_INDEX, FOUNDING_TERM, MemberId, Members, Term};
 
 use super::{Checked, Reached, violation};
 use crate::plain::{Kept, Loaded, Plain, When};
@@ -44,10 +44,11 @@ pub struct Record {
 type Sums = ([u8; 32], [u8; 32]);
 
 /// See the module's front page.
-#[derive(Default)]
 pub struct Oracle {
-    /// From the first entry after the founding: its term, its bytes, the log's clock after it, its commands' outcomes.
+    /// From the first entry after the founding: itself, the log's clock after it, its commands' outcomes.
     entries: Vec<Applied>,
+    /// The members in force from each entry on that changed them.
+    members: BTreeMap<u64, Arc<Members>>,
     records: BTreeMap<Place, Vec<(u64, Option<Record>)>>,
     /// Typed values as of the last entry, by collection.
     tables: BTreeMap<u64, Plain>,
@@ -66,13 +67,30 @@ pub struct Oracle {
 }
 
 struct Applied {
-    term: Term,
-    data: Bytes,
+    entry: Entry,
     clock: u64,
     outcomes: Vec<Outcome>,
 }
 
 impl Oracle {
+    /// Of a shard that these members found.
+    pub fn new(founders: Arc<Members>) -> Oracle {
+        Oracle {
+            entries: Vec::new(),
+            members: BTreeMap::from([(FOUNDING_INDEX.0, founders)]),
+            records: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            typed: BTreeMap::new(),
+            loaded: Loaded::new(),
+            calls: 0,
+            reached: Reached::default(),
+            requests: BTreeMap::new(),
+            sums: BTreeMap::new(),
+            collections: 0,
+            repeated: 0,
+        }
+    }
+
     /// The last entry it knows.
     pub fn applied(&self) -> u64 {
         FOUNDING_INDEX.0 + self.entries.len() as u64
@@ -94,7 +112,13 @@ impl Oracle {
 
     /// The term of an entry.
     pub fn term(&self, index: u64) -> Term {
-        self.entry(index).map_or(FOUNDING_TERM, |entry| entry.term)
+        self.entry(index).map_or(FOUNDING_TERM, |applied| applied.entry.term)
+    }
+
+    /// The members in force as of an entry, which is the founding or comes later.
+    pub fn members(&self, index: u64) -> &Arc<Members> {
+        let known = self.members.range(..=index.max(FOUNDING_INDEX.0)).next_back();
+        known.expect("the founders stand at the beginning").1
     }
 
     /// What became of the commands of an entry.
@@ -103,12 +127,13 @@ impl Oracle {
     }
 
     /// A member has applied an entry: the first says what it is, the others must say the same.
-    pub fn entry_applied(&mut self, member: MemberId, index: u64, term: Term, data: &Bytes) -> Checked {
+    pub fn entry_applied(&mut self, member: MemberId, entry: &Entry) -> Checked {
+        let (index, term) = (entry.index.0, entry.term);
         if index > self.applied() {
-            return self.apply(index, term, data);
+            return self.apply(entry);
         }
         match self.entry(index) {
-            Some(known) if known.term == term && known.data == *data => Ok(()),
+            Some(known) if known.entry == *entry => Ok(()),
             _ => violation(format!(
                 "member {member} applied another entry {index} (term {term}) than was applied before"
             )),
@@ -159,15 +184,18 @@ impl Oracle {
         reached.add(&self.reached);
     }
 
-    fn apply(&mut self, index: u64, term: Term, data: &Bytes) -> Checked {
+    fn apply(&mut self, entry: &Entry) -> Checked {
+        let index = entry.index.0;
         if index != self.applied() + 1 {
             return violation(format!("entry {index} was applied after {}", self.applied()));
         }
         self.calls = 0;
         let clock = self.clock(index - 1);
-        let mut applied = Applied { term, data: data.clone(), clock, outcomes: Vec::new() };
-        if !data.is_empty() {
-            let read = Entry::access(data, |entry| {
+        let mut applied = Applied { entry: entry.clone(), clock, outcomes: Vec::new() };
+        if entry.kind == EntryKind::Members {
+            self.change_members(entry)?;
+        } else if !entry.data.is_empty() {
+            let read = Commands::access(&entry.data, |entry| {
                 let clock = clock.max(entry.clock.to_native());
                 let commands = entry.commands.iter().enumerate();
                 let outcome = |(place, envelope): (usize, &loci_index::command::ArchivedEnvelope)| {
@@ -181,6 +209,22 @@ impl Oracle {
             }
         }
         self.entries.push(applied);
+        Ok(())
+    }
+
+    /// In two steps: the new voters beside the old, then the new alone.
+    fn change_members(&mut self, entry: &Entry) -> Checked {
+        let index = entry.index.0;
+        let Ok(next) = Members::decode(&entry.data) else {
+            return violation(format!("entry {index} changes members and is damaged"));
+        };
+        let now = self.members(index);
+        let follows = if now.joint() { next == now.leave() } else { next.voters_outgoing() == now.voters() };
+        if !follows {
+            return violation(format!("entry {index} makes {next:?} of {now:?}"));
+        }
+        self.reached.mark("steps of changes of members applied");
+        self.members.insert(index, Arc::new(next));
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! Mistakes that a program like ours could make, made on purpose: the simulation must find each.
 //!
 //! They are made around the real parts, not in them: by what is done at the log, by what a machine finds when it starts,
-//! by what a door asks the shard for, by what a client repeats.
+//! by what a door asks the shard for, by what members say to each other, by what a client repeats.
+
+use loci_raft::MemberId;
 
 use super::machine::DIGEST_KEY;
 use super::{NOT_WELL, Violation};
@@ -39,11 +41,30 @@ pub enum Planted {
     ApplyTwice,
     /// A snapshot says that the entry after its last is in it, too.
     SnapshotOffByOne,
+    /// Other members take the place of old ones in one step, on each machine when it next starts: nobody waits for a majority
+    /// of both the old and the new ones.
+    ChangeInOneStep,
+    /// Candidates ask learners, too, and count their votes.
+    LearnersVoteCounts,
+    /// A member that starts does not know of the changes of members in its log: it asks, and counts, who was removed.
+    ForgetTheChanges,
+    /// A snapshot that is taken while members change says that the change has ended.
+    SnapshotEndsTheChange,
+    /// A log that finds no space says that a batch is safe, and writes it once there is some.
+    AcknowledgeWhenFull,
+    /// A write for half of which there is space counts as done: what comes later stands behind the hole.
+    HalfIsWritten,
+    /// What one shard has forgotten counts as forgotten by all: files go that others need.
+    ForgetForAll,
+    /// Of a write for two shards, each gets what is in the frame of the other.
+    FramesToAnotherShard,
+    /// A sync answers all shards that ask for one while it runs.
+    OneSyncForAllThatWait,
 }
 
 impl Planted {
     /// All of them, with the number of seeds within which each is found: about four times as many as it took.
-    pub const ALL: [(Planted, u64); 15] = [
+    pub const ALL: [(Planted, u64); 24] = [
         (Planted::AcknowledgeBeforeSync, 10),
         (Planted::AcknowledgeHere, 10),
         (Planted::ForgetTheVote, 120),
@@ -59,12 +80,66 @@ impl Planted {
         (Planted::OwnClockForTheLogs, 10),
         (Planted::ApplyTwice, 10),
         (Planted::SnapshotOffByOne, 60),
+        (Planted::ChangeInOneStep, 10),
+        (Planted::LearnersVoteCounts, 10),
+        (Planted::ForgetTheChanges, 20),
+        (Planted::SnapshotEndsTheChange, 10),
+        (Planted::AcknowledgeWhenFull, 60),
+        (Planted::HalfIsWritten, 10),
+        (Planted::ForgetForAll, 10),
+        (Planted::FramesToAnotherShard, 20),
+        (Planted::OneSyncForAllThatWait, 40),
     ];
 
     /// Whether this violation shows the mistake. That an empty member cannot catch up without a snapshot says nothing of
     /// what its vote does.
     pub fn is_shown_by(self, violation: &Violation) -> bool {
         self != Planted::WipedMemberVotes || !violation.0.contains(NOT_WELL)
+    }
+
+    /// How many shards there are where it is made.
+    pub fn shards(self) -> usize {
+        match self {
+            Planted::ForgetForAll | Planted::FramesToAnotherShard | Planted::OneSyncForAllThatWait => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether it matters only in the moments after a vote, so that elections must be cut short.
+    pub fn needs_elections(self) -> bool {
+        matches!(self, Planted::ForgetTheVote | Planted::ChangeInOneStep | Planted::LearnersVoteCounts)
+    }
+
+    /// How often members change, and how often a disk is full, where that is where it matters.
+    pub fn changes_and_full_disks(self) -> (u64, u64) {
+        match self {
+            Planted::ChangeInOneStep | Planted::LearnersVoteCounts | Planted::ForgetTheChanges => (60, 0),
+            Planted::SnapshotEndsTheChange => (300, 0),
+            Planted::AcknowledgeWhenFull | Planted::HalfIsWritten => (0, 100),
+            _ => (0, 0),
+        }
+    }
+
+    /// Whether the members that a member has in force are compared with those that it must have. Where they are what the mistake
+    /// is about, the simulation must find what comes of it.
+    pub fn keeps_members(self) -> bool {
+        !matches!(self, Planted::ChangeInOneStep | Planted::ForgetTheChanges)
+    }
+
+    /// Says in a message's bytes that it is for, or from, another member.
+    pub fn readdress(bytes: &mut [u8], to: Option<MemberId>, from: Option<MemberId>) {
+        let (checked, crc) = bytes.split_at_mut(bytes.len() - 4);
+        for (at, member) in [(8, to), (16, from)] {
+            if let Some(member) = member {
+                checked[at..at + 8].copy_from_slice(&member.0.to_le_bytes());
+            }
+        }
+        crc.copy_from_slice(&crc32fast::hash(checked).to_le_bytes());
+    }
+
+    /// Whether a message's bytes say no.
+    pub fn is_no(bytes: &[u8]) -> bool {
+        bytes[2] & 1 == 1
     }
 
     /// Makes a manifest say that another entry was its last, and that the log's clock was another; its checksums fit.

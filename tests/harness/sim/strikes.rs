@@ -6,6 +6,8 @@ use loci_raft::{FOUNDING_INDEX, Role};
 
 use super::clients::{Call, Reply};
 use super::faults::Fault;
+use super::machine::Process;
+use super::member::Seat;
 use super::network::Weather;
 use super::planted::Planted;
 use super::world::{Happening, World};
@@ -23,7 +25,8 @@ impl World<'_> {
         let size = self.machines.len();
         let mut at = self.chance.index(size);
         if matches!(fault, Fault::LeaderPowerCut | Fault::LeaderPause | Fault::IsolateLeader) {
-            at = self.leader().unwrap_or(at);
+            let shard = self.any_shard();
+            at = self.leader(shard).unwrap_or(at);
         }
         self.trace.note(self.now, name, &[at as u64]);
         match fault {
@@ -41,17 +44,20 @@ impl World<'_> {
                     && awake
                     && !std::mem::replace(&mut process.stopping, true)
                 {
-                    self.take(at, Event::Stop)?;
+                    for shard in 0..self.shards.len() {
+                        self.take(Seat { at, shard }, Event::Stop)?;
+                    }
                 }
             }
             Fault::Transfer => {
-                let leader = self.leader().filter(|leader| self.machines[*leader].is_awake(self.now));
+                let shard = self.any_shard();
+                let leader = self.leader(shard).filter(|leader| self.machines[*leader].is_awake(self.now));
                 if let Some(leader) = leader
                     && leader != at
                 {
                     self.reached.mark("leaders asked to hand over");
                     let (reply, _) = tokio::sync::oneshot::channel();
-                    self.take(leader, Event::Transfer { to: self.machines[at].me, reply })?;
+                    self.take(Seat { at: leader, shard }, Event::Transfer { to: self.machines[at].me, reply })?;
                 }
             }
             Fault::Pause | Fault::LeaderPause => {
@@ -75,10 +81,8 @@ impl World<'_> {
             Fault::Change => self.change_members()?,
             Fault::DiskFull => {
                 let used = self.machines[at].disk.memory.used();
-                self.machines[at]
-                    .disk
-                    .memory
-                    .set_capacity(Some(used + self.chance.below(3) * self.build.log_file_bytes));
+                let left = self.chance.below(3) * self.build.log_file_bytes;
+                self.machines[at].disk.set_capacity(Some(used + left));
                 let wait = self.chance.below(5 * SECONDS);
                 self.after(wait, Happening::Freed { at });
             }
@@ -95,28 +99,32 @@ impl World<'_> {
                 }
             }
             Fault::SlowDisk => self.machines[at].slow_until = self.now + self.chance.below(4 * SECONDS),
-            // It has no store yet that could fail.
-            Fault::JobFails if !self.machines[at].founded => {}
             Fault::JobFails => {
+                let shard = self.any_shard();
+                let member = &self.machines[at].members[shard];
+                if !member.founded {
+                    // It has no store yet that could fail.
+                    return Ok(());
+                }
                 let fault = if self.chance.percent(50) { DirectoryFault::Full } else { DirectoryFault::Broken };
                 let nth = self.chance.below(4);
                 if self.chance.percent(50) {
-                    self.machines[at].directory.fail_write(nth, fault);
+                    member.directory.fail_write(nth, fault);
                 } else {
-                    self.machines[at].directory.fail_sync(nth, fault);
+                    member.directory.fail_sync(nth, fault);
                 }
             }
         }
         Ok(())
     }
 
-    /// Who leads, as far as anybody says so.
-    pub(super) fn leader(&self) -> Option<usize> {
+    /// Who leads a shard, as far as anybody says so.
+    pub(super) fn leader(&self, shard: usize) -> Option<usize> {
         let leads = |at: &usize| {
-            let process = self.machines[*at].process.as_ref();
-            process.is_some_and(|process| process.standing.role == Role::Leader)
+            let running = self.machines[*at].running(shard);
+            running.is_some_and(|running| running.standing.role == Role::Leader)
         };
-        let term = |at: &usize| self.machines[*at].process.as_ref().map(|process| process.standing.term);
+        let term = |at: &usize| self.machines[*at].running(shard).map(|running| running.standing.term);
         (0..self.machines.len()).filter(leads).max_by_key(term)
     }
 
@@ -127,7 +135,7 @@ impl World<'_> {
         }
         self.reached.mark("power cuts");
         let machine = &mut self.machines[at];
-        let calls = machine.process.take().map(|process| process.calls);
+        let calls = machine.process.take().map(Process::into_calls);
         machine.disk.memory.heal();
         machine.disk.memory.crash(self.chance.next_u64());
         (machine.sync_fails, machine.paused_until) = (false, 0);
@@ -156,7 +164,7 @@ impl World<'_> {
     /// A process dies; what it wrote is with the kernel.
     pub(super) fn kill(&mut self, at: usize) {
         let machine = &mut self.machines[at];
-        let calls = machine.process.take().map(|process| process.calls);
+        let calls = machine.process.take().map(Process::into_calls);
         machine.disk.memory.heal();
         machine.disk.memory.kill();
         (machine.sync_fails, machine.paused_until) = (false, 0);
@@ -182,10 +190,11 @@ impl World<'_> {
     pub(super) fn start(&mut self, at: usize) -> Checked {
         let seed = self.chance.next_u64();
         let interrupted = self.troubled && self.chance.percent(self.menu.start_fails);
-        let (members, build) = (self.members.clone(), self.build.clone());
+        let founders: Vec<_> = self.shards.iter().map(|shard| shard.founders.clone()).collect();
+        let build = self.build.clone();
         let machine = &mut self.machines[at];
         // One that finds its disk full does not start.
-        machine.disk.memory.set_capacity(None);
+        machine.disk.set_capacity(None);
         if interrupted {
             let nth = 1 + self.chance.below(3);
             if self.chance.percent(50) {
@@ -200,14 +209,14 @@ impl World<'_> {
         } else {
             None
         };
-        let started = machine.start(&members, &build, seed, self.now);
+        let started = machine.start(&founders, &build, seed, self.now);
         machine.disk.memory.heal();
         let started = match (started, rotten) {
             (Err(_), Some(rotten)) => {
                 // Nothing was changed, so whoever puts the file back from a copy can start.
                 self.reached.mark("flipped bits that were noticed");
                 machine.mend(rotten);
-                machine.start(&members, &build, seed, self.now)
+                machine.start(&founders, &build, seed, self.now)
             }
             (Ok(_), Some(rotten)) if machine.is_needed(&rotten) => {
                 return violation(format!("member {} started with a flipped bit in {}", machine.me, rotten.name));
@@ -232,13 +241,16 @@ impl World<'_> {
             }
         }
         self.trace.note(self.now, "starts", &[at as u64, self.machines[at].life]);
-        if let Some(process) = &self.machines[at].process
-            && process.driven.owner.store().applied() > FOUNDING_INDEX.0
-        {
-            self.reached.mark("stores opened at a checkpoint");
+        for shard in 0..self.shards.len() {
+            if let Some(running) = self.machines[at].running(shard)
+                && running.driven.owner.store().applied() > FOUNDING_INDEX.0
+            {
+                self.reached.mark("stores opened at a checkpoint");
+            }
+            let seat = Seat { at, shard };
+            self.observe(seat)?;
+            self.wake(seat);
         }
-        self.observe(at)?;
-        self.wake(at);
         Ok(())
     }
 
@@ -253,7 +265,7 @@ impl World<'_> {
             let machine = &mut self.machines[at];
             machine.slow_until = 0;
             machine.disk.memory.heal();
-            machine.disk.memory.set_capacity(None);
+            machine.disk.set_capacity(None);
             machine.sync_fails = false;
             if machine.process.is_none() {
                 let life = machine.life;

@@ -18,6 +18,7 @@ use loci_index::table::script::sha1_hex;
 use loci_index::table::tape::Tape;
 use loci_index::view::View;
 
+use super::member::Seat;
 use super::planted::Planted;
 use super::world::World;
 use super::{Checked, violation};
@@ -184,10 +185,12 @@ pub fn is_recorded(key: &[u8]) -> bool {
 
 impl World<'_> {
     /// What a member says of a key must be what the oracle says at the view's entry. The reply, and the key's version.
-    pub(super) fn check_look(&mut self, at: usize, view: &View, id: u64, call: &Words) -> Checked<(Vec<u8>, u64)> {
-        let (machine, index) = (&self.machines[at], view.index());
+    pub(super) fn check_look(&mut self, seat: Seat, view: &View, id: u64, call: &Words) -> Checked<(Vec<u8>, u64)> {
+        let (machine, index) = (&self.machines[seat.at], view.index());
         let (me, day, latest_day) = (machine.me, machine.day_millis(self.now), self.latest_day);
-        let Some(handle) = machine.handle() else { return violation("an answer came from a machine that is down") };
+        let Some(handle) = machine.handle(seat.shard) else {
+            return violation("an answer came from a machine that is down");
+        };
         let now = handle.now(view);
         let asked_at = match self.run.planted {
             Some(Planted::ReadByOwnClock) => day,
@@ -208,7 +211,7 @@ impl World<'_> {
         } else {
             Plain::default().call(&mut Loaded::new(), &args, When { now, version: index }, &mut found.0);
         }
-        let mut plain = self.oracle.typed(id, key, index);
+        let mut plain = self.shards[seat.shard].oracle.typed(id, key, index);
         let mut expected = Tape::new();
         plain.call(&mut Loaded::new(), &args, When { now, version: index }, &mut expected);
         let kept = plain.live(key, now);
@@ -241,15 +244,16 @@ impl World<'_> {
     }
 
     /// At the end: every key that a member has, the oracle has.
-    pub(super) fn check_tables(&self, members: &[usize]) -> Checked {
-        let index = self.oracle.applied();
+    pub(super) fn check_tables(&self, shard: usize, members: &[usize]) -> Checked {
+        let oracle = &self.shards[shard].oracle;
+        let index = oracle.applied();
         for machine in members.iter().map(|at| &self.machines[*at]) {
             let me = machine.me;
-            let Some(handle) = machine.handle() else { return violation(format!("member {me} is down")) };
+            let Some(handle) = machine.handle(shard) else { return violation(format!("member {me} is down")) };
             let view = handle.newest();
             let now = handle.now(&view);
             for id in [VALUES, CACHE] {
-                let expected = self.oracle.all_typed(id, index);
+                let expected = oracle.all_typed(id, index);
                 let expected: Vec<_> = expected.keys().iter().filter(|(_, kept)| kept.is_live(now)).collect();
                 let mut keys: Vec<Vec<u8>> = Vec::new();
                 let Some(table) = view.collection_by_id(CollectionId(id)).and_then(|found| found.table().cloned())

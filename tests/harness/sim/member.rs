@@ -1,0 +1,264 @@
+//! A machine's part in one shard: what of it outlives a process, and what runs of it.
+//!
+//! ```text
+//!   Member:  the store's directory, the log's entries as they were handed over    stays
+//!   Running: the shard's real owner, its messages and calls                       gone with each process
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use loci_index::directory::{Directory, RamDirectory};
+use loci_index::store::{MANIFEST_FILE, Store, checkpoint_files};
+use loci_node::clock::Clock;
+use loci_node::cluster::snapshot::Stand;
+use loci_node::log_thread::LogHandle;
+use loci_node::memory::Budget;
+use loci_node::shard::{Beginning, Driven, Install, Mailbox, OwnerOptions};
+use loci_raft::{
+    Append, Change, Entry, FOUNDING_INDEX, JOINING_INDEX, Log, LogError, LogIndex, MemberId, Members, Message, Replica,
+    ReplicaOptions, ShardId, ShardState, Standing, beginning, founding, joining,
+};
+
+use super::Nanos;
+use super::clients::Call;
+use super::disk::SimDisk;
+use super::machine::{Build, DIGEST_KEY};
+use super::planted::Planted;
+
+/// Which machine's part in which shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    /// The machine.
+    pub at: usize,
+    /// The shard.
+    pub shard: usize,
+}
+
+/// The number of the shard in this place.
+pub fn shard_id(shard: usize) -> ShardId {
+    ShardId(shard as u32 + 1)
+}
+
+/// Whether the log knows of a snapshot that the store took in.
+fn has(state: &ShardState, stand: &Stand) -> bool {
+    stand.index <= state.start || state.term_of(stand.index) == Some(stand.term)
+}
+
+/// An error of the log in words.
+pub fn failed(error: LogError) -> String {
+    let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+    format!("the log: {error}{source}")
+}
+
+/// What stays of a machine's part in a shard.
+pub struct Member {
+    /// The shard.
+    pub id: ShardId,
+    /// Its number, in every shard.
+    pub me: MemberId,
+    /// Under its store.
+    pub directory: RamDirectory,
+    /// The log's entries, as handed to it.
+    pub entries: BTreeMap<u64, Entry>,
+    /// The last entry that it ever applied.
+    pub applied: u64,
+    /// Whom it hears from first, if it joins a shard that is there.
+    pub joins: Option<Arc<Members>>,
+    /// Planted: the members that it takes for those in force when it starts.
+    pub believes: Option<Arc<Members>>,
+    /// Its log and its store are made.
+    pub founded: bool,
+    /// Where its store stands by a snapshot that it took in.
+    stand: Arc<Mutex<Option<Stand>>>,
+    planted: Option<Planted>,
+}
+
+impl Member {
+    /// One that has nothing yet.
+    pub fn new(shard: usize, me: MemberId, planted: Option<Planted>) -> Member {
+        Member {
+            id: shard_id(shard),
+            me,
+            directory: RamDirectory::new(),
+            entries: BTreeMap::new(),
+            applied: FOUNDING_INDEX.0,
+            joins: None,
+            believes: None,
+            founded: false,
+            stand: Arc::default(),
+            planted,
+        }
+    }
+
+    /// It has nothing again.
+    pub fn wipe(&mut self) {
+        self.directory = RamDirectory::new();
+        self.founded = false;
+    }
+
+    /// Opens its store and its replica, as the program does.
+    pub fn open(
+        &mut self,
+        log: &mut Log<SimDisk>,
+        founders: &Arc<Members>,
+        build: &Build,
+        seed: u64,
+        day_millis: u64,
+    ) -> Result<(Store, Replica), String> {
+        self.falsify_checkpoint(log, day_millis);
+        let directory: Arc<dyn Directory> = Arc::new(self.directory.clone());
+        let store_options = build.store_options();
+        let store = if self.founded {
+            Store::open(directory, store_options)
+        } else {
+            let (first, applied) = match &self.joins {
+                Some(joins) => (joining(self.id, joins), JOINING_INDEX),
+                None => (founding(self.id, founders), FOUNDING_INDEX),
+            };
+            log.append(&first).and_then(|()| log.sync()).map_err(failed)?;
+            Store::create(directory, store_options, DIGEST_KEY, applied.0)
+        };
+        let store = store.map_err(|error| format!("the store: {error}"))?;
+        self.founded = true;
+        // Its power failed when its store had taken a snapshot in and its log had not.
+        if let Some(stand) = self.stand()
+            && stand.index.0 == store.applied()
+            && !log.shard(self.id).is_some_and(|state| has(&state, &stand))
+        {
+            log.append(&beginning(self.id, stand.index, stand.term, &stand.members))
+                .and_then(|()| log.sync())
+                .map_err(failed)?;
+        }
+        // Who has nothing yet waits for a snapshot.
+        let begun = log.shard(self.id).is_some_and(|state| state.start >= FOUNDING_INDEX);
+        if let Some(members) = self.believes.as_ref().filter(|_| begun) {
+            let change = Change::Members(Arc::clone(members));
+            log.append(&[Append { shard: self.id, change }]).and_then(|()| log.sync()).map_err(failed)?;
+        }
+        let (mut state, reader) =
+            log.shard(self.id).zip(log.reader(self.id)).ok_or("the log holds nothing of the shard")?;
+        if self.planted == Some(Planted::ForgetTheChanges) {
+            state.changes.clear();
+        }
+        let applied = LogIndex(store.applied());
+        for index in state.start.0 + 1..=state.last.0 {
+            let entry = reader.read(LogIndex(index)).map_err(|error| format!("entry {index}: {error}"))?;
+            self.entries.insert(index, entry);
+        }
+        let options = ReplicaOptions { shard: self.id, me: self.me, applied, seed };
+        let replica = Replica::restore(options, &state, reader).map_err(|error| error.to_string())?;
+        Ok((store, replica))
+    }
+
+    /// Makes the mistakes that are made when a process starts.
+    fn falsify_checkpoint(&self, log: &Log<SimDisk>, day_millis: u64) {
+        let Ok((mut manifest, applied, _)) = checkpoint_files(&self.directory) else { return };
+        let falsified = match self.planted {
+            Some(Planted::ApplyTwice) if log.shard(self.id).is_some_and(|state| state.start.0 < applied) => {
+                (applied - 1, None)
+            }
+            Some(Planted::OwnClockForTheLogs) => (applied, Some(day_millis)),
+            _ => return,
+        };
+        Planted::falsify(&mut manifest, applied, falsified);
+        self.directory.put(MANIFEST_FILE, &manifest);
+    }
+
+    /// Where its store stands by the last snapshot that it took in.
+    pub fn stand(&self) -> Option<Stand> {
+        self.stand.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in a copy of another member's last checkpoint, once it is asked to.
+    pub fn install(&self, message: Message, stand: Stand, source: &RamDirectory, build: &Build) -> Option<Install> {
+        let (mut manifest, applied, names) = checkpoint_files(source).ok()?;
+        match self.planted {
+            Some(Planted::SnapshotOffByOne) => Planted::falsify(&mut manifest, applied, (stand.index.0, None)),
+            _ if applied != stand.index.0 => return None,
+            _ => {}
+        }
+        let files: Vec<(String, Vec<u8>)> =
+            names.into_iter().map(|name| source.bytes(&name).map(|bytes| (name, bytes))).collect::<Option<_>>()?;
+        let (target, options) = (self.directory.clone(), build.store_options());
+        let (known, stands) = (self.stand.clone(), stand.clone());
+        let open = Box::new(move || {
+            for (name, bytes) in &files {
+                target.put(name, bytes);
+            }
+            target.put(MANIFEST_FILE, &manifest);
+            *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(stands);
+            Store::open(Arc::new(target), options).map_err(|error| error.to_string())
+        });
+        Some(Install { message, stand, open })
+    }
+
+    /// An entry was handed to the log. Whether it took the place of another leader's.
+    pub fn logged(&mut self, entry: &Entry) -> bool {
+        let old = self.entries.insert(entry.index.0, entry.clone());
+        old.is_some_and(|old| old.term != entry.term)
+    }
+}
+
+/// What runs of a machine's part in a shard.
+pub struct Running {
+    /// The shard.
+    pub driven: Driven,
+    /// Messages for other members.
+    pub outbox: Arc<Mutex<Vec<Message>>>,
+    /// Calls of clients that wait.
+    pub calls: Vec<Call>,
+    /// When the next turn is.
+    pub turn_at: Option<Nanos>,
+    /// How far its entries were compared with what others applied.
+    pub compared: u64,
+    /// The last commit index.
+    pub committed: u64,
+    /// As last seen.
+    pub standing: Standing,
+    /// Counts its changes.
+    pub standings: u64,
+}
+
+impl Running {
+    /// Waits for its first turn.
+    pub fn new(
+        id: ShardId,
+        (store, replica): (Store, Replica),
+        log: LogHandle,
+        clock: Arc<Clock>,
+        build: &Build,
+    ) -> Running {
+        let outbox: Arc<Mutex<Vec<Message>>> = Arc::default();
+        let sent = outbox.clone();
+        let (compared, committed, standing) = (store.applied(), replica.committed_index().0, replica.standing());
+        let beginning = Beginning {
+            id: id.0,
+            replica,
+            store,
+            log,
+            budget: Arc::new(Budget::new(1 << 30)),
+            clock,
+            outbox: Box::new(move |message| sent.lock().unwrap_or_else(PoisonError::into_inner).push(message)),
+            options: OwnerOptions {
+                checkpoint_bytes: build.checkpoint_bytes,
+                buffers_bytes_max: build.store_options().buffers_bytes_max,
+                kept_bytes: build.kept_bytes,
+                log_path: "the log".into(),
+                eviction: Default::default(),
+                history_bytes: 1 << 20,
+            },
+            history: None,
+        };
+        Running {
+            driven: Driven::new(Mailbox::new(), beginning),
+            outbox,
+            calls: Vec::new(),
+            turn_at: None,
+            compared,
+            committed,
+            standing,
+            standings: 0,
+        }
+    }
+}
