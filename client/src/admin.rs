@@ -327,26 +327,43 @@ impl Schema {
 impl Client {
     /// Makes a namespace, or fails with [`Error::AlreadyExists`].
     pub async fn create_namespace(&self, name: impl Into<String>) -> Result<Changed, Error> {
-        self.make_namespace(name.into(), 0, false).await
+        self.make_namespace(name.into(), (0, 0), false).await
     }
 
     /// Makes a namespace whose records are spread over so many shards, 1 to 64.
     pub async fn create_namespace_with(&self, name: impl Into<String>, shards: u32) -> Result<Changed, Error> {
-        self.make_namespace(name.into(), shards, false).await
+        self.make_namespace(name.into(), (shards, 0), false).await
+    }
+
+    /// Makes a namespace whose records are spread over so many shards, each of which has so many members: 1, 3 or 5, on as many
+    /// nodes. With `if_absent` one that is there already will do.
+    pub async fn create_namespace_on(
+        &self,
+        name: impl Into<String>,
+        shards: u32,
+        replicas: u32,
+        if_absent: bool,
+    ) -> Result<Changed, Error> {
+        self.make_namespace(name.into(), (shards, replicas), if_absent).await
     }
 
     /// Makes a namespace if it is not there.
     pub async fn ensure_namespace(&self, name: impl Into<String>) -> Result<Changed, Error> {
-        self.make_namespace(name.into(), 0, true).await
+        self.make_namespace(name.into(), (0, 0), true).await
     }
 
     /// Makes a namespace with so many shards if it is not there; one with other shards is an error.
     pub async fn ensure_namespace_with(&self, name: impl Into<String>, shards: u32) -> Result<Changed, Error> {
-        self.make_namespace(name.into(), shards, true).await
+        self.make_namespace(name.into(), (shards, 0), true).await
     }
 
-    async fn make_namespace(&self, name: String, shards: u32, if_absent: bool) -> Result<Changed, Error> {
-        let request = v1::CreateNamespaceRequest { origin: self.origin(), name, if_absent, shards };
+    async fn make_namespace(
+        &self,
+        name: String,
+        (shards, replicas): (u32, u32),
+        if_absent: bool,
+    ) -> Result<Changed, Error> {
+        let request = v1::CreateNamespaceRequest { origin: self.origin(), name, if_absent, shards, replicas };
         let reply = self
             .admin(|mut admin, remaining| {
                 let request = within(request.clone(), remaining);

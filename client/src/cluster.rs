@@ -39,6 +39,12 @@ pub struct ShardDescription {
     pub namespaces: Vec<String>,
     /// How many records it has.
     pub records: u64,
+    /// How many members it is to have; 0: one on every node.
+    pub replicas: u32,
+    /// If it is on some nodes only: the members that are to hold it.
+    pub holders: Vec<u64>,
+    /// Those that held it, and have not thrown away yet what they had.
+    pub leaving: Vec<u64>,
 }
 
 /// A node's part in a cluster.
@@ -165,8 +171,9 @@ impl From<v1::Member> for MemberDescription {
 
 impl From<v1::ShardPlace> for ShardDescription {
     fn from(place: v1::ShardPlace) -> ShardDescription {
-        let v1::ShardPlace { shard, leader, term, voters, learners, namespaces, records } = place;
+        let v1::ShardPlace { shard, leader, term, voters, learners, namespaces, records, replicas, holders, leaving } =
+            place;
         let leader = (leader != 0).then_some(leader);
-        ShardDescription { shard, leader, term, voters, learners, namespaces, records }
+        ShardDescription { shard, leader, term, voters, learners, namespaces, records, replicas, holders, leaving }
     }
 }

@@ -23,6 +23,7 @@
 //! | `--walk-rate` | 100 | so many records a second are searched for by their own embedding; 0: none |
 //! | `--graph-threads` | as many as processors | so many threads link graphs, at low priority |
 //! | `--snapshot-mib-per-second` | 0: as fast as they can | how fast snapshots leave the node |
+//! | `--replace-after-seconds` | 300 | a node that is silent for so long loses its members of shards that are on some nodes only |
 //! | `--log-file-mib` | 64 | size of one file of the log |
 //! | `--watch-history-mib` | 16 | what the newest entries changed is kept so long for watchers, a shard; 0: no watches |
 //! | `--otlp`, `--trace-sample` | none, 0.01 | where spans go, and of which share of calls |
@@ -30,13 +31,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use loci_index::command::Durability;
 use loci_index::store::check_name;
 use loci_index::table::eviction::Policy;
 use tracing_subscriber::EnvFilter;
 
-use crate::cluster::book;
+use crate::cluster::{book, placement};
 use crate::doors::resp;
 
 /// Where clients connect unless told otherwise.
@@ -51,6 +53,8 @@ const RESP_DURABILITY_DEFAULT: &str = "synced";
 const EVICTION_POLICY_DEFAULT: &str = "s3-fifo";
 const RECALL_ONE_IN_DEFAULT: u32 = 1_000;
 const WALK_RATE_DEFAULT: u32 = 100;
+const REPLACE_AFTER_SECONDS_DEFAULT: u64 = placement::REPLACE_AFTER.as_secs();
+const REPLACE_AFTER_SECONDS_MAX: u64 = 30 * 24 * 3600;
 const LOG_FILE_MIB_DEFAULT: u64 = 64;
 const WATCH_HISTORY_MIB_DEFAULT: u64 = 16;
 const TRACE_SAMPLE_DEFAULT: f64 = 0.01;
@@ -140,6 +144,10 @@ pub struct ServeArgs {
     /// can.
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     pub snapshot_mib_per_second: u64,
+    /// A node that does not answer for so long loses its members of shards that are on some nodes only (`loci namespace create
+    /// --replicas`): other nodes get them, if there are any. The same on every node.
+    #[arg(long, value_name = "SECONDS", default_value_t = REPLACE_AFTER_SECONDS_DEFAULT)]
+    pub replace_after_seconds: u64,
     /// Size of one file of the log, in MiB. Smaller ones suit small disks.
     #[arg(long, value_name = "MIB", default_value_t = LOG_FILE_MIB_DEFAULT)]
     pub log_file_mib: u64,
@@ -201,6 +209,8 @@ pub struct Config {
     pub graph_threads: usize,
     /// So many bytes of snapshots leave in a second; none: as many as can.
     pub snapshot_bytes_per_second: Option<u64>,
+    /// How long a node may be silent until others get its members of shards that are on some nodes only.
+    pub replace_after: Duration,
     /// The size of one file of the log.
     pub log_file_bytes: u64,
     /// So many bytes of what the newest entries changed are kept for watches, for each shard.
@@ -378,6 +388,8 @@ impl Config {
         };
         let pace = in_range("--snapshot-mib-per-second", args.snapshot_mib_per_second, 0, u64::MAX >> 20)?;
         let snapshot_bytes_per_second = (pace > 0).then_some(pace << 20);
+        let silent = in_range("--replace-after-seconds", args.replace_after_seconds, 1, REPLACE_AFTER_SECONDS_MAX)?;
+        let replace_after = Duration::from_secs(silent);
         let watch_history_bytes =
             (in_range("--watch-history-mib", args.watch_history_mib, 0, WATCH_HISTORY_MIB_MAX)? << 20) as usize;
         let log_file_bytes = in_range("--log-file-mib", args.log_file_mib, 1, LOG_FILE_MIB_MAX)? << 20;
@@ -406,6 +418,7 @@ impl Config {
             walk_rate: args.walk_rate,
             graph_threads: args.graph_threads.map_or_else(processors, |threads| threads as usize),
             snapshot_bytes_per_second,
+            replace_after,
             log_file_bytes,
             watch_history_bytes,
             otlp: args.otlp,
@@ -431,6 +444,7 @@ impl Config {
             walk_rate: WALK_RATE_DEFAULT,
             graph_threads: processors(),
             snapshot_bytes_per_second: None,
+            replace_after: placement::REPLACE_AFTER,
             log_file_bytes: 4 << 20,
             watch_history_bytes: (WATCH_HISTORY_MIB_DEFAULT as usize) << 20,
             otlp: None,
@@ -531,6 +545,7 @@ mod tests {
             walk_rate: WALK_RATE_DEFAULT,
             graph_threads: None,
             snapshot_mib_per_second: 0,
+            replace_after_seconds: REPLACE_AFTER_SECONDS_DEFAULT,
             log_file_mib: LOG_FILE_MIB_DEFAULT,
             watch_history_mib: WATCH_HISTORY_MIB_DEFAULT,
             otlp: None,

@@ -7,19 +7,26 @@
 //!                      any other: an empty store, and a log that waits for a snapshot as a learner
 //! ```
 //!
+//! A node that is to hold a shard no longer ([`crate::cluster::placement`]) throws away what it had:
+//!
+//! ```text
+//!   the shard ends -> shards/N -> shards/N.gone -> the log begins anew, with the votes it gave -> files removed -> book: it has left
+//! ```
+//!
 //! Always: a shard that the log knows nothing of has never taken part in anything from here, so whatever files it has are
 //! thrown away; one that the log knows is opened as it is, or the node does not run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use loci_index::directory::{Directory, MmapDirectory};
 use loci_index::store::{Store, StoreError, StoreOptions};
+use loci_index::view::View;
 use loci_raft::{
-    Append, FOUNDING_INDEX, JOINING_INDEX, LogError, LogIndex, MemberId, Members, Replica, ReplicaOptions, ShardId,
-    ShardState, beginning, founding, joining,
+    Append, Change, FOUNDING_INDEX, HardState, JOINING_INDEX, LogError, LogIndex, MemberId, Members, Replica,
+    ReplicaOptions, RestoreError, ShardId, ShardState, Term, beginning, founding, joining,
 };
 use tokio::runtime::Handle;
 
@@ -29,17 +36,26 @@ use crate::cluster::links::Links;
 use crate::cluster::repair::{self, Patient};
 use crate::cluster::snapshot::{self, Receiving, Stand};
 use crate::cluster::{Cluster, agreement, policy};
+use crate::doors::grpc::Failure;
 use crate::identity::{Identity, random_bytes};
 use crate::log_thread::{LogOpener, OpenedShard};
 use crate::memory::Budget;
 use crate::run::RunError;
-use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, StoreOpener};
+use crate::shard::{Beginning, Level, Mailbox, OwnerOptions, Shard, StoreOpener};
 use crate::shards::Served;
 
 /// How often the book is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A shard that could not be started is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked which shards were left.
+const CLOSE_EVERY: Duration = Duration::from_millis(500);
+/// A member that whoever leads does not count among the members for so long is none, though nobody told it.
+const MISSED_FOR: Duration = Duration::from_secs(10);
+/// No message takes longer: a connection on which nothing is heard is given up sooner.
+const LINGER: Duration = Duration::from_secs(3);
+/// How long the book may take to be told.
+const TELL_TIME: Duration = Duration::from_secs(5);
 
 /// A store's files, and the store in them.
 pub struct OpenedStore {
@@ -191,11 +207,74 @@ impl Host {
     /// Starts a shard that the log knows. Says what had to be repaired for it, if anything had.
     pub fn start_known(&self, id: u32, state: &ShardState, addresses: &[String]) -> Result<Option<String>, RunError> {
         let care = Care { identity: self.hosting.cluster.identity(), shard: id, state, addresses };
-        let path = self.hosting.folder.join(id.to_string());
+        let path = self.path(id);
+        if snapshot::is_going(&path) {
+            self.throw_away(id)?;
+            return Ok(None);
+        }
+        if is_blank(state) && !path.exists() {
+            // It was thrown away.
+            return Ok(None);
+        }
         let opened = open_store(&path, &self.hosting.store, Some(care))?;
         let repaired = opened.repaired.clone();
-        self.start(id, path, |_| Ok((opened, Vec::new())))?;
+        match self.start(id, path, |_| Ok((opened, Vec::new()))) {
+            Err(RunError::Mismatch { error: RestoreError::NotAMember { .. }, .. }) => {
+                tracing::info!(shard = id, "this node takes part in the shard no longer, and does not start it");
+            }
+            other => other?,
+        }
         Ok(repaired)
+    }
+
+    fn path(&self, id: u32) -> PathBuf {
+        self.hosting.folder.join(id.to_string())
+    }
+
+    /// Ends a shard in which this node has no part any more, and throws away what it had. Whether it could be done.
+    fn close(&self, id: u32) -> Result<bool, RunError> {
+        let shards = self.hosting.cluster.shards();
+        if shards.get(id).is_some_and(|served| served.receiving.is_under_way()) {
+            // It would go on writing.
+            return Ok(false);
+        }
+        let running = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if inner.log.is_none() {
+                return Ok(false);
+            }
+            shards.remove(id);
+            inner.running.remove(&id)
+        };
+        if let Some(shard) = running {
+            shard.stop();
+        }
+        let path = self.path(id);
+        snapshot::let_go(&path).map_err(|error| RunError::Disk { path, error })?;
+        self.throw_away(id)?;
+        tracing::info!(shard = id, "what this node had of the shard is thrown away");
+        Ok(true)
+    }
+
+    /// Has the log keep nothing of a shard but what was promised, and removes its files.
+    fn throw_away(&self, id: u32) -> Result<(), RunError> {
+        let (path, shard, me) = (self.path(id), ShardId(id), self.hosting.cluster.me());
+        let opener = self.inner.lock().unwrap_or_else(PoisonError::into_inner).log.clone();
+        let Some(opener) = opener else { return Ok(()) };
+        let begin = move |state: Option<ShardState>| match state {
+            None => Vec::new(),
+            Some(state) => thrown_away(shard, me, &state),
+        };
+        let failed = |error: LogError| RunError::Log { path: path.clone(), error };
+        // Nobody listens to it any more.
+        opener.open(shard, Box::new(|_| ()), Box::new(begin)).map_err(failed)?;
+        snapshot::throw_away(&path).map_err(|error| RunError::Disk { path, error })
+    }
+
+    /// Whether there is anything of a shard that does not run.
+    fn has_left_overs(&self, id: u32) -> bool {
+        let path = self.path(id);
+        path.exists() || snapshot::is_going(&path)
     }
 
     /// Starts a new shard.
@@ -223,6 +302,8 @@ impl Host {
         let catching_up = opened.catching_up(shard);
         let begin = move |state: Option<ShardState>| match state {
             None if !first.is_empty() => first,
+            // It was thrown away, and is to be had again.
+            Some(blank) if is_blank(&blank) && !first.is_empty() => first,
             state => catching_up(state.as_ref()),
         };
         let mailbox = Mailbox::new();
@@ -273,18 +354,20 @@ impl Host {
     fn make(&self, shard: ShardId, path: &Path, line: &ShardLine) -> Result<(OpenedStore, Vec<Append>), RunError> {
         let damaged = |what: String| RunError::Book { shard: shard.0, what };
         let me = self.hosting.cluster.me();
-        match std::fs::remove_dir_all(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(RunError::Disk { path: path.to_owned(), error });
-            }
-            _ => {}
-        }
+        snapshot::throw_away(path).map_err(|error| RunError::Disk { path: path.to_owned(), error })?;
         let key = digest_key(&line.digest_key)
             .ok_or_else(|| damaged(format!("{:?} is no key of a digest", line.digest_key)))?;
         let founders: Vec<MemberId> = line.founders.iter().copied().map(MemberId).collect();
-        let is_founder = founders.contains(&me);
-        let learners = if is_founder { Vec::new() } else { vec![me] };
-        let members = Members::with_learners(founders, learners).map_err(|error| damaged(error.to_string()))?;
+        // Where others hold it by now, one that was to begin it and has not begins with nothing, as others do.
+        let is_founder = founders.contains(&me) && !line.moved;
+        let others = || founders.iter().copied().map(|member| member.0).chain(line.holders.iter().copied());
+        let (voters, learners) = match is_founder {
+            true => (founders.clone(), Vec::new()),
+            false => {
+                (others().map(MemberId).filter(|m| *m != me).collect::<BTreeSet<_>>().into_iter().collect(), vec![me])
+            }
+        };
+        let members = Members::with_learners(voters, learners).map_err(|error| damaged(error.to_string()))?;
         let members = Arc::new(members);
         let (first, applied) = match is_founder {
             true => (founding(shard, &members), FOUNDING_INDEX),
@@ -293,19 +376,29 @@ impl Host {
         Ok((make_store(path, &self.hosting.store, key, applied)?, first))
     }
 
-    /// Starts the shards that the book has and that do not run here, for as long as the node runs.
+    /// Starts the shards that the book has for this node and that do not run here, and ends those that others have, for as long
+    /// as the node runs.
     pub async fn follow_book(self: Arc<Host>) {
-        let catalog = self.hosting.cluster.catalog().clone();
+        let cluster = self.hosting.cluster.clone();
+        let catalog = cluster.catalog().clone();
         let mut seen = None;
         let mut failed: Option<Instant> = None;
+        let mut looked = Instant::now();
+        let mut missed = BTreeMap::new();
         loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if !catalog.is_ready() {
+                // What it says is older than what this node did when it last ran.
+                continue;
+            }
             let view = catalog.newest();
             let again = failed.is_some_and(|at| at.elapsed() >= RETRY);
             if seen != Some(view.index()) || again {
                 seen = Some(view.index());
                 let mut any_failed = None;
                 for (id, line) in book::shards(&view) {
-                    if self.hosting.cluster.shards().get(id).is_some() {
+                    let mine = line.is_held_by(cluster.me()) && !line.leaving.contains(&cluster.me().0);
+                    if !mine || cluster.shards().get(id).is_some() {
                         continue;
                     }
                     if failed.is_some() && !again {
@@ -324,8 +417,72 @@ impl Host {
                 }
                 failed = any_failed;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            if looked.elapsed() >= CLOSE_EVERY {
+                self.close_left(&view, &mut missed).await;
+                looked = Instant::now();
+            }
         }
+    }
+
+    /// Throws away what this node has of shards that it has left. `missed` is since when it has been missing among the members of
+    /// each that still runs.
+    async fn close_left(self: &Arc<Host>, view: &View, missed: &mut BTreeMap<u32, Instant>) {
+        let cluster = &self.hosting.cluster;
+        let me = cluster.me().0;
+        let leaving = book::shards(view).into_iter().filter(|(_, line)| line.leaving.contains(&me));
+        let left: BTreeSet<u32> = leaving.map(|(id, _)| id).collect();
+        missed.retain(|id, _| left.contains(id));
+        for id in left {
+            let running = cluster.shards().handle(id);
+            if running.is_some() || self.has_left_overs(id) {
+                // Said by the others for good, or by whoever leads them for long enough.
+                let told = running.is_some_and(|shard| shard.is_removed());
+                match cluster.led(id) {
+                    Some(part) if part.changing || part.voters.contains(&me) || part.learners.contains(&me) => {
+                        missed.remove(&id);
+                    }
+                    Some(_) => {
+                        missed.entry(id).or_insert_with(Instant::now);
+                    }
+                    None => {}
+                }
+                if !told && missed.get(&id).is_none_or(|since| since.elapsed() < MISSED_FOR) {
+                    continue;
+                }
+                let host = self.clone();
+                match tokio::task::spawn_blocking(move || host.close(id)).await {
+                    Ok(Ok(true)) => {}
+                    Ok(Ok(false)) => continue,
+                    Ok(Err(error)) => {
+                        tracing::error!(shard = id, %error, "what is left of a shard could not be thrown away");
+                        continue;
+                    }
+                    Err(_) => continue,
+                }
+            }
+            // What was said in its name, and has not arrived, is to be old by the time that it can come again.
+            tokio::time::sleep(LINGER).await;
+            if let Err(error) = self.has_left(id).await {
+                tracing::debug!(shard = id, error = error.message, "the book could not be told that a shard was left");
+            }
+        }
+    }
+
+    /// Says in the book that this node has thrown away what it had.
+    async fn has_left(&self, id: u32) -> Result<(), Failure> {
+        let (cluster, deadline) = (&self.hosting.cluster, Instant::now() + TELL_TIME);
+        let me = cluster.me().0;
+        let view = cluster.catalog().view(Level::Latest, Some(deadline)).await?;
+        let Some((line, version)) = book::shard(&view, id) else { return Ok(()) };
+        if !line.leaving.contains(&me) {
+            return Ok(());
+        }
+        let leaving = line.leaving.iter().copied().filter(|member| *member != me).collect();
+        if let Some(envelope) = book::moving(&view, id, version, &ShardLine { leaving, ..line }) {
+            // Refused if somebody else changed it meanwhile: it is looked at again.
+            cluster.of_catalog().write(envelope, deadline).await?;
+        }
+        Ok(())
     }
 
     /// Ends all shards but the catalog, and starts none any more.
@@ -342,6 +499,25 @@ impl Host {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether the log has no more of a shard than that it was thrown away, or is about to be joined.
+fn is_blank(state: &ShardState) -> bool {
+    state.start == JOINING_INDEX && state.last == JOINING_INDEX
+}
+
+/// What the log keeps of a shard that is thrown away: nothing of its entries, but whom this member voted for. It may come again,
+/// and whoever has forgotten a vote could give it twice.
+fn thrown_away(shard: ShardId, me: MemberId, state: &ShardState) -> Vec<Append> {
+    let HardState { term, vote, .. } = state.hard_state;
+    let voters: Vec<MemberId> = state.members.voters().iter().copied().filter(|member| *member != me).collect();
+    let members = Members::with_learners(voters, [me]).map(Arc::new).unwrap_or_else(|_| state.members.clone());
+    let mut batch = joining(shard, &members);
+    let change = Change::HardState(HardState { term, vote, commit: JOINING_INDEX });
+    if term > Term(0) {
+        batch.push(Append { shard, change });
+    }
+    batch
 }
 
 /// From 64 hexadecimal digits.

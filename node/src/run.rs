@@ -38,7 +38,7 @@ use crate::clock::Clock;
 use crate::cluster::formation::{self, Applicant, Formed};
 use crate::cluster::links::Links;
 use crate::cluster::snapshot::{self, Receiving};
-use crate::cluster::{Cluster, agreement, door, mirror, policy, repair};
+use crate::cluster::{Cluster, agreement, door, mirror, placement, policy, repair};
 use crate::config::{Config, ConfigError, LogFormat, ServeArgs};
 use crate::doors::grpc;
 use crate::doors::resp::{self, Resp};
@@ -402,7 +402,8 @@ impl Node {
         let files = data.shard(CATALOG);
         let receiving = Receiving::new(files.clone(), opener);
         shards.add(Served { handle: handle.clone(), files: files.clone(), receiving });
-        let cluster = Cluster::new(identity, advertise, handle.clone(), shards.clone(), links.clone());
+        let cluster =
+            Cluster::new((identity, advertise), handle.clone(), shards.clone(), links.clone(), config.replace_after);
         let hosting = Hosting {
             folder: data.shards(),
             store: store_options,
@@ -477,7 +478,7 @@ impl Node {
             watches: watches.clone(),
         };
         let pace = snapshot::Pace::new(config.snapshot_bytes_per_second);
-        let peers = door::Door { cluster: cluster.clone(), pace };
+        let peers = door::Door::new(calls.clone(), metrics.clone(), status.clone(), pace);
         let (health, is_not_serving, stop_server, server) = {
             let _inside = runtime.enter();
             start_server(listener, calls, peers, &metrics, &status)?
@@ -487,6 +488,7 @@ impl Node {
         runtime.spawn(policy::tell_address(cluster.clone()));
         runtime.spawn(host.clone().follow_book());
         runtime.spawn(mirror::run(cluster.clone()));
+        runtime.spawn(placement::look_after(cluster.clone()));
         runtime.spawn(repair::remember_peers(cluster.clone(), data.path().to_owned()));
         runtime.spawn(repair::note(cluster.clone(), repaired));
         let endpoint = match metrics_listener {

@@ -32,6 +32,11 @@ impl Shards {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(id, served);
     }
 
+    /// One less. What it had in here ends with whoever still works with it.
+    pub fn remove(&self, id: u32) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
     /// Whoever asks later finds none.
     pub fn clear(&self) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).clear();

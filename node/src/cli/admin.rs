@@ -36,6 +36,10 @@ pub enum NamespaceCommand {
         /// shards cannot be written together. Without it they are in the shard that holds the catalog. Cannot change later.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         shards: u32,
+        /// Keep each of its shards on so many nodes only: 1, 3 or 5. They are spread over the nodes, and move when nodes come, are
+        /// drained, or are silent for long. Without it every node has all of them. Needs --shards. Cannot change later.
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        replicas: u32,
         /// Do not fail if it is there already.
         #[arg(long)]
         if_absent: bool,
@@ -275,12 +279,8 @@ pub async fn ping(args: PingArgs) -> Result<(), Failure> {
 
 pub async fn namespace(command: NamespaceCommand) -> Result<(), Failure> {
     match command {
-        NamespaceCommand::Create { name, shards, if_absent, connection } => {
-            let client = connection.client()?;
-            let changed = match if_absent {
-                true => client.ensure_namespace_with(&name, shards).await,
-                false => client.create_namespace_with(&name, shards).await,
-            };
+        NamespaceCommand::Create { name, shards, replicas, if_absent, connection } => {
+            let changed = connection.client()?.create_namespace_on(&name, shards, replicas, if_absent).await;
             let changed = changed.map_err(|error| Failure::call(format!("namespace {name}"), error))?;
             done(&connection, "namespace", &name, if changed.existed { "existed" } else { "created" })
         }

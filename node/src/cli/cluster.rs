@@ -41,7 +41,8 @@ pub enum ClusterCommand {
         connection: Connection,
     },
     /// Take a member's votes and leads away in all shards, and wait until others have them: before its node is stopped for long, or
-    /// removed. It keeps what it holds, and follows. Needs another node that can vote in its place.
+    /// removed. It keeps what it holds, and follows; but shards that are on some nodes only (namespace create --replicas) go to others with
+    /// all that is in them, one after the other. Needs another node that can vote in its place.
     Drain {
         /// The member's number.
         member: u64,
@@ -153,7 +154,7 @@ fn table(described: &ClusterDescription) -> String {
 
 fn shards_table(shards: &[ShardDescription]) -> String {
     let list = |members: &[u64]| members.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
-    let mut rows = Rows::new(&[">shard", "leader", ">term", "voters", "learners", ">records", "namespaces"]);
+    let mut rows = Rows::new(&[">shard", "leader", ">term", "voters", "learners", "moves", ">records", "namespaces"]);
     for shard in shards {
         rows.push([
             shard.shard.to_string(),
@@ -161,11 +162,26 @@ fn shards_table(shards: &[ShardDescription]) -> String {
             shard.term.to_string(),
             list(&shard.voters),
             list(&shard.learners),
+            moves(shard),
             grouped(shard.records),
             if shard.shard == 1 { "the catalog, all others".into() } else { shard.namespaces.join(" ") },
         ]);
     }
     rows.text()
+}
+
+/// Who is to get a shard, and who is to have it no longer; of one that is on some nodes only.
+fn moves(shard: &ShardDescription) -> String {
+    let votes_missing = |member: &&u64| !shard.voters.contains(member);
+    let to = shard.holders.iter().filter(votes_missing).map(|member| format!("+{member}"));
+    let from = shard.voters.iter().chain(&shard.learners).filter(|member| !shard.holders.contains(member));
+    let mut from: Vec<u64> = from.copied().chain(shard.leaving.iter().copied()).collect();
+    from.sort_unstable();
+    from.dedup();
+    match shard.replicas {
+        0 => String::new(),
+        _ => to.chain(from.into_iter().map(|member| format!("-{member}"))).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// In a word. Only a leader knows of the others.
@@ -221,6 +237,9 @@ fn shard_json(shard: &ShardDescription) -> Json {
         "learners": shard.learners,
         "namespaces": shard.namespaces,
         "records": shard.records,
+        "replicas": shard.replicas,
+        "holders": shard.holders,
+        "leaving": shard.leaving,
     })
 }
 
@@ -230,7 +249,20 @@ mod tests {
 
     fn shard_of(shard: u32, leader: Option<u64>) -> ShardDescription {
         let (voters, namespaces) = (vec![1, 2, 3], vec!["wide".into()]);
-        ShardDescription { shard, leader, term: 4, voters, learners: vec![], namespaces, records: 5 }
+        let (replicas, holders, leaving) = (3, vec![1, 2, 4], vec![3]);
+        let learners = vec![];
+        ShardDescription {
+            shard,
+            leader,
+            term: 4,
+            voters,
+            learners,
+            namespaces,
+            records: 5,
+            replicas,
+            holders,
+            leaving,
+        }
     }
 
     #[test]
@@ -257,6 +289,7 @@ mod tests {
             shards: [(1, Some(1)), (2, None)].map(|(shard, leader)| shard_of(shard, leader)).into(),
         };
         let table = table(&described);
+        assert!(table.contains("+4 -3"), "{table}");
         assert!(table.contains("nobody") && table.contains("wide"), "{table}");
         assert!(table.contains("member 1 leads in term 9"), "{table}");
         let silent = table.lines().find(|line| line.contains("127.0.0.1:7703")).unwrap();

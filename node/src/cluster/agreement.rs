@@ -56,6 +56,9 @@ pub async fn run(cluster: Cluster, store: std::path::PathBuf) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let shard = cluster.shard();
+        if shard.is_stopping() {
+            return;
+        }
         if shard.leader() != Some(cluster.me()) {
             continue;
         }

@@ -6,12 +6,14 @@
 //! | collection | key | value |
 //! |---|---|---|
 //! | `nodes` | the member's number in decimal digits | `{"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "drained": false, "note": "what its node repaired", "resp": 6379}` |
-//! | `shards` | the shard's number in decimal digits, from 2 on | `{"founders": [1, 2, 3], "digest_key": "64 hexadecimal digits"}` |
+//! | `shards` | the shard's number in decimal digits, from 2 on | `{"founders": [1, 2, 3], "digest_key": "64 hexadecimal digits"}`, and of one that is on some nodes only `"replicas": 3, "holders": [1, 2, 3], "leaving": [4], "moved": true` |
 //! | `namespaces` | the name of a namespace with shards of its own | `{"shards": [2, 3, 4], "made": true}` |
 //!
 //! Always:
 //! - a number that stands in the book is never given to another node. One that is removed stays, marked;
-//! - what the book says of a shard never changes, and no shard is ever taken out: its founders begin with the same state;
+//! - founders and digest key of a shard never change, and no shard is ever taken out: its founders begin with the same state;
+//! - a shard with `replicas` is on its `holders`, see [`super::placement`]. Who is to hold it no longer stands in `leaving` until
+//!   its node has thrown away what it had, and is no holder before that: so a member that comes again begins with nothing;
 //! - the shards of a namespace do not change as long as it is there. Its line is written before it is made, and again, as made,
 //!   after that; a line that is taken out is named by its version. So a line that is made, and whose namespace is there, is
 //!   believed, and nobody takes it out because of what he saw before; one that is not made yet is nobody's word.
@@ -67,6 +69,34 @@ pub struct ShardLine {
     pub founders: Vec<u64>,
     /// The key of its store's digest, 64 hexadecimal digits.
     pub digest_key: String,
+    /// How many members it is to have; zero: every node has one.
+    #[serde(default, skip_serializing_if = "is_everywhere")]
+    pub replicas: u32,
+    /// If not every node has one: those that are to have one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<u64>,
+    /// Those that had one, and may still have what was in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<u64>,
+    /// The holders are others than the founders, or were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
+}
+
+fn is_everywhere(replicas: &u32) -> bool {
+    *replicas == 0
+}
+
+impl ShardLine {
+    /// Whether it is on some nodes only.
+    pub fn is_placed(&self) -> bool {
+        self.replicas > 0
+    }
+
+    /// Whether a node is to have a member of it.
+    pub fn is_held_by(&self, member: MemberId) -> bool {
+        !self.is_placed() || self.holders.contains(&member.0)
+    }
 }
 
 /// Where the records of a namespace are, if not where the catalog is.
@@ -92,6 +122,20 @@ pub fn shards(view: &View) -> BTreeMap<u32, ShardLine> {
 /// All that it says of namespaces.
 pub fn namespaces(view: &View) -> BTreeMap<String, NamespaceLine> {
     read_all(view, NAMESPACES)
+}
+
+/// What it says of one shard, and the version of that.
+pub fn shard(view: &View, id: u32) -> Option<(ShardLine, u64)> {
+    let record = view.collection(NAMESPACE, SHARDS)?.get(id.to_string().as_bytes(), view.clock())?;
+    Some((serde_json::from_slice(record.value()?).ok()?, record.version()))
+}
+
+/// The command that says another thing of a shard than its line of this version does. Refused if the line has another version.
+pub fn moving(view: &View, id: u32, version: u64, line: &ShardLine) -> Option<Envelope> {
+    let change = put(view, SHARDS, &id.to_string(), line)?;
+    let expect = Expect::Version(version);
+    let condition = Condition { collection: change.collection, key: change.key.clone(), expect };
+    Some(own(Command::Write { conditions: vec![condition], changes: vec![change] }))
 }
 
 /// What it says of one namespace, and the version of that.

@@ -5,24 +5,29 @@
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loci_index::command::Entry;
 use loci_raft::{MemberChange, MemberId, Message, MessageKind, Part};
 use loci_wire::v1;
+use loci_wire::v1::changes_server::Changes;
 use loci_wire::v1::peers_server::{Peers, PeersServer};
+use tokio::time::error::Elapsed;
 use tokio_stream::{Stream, StreamExt};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::links::{CLUSTER_KEY, PEER_BYTES_MAX, TO_KEY};
 use super::snapshot;
-use super::{Cluster, NotWritten, agreement, book};
-use crate::doors::grpc::{Failure, deadline};
+use super::{Cluster, NotWritten, agreement, book, sightings};
+use crate::doors::grpc::{Calls, Failure, WatchService, WatchStream, deadline, figures_here};
 use crate::gate;
 use crate::identity::NodeId;
+use crate::metrics::Metrics;
 use crate::shard::{ChangeError, Level};
 use crate::shards::{CATALOG, Served};
+use crate::status::NodeStatus;
 use crate::trace;
 
 /// How often a change of members is tried that has to wait for another.
@@ -35,12 +40,23 @@ const JOIN_TIME: Duration = Duration::from_secs(20);
 /// Serves `loci.v1.Peers`.
 pub struct Door {
     /// This node's part, of the shard that holds the catalog.
-    pub cluster: Cluster,
+    cluster: Cluster,
+    /// What calls on records do.
+    calls: Calls,
+    /// Where calls are counted.
+    metrics: Arc<Metrics>,
+    /// How the node is doing.
+    status: Arc<NodeStatus>,
     /// How fast snapshots may leave.
-    pub pace: snapshot::Pace,
+    pace: snapshot::Pace,
 }
 
 impl Door {
+    /// Of a node that is called so; snapshots leave it no faster than that.
+    pub fn new(calls: Calls, metrics: Arc<Metrics>, status: Arc<NodeStatus>, pace: snapshot::Pace) -> Door {
+        Door { cluster: calls.cluster.clone(), calls, metrics, status, pace }
+    }
+
     /// The service, for a tonic server.
     pub fn service(self) -> PeersServer<Door> {
         PeersServer::new(self).max_decoding_message_size(PEER_BYTES_MAX).max_encoding_message_size(PEER_BYTES_MAX)
@@ -221,6 +237,57 @@ impl Peers for Door {
         let request = request.into_inner();
         let known = self.served(request.shard)?.handle.fingerprint(Some(request.index));
         Ok(Response::new(v1::CompareReply { fingerprint: known.as_ref().map(agreement::to_wire) }))
+    }
+
+    async fn call(&self, request: Request<v1::CallRequest>) -> Result<Response<v1::CallReply>, Status> {
+        self.check(request.metadata())?;
+        let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
+        let traceparent = trace::given(request.metadata()).map(str::to_owned);
+        let request = request.into_inner();
+        let pass = self.calls.enter(&request).map_err(Status::from)?;
+        let Some(call) = request.call.and_then(|call| call.call) else {
+            return Err(Failure::invalid("invalid_call", "there is no call").into());
+        };
+        let work = self.calls.only(&request.shards).answer(call, false, deadline);
+        let in_time = pin!(tokio::time::timeout_at(deadline.into(), work));
+        let ended = |answered: &Result<Result<_, Failure>, Elapsed>| match answered {
+            Ok(answered) => answered.as_ref().map_or_else(|failure| failure.code as i32, |_| 0),
+            Err(_) => Code::DeadlineExceeded as i32,
+        };
+        let answered = trace::call("called", traceparent.as_deref(), in_time, ended).await;
+        drop(pass);
+        let reply = answered.unwrap_or_else(|_| Err(Failure::late(true)))?;
+        let reply = v1::PipelineReply { reply: Some(reply), ..v1::PipelineReply::default() };
+        Ok(Response::new(v1::CallReply { reply: Some(reply) }))
+    }
+
+    type TellStream = WatchStream;
+
+    async fn tell(&self, request: Request<v1::TellRequest>) -> Result<Response<Self::TellStream>, Status> {
+        self.check(request.metadata())?;
+        let (metadata, extensions, request) = request.into_parts();
+        for shard in &request.shards {
+            self.served(*shard)?;
+        }
+        let watch = request.watch.ok_or_else(|| Failure::invalid("invalid_call", "there is no watch"))?;
+        let (calls, metrics) = (self.calls.only(&request.shards), self.metrics.clone());
+        WatchService { calls, metrics }.watch(Request::from_parts(metadata, extensions, watch)).await
+    }
+
+    async fn figures(&self, request: Request<v1::FiguresRequest>) -> Result<Response<v1::FiguresReply>, Status> {
+        self.check(request.metadata())?;
+        let v1::FiguresRequest { shards, collections } = request.into_inner();
+        for shard in &shards {
+            self.served(*shard)?;
+        }
+        let collections = figures_here(&self.cluster, &self.status, &shards, &collections);
+        Ok(Response::new(v1::FiguresReply { collections }))
+    }
+
+    async fn parts(&self, request: Request<v1::PartsRequest>) -> Result<Response<v1::PartsReply>, Status> {
+        self.check(request.metadata())?;
+        let parts = self.cluster.shards().handles().iter().map(sightings::part).collect();
+        Ok(Response::new(v1::PartsReply { parts }))
     }
 
     async fn diverged(&self, request: Request<v1::DivergedRequest>) -> Result<Response<v1::DivergedReply>, Status> {

@@ -205,6 +205,24 @@ impl Peers for Applicant {
         Err(not_yet())
     }
 
+    async fn parts(&self, _: Request<v1::PartsRequest>) -> Result<Response<v1::PartsReply>, Status> {
+        Err(not_yet())
+    }
+
+    async fn call(&self, _: Request<v1::CallRequest>) -> Result<Response<v1::CallReply>, Status> {
+        Err(not_yet())
+    }
+
+    async fn figures(&self, _: Request<v1::FiguresRequest>) -> Result<Response<v1::FiguresReply>, Status> {
+        Err(not_yet())
+    }
+
+    type TellStream = tokio_stream::Empty<Result<v1::WatchReply, Status>>;
+
+    async fn tell(&self, _: Request<v1::TellRequest>) -> Result<Response<Self::TellStream>, Status> {
+        Err(not_yet())
+    }
+
     type SnapshotStream = tokio_stream::Empty<Result<v1::SnapshotPart, Status>>;
 
     async fn snapshot(&self, _: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {

@@ -25,14 +25,14 @@ use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 use super::NotWritten;
 use super::book;
 use crate::identity::ClusterId;
 use crate::shard::WriteError;
 use crate::shards::{CATALOG, Shards};
-use crate::trace::{Step, TRACEPARENT};
+use crate::trace::{self, Step, TRACEPARENT};
 
 /// Which cluster a call is of.
 pub const CLUSTER_KEY: &str = "loci-cluster";
@@ -164,6 +164,41 @@ impl Links {
             .max_encoding_message_size(PEER_BYTES_MAX))
     }
 
+    /// Has a member's node answer a call for some of its shards.
+    pub async fn call(
+        &self,
+        to: MemberId,
+        request: v1::CallRequest,
+        deadline: Instant,
+    ) -> Result<v1::CallReply, Status> {
+        let mut request = Request::new(request);
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        let step = trace::here().and_then(|spot| spot.begin("call"));
+        if let Some(traceparent) =
+            step.as_ref().and_then(|step| MetadataValue::try_from(step.spot().traceparent()).ok())
+        {
+            request.metadata_mut().insert(TRACEPARENT, traceparent);
+        }
+        Ok(self.client(to)?.call(request).await?.into_inner())
+    }
+
+    /// Has a member's node tell of what changes in some of its shards.
+    pub async fn tell(&self, to: MemberId, request: v1::TellRequest) -> Result<Streaming<v1::WatchReply>, Status> {
+        Ok(self.client(to)?.tell(request).await?.into_inner())
+    }
+
+    /// Asks a member's node for figures of collections.
+    pub async fn figures(
+        &self,
+        to: MemberId,
+        request: v1::FiguresRequest,
+        deadline: Instant,
+    ) -> Result<v1::FiguresReply, Status> {
+        let mut request = Request::new(request);
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        Ok(self.client(to)?.figures(request).await?.into_inner())
+    }
+
     /// Has a member's node write an entry's command.
     pub async fn forward(
         &self,
@@ -192,7 +227,7 @@ impl Links {
 }
 
 /// Whether a call failed because there was no connection to send it on.
-fn never_connected(status: &Status) -> bool {
+pub fn never_connected(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         if error.is::<tonic::ConnectError>() {

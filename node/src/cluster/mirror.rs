@@ -70,13 +70,18 @@ pub fn installation(collection: u64, namespace: &str, name: &str, schema: &Schem
 }
 
 /// Has a shard do what another way may have done already. Says where its log then stands.
-pub async fn bring_about(shard: &Cluster, command: Command, deadline: Instant) -> Result<(u32, u64), Failure> {
-    let written = shard.write(book::own(command), deadline).await?;
+pub async fn bring_about(
+    cluster: &Cluster,
+    shard: u32,
+    command: Command,
+    deadline: Instant,
+) -> Result<(u32, u64), Failure> {
+    let written = cluster.write_in(shard, book::own(command), deadline).await?;
     match written.outcome {
         Outcome::Refused(refusal) if !matches!(refusal, Refusal::UnknownCollection(_) | Refusal::AlreadyExists(_)) => {
             Err(refusal.into())
         }
-        _ => Ok((shard.shard().id(), written.index)),
+        _ => Ok((shard, written.index)),
     }
 }
 
@@ -120,7 +125,7 @@ pub async fn run(cluster: Cluster) {
             let Ok(catalog) = cluster.catalog().view(Level::Latest, Some(deadline)).await else { continue };
             for command in differences(&view, &wanted(&catalog, shard.id())) {
                 tracing::info!(shard = shard.id(), "the shard is brought into line with the catalog");
-                if let Err(failure) = bring_about(&cluster.of(shard.clone()), command, deadline).await {
+                if let Err(failure) = bring_about(&cluster, shard.id(), command, deadline).await {
                     tracing::warn!(shard = shard.id(), error = failure.message, "a shard has not what the catalog has");
                     break;
                 }

@@ -11,6 +11,7 @@
 //!   transfers   how far they have come
 //!   repair      a damaged store is fetched from another member
 //!   agreement   whether all members have the same state; whoever has not stops
+//!   placement   which nodes have a member of a shard that not every node has; sightings: where such a shard is
 //!   policy      which member votes, and leads: decided where the shard is led, carried out by the shard
 //!   namespaces  which shards a namespace gets; mirror: how they come to have its collections
 //! ```
@@ -28,8 +29,10 @@ pub mod hint;
 pub mod links;
 pub mod mirror;
 mod namespaces;
+pub mod placement;
 pub mod policy;
 pub mod repair;
+pub mod sightings;
 pub mod snapshot;
 pub mod transfers;
 #[cfg(test)]
@@ -48,6 +51,7 @@ use crate::shards::Shards;
 use crate::trace;
 use hint::Hints;
 use links::Links;
+use sightings::Sightings;
 use transfers::Transfers;
 
 /// How long a write waits for somebody to lead before it is refused.
@@ -60,6 +64,8 @@ const LEADER_LOOK: Duration = Duration::from_millis(10);
 pub struct Cluster {
     shared: Arc<Shared>,
     shard: ShardHandle,
+    /// Of a call that another node asks this one: the shards that it asks for.
+    only: Option<Arc<[u32]>>,
 }
 
 struct Shared {
@@ -70,6 +76,9 @@ struct Shared {
     links: Links,
     hints: Hints,
     transfers: Transfers,
+    sightings: Sightings,
+    /// How long a node may be silent until others get its members of shards that are on some nodes only.
+    replace_after: Duration,
     /// When this node last gave a lead away for the sake of balance; held while one is given.
     gifts: tokio::sync::Mutex<Instant>,
 }
@@ -83,6 +92,19 @@ pub enum NotWritten {
     There(Box<Status>),
 }
 
+impl NotWritten {
+    /// Whether nothing was written because the shard is not, or not led, where it was looked for.
+    fn is_elsewhere(&self) -> bool {
+        match self {
+            NotWritten::Here(error) => matches!(error, WriteError::NotLeader { .. }),
+            NotWritten::There(status) => {
+                let detail = loci_wire::decode_detail(status.details()).unwrap_or_default();
+                matches!(detail.reason.as_str(), "not_leader" | "no_such_shard")
+            }
+        }
+    }
+}
+
 impl From<WriteError> for NotWritten {
     fn from(error: WriteError) -> NotWritten {
         NotWritten::Here(error)
@@ -91,17 +113,45 @@ impl From<WriteError> for NotWritten {
 
 impl Cluster {
     /// Of a node that others reach at `address`, and of the shard that holds the catalog.
-    pub fn new(identity: Identity, address: String, catalog: ShardHandle, shards: Shards, links: Links) -> Cluster {
+    pub fn new(
+        (identity, address): (Identity, String),
+        catalog: ShardHandle,
+        shards: Shards,
+        links: Links,
+        replace_after: Duration,
+    ) -> Cluster {
         let shard = catalog.clone();
-        let (hints, transfers) = (Hints::default(), Transfers::default());
+        let (hints, transfers, sightings) = (Hints::default(), Transfers::default(), Sightings::default());
         let gifts = tokio::sync::Mutex::new(Instant::now());
-        let shared = Shared { identity, address, catalog, shards, links, hints, transfers, gifts };
-        Cluster { shared: Arc::new(shared), shard }
+        let shared =
+            Shared { identity, address, catalog, shards, links, hints, transfers, sightings, replace_after, gifts };
+        Cluster { shared: Arc::new(shared), shard, only: None }
     }
 
     /// The same, of another shard that runs here.
     pub fn of(&self, shard: ShardHandle) -> Cluster {
-        Cluster { shared: self.shared.clone(), shard }
+        Cluster { shared: self.shared.clone(), shard, only: self.only.clone() }
+    }
+
+    /// The same, for a call that another node asks this one, about these shards.
+    pub fn only(&self, shards: &[u32]) -> Cluster {
+        Cluster { only: Some(shards.into()), ..self.clone() }
+    }
+
+    /// Whether another node asks this one.
+    pub fn is_only(&self) -> bool {
+        self.only.is_some()
+    }
+
+    /// Whether a shard is asked for.
+    pub fn is_asked_for(&self, shard: u32) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&shard))
+    }
+
+    /// Those of these shards that are asked for.
+    pub fn among(&self, mut shards: Vec<u32>) -> Vec<u32> {
+        shards.retain(|shard| self.is_asked_for(*shard));
+        shards
     }
 
     /// The same, of the shard that holds the catalog.
@@ -144,6 +194,16 @@ impl Cluster {
         &self.shared.transfers
     }
 
+    /// Where shards are that not every node has.
+    pub fn sightings(&self) -> &Sightings {
+        &self.shared.sightings
+    }
+
+    /// How long a node may be silent until others get its members of shards that are on some nodes only.
+    pub fn replace_after(&self) -> Duration {
+        self.shared.replace_after
+    }
+
     /// When this node last gave a lead away for the sake of balance. Hold it while another is chosen and given.
     pub fn gifts(&self) -> &tokio::sync::Mutex<Instant> {
         &self.shared.gifts
@@ -170,6 +230,28 @@ impl Cluster {
         }
     }
 
+    /// Writes to a shard, which need not run here.
+    pub async fn write_in(&self, id: u32, envelope: Envelope, deadline: Instant) -> Result<Written, NotWritten> {
+        if let Some(shard) = self.held(id) {
+            return self.of(shard).write(envelope, deadline).await;
+        }
+        let until = deadline.min(Instant::now() + LEADER_WAIT);
+        loop {
+            let tried = match self.leader_of(id).filter(|leader| *leader != self.me()) {
+                None => Err(WriteError::NotLeader { shard: id }.into()),
+                Some(leader) => self.hand_on(leader, id, envelope.clone(), deadline).await,
+            };
+            // Only what was certainly not written is tried again.
+            match tried {
+                Err(error) if error.is_elsewhere() && Instant::now() < until => {
+                    self.look_for(id).await;
+                    tokio::time::sleep(LEADER_LOOK).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// Writes, wherever the shard is led.
     pub async fn write(&self, envelope: Envelope, deadline: Instant) -> Result<Written, NotWritten> {
         let shard = &self.shard;
@@ -180,12 +262,22 @@ impl Cluster {
         if leader == self.me() {
             return Ok(shard.write(envelope, Some(deadline)).await?);
         }
+        // Far larger than the rest of a write that waits, and often not needed.
+        Box::pin(self.hand_on(leader, shard.id(), envelope, deadline)).await
+    }
+
+    /// Has a node write that leads.
+    async fn hand_on(
+        &self,
+        leader: MemberId,
+        shard: u32,
+        envelope: Envelope,
+        deadline: Instant,
+    ) -> Result<Written, NotWritten> {
         let entry = Entry { clock: 0, commands: vec![envelope] }.encode();
         // Ends with the answer.
         let step = trace::here().and_then(|spot| spot.begin("forward"));
-        let forwarding = self.shared.links.forward(leader, shard.id(), entry, deadline, step.as_ref());
-        // Far larger than the rest of a write that waits, and often not needed.
-        let reply = Box::pin(forwarding).await?;
+        let reply = self.shared.links.forward(leader, shard, entry, deadline, step.as_ref()).await?;
         drop(step);
         let outcome = Outcome::decode(&reply.outcome).map_err(|error| Box::new(Status::internal(error.to_string())));
         Ok(Written { outcome: outcome.map_err(NotWritten::There)?, index: reply.index })

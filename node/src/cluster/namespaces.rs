@@ -9,7 +9,7 @@ use loci_index::view::View;
 use tonic::Code;
 
 use super::book::{NamespaceLine, ShardLine};
-use super::{Cluster, book, mirror};
+use super::{Cluster, book, mirror, placement};
 use crate::doors::grpc::Failure;
 use crate::identity::random_bytes;
 use crate::router::{Route, SHARDS_MAX};
@@ -24,12 +24,30 @@ const ATTEMPTS: usize = 10;
 impl Cluster {
     /// Gives a namespace that is about to be made so many shards, which answer then. Says the version of its line, which
     /// [`Cluster::made`] needs; none if there is nothing to say: it wants none, or it is there already.
-    pub async fn give_shards(&self, namespace: &str, count: u32, deadline: Instant) -> Result<Option<u64>, Failure> {
+    pub async fn give_shards(
+        &self,
+        namespace: &str,
+        count: u32,
+        replicas: u32,
+        deadline: Instant,
+    ) -> Result<Option<u64>, Failure> {
+        if !matches!(replicas, 0 | 1 | 3 | 5) {
+            let message = format!("a shard has 1, 3 or 5 members, or one on every node (0), not {replicas}");
+            return Err(Failure::invalid("out_of_bounds", message));
+        }
+        if replicas > 0 && count == 0 {
+            let message = "only a namespace with shards of its own can be on some nodes only: give it --shards";
+            return Err(Failure::invalid("out_of_bounds", message));
+        }
         if count > SHARDS_MAX {
             let message = format!("a namespace has at most {SHARDS_MAX} shards, not {count}");
             return Err(Failure::invalid("out_of_bounds", message));
         }
         let catalog = self.of_catalog();
+        if replicas > 0 {
+            // Which nodes answer just now.
+            self.look_at(book::read(&self.catalog().newest()).into_keys()).await;
+        }
         if count > 0 {
             for envelope in book::making() {
                 catalog.write(envelope, deadline).await?;
@@ -49,7 +67,7 @@ impl Cluster {
             if count == 0 {
                 return Ok(None);
             }
-            let (line, new) = self.choose_shards(&view, count)?;
+            let (line, new) = self.choose_shards(&view, count, replicas)?;
             let shards = line.shards.clone();
             let envelope = book::founding(&view, namespace, &line, &new).ok_or_else(nobody)?;
             // Refused if somebody else has just made one of them; then those are there.
@@ -62,12 +80,24 @@ impl Cluster {
     }
 
     /// Shards are shared: those that there are come first, beginning with those that hold the fewest namespaces.
-    fn choose_shards(&self, view: &View, count: u32) -> Result<(NamespaceLine, BTreeMap<u32, ShardLine>), Failure> {
+    fn choose_shards(
+        &self,
+        view: &View,
+        count: u32,
+        replicas: u32,
+    ) -> Result<(NamespaceLine, BTreeMap<u32, ShardLine>), Failure> {
         let there = book::shards(view);
-        let mut load: BTreeMap<u32, usize> = there.keys().map(|id| (*id, 0)).collect();
+        let alike = there.iter().filter(|(_, line)| line.replicas == replicas);
+        let mut load: BTreeMap<u32, usize> = alike.map(|(id, _)| (*id, 0)).collect();
         for shard in book::namespaces(view).values().flat_map(|line| &line.shards) {
-            *load.entry(*shard).or_default() += 1;
+            if let Some(load) = load.get_mut(shard) {
+                *load += 1;
+            }
         }
+        let nodes = placement::nodes(self);
+        let placed = there.iter().filter(|(_, line)| line.is_placed());
+        let mut held: BTreeMap<u32, placement::Held> =
+            placed.map(|(id, line)| (*id, placement::Held::of(line, false))).collect();
         let mut shards: Vec<u32> = load.keys().copied().collect();
         shards.sort_by_key(|id| (load[id], *id));
         shards.truncate(count as usize);
@@ -76,11 +106,23 @@ impl Cluster {
         while shards.len() < count as usize {
             next += 1;
             let members = self.catalog().members().ok_or_else(nobody)?;
-            let founders = members.voters().iter().map(|member| member.0).collect();
+            let founders: Vec<u64> = match replicas {
+                0 => members.voters().iter().map(|member| member.0).collect(),
+                replicas => placement::founders(&nodes, &held, replicas as usize),
+            };
+            if founders.is_empty() {
+                let message = "no node can be given a shard just now: all are drained, or not heard of; retry";
+                return Err(Failure::new(Code::Unavailable, "no_node", message));
+            }
+            let holders = if replicas == 0 { Vec::new() } else { founders.clone() };
             let key: [u8; 32] =
                 random_bytes().map_err(|error| Failure::new(Code::Internal, "no_random_bytes", error.to_string()))?;
             let digest_key = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            new.insert(next, ShardLine { founders, digest_key });
+            let line = ShardLine { founders, digest_key, replicas, holders, leaving: Vec::new(), moved: false };
+            if replicas > 0 {
+                held.insert(next, placement::Held::of(&line, false));
+            }
+            new.insert(next, line);
             shards.push(next);
         }
         shards.sort_unstable();
@@ -113,13 +155,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until these shards run here and are led.
+    /// Waits until these shards are led, here or elsewhere.
     async fn wait_for(&self, shards: Vec<u32>, deadline: Instant) -> Result<(), Failure> {
         for id in shards {
             loop {
-                if let Some(shard) = self.shards().handle(id)
-                    && shard.is_ready()
-                    && shard.leader().is_some()
+                let here = self.held(id);
+                if here.as_ref().is_some_and(|shard| shard.is_ready() && shard.leader().is_some())
+                    || (here.is_none() && self.led(id).is_some_and(|part| part.ready))
                 {
                     break;
                 }
@@ -131,16 +173,11 @@ impl Cluster {
                     ));
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
+                // One that not every node has is asked of those that are to have it.
+                self.look_for(id).await;
             }
         }
         Ok(())
-    }
-
-    /// The shards of a namespace of its own, for a command that each of them must get.
-    fn each(&self, route: &Route) -> Result<Vec<Cluster>, Failure> {
-        let missing =
-            |id| Failure::new(Code::Unavailable, "no_such_shard", format!("shard {id} does not run here yet; retry"));
-        route.shards().iter().map(|id| Ok(self.of(self.shards().handle(*id).ok_or_else(|| missing(*id))?))).collect()
     }
 
     /// Has every shard of a collection's namespace have it as the catalog does now. Says where their logs then stand; nothing for
@@ -151,8 +188,8 @@ impl Cluster {
         // Somebody may have dropped it meanwhile.
         let Some(found) = catalog.collection(namespace, name) else { return Ok(Vec::new()) };
         let command = mirror::installation(found.id().0, namespace, name, found.schema());
-        let each = self.each(&route)?;
-        try_join_all(each.iter().map(|shard| mirror::bring_about(shard, command.clone(), deadline))).await
+        let each = route.shards().iter();
+        try_join_all(each.map(|shard| mirror::bring_about(self, *shard, command.clone(), deadline))).await
     }
 
     /// Has every shard of a namespace drop what the catalog has dropped. Says where their logs then stand.
@@ -162,11 +199,10 @@ impl Cluster {
         collections: &[u64],
         deadline: Instant,
     ) -> Result<Vec<(u32, u64)>, Failure> {
-        let each = self.each(route)?;
-        let dropping = each.iter().map(|shard| async move {
+        let dropping = route.shards().iter().map(|&shard| async move {
             let mut at = None;
             for &collection in collections {
-                at = Some(mirror::bring_about(shard, Command::DropCollection { collection }, deadline).await?);
+                at = Some(mirror::bring_about(self, shard, Command::DropCollection { collection }, deadline).await?);
             }
             Ok::<_, Failure>(at)
         });

@@ -7,7 +7,8 @@
 //!
 //! | a voter that is to be without a vote (`loci cluster drain`), and a learner that has caught up | they change places |
 //! | a leader that is to be without a lead | another voter leads |
-//! | another shard than the catalog: somebody in the book who has no part in it | a learner |
+//! | another shard than the catalog, on every node: somebody in the book who has no part in it | a learner |
+//! | a shard with holders of its own ([`super::placement`]): other members than those | one step towards them ([`towards`]) |
 //! | another shard than the catalog: this node has led it for [`LEAD_KEPT`], and leads two more than another voter | that one leads it |
 //!
 //! Who is removed is first marked in the book, so that its number cannot be given again whatever happens in between.
@@ -20,8 +21,9 @@ use std::time::{Duration, Instant};
 use loci_raft::{MemberChange, MemberId, Members, Part};
 use loci_wire::v1;
 
+use super::book::ShardLine;
 use super::{Cluster, book, links};
-use crate::shard::MemberProgress;
+use crate::shard::{Level, MemberProgress};
 use crate::shards::CATALOG;
 
 /// How many members vote once there are as many.
@@ -72,6 +74,61 @@ pub fn next(
     }
 }
 
+/// What is to be done next for a shard whose members are to be others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Its members change.
+    Change(Vec<MemberChange>),
+    /// A holder is to lead it, so that this node can go.
+    GiveLead,
+    /// Nothing, just now.
+    Wait,
+}
+
+/// One step from the members that there are to the holders that the book wants. There are never fewer voters than before, but
+/// for those that leave when every holder votes.
+pub fn towards(members: &Members, progress: &[MemberProgress], last: u64, holders: &[u64], me: MemberId) -> Step {
+    let is_holder = |member: &MemberId| holders.contains(&member.0);
+    if members.joint() || holders.is_empty() {
+        return Step::Wait;
+    }
+    let missing = holders.iter().map(|holder| MemberId(*holder)).find(|holder| members.part(*holder) == Part::Removed);
+    if let Some(missing) = missing {
+        return Step::Change(vec![MemberChange::AddLearner(missing)]);
+    }
+    let caught_up = |member: &&MemberId| {
+        let known = progress.iter().find(|known| known.member == **member);
+        is_holder(member) && known.is_some_and(|known| known.active && known.matched + LAG_MAX >= last)
+    };
+    let ready: Vec<MemberId> = members.learners().iter().filter(caught_up).copied().collect();
+    let wait_for_none = !members.learners().iter().any(is_holder);
+    let voters = members.voters();
+    let leaving: Vec<MemberId> = voters.iter().filter(|voter| !is_holder(voter)).copied().collect();
+    // This node last: whoever leads sees the others off first.
+    match leaving.iter().find(|member| **member != me).or(leaving.first()).copied() {
+        Some(last) if last == me && voters.iter().any(is_holder) => return Step::GiveLead,
+        Some(last) if last == me => {
+            // The only voter: the other votes too, for as long as it takes to hand over the lead.
+            return ready.first().map_or(Step::Wait, |next| Step::Change(vec![MemberChange::Promote(*next)]));
+        }
+        Some(leaving) => match ready.first() {
+            Some(next) => return Step::Change(vec![MemberChange::Remove(leaving), MemberChange::Promote(*next)]),
+            None if wait_for_none => return Step::Change(vec![MemberChange::Remove(leaving)]),
+            None => return Step::Wait,
+        },
+        None => {}
+    }
+    if let Some(learner) = members.learners().iter().find(|learner| !is_holder(learner)) {
+        return Step::Change(vec![MemberChange::Remove(*learner)]);
+    }
+    let wanted = holders.len().saturating_sub(voters.len()).min(ready.len());
+    let wanted = if (voters.len() + wanted).is_multiple_of(2) { wanted.saturating_sub(1) } else { wanted };
+    match wanted {
+        0 => Step::Wait,
+        wanted => Step::Change(ready.into_iter().take(wanted).map(MemberChange::Promote).collect()),
+    }
+}
+
 /// Sees to it that the others know where this node is, which may have another address than when it was last here. Until they
 /// do, a leader among them cannot reach it: so it asks them, as a node does that joins.
 pub async fn tell_address(cluster: Cluster) {
@@ -119,9 +176,11 @@ pub fn relief(
     (!members.joint() && leads(me) >= leads(least) + 2).then_some(least)
 }
 
-/// How many of the shards that run here a member leads, as far as this node knows.
+/// How many shards a member leads, as far as this node knows.
 fn leads(cluster: &Cluster, member: MemberId) -> usize {
-    cluster.shards().handles().iter().filter(|shard| shard.leader() == Some(member)).count()
+    let elsewhere = book::shards(&cluster.catalog().newest()).into_keys();
+    let all: std::collections::BTreeSet<u32> = elsewhere.chain([CATALOG]).collect();
+    all.into_iter().filter(|shard| cluster.leader_of(*shard) == Some(member)).count()
 }
 
 /// Gives the lead away if somebody else should have it: of all shards of this node one at a time, and not again for a while.
@@ -153,6 +212,9 @@ pub async fn run(cluster: Cluster) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let shard = cluster.shard();
+        if shard.is_stopping() {
+            return;
+        }
         let now = Instant::now();
         let (Some(members), Some(leader)) = (shard.members(), shard.leader()) else { continue };
         if leader != cluster.me() {
@@ -178,6 +240,13 @@ pub async fn run(cluster: Cluster) {
         let last = shard.newest().index();
         let marked = members.all().find(|member| lines.get(member).is_some_and(|line| line.removed));
         let drained = |member| lines.get(&member).is_some_and(|line| line.drained);
+        if let Some((line, _)) =
+            book::shard(&cluster.catalog().newest(), shard.id()).filter(|(line, _)| line.is_placed())
+        {
+            let kept = leading_since.elapsed() >= LEAD_KEPT;
+            step_towards(&cluster, &line, (&members, &progress, last), drained, kept).await;
+            continue;
+        }
         let mut changes = next(&members, &progress, last, silent, drained);
         if let Some(marked) = marked
             && !changes.contains(&MemberChange::Remove(marked))
@@ -221,9 +290,86 @@ pub async fn run(cluster: Cluster) {
     }
 }
 
+/// One step of a shard that has holders of its own, at the node that leads it.
+async fn step_towards(
+    cluster: &Cluster,
+    line: &ShardLine,
+    (members, progress, last): (&Members, &[MemberProgress], u64),
+    drained: impl Fn(MemberId) -> bool,
+    kept: bool,
+) {
+    let (shard, me) = (cluster.shard(), cluster.me());
+    let unfit = |member: MemberId| drained(member) || !line.holders.contains(&member.0);
+    match towards(members, progress, last, &line.holders, me) {
+        Step::Change(changes) => {
+            // Whoever has thrown away what he had, and is no holder any more, must not be made a member by an old book.
+            let newest = cluster.catalog().view(Level::Latest, Some(Instant::now() + CHANGE_TIME)).await;
+            if newest.ok().and_then(|view| book::shard(&view, shard.id())).is_none_or(|(newest, _)| newest != *line) {
+                return;
+            }
+            tracing::info!(shard = shard.id(), ?changes, "changing who takes part");
+            if let Err(error) = shard.change_members(changes, Instant::now() + CHANGE_TIME).await {
+                tracing::info!(shard = shard.id(), %error, "the change has to wait");
+            }
+        }
+        Step::GiveLead => give_lead(cluster, (members, progress, last), true, unfit).await,
+        Step::Wait if drained(me) => give_lead(cluster, (members, progress, last), true, unfit).await,
+        Step::Wait if kept => give_lead(cluster, (members, progress, last), false, unfit).await,
+        Step::Wait => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_come_to_be_the_holders_step_by_step_and_there_are_never_fewer_voters() {
+        // From every set of members to every set of holders of four nodes; whoever is added has caught up at the next look.
+        let sets: Vec<Vec<u64>> =
+            (1_u64..16).map(|bits| (1..=4).filter(|n| bits >> (n - 1) & 1 == 1).collect()).collect();
+        let all = [at(1, 9, true), at(2, 9, true), at(3, 9, true), at(4, 9, true)];
+        for from in &sets {
+            for to in &sets {
+                let mut now = members(from, &[]);
+                let mut me = MemberId(from[0]);
+                let mut steps = 0;
+                loop {
+                    steps += 1;
+                    assert!(steps < 30, "from {from:?} to {to:?}: {now:?}");
+                    match towards(&now, &all, 9, to, me) {
+                        Step::Change(changes) => {
+                            let next = now.enter(&changes).unwrap();
+                            let next = if next.joint() { next.leave() } else { next };
+                            let least = now.voters().len().min(to.len());
+                            assert!(next.voters().len() >= least, "from {from:?} to {to:?}: {changes:?} of {now:?}");
+                            assert!(next.voters().contains(&me), "whoever leads stays: {changes:?} of {now:?}");
+                            now = next;
+                        }
+                        Step::GiveLead => {
+                            me = *now.voters().iter().find(|voter| to.contains(&voter.0)).unwrap();
+                        }
+                        Step::Wait => break,
+                    }
+                }
+                let mut there: Vec<u64> = now.all().map(|member| member.0).collect();
+                there.sort_unstable();
+                assert_eq!(there, *to, "from {from:?}: {now:?}");
+                let odd = if to.len().is_multiple_of(2) { to.len() - 1 } else { to.len() };
+                assert!(now.voters().len() >= odd, "from {from:?} to {to:?}: {now:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_not_caught_up_gets_no_vote_and_takes_nobodys() {
+        let behind = [at(1, 9_000, true), at(2, 9_000, true), at(3, 9_000, true), at(4, 10, true)];
+        let learning = members(&[1, 2, 3], &[4]);
+        assert_eq!(towards(&learning, &behind, 9_000, &[1, 2, 4], MemberId(1)), Step::Wait);
+        let there = [at(1, 9_000, true), at(2, 9_000, true), at(3, 0, false), at(4, 8_500, true)];
+        let changes = vec![MemberChange::Remove(MemberId(3)), MemberChange::Promote(MemberId(4))];
+        assert_eq!(towards(&learning, &there, 9_000, &[1, 2, 4], MemberId(1)), Step::Change(changes));
+    }
 
     fn members(voters: &[u64], learners: &[u64]) -> Members {
         let ids = |numbers: &[u64]| numbers.iter().map(|number| MemberId(*number)).collect::<Vec<_>>();

@@ -168,6 +168,37 @@ fn is_better(new: &Path, store: &Path) -> bool {
     }
 }
 
+/// Beside the directory of a shard's store: where it goes that is to be thrown away.
+fn gone(store: &Path) -> PathBuf {
+    beside(store, ".gone")
+}
+
+/// Whether a store was begun to be thrown away.
+pub fn is_going(store: &Path) -> bool {
+    gone(store).exists()
+}
+
+/// Sets a store aside that is to be thrown away: whenever the process ends after this, it is known that nobody needs it.
+pub fn let_go(store: &Path) -> io::Result<()> {
+    if !is_going(store) {
+        match fs::rename(store, gone(store)) {
+            // There was nothing in it: that it goes must be known all the same.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(gone(store))?,
+            other => other?,
+        }
+    }
+    sync_directory(store.parent().unwrap_or(Path::new(".")))
+}
+
+/// Throws away a store that was set aside, and what lies beside it.
+pub fn throw_away(store: &Path) -> io::Result<()> {
+    for path in [store.to_owned(), incoming(store), outgoing(store), beside(store, ".damaged")] {
+        remove(&path)?;
+    }
+    remove(&gone(store))?;
+    sync_directory(store.parent().unwrap_or(Path::new(".")))
+}
+
 /// Puts what was received in the place of the store, if it was received whole and is better; finishes what was begun.
 pub fn settle(store: &Path) -> io::Result<()> {
     let (new, old) = (incoming(store), outgoing(store));
@@ -498,6 +529,11 @@ impl Receiving {
             }
             drop(under_way);
         });
+    }
+
+    /// Whether one is being fetched.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.load(Ordering::Acquire)
     }
 
     async fn receive(&self, cluster: &Cluster, message: Message) -> Result<(), Status> {

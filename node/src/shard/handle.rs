@@ -22,6 +22,7 @@ use super::{
 use crate::clock::Clock;
 use crate::cluster::snapshot::Stand;
 use crate::memory::Budget;
+use crate::shards::CATALOG;
 use crate::trace;
 
 /// The longest that a read waits for its token when it has no deadline of its own.
@@ -458,20 +459,40 @@ impl ShardHandle {
         self.0.phase() == Phase::Ready
     }
 
-    /// Waits until the shard answers for the first time.
+    /// Waits until the shard answers for the first time, or this node has no part in it any more.
     pub async fn ready(&self) {
-        // The sender lives as long as this handle.
-        let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
+        let mut ready = self.0.ready.subscribe();
+        loop {
+            tokio::select! {
+                // The sender lives as long as this handle.
+                _ = ready.wait_for(|ready| *ready) => return,
+                () = tokio::time::sleep(REMOVED_LOOK) => {
+                    if self.has_ended() {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
-    /// Whether everything that the log had at the start was applied at some time.
+    /// Whether this node has no part in it any more, which of the catalog's shard means that it has none in the cluster.
+    fn has_ended(&self) -> bool {
+        self.id() != CATALOG && matches!(self.0.phase(), Phase::Stopping | Phase::Removed)
+    }
+
+    /// Whether everything that the log had at the start was applied at some time, or need not be any more.
     pub fn has_been_ready(&self) -> bool {
-        *self.0.ready.borrow()
+        *self.0.ready.borrow() || self.has_ended()
     }
 
     /// Whether this member takes part no longer.
     pub fn is_removed(&self) -> bool {
         self.0.phase() == Phase::Removed
+    }
+
+    /// Whether nothing is accepted any more.
+    pub fn is_stopping(&self) -> bool {
+        self.0.phase() == Phase::Stopping
     }
 
     /// Waits until this member takes part no longer, which most never see.

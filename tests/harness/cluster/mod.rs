@@ -1,4 +1,4 @@
-//! Three nodes as processes of their own: started together, each on its own disk if a test needs that, with links between
+//! Three nodes, or more, as processes of their own: started together, each on its own disk if a test needs that, with links between
 //! them that can be cut.
 //!
 //! ```text
@@ -32,9 +32,13 @@ pub struct Plan {
     pub links: bool,
     /// Over how many shards the load's records are spread; 0: they are where the catalog is.
     pub shards: u32,
+    /// On how many nodes each of those shards is; 0: on all.
+    pub replicas: u32,
+    /// How many nodes there are at first; fewer than three: three.
+    pub nodes: usize,
 }
 
-/// A cluster of three.
+/// A cluster.
 pub struct Cluster {
     data: tempfile::TempDir,
     plan: Plan,
@@ -47,9 +51,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one, and waits until all three vote.
+    /// Starts one, and waits until three vote.
     pub async fn start(plan: Plan) -> Cluster {
-        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let count = plan.nodes.max(3);
+        let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
         let address =
             |listener: &TcpListener| listener.local_addr().expect("a bound listener has an address").to_string();
         let addresses: Vec<String> = listeners.iter().map(address).collect();
@@ -59,14 +64,15 @@ impl Cluster {
         let mut cluster = Cluster { data, plan, addresses, links, nodes: Vec::new() };
         // All at once, as a supervisor would: none can be ready before the others are there.
         let starting: Vec<_> =
-            (0..3).map(|number| tokio::spawn(begin(cluster.data(number), cluster.start_of(number)))).collect();
+            (0..count).map(|number| tokio::spawn(begin(cluster.data(number), cluster.start_of(number)))).collect();
         for node in starting {
             cluster.nodes.push(Some(node.await.expect("a node starts")));
         }
         cluster.wait_voters(3).await;
         let client = cluster.client();
         let namespace = cluster.namespace();
-        client.ensure_namespace_with(namespace, cluster.plan.shards).await.expect("a namespace is made");
+        let (shards, replicas) = (cluster.plan.shards, cluster.plan.replicas);
+        client.create_namespace_on(namespace, shards, replicas, true).await.expect("a namespace is made");
         client.collection(namespace, "cache").ensure(Schema::default()).await.expect("a collection is made");
         let schema = Schema::default().with_embedding("text", load::DIMENSION, Metric::SquaredL2);
         client.collection(namespace, "memories").ensure(schema).await.expect("a collection is made");
@@ -94,7 +100,8 @@ impl Cluster {
 
     /// How a node is started.
     pub fn start_of(&self, number: usize) -> Start {
-        let others: Vec<&str> = (0..3).filter(|at| *at != number).map(|at| self.advertised(at)).collect();
+        let others: Vec<&str> =
+            (0..self.addresses.len()).filter(|at| *at != number).map(|at| self.advertised(at)).collect();
         let (listen, join) = (&self.addresses[number], others.join(","));
         let start = Start::default().with(&["--listen", listen, "--advertise", self.advertised(number)]);
         let start = start.with(&["--join", &join, "--log-file-mib", "1"]);
@@ -104,6 +111,17 @@ impl Cluster {
     /// Starts a node that ended.
     pub async fn start_again(&mut self, number: usize) {
         self.nodes[number] = Some(begin(self.data(number), self.start_of(number)).await);
+    }
+
+    /// Starts one more, and says its number.
+    pub async fn add(&mut self) -> usize {
+        assert!(self.links.is_none(), "links are before the first nodes only");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        self.addresses.push(listener.local_addr().expect("a bound listener has an address").to_string());
+        drop(listener);
+        let number = self.addresses.len() - 1;
+        self.nodes.push(Some(begin(self.data(number), self.start_of(number)).await));
+        number
     }
 
     /// A node that runs.
@@ -172,10 +190,11 @@ impl Cluster {
     pub async fn leader_but(&self, not: Option<usize>) -> usize {
         let begun = Instant::now();
         loop {
-            for asked in (0..3).filter(|at| Some(*at) != not && self.nodes[*at].is_some()) {
+            for asked in (0..self.addresses.len()).filter(|at| Some(*at) != not && self.nodes[*at].is_some()) {
                 let Ok(described) = self.client_of(asked).describe_cluster().await else { continue };
                 let leader = described.members.iter().find(|member| Some(member.member) == described.leader);
-                let number = leader.and_then(|leader| (0..3).find(|at| self.advertised(*at) == leader.address));
+                let number = leader
+                    .and_then(|leader| (0..self.addresses.len()).find(|at| self.advertised(*at) == leader.address));
                 if let Some(number) = number.filter(|number| self.nodes[*number].is_some() && Some(*number) != not) {
                     return number;
                 }
@@ -190,7 +209,7 @@ impl Cluster {
         let begun = Instant::now();
         loop {
             let mut states = Vec::new();
-            for number in 0..3 {
+            for number in 0..self.addresses.len() {
                 let stats = self.client_of(number).stats().await;
                 let state = |shard: ShardStats| (shard.shard, shard.applied, shard.digest, shard.chain_head);
                 states.push(stats.map(|stats| stats.shards.into_iter().map(state).collect::<Vec<_>>()));

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use loci_index::command::{Command, Outcome, Refusal, SchemaChange};
+use loci_index::record::CollectionId;
 use loci_index::view::{CollectionView, View};
 use loci_wire::v1;
 use loci_wire::v1::admin_server::Admin;
 use tonic::{Code, Request, Response, Status};
 
-use super::calls::{Calls, not_reserved};
+use super::calls::{Calls, no_part, not_reserved};
 use super::cluster;
 use super::convert::{self, NAMESPACE_DEFAULT};
 use super::home::{find, token};
@@ -53,7 +54,7 @@ impl AdminService {
         let name = convert::namespace_name(request.name)?;
         not_reserved(&name)?;
         let cluster = &self.calls.cluster;
-        let line = cluster.give_shards(&name, request.shards, deadline).await?;
+        let line = cluster.give_shards(&name, request.shards, request.replicas, deadline).await?;
         let made = self.calls.log(origin, Command::CreateNamespace { name: name.clone() }, deadline).await;
         let existed = match made {
             Ok(_) => false,
@@ -75,6 +76,13 @@ impl AdminService {
         let there = Route::find(&view, &name).route().map_or(0, |route| route.shards().len());
         if there != request.shards as usize && (!existed || request.shards != 0) {
             let message = format!("namespace {name:?} exists with {there} shards of its own, not {}", request.shards);
+            return Err(Failure::new(Code::AlreadyExists, "other_shards", message));
+        }
+        let replicas = Route::find(&view, &name).route().and_then(|route| book::shard(&view, *route.shards().first()?));
+        let replicas = replicas.map_or(0, |(line, _)| line.replicas);
+        if replicas != request.replicas && (!existed || request.replicas != 0) {
+            let message =
+                format!("namespace {name:?} exists with {replicas} members of each shard, not {}", request.replicas);
             return Err(Failure::new(Code::AlreadyExists, "other_shards", message));
         }
         Ok(self.done(view.index(), [], existed))
@@ -199,18 +207,14 @@ impl AdminService {
     }
 }
 
-/// A collection of the catalog, with what there is of it in its shards, if it has any.
-fn describe(
-    collection: CollectionView<'_>,
-    parts: &[CollectionView<'_>],
-    status: &NodeStatus,
-) -> v1::DescribeCollectionReply {
-    let id = collection.id();
+/// What there is of a collection in these views.
+fn figures(id: CollectionId, parts: &[CollectionView<'_>], status: &NodeStatus) -> v1::CollectionStats {
     let (known, walked) = (status.recall().known(id), status.walker().walked(id));
-    let mut stats = collection.stats();
-    parts.iter().for_each(|part| stats.add(part.stats()));
+    let Some((first, rest)) = parts.split_first() else { return v1::CollectionStats::default() };
+    let mut stats = first.stats();
+    rest.iter().for_each(|part| stats.add(part.stats()));
     let graphs = || stats.segments.iter().filter(|segment| segment.graph);
-    let stats = v1::CollectionStats {
+    v1::CollectionStats {
         records: stats.records,
         bytes: stats.bytes,
         buffer_records: stats.buffer_rows,
@@ -226,45 +230,115 @@ fn describe(
         recall_found: known.found,
         walk_checked: walked.checked,
         walk_unfound: walked.unfound,
+    }
+}
+
+/// What two nodes say of a collection, each of its own shards.
+fn added(one: &v1::CollectionStats, other: &v1::CollectionStats) -> v1::CollectionStats {
+    v1::CollectionStats {
+        records: one.records + other.records,
+        bytes: one.bytes + other.bytes,
+        buffer_records: one.buffer_records + other.buffer_records,
+        buffer_bytes: one.buffer_bytes + other.buffer_bytes,
+        segments: one.segments.saturating_add(other.segments),
+        graph_segments: one.graph_segments.saturating_add(other.graph_segments),
+        unmerged_deletes: one.unmerged_deletes + other.unmerged_deletes,
+        disk_bytes: one.disk_bytes + other.disk_bytes,
+        memory_bytes: one.memory_bytes + other.memory_bytes,
+        indexed_records: one.indexed_records + other.indexed_records,
+        recall_samples: one.recall_samples + other.recall_samples,
+        recall_nearest: one.recall_nearest + other.recall_nearest,
+        recall_found: one.recall_found + other.recall_found,
+        walk_checked: one.walk_checked + other.walk_checked,
+        walk_unfound: one.walk_unfound + other.walk_unfound,
+    }
+}
+
+/// Figures of collections in those of these shards that run here.
+pub fn figures_here(
+    cluster: &Cluster,
+    status: &NodeStatus,
+    shards: &[u32],
+    collections: &[u64],
+) -> Vec<v1::CollectionStats> {
+    let views: Vec<_> = shards.iter().filter_map(|id| cluster.held(*id)).map(|shard| shard.newest()).collect();
+    let of = |id: &u64| {
+        let id = CollectionId(*id);
+        let parts: Vec<_> = views.iter().filter_map(|view| view.collection_by_id(id)).collect();
+        figures(id, &parts, status)
     };
-    v1::DescribeCollectionReply {
-        name: Some(v1::CollectionName {
-            namespace: collection.namespace().into(),
-            collection: collection.name().into(),
-        }),
-        schema: Some(convert::schema_reply(collection.schema())),
-        stats: Some(stats),
-    }
+    collections.iter().map(of).collect()
 }
 
-/// The views of all shards that run here, by number.
-fn all_views(cluster: &Cluster) -> BTreeMap<u32, Arc<View>> {
-    cluster.shards().handles().iter().map(|shard| (shard.id(), shard.newest())).collect()
-}
-
-/// The same, of a collection whose shards are looked for.
-fn describe_with(
-    collection: CollectionView<'_>,
-    catalog: &View,
-    views: &BTreeMap<u32, Arc<View>>,
-    status: &NodeStatus,
-) -> v1::DescribeCollectionReply {
-    match Route::find(catalog, collection.namespace()).route() {
-        None => describe(collection, &[], status),
-        Some(route) => {
-            let views = route.shards().iter().filter_map(|shard| views.get(shard));
-            let parts: Vec<_> = views.filter_map(|view| view.collection_by_id(collection.id())).collect();
-            describe(collection, &parts, status)
+impl AdminService {
+    /// Collections of the catalog, with what there is of each in its shards, if it has any.
+    async fn describe(
+        &self,
+        catalog: &View,
+        found: &[CollectionView<'_>],
+        deadline: Instant,
+    ) -> Result<Vec<v1::DescribeCollectionReply>, Failure> {
+        let cluster = &self.calls.cluster;
+        let mut replies = Vec::with_capacity(found.len());
+        // What is asked of each shard that is elsewhere: numbers of replies, and of collections.
+        let mut elsewhere: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
+        for (number, collection) in found.iter().enumerate() {
+            let id = collection.id();
+            let stats = match Route::find(catalog, collection.namespace()).route() {
+                None => figures(id, &[*collection], &self.status),
+                Some(route) => {
+                    for shard in route.shards().iter().filter(|shard| cluster.held(**shard).is_none()) {
+                        elsewhere.entry(*shard).or_default().push((number, id.0));
+                    }
+                    figures_here(cluster, &self.status, route.shards(), &[id.0]).pop().unwrap_or_default()
+                }
+            };
+            replies.push(v1::DescribeCollectionReply {
+                name: Some(v1::CollectionName {
+                    namespace: collection.namespace().into(),
+                    collection: collection.name().into(),
+                }),
+                schema: Some(convert::schema_reply(collection.schema())),
+                stats: Some(stats),
+            });
         }
+        for (shard, asked) in elsewhere {
+            let collections: Vec<u64> = asked.iter().map(|(_, id)| *id).collect();
+            let request = v1::FiguresRequest { shards: vec![shard], collections };
+            let there = self.figures_there(shard, request, deadline).await?;
+            for ((number, _), figures) in asked.into_iter().zip(there.collections) {
+                let stats = &mut replies[number].stats;
+                *stats = Some(added(&stats.unwrap_or_default(), &figures));
+            }
+        }
+        Ok(replies)
+    }
+
+    /// What another node says of a shard's collections.
+    async fn figures_there(
+        &self,
+        shard: u32,
+        request: v1::FiguresRequest,
+        deadline: Instant,
+    ) -> Result<v1::FiguresReply, Failure> {
+        let cluster = &self.calls.cluster;
+        if cluster.leader_of(shard).is_none() {
+            cluster.look_for(shard).await;
+        }
+        let mut last =
+            Failure::new(Code::Unavailable, "no_such_shard", format!("nobody says that he has shard {shard}; retry"));
+        for member in cluster.answering(shard) {
+            match cluster.links().figures(member, request.clone(), deadline).await {
+                Ok(reply) => return Ok(reply),
+                Err(status) => last = Failure::from_status(&status),
+            }
+        }
+        Err(last)
     }
 }
 
-fn list(
-    view: &View,
-    views: &BTreeMap<u32, Arc<View>>,
-    namespace: &str,
-    status: &NodeStatus,
-) -> Vec<v1::DescribeCollectionReply> {
+/// The collections of a namespace, or of all that are not the cluster's own.
+fn all_of<'v>(view: &'v View, namespace: &str) -> Vec<CollectionView<'v>> {
     let mut found: Vec<_> = view
         .collections()
         .filter(|found| match namespace {
@@ -273,7 +347,7 @@ fn list(
         })
         .collect();
     found.sort_by_key(|found| (found.namespace(), found.name()));
-    found.into_iter().map(|found| describe_with(found, view, views, status)).collect()
+    found
 }
 
 #[tonic::async_trait]
@@ -325,8 +399,8 @@ impl Admin for AdminService {
         self.unary("describe_collection", false, request, |request, deadline| async move {
             let name = convert::collection_name(request.name, NAMESPACE_DEFAULT)?;
             let view = self.calls.newest(deadline).await?;
-            let views = all_views(&self.calls.cluster);
-            Ok(describe_with(find(&view, &name)?, &view, &views, &self.status))
+            let described = self.describe(&view, &[find(&view, &name)?], deadline).await?;
+            described.into_iter().next().ok_or_else(no_part)
         })
         .await
     }
@@ -341,9 +415,8 @@ impl Admin for AdminService {
             if !namespace.is_empty() && !view.has_namespace(&namespace) && namespace != NAMESPACE_DEFAULT {
                 return Err(Refusal::UnknownNamespace(namespace).into());
             }
-            Ok(v1::ListCollectionsReply {
-                collections: list(&view, &all_views(&self.calls.cluster), &namespace, &self.status),
-            })
+            let collections = self.describe(&view, &all_of(&view, &namespace), deadline).await?;
+            Ok(v1::ListCollectionsReply { collections })
         })
         .await
     }

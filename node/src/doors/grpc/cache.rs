@@ -24,11 +24,14 @@ use loci_index::table::{Keyspace, Table, guards};
 use loci_wire::v1;
 use loci_wire::v1::cache_reply::Kind;
 use loci_wire::v1::cache_server::Cache;
+use loci_wire::v1::pipeline_reply::Reply;
+use loci_wire::v1::pipeline_request::Call;
 use tonic::{Code, Request, Response, Status};
 
 use super::calls::{Calls, REPLY_BYTES_MAX, counted, log, no_part, not_reserved, too_large_reply};
 use super::convert::{self, NAMESPACE_DEFAULT};
-use super::home::{self, Home, Name, Reading, Wanted, find, one_shard};
+use super::far::{self, Far, other_reply, pick};
+use super::home::{self, Home, Name, Reading, Wanted, check_token, find, one_shard};
 use super::records::unary;
 use super::status::Failure;
 use crate::metrics::Metrics;
@@ -239,6 +242,10 @@ impl Calls {
         mut request: v1::ExecuteRequest,
         deadline: Instant,
     ) -> Result<v1::ExecuteReply, Failure> {
+        let name = convert::collection_name(request.collection.clone(), NAMESPACE_DEFAULT)?;
+        if let Some(far) = self.far_from_all(&name) {
+            return Box::pin(self.execute_far(far, request, deadline)).await;
+        }
         let asking = Asking::new(&mut request)?;
         if asking.asked.iter().all(Asked::only_reads) {
             return self.execute_reads(asking, request.consistency.as_ref(), deadline).await;
@@ -248,7 +255,8 @@ impl Calls {
         let names = [asking.name.clone()];
         let wanted = |route: &Route| Ok(asking.shares(Some(route))?.into_keys().collect());
         let (route, homes) = Home::all(&self.cluster, &asking.name.0, &names, wanted, deadline).await?;
-        let shares = asking.shares(route.as_ref())?;
+        let mut shares = asking.shares(route.as_ref())?;
+        shares.retain(|shard, _| self.cluster.is_asked_for(*shard));
         let parts = homes.iter().zip(shares.values());
         let spread = route.as_ref().is_some_and(|route| route.shards().len() > 1);
         let written =
@@ -261,6 +269,58 @@ impl Calls {
             replies.take(share, &tape, done_but_too_large)?;
         }
         Ok(v1::ExecuteReply { replies: replies.after(asking.conditions)?, token: home::token(tokens), lag_millis: 0 })
+    }
+
+    /// The same, where not all shards are here.
+    async fn execute_far(
+        &self,
+        far: Far,
+        request: v1::ExecuteRequest,
+        deadline: Instant,
+    ) -> Result<v1::ExecuteReply, Failure> {
+        let asking = Asking::new(&mut request.clone())?;
+        let writes = !asking.asked.iter().all(Asked::only_reads);
+        if !writes {
+            check_token(request.consistency.as_ref(), &far.shards)?;
+        }
+        // With conditions all is in one shard, and conditions are not counted among the commands there.
+        let mut shares = asking.shares(Some(&far.route))?;
+        if asking.conditions > 0 {
+            shares.values_mut().for_each(|share| *share = (0..request.commands.len()).collect());
+        }
+        let call = |numbers: &[usize]| {
+            let commands = pick(&request.commands, numbers);
+            let v1::ExecuteRequest { origin, collection, conditions, atomic, consistency, .. } = &request;
+            Call::Execute(v1::ExecuteRequest {
+                origin: origin.clone(),
+                collection: collection.clone(),
+                commands,
+                conditions: conditions.clone(),
+                atomic: *atomic,
+                consistency: consistency.clone(),
+            })
+        };
+        let answered = self.share_far(&shares, writes, deadline, call).await?;
+        let mut replies: Vec<Option<v1::CacheReply>> = vec![None; request.commands.len()];
+        let (mut tokens, mut lag_millis, mut bytes) = (Vec::new(), 0, 0);
+        for (share, reply) in shares.values().zip(answered) {
+            let Reply::Execute(reply) = reply else { return Err(other_reply()) };
+            for (number, reply) in share.iter().zip(reply.replies) {
+                bytes += prost::Message::encoded_len(&reply) + 16;
+                let place = replies.get_mut(*number).ok_or_else(damaged)?;
+                *place = Some(match place.take() {
+                    None => reply,
+                    Some(before) => joined(before, reply),
+                });
+            }
+            tokens.push(reply.token);
+            lag_millis = reply.lag_millis.max(lag_millis);
+        }
+        if bytes > REPLY_BYTES_MAX {
+            return Err(if writes { done_but_too_large() } else { too_large_reply() });
+        }
+        let replies = replies.into_iter().map(|reply| reply.ok_or_else(damaged)).collect::<Result<_, Failure>>()?;
+        Ok(v1::ExecuteReply { replies, token: far::joined(tokens), lag_millis })
     }
 
     async fn execute_reads(
@@ -321,7 +381,11 @@ async fn write(
 }
 
 fn read(reading: &Reading, asking: &Asking) -> Result<Vec<v1::CacheReply>, Failure> {
-    let shares = asking.shares(reading.route())?;
+    let mut shares = asking.shares(reading.route())?;
+    if shares.len() > 1 {
+        // Another node may ask for some of them only.
+        shares.retain(|shard, _| reading.parts().iter().any(|part| part.shard.id() == *shard));
+    }
     let (collections, now) = (reading.collections()?, reading.now());
     let mut replies = Replies::new(asking.asked.len());
     for (shard, share) in &shares {

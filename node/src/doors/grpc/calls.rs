@@ -15,7 +15,7 @@ use super::ask;
 use super::convert::{self, NAMESPACE_DEFAULT, Parts};
 use super::cursor::Cursor;
 use super::explain;
-use super::home::{Reading, Wanted};
+use super::home::{Name, Reading, Wanted};
 use super::status::Failure;
 use crate::cluster::{Cluster, book};
 use crate::cpu_time::thread_cpu_nanos;
@@ -38,7 +38,8 @@ pub const PAGE_RECORDS_MAX: usize = 10_000;
 /// A search that compares with about so many bytes takes 300 us.
 const SHORT_BYTES_MAX: u64 = 2 << 20;
 
-const HITS_DEFAULT: usize = 10;
+/// Hits of a search that does not say how many.
+pub const HITS_DEFAULT: usize = 10;
 const PAGE_RECORDS_DEFAULT: usize = 1_000;
 const PAGE_BYTES_MAX: usize = 16 << 20;
 /// What a reply may hold, with room for what surrounds it in its message.
@@ -68,6 +69,11 @@ pub fn not_reserved(namespace: &str) -> Result<(), Failure> {
         return Err(Failure::new(Code::PermissionDenied, "reserved_namespace", message));
     }
     Ok(())
+}
+
+/// A collection's name, as it travels.
+pub fn name_reply((namespace, collection): Name) -> v1::CollectionName {
+    v1::CollectionName { namespace, collection }
 }
 
 pub fn too_large_reply() -> Failure {
@@ -102,6 +108,10 @@ impl Calls {
     pub async fn get(&self, request: v1::GetRequest, deadline: Instant) -> Result<v1::GetReply, Failure> {
         counted("keys", request.keys.len(), KEYS_MAX)?;
         let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
+        if let Some(far) = self.far(&name.0, |route| Some(Wanted::Keys(&request.keys).shards(route))) {
+            let collection = Some(name_reply(name));
+            return Box::pin(self.get_far(far, v1::GetRequest { collection, ..request }, deadline)).await;
+        }
         let (parts, keys) = (Parts::from(request.parts), request.keys);
         let consistency = request.consistency.as_ref();
         let reading = Reading::new(&self.cluster, name, Wanted::Keys(&keys), consistency, deadline).await?;
@@ -116,8 +126,18 @@ impl Calls {
 
     /// One page.
     pub async fn scan(&self, request: v1::ScanRequest, deadline: Instant) -> Result<v1::ScanReply, Failure> {
+        let name = convert::collection_name(request.collection.clone(), NAMESPACE_DEFAULT)?;
+        if let Some(far) = self.far_from_all(&name) {
+            return Box::pin(self.scan_far(far, request, deadline)).await;
+        }
         let reading = self.reading_of_scan(&request, deadline).await?;
         self.page(reading, &Scan::new(request)?, deadline).await
+    }
+
+    /// Whether some of what is scanned is on other nodes.
+    pub fn scans_far(&self, request: &v1::ScanRequest) -> Result<bool, Failure> {
+        let name = convert::collection_name(request.collection.clone(), NAMESPACE_DEFAULT)?;
+        Ok(self.far_from_all(&name).is_some())
     }
 
     /// What a whole stream of pages is read from.
@@ -164,7 +184,10 @@ impl Calls {
 
     /// How many records there are.
     pub async fn count(&self, request: v1::CountRequest, deadline: Instant) -> Result<v1::CountReply, Failure> {
-        let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
+        let name = convert::collection_name(request.collection.clone(), NAMESPACE_DEFAULT)?;
+        if let Some(far) = self.far_from_all(&name) {
+            return Box::pin(self.count_far(far, request, deadline)).await;
+        }
         let filter = convert::filter(request.filter)?;
         let consistency = request.consistency.as_ref();
         let reading = Reading::new(&self.cluster, name, Wanted::All, consistency, deadline).await?;
@@ -185,8 +208,11 @@ impl Calls {
         deadline: Instant,
         alone: bool,
     ) -> Result<v1::SearchReply, Failure> {
-        let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
+        let name = convert::collection_name(request.collection.clone(), NAMESPACE_DEFAULT)?;
         counted("queries", request.queries.len(), QUERIES_MAX)?;
+        if let Some(far) = self.far_from_all(&name) {
+            return Box::pin(self.search_far(far, request, deadline)).await;
+        }
         let k = within("k", request.k, HITS_DEFAULT, HITS_MAX)?;
         let effort = match within("ef", request.ef, 0, EF_MAX)? {
             _ if request.exact => Effort::Exact,
@@ -330,7 +356,8 @@ impl Budget {
 pub struct Scan {
     prefix: Bytes,
     filter: Option<Arc<Filter>>,
-    limit: usize,
+    /// Records of a page.
+    pub limit: usize,
     parts: Parts,
     /// Where the next page begins.
     pub cursor: Bytes,

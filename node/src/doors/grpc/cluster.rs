@@ -1,5 +1,6 @@
 //! What `Admin` says of the cluster, and does with it. Asked anywhere, answered where the shard is led.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,14 @@ use tonic::{Code, Request, Response, Status};
 
 use super::status::Failure;
 use crate::cluster::transfers::Direction;
-use crate::cluster::{Cluster, book, links};
+use crate::cluster::{Cluster, book, links, placement, sightings};
 use crate::shard::{ChangeError, ShardHandle};
 use crate::shards::CATALOG;
 
 /// How often a change is tried that has to wait for another.
 const CHANGE_RETRY: Duration = Duration::from_millis(100);
+/// A node that answered in this time runs.
+const HEARD_OF: Duration = Duration::from_secs(5);
 
 /// Who takes part, and how they are doing.
 pub async fn describe(
@@ -91,26 +94,32 @@ pub async fn describe(
 
 /// Where the shards are, as this node sees it.
 fn places(cluster: &Cluster) -> Vec<v1::ShardPlace> {
-    let namespaces = book::namespaces(&cluster.catalog().newest());
-    let place = |shard: ShardHandle| {
-        let members = shard.members();
-        let ids = |members: &[MemberId]| members.iter().map(|member| member.0).collect();
-        let id = shard.id();
+    let view = cluster.catalog().newest();
+    let (namespaces, lines) = (book::namespaces(&view), book::shards(&view));
+    let mut all: BTreeSet<u32> = lines.keys().copied().collect();
+    all.extend(cluster.shards().handles().iter().map(ShardHandle::id));
+    let place = |id: u32| {
+        // Of one that is elsewhere, what its nodes said.
+        let here = cluster.held(id).map(|shard| sightings::part(&shard));
+        let v1::ShardPart { leader, term, voters, learners, records, .. } =
+            here.or_else(|| cluster.sighted(id)).unwrap_or_default();
+        let (replicas, holders, leaving) =
+            lines.get(&id).map(|line| (line.replicas, line.holders.clone(), line.leaving.clone())).unwrap_or_default();
+        let namespaces = namespaces.iter().filter(|(_, line)| line.shards.contains(&id));
         v1::ShardPlace {
             shard: id,
-            leader: shard.leader().map_or(0, |leader| leader.0),
-            term: shard.status().term,
-            voters: members.as_ref().map_or_else(Vec::new, |members| ids(members.voters())),
-            learners: members.as_ref().map_or_else(Vec::new, |members| ids(members.learners())),
-            namespaces: namespaces
-                .iter()
-                .filter(|(_, line)| line.shards.contains(&id))
-                .map(|(name, _)| name.clone())
-                .collect(),
-            records: shard.newest().stats().records,
+            leader,
+            term,
+            voters,
+            learners,
+            namespaces: namespaces.map(|(name, _)| name.clone()).collect(),
+            records,
+            replicas,
+            holders,
+            leaving,
         }
     };
-    cluster.shards().handles().into_iter().map(place).collect()
+    all.into_iter().map(place).collect()
 }
 
 /// Hands the lead to another member.
@@ -119,10 +128,19 @@ pub async fn transfer(
     request: v1::TransferLeaderRequest,
     deadline: Instant,
 ) -> Result<v1::TransferLeaderReply, Failure> {
-    let shard = cluster.shards().handle(request.shard.max(CATALOG)).ok_or_else(|| {
-        let message = format!("there is no shard {}; `loci cluster status` lists them", request.shard);
-        Failure::new(Code::NotFound, "unknown_shard", message)
-    })?;
+    let id = request.shard.max(CATALOG);
+    let Some(shard) = cluster.held(id) else {
+        if book::shard(&cluster.catalog().newest(), id).is_none() {
+            let message = format!("there is no shard {}; `loci cluster status` lists them", request.shard);
+            return Err(Failure::new(Code::NotFound, "unknown_shard", message));
+        }
+        let leader = cluster.leader_of(id).filter(|leader| *leader != cluster.me());
+        let nobody = || Failure::new(Code::Unavailable, "not_leader", "nobody is known to lead the shard; retry");
+        return there(cluster, leader.ok_or_else(nobody)?, deadline, request, |mut admin, request| async move {
+            admin.transfer_leader(request).await
+        })
+        .await;
+    };
     let cluster = &cluster.of(shard);
     let to = MemberId(request.member);
     let leader = leader(cluster, deadline).await?;
@@ -164,6 +182,13 @@ pub async fn remove(
         let message = format!("there is no member {member}; `loci cluster status` lists them");
         return Err(Failure::new(Code::NotFound, "unknown_member", message));
     }
+    let held = held_by(cluster, member);
+    if !held.is_empty() && cluster.sightings().silent(member) < HEARD_OF {
+        let message = format!(
+            "member {member} holds shards {held:?}, which are on some nodes only: `loci cluster drain {member}` moves them away first"
+        );
+        return Err(Failure::new(Code::FailedPrecondition, "holds_shards", message));
+    }
     cluster.mark_removed(member, deadline).await?;
     while takes_part() {
         match cluster.shard().change_members(vec![MemberChange::Remove(member)], deadline).await {
@@ -203,16 +228,23 @@ pub async fn drain(
         return Err(Failure::new(Code::NotFound, "unknown_member", message));
     }
     cluster.mark_drained(member, !request.undo, deadline).await?;
-    let holds = || -> Vec<u32> {
+    let holds = || -> BTreeSet<u32> {
         let votes = |shard: &ShardHandle| {
             shard.leader() == Some(member) || shard.members().is_some_and(|members| members.voters().contains(&member))
         };
-        cluster.shards().handles().iter().filter(|shard| votes(shard)).map(ShardHandle::id).collect()
+        let here = cluster.shards().handles();
+        let votes = here.iter().filter(|shard| votes(shard)).map(ShardHandle::id);
+        votes.chain(held_by(cluster, member)).collect()
     };
     // Whoever asks wants to hear why it does not come to an end, and not that his time is up.
     let until = deadline - Duration::from_millis(200).min(deadline.saturating_duration_since(Instant::now()) / 2);
     while !request.undo && !holds().is_empty() {
         if Instant::now() >= until {
+            if placement::pending(cluster) {
+                let message =
+                    format!("shards {:?} are still being moved away: repeat the call to wait for it", holds());
+                return Err(Failure::new(Code::DeadlineExceeded, "still_takes_part", message));
+            }
             let message = format!(
                 "member {member} still has a vote in shards {:?}: nobody else could have it. Start another node with --join, which \
                  takes its place as soon as it has caught up, or take it back with --undo",
@@ -223,6 +255,12 @@ pub async fn drain(
         tokio::time::sleep(CHANGE_RETRY).await;
     }
     Ok(v1::DrainMemberReply {})
+}
+
+/// The shards on some nodes only that a member holds, or has not thrown away yet.
+fn held_by(cluster: &Cluster, member: MemberId) -> Vec<u32> {
+    let has = |line: &book::ShardLine| line.holders.contains(&member.0) || line.leaving.contains(&member.0);
+    placement::placed(cluster).into_iter().filter(|(_, line)| has(line)).map(|(id, _)| id).collect()
 }
 
 async fn leader(cluster: &Cluster, deadline: Instant) -> Result<MemberId, Failure> {

@@ -57,7 +57,8 @@ pub enum Wanted<'k> {
 }
 
 impl Wanted<'_> {
-    fn shards(self, route: &Route) -> Vec<u32> {
+    /// Which shards hold that.
+    pub fn shards(self, route: &Route) -> Vec<u32> {
         match self {
             Wanted::All => route.shards().to_vec(),
             Wanted::Keys(keys) => {
@@ -93,6 +94,14 @@ fn foreign(consistency: Option<&v1::Consistency>, shards: &[u32]) -> Failure {
     Failure::invalid("foreign_token", message)
 }
 
+/// Whether a token says something about one of these shards at least.
+pub fn check_token(consistency: Option<&v1::Consistency>, shards: &[u32]) -> Result<(), Failure> {
+    match shards.iter().all(|shard| level(consistency, *shard).is_none()) {
+        true => Err(foreign(consistency, shards)),
+        false => Ok(()),
+    }
+}
+
 /// The collection of that name in a view.
 pub fn find<'v>(view: &'v View, (namespace, name): &Name) -> Result<CollectionView<'v>, Failure> {
     view.collection(namespace, name).ok_or_else(|| {
@@ -107,7 +116,7 @@ pub fn running(cluster: &Cluster, shard: u32) -> Result<ShardHandle, Failure> {
         let message = format!("shard {shard} does not run on this node yet; retry");
         Failure::new(Code::Unavailable, "no_such_shard", message)
     };
-    cluster.shards().handle(shard).ok_or_else(missing)
+    cluster.held(shard).ok_or_else(missing)
 }
 
 /// Where a call's records are.
@@ -183,9 +192,9 @@ impl Reading {
                     return Ok(Reading { parts, route: None, name });
                 }
             };
-            let shards = wanted.shards(&route);
-            if shards.iter().all(|shard| level(consistency, *shard).is_none()) {
-                return Err(foreign(consistency, &shards));
+            let shards = cluster.among(wanted.shards(&route));
+            if !cluster.is_only() {
+                check_token(consistency, &shards)?;
             }
             let views = shards.iter().map(|&id| async move {
                 let shard = running(cluster, id)?;
@@ -292,7 +301,7 @@ impl Home {
                 Place::Shards(route, catalog) => (route, catalog),
                 Place::Catalog(view) => return Ok((None, vec![Home::of_catalog(cluster, view)])),
             };
-            let wanted = shards(&route)?;
+            let wanted = cluster.among(shards(&route)?);
             let homes = wanted.iter().map(|shard| Home::of_shard(cluster, *shard, &catalog, names, deadline));
             let homes: Option<Vec<Home>> = try_join_all(homes).await?.into_iter().collect();
             if let Some(homes) = homes {

@@ -4,7 +4,7 @@
 //!   unary, scan stream --> records --\
 //!   typed values --------> cache -----+
 //!   admin calls ---------> admin -----+--> calls, writes (convert; home: which shards; their views) --> status
-//!   pipeline ------------> pipeline -/
+//!   pipeline ------------> pipeline -/                  '-- far: shards that are on other nodes
 //!   semantic cache ------> the same calls as records
 //!   watch ---------------> the history of shards
 //! ```
@@ -20,6 +20,7 @@ mod cluster;
 mod convert;
 mod cursor;
 mod explain;
+mod far;
 mod home;
 mod pipeline;
 mod records;
@@ -37,13 +38,13 @@ use loci_wire::v1::changes_server::ChangesServer;
 use loci_wire::v1::records_server::RecordsServer;
 use loci_wire::v1::semantic_cache_server::SemanticCacheServer;
 
-pub use admin::AdminService;
+pub use admin::{AdminService, figures_here};
 pub use cache::CacheService;
 pub use calls::Calls;
 pub use records::{RecordsService, deadline};
 pub use semantic::SemanticService;
 pub use status::Failure;
-pub use watch::WatchService;
+pub use watch::{WatchService, WatchStream};
 
 use crate::metrics::Metrics;
 use crate::status::NodeStatus;

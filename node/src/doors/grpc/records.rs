@@ -150,13 +150,17 @@ impl Records for RecordsService {
 
     type ScanStreamStream = ReceiverStream<Result<v1::ScanReply, Status>>;
 
-    /// All pages are of one view, however long the client takes to read them.
+    /// All pages are of one view, however long the client takes to read them; where shards are on other nodes, each is of its own.
     async fn scan_stream(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStreamStream>, Status> {
         let deadline = deadline(request.metadata(), gate::TIMEOUT_MAX);
         let traceparent = trace::given(request.metadata()).map(str::to_owned);
         let request = request.into_inner();
         let pass = self.calls.enter(&request)?;
-        let reading = self.calls.reading_of_scan(&request, deadline).await?;
+        let far = self.calls.scans_far(&request)?.then(|| request.clone());
+        let reading = match far {
+            None => Some(self.calls.reading_of_scan(&request, deadline).await?),
+            Some(_) => None,
+        };
         let mut scan = Scan::new(request)?;
         // One page under way and one waiting: a client that reads slowly makes the scan wait.
         let (pages, stream) = mpsc::channel(1);
@@ -164,7 +168,13 @@ impl Records for RecordsService {
         tokio::spawn(async move {
             let whole = async {
                 loop {
-                    let page = calls.page(reading.clone(), &scan, deadline).await?;
+                    let page = match (&reading, &far) {
+                        (Some(reading), _) => calls.page(reading.clone(), &scan, deadline).await?,
+                        (None, far) => {
+                            let request = far.clone().unwrap_or_default();
+                            calls.scan(v1::ScanRequest { cursor: scan.cursor.clone(), ..request }, deadline).await?
+                        }
+                    };
                     let cursor = page.cursor.clone();
                     if pages.send(Ok(page)).await.is_err() || cursor.is_empty() {
                         return Ok(());

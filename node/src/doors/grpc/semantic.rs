@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use loci_index::attributes::Value;
-use loci_index::command::{Command, Outcome, Removal};
+use loci_index::command::{Command, Envelope, Origin, Outcome, Removal};
 use loci_index::filter::Filter;
 use loci_index::record::KEY_BYTES_MAX;
 use loci_wire::v1;
@@ -24,12 +24,15 @@ use tonic::{Request, Response, Status};
 
 use super::calls::{Calls, log, not_reserved};
 use super::convert::{self, NAMESPACE_DEFAULT};
+use super::far::Far;
 use super::home::{self, Home, Name, find};
 use super::records::unary;
 use super::status::Failure;
 use super::writes::unexpected;
 use crate::metrics::{Metrics, Semantic};
 use crate::router::Route;
+use crate::shard::Level;
+use crate::trace;
 
 const PARTITION: &str = "partition";
 const SCOPE: &str = "scope";
@@ -231,6 +234,9 @@ impl Calls {
         let origin = convert::origin(origin)?;
         let too_large = || Failure::invalid("invalid_filter", "a value of the filter is larger than attributes may be");
         let filter = filter.encode().ok_or_else(too_large)?;
+        if let Some(far) = self.far_from_all(name) {
+            return self.remove_far(&far, origin, name, filter, deadline).await;
+        }
         let wanted = |route: &Route| Ok(route.shards().to_vec());
         let (_, homes) = Home::all(&self.cluster, &name.0, std::slice::from_ref(name), wanted, deadline).await?;
         let (mut removed, mut tokens) = (0, Vec::new());
@@ -243,6 +249,33 @@ impl Calls {
                 }
                 (outcome, _) => return Err(unexpected(&outcome)),
             }
+        }
+        Ok((removed, home::token(tokens)))
+    }
+
+    /// The same, where not all shards are here.
+    async fn remove_far(
+        &self,
+        far: &Far,
+        origin: Origin,
+        name: &Name,
+        filter: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<(u64, Option<v1::Token>), Failure> {
+        let view = self.cluster.catalog().view(Level::Latest, Some(deadline)).await?;
+        let collection = find(&view, name)?.id().0;
+        let origin = Origin { trace: trace::for_entry(origin.trace), ..origin };
+        let (mut removed, mut tokens) = (0, Vec::new());
+        for shard in &far.shards {
+            let removal = Removal { collection, filter: filter.clone() };
+            let envelope = Envelope { origin: origin.clone(), command: Command::Remove(removal.into()) };
+            let written = self.cluster.write_in(*shard, envelope, deadline).await?;
+            match written.outcome {
+                Outcome::Removed(records) => removed += records,
+                Outcome::Refused(refusal) => return Err(refusal.into()),
+                outcome => return Err(unexpected(&outcome)),
+            }
+            tokens.push((*shard, written.index));
         }
         Ok((removed, home::token(tokens)))
     }

@@ -31,7 +31,7 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout};
 use tokio_stream::Stream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::calls::Calls;
 use super::convert::{self, Parts};
@@ -86,9 +86,11 @@ struct Asked {
 }
 
 /// Where a shard's part begins.
-struct Start {
-    shard: ShardHandle,
-    after: u64,
+enum Start {
+    /// It runs here.
+    Here { shard: ShardHandle, after: u64 },
+    /// Another node tells of it.
+    There(Box<Relay>),
 }
 
 /// Why a watch ends.
@@ -164,6 +166,7 @@ impl Calls {
     async fn begin_watch(
         &self,
         asked: &Asked,
+        request: &v1::WatchRequest,
         from: Option<v1::Token>,
         deadline: Instant,
     ) -> Result<Vec<Start>, Failure> {
@@ -186,7 +189,7 @@ impl Calls {
                 }
             }
         }
-        let shards = shards.unwrap_or_default();
+        let shards = self.cluster.among(shards.unwrap_or_default());
         let parts = || from.iter().flat_map(|token| [token].into_iter().chain(&token.others));
         let missing: Vec<u32> =
             shards.iter().copied().filter(|shard| !parts().any(|part| part.shard == *shard)).collect();
@@ -201,6 +204,9 @@ impl Calls {
         let starts = shards.iter().map(|&id| {
             let from = parts().find(|part| part.shard == id).map(|part| part.index);
             async move {
+                if self.cluster.held(id).is_none() && !self.cluster.is_only() {
+                    return Ok(Start::There(Box::new(self.begin_relay(id, request, from, deadline).await?)));
+                }
                 let shard = running(&self.cluster, id)?;
                 if !shard.history().is_kept() {
                     let message = "this node keeps no history for watches: it runs with --watch-history-mib 0";
@@ -214,10 +220,89 @@ impl Calls {
                 let view = shard.view(level, Some(deadline)).await?;
                 let after = from.unwrap_or(view.index());
                 shard.history().read(after, 0).map_err(|lost| too_old(&shard, after, lost))?;
-                Ok::<_, Failure>(Start { shard, after })
+                Ok::<_, Failure>(Start::Here { shard, after })
             }
         });
         try_join_all(starts).await
+    }
+
+    /// Has a node tell that has a shard which is not here.
+    async fn begin_relay(
+        &self,
+        id: u32,
+        request: &v1::WatchRequest,
+        from: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Relay, Failure> {
+        if self.cluster.leader_of(id).is_none() {
+            self.cluster.look_for(id).await;
+        }
+        let from = from.map(|index| v1::Token { shard: id, index, others: Vec::new() });
+        let watch = v1::WatchRequest { from, ..request.clone() };
+        let message = format!("nobody says that he has shard {id}; retry");
+        let mut last = Failure::new(Code::Unavailable, "no_such_shard", message);
+        for member in self.cluster.answering(id) {
+            let request = v1::TellRequest { shards: vec![id], watch: Some(watch.clone()) };
+            let begun = async {
+                let mut stream = self.cluster.links().tell(member, request).await?;
+                // Says where it begins.
+                let first = stream.message().await?;
+                Ok::<_, Status>((first.and_then(|reply| reply.token), stream))
+            };
+            match timeout(deadline.saturating_duration_since(Instant::now()), begun).await {
+                Ok(Ok((Some(token), stream))) => return Ok(Relay { shard: id, after: token.index, stream }),
+                Ok(Ok((None, _))) => {}
+                Ok(Err(status)) if status.code() == Code::Unavailable => last = Failure::from_status(&status),
+                Ok(Err(status)) => return Err(Failure::from_status(&status)),
+                Err(_) => break,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// Hands on what another node tells of a shard.
+struct Relay {
+    shard: u32,
+    after: u64,
+    stream: Streaming<v1::WatchReply>,
+}
+
+impl Relay {
+    async fn run(mut self, replies: mpsc::Sender<v1::WatchReply>, watches: Watches) -> Result<(), End> {
+        loop {
+            match self.stream.message().await {
+                Ok(Some(reply)) => {
+                    let events = reply.events.len();
+                    send(&replies, reply, &watches).await?;
+                    watches.sent(events);
+                }
+                Ok(None) => return Err(gone(self.shard, "its stream ended").into()),
+                Err(status) if status.details().is_empty() => return Err(gone(self.shard, status.message()).into()),
+                Err(status) => return Err(Failure::from_status(&status).into()),
+            }
+        }
+    }
+}
+
+fn gone(shard: u32, why: &str) -> Failure {
+    let message = format!("the node that told of shard {shard} tells no more: {why}; go on from the last token");
+    Failure::new(Code::Unavailable, "no_such_shard", message)
+}
+
+/// Sends a reply, if it is taken in time.
+async fn send(replies: &mpsc::Sender<v1::WatchReply>, reply: v1::WatchReply, watches: &Watches) -> Result<(), End> {
+    match timeout(PATIENCE, replies.send(reply)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(End::Gone),
+        Err(_) => {
+            watches.cut_off(CutOff::Slow);
+            let message = format!(
+                "replies were not taken for {} seconds: go on from the last token, and read faster or watch less",
+                PATIENCE.as_secs()
+            );
+            Err(Failure::new(Code::ResourceExhausted, "slow_watcher", message).retry_after(gate::RETRY_AFTER).into())
+        }
     }
 }
 
@@ -291,6 +376,9 @@ impl Teller {
             let message = "this node was removed from the cluster: go on from the last token on another";
             return Err(Failure::new(Code::Unavailable, "removed", message).into());
         }
+        if self.shard.is_stopping() {
+            return Err(stopping().into());
+        }
         let lag = self.shard.lag();
         if lag > LAG_MAX && !self.asked.stale {
             let message = format!(
@@ -328,20 +416,7 @@ impl Teller {
         let events = reply.events.len();
         reply.shard = self.shard.id();
         reply.token = home::token([(self.shard.id(), self.after)]);
-        match timeout(PATIENCE, self.replies.send(reply)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(End::Gone),
-            Err(_) => {
-                self.watches.cut_off(CutOff::Slow);
-                let message = format!(
-                    "replies were not taken for {} seconds: go on from the last token, and read faster or watch less",
-                    PATIENCE.as_secs()
-                );
-                return Err(Failure::new(Code::ResourceExhausted, "slow_watcher", message)
-                    .retry_after(gate::RETRY_AFTER)
-                    .into());
-            }
-        }
+        send(&self.replies, reply, &self.watches).await?;
         self.watches.sent(events);
         self.sent = (self.after, Instant::now());
         Ok(())
@@ -498,16 +573,21 @@ impl Stream for WatchStream {
 }
 
 /// Tells until there is a reason to end.
-async fn tell(tellers: Vec<Teller>, watches: Watches, replies: mpsc::Sender<v1::WatchReply>) -> End {
+async fn tell(
+    tellers: Vec<Teller>,
+    relays: Vec<Relay>,
+    watches: Watches,
+    replies: mpsc::Sender<v1::WatchReply>,
+) -> End {
     // Says where it begins, in all shards: a client that loses its connection early must not begin anew in some of them.
-    let begin = v1::WatchReply {
-        token: home::token(tellers.iter().map(|teller| (teller.shard.id(), teller.after))),
-        ..Default::default()
-    };
+    let here = tellers.iter().map(|teller| (teller.shard.id(), teller.after));
+    let there = relays.iter().map(|relay| (relay.shard, relay.after));
+    let begin = v1::WatchReply { token: home::token(here.chain(there)), ..Default::default() };
     if replies.send(begin).await.is_err() {
         return End::Gone;
     }
-    let all = try_join_all(tellers.into_iter().map(Teller::run));
+    let relayed = relays.into_iter().map(|relay| relay.run(replies.clone(), watches.clone()));
+    let all = async { tokio::try_join!(try_join_all(tellers.into_iter().map(Teller::run)), try_join_all(relayed)) };
     tokio::select! {
         ended = all => match ended {
             Err(end) => end,
@@ -530,8 +610,8 @@ impl Changes for WatchService {
         let from = request.from.take();
         let started = async {
             let _pass = self.calls.enter(&request)?;
-            let asked = Asked::new(request)?;
-            let starts = self.calls.begin_watch(&asked, from, until).await?;
+            let asked = Asked::new(request.clone())?;
+            let starts = self.calls.begin_watch(&asked, &request, from, until).await?;
             let watching = self.calls.watches.begin().ok_or_else(|| {
                 let message = "there are as many watches on this node as there may be";
                 Failure::new(Code::ResourceExhausted, "overloaded", message).retry_after(gate::RETRY_AFTER)
@@ -549,7 +629,7 @@ impl Changes for WatchService {
         let (say_end, end) = oneshot::channel();
         let asked = Arc::new(asked);
         let watches = self.calls.watches.clone();
-        let teller = |Start { shard, after }: Start| Teller {
+        let teller = |(shard, after): (ShardHandle, u64)| Teller {
             asked: Arc::clone(&asked),
             applied: shard.applied(),
             shard,
@@ -562,10 +642,16 @@ impl Changes for WatchService {
             replies: sender.clone(),
             watches: watches.clone(),
         };
-        let tellers = starts.into_iter().map(teller).collect();
+        let (mut tellers, mut relays) = (Vec::new(), Vec::new());
+        for start in starts {
+            match start {
+                Start::Here { shard, after } => tellers.push(teller((shard, after))),
+                Start::There(relay) => relays.push(*relay),
+            }
+        }
         let metrics = Arc::clone(&self.metrics);
         tokio::spawn(async move {
-            let code = match tell(tellers, watches, sender).await {
+            let code = match tell(tellers, relays, watches, sender).await {
                 End::Gone => Code::Ok,
                 End::Failed(failure) => {
                     let code = failure.code;

@@ -12,10 +12,13 @@ use loci_index::record::CollectionId;
 use loci_index::view::{self, CollectionView, View};
 use loci_index::way::Steps;
 use loci_wire::v1;
+use loci_wire::v1::pipeline_reply::Reply;
+use loci_wire::v1::pipeline_request::Call;
 use tonic::Code;
 
 use super::calls::{Calls, KEYS_MAX, counted, log, no_part, not_reserved};
 use super::convert::{self, NAMESPACE_DEFAULT};
+use super::far::{Far, other_reply};
 use super::home::{self, Home, Name, find, one_shard};
 use super::status::Failure;
 use crate::router::Route;
@@ -94,8 +97,32 @@ impl Calls {
         Ok(shares)
     }
 
+    /// The shards that a write of these keys is about, if they are not all here; what cannot be is said elsewhere.
+    fn far_from_keys<'k>(
+        &self,
+        collection: &Option<v1::CollectionName>,
+        keys: impl Iterator<Item = &'k [u8]>,
+        conditions: &'k [v1::Condition],
+        spread: bool,
+    ) -> Option<Far> {
+        let name = convert::collection_name(collection.clone(), NAMESPACE_DEFAULT).ok()?;
+        self.far(&name.0, |route| match spread {
+            true if !conditions.is_empty() => None,
+            true => Some(keys.map(|key| route.shard(key)).collect::<BTreeSet<_>>().into_iter().collect()),
+            false => {
+                let keys = keys.chain(conditions.iter().map(|condition| &condition.key[..]));
+                one_shard(route, keys).ok().map(|shard| vec![shard])
+            }
+        })
+    }
+
     /// Inserts, replaces or merges records.
     pub async fn put(&self, request: v1::PutRequest, deadline: Instant) -> Result<v1::WriteReply, Failure> {
+        counted("records", request.records.len(), CHANGES_MAX)?;
+        let keys = request.records.iter().map(|record| &record.key[..]);
+        if let Some(far) = self.far_from_keys(&request.collection, keys, &request.conditions, request.spread) {
+            return Box::pin(self.put_far(far, request, deadline)).await;
+        }
         let v1::PutRequest { origin, collection, records, mode, conditions, remove_attributes, .. } = request;
         let (remove_deadline, spread) = (request.remove_deadline, request.spread);
         let mode = v1::PutMode::try_from(mode)
@@ -103,7 +130,6 @@ impl Calls {
         if mode != v1::PutMode::Merge && (!remove_attributes.is_empty() || remove_deadline) {
             return Err(Failure::invalid("invalid_mode", "only a merge can remove attributes or the deadline"));
         }
-        counted("records", records.len(), CHANGES_MAX)?;
         // Every record's change names them again: a small message must not become a huge one.
         let named: usize = remove_attributes.iter().map(|name| name.len() + size_of::<String>()).sum();
         if named.saturating_mul(records.len()) > loci_wire::MESSAGE_BYTES_MAX {
@@ -122,8 +148,17 @@ impl Calls {
     pub async fn batch(&self, request: v1::BatchRequest, deadline: Instant) -> Result<v1::WriteReply, Failure> {
         use v1::change::Action as Wire;
         counted("changes", request.changes.len(), CHANGES_MAX)?;
+        let namespace = convert::namespace_name(request.namespace.clone())?;
+        let wanted = |route: &Route| {
+            one_shard(route, keys_of_batch(&request.conditions, &request.changes)).ok().map(|shard| vec![shard])
+        };
+        if let Some(far) = self.far(&namespace, wanted) {
+            return match Box::pin(self.write_far(&far, Call::Batch(request), deadline)).await? {
+                Reply::Write(reply) => Ok(reply),
+                _ => Err(other_reply()),
+            };
+        }
         let origin = convert::origin(request.origin)?;
-        let namespace = convert::namespace_name(request.namespace)?;
         let home = self.home_of_batch(&namespace, &request.conditions, &request.changes, deadline).await?;
         let now = home.now();
         let translation = Translation { view: &home.view, namespace: &namespace, own: None };
@@ -161,21 +196,12 @@ impl Calls {
         changes: &[v1::Change],
         deadline: Instant,
     ) -> Result<Home, Failure> {
-        use v1::change::Action as Wire;
-        let changed = || {
-            changes.iter().filter_map(|change| match change.action.as_ref()? {
-                Wire::Put(record) => Some(&record.key[..]),
-                Wire::Merge(merge) => Some(&merge.record.as_ref()?.key[..]),
-                Wire::Delete(key) => Some(&key[..]),
-            })
-        };
-        let conditioned = || conditions.iter().map(|condition| &condition.key[..]);
         let named = changes.iter().map(|change| &change.collection);
         let named = named.chain(conditions.iter().map(|condition| &condition.collection)).flatten();
         // What names none, or one of another namespace, is refused when it is translated.
         let named = named.filter_map(|name| convert::collection_name(Some(name.clone()), namespace).ok());
         let named: BTreeSet<Name> = named.filter(|name| name.0 == namespace).collect();
-        let wanted = |route: &Route| Ok(vec![one_shard(route, changed().chain(conditioned()))?]);
+        let wanted = |route: &Route| Ok(vec![one_shard(route, keys_of_batch(conditions, changes))?]);
         let named: Vec<Name> = named.into_iter().collect();
         let (_, homes) = Home::all(&self.cluster, namespace, &named, wanted, deadline).await?;
         homes.into_iter().next().ok_or_else(no_part)
@@ -222,6 +248,21 @@ impl Calls {
 
     /// Deletes by key or by filter.
     pub async fn delete(&self, request: v1::DeleteRequest, deadline: Instant) -> Result<v1::DeleteReply, Failure> {
+        let far = match &request.filter {
+            None => {
+                counted("keys", request.keys.len(), KEYS_MAX)?;
+                let keys = request.keys.iter().map(|key| &key[..]);
+                self.far_from_keys(&request.collection, keys, &request.conditions, request.spread)
+            }
+            Some(_) if request.keys.is_empty() && request.conditions.is_empty() => {
+                let name = convert::collection_name(request.collection.clone(), NAMESPACE_DEFAULT)?;
+                self.far_from_all(&name)
+            }
+            Some(_) => None,
+        };
+        if let Some(far) = far {
+            return Box::pin(self.delete_far(far, request, deadline)).await;
+        }
         let v1::DeleteRequest { origin, collection, keys, filter, conditions, spread } = request;
         let origin = convert::origin(origin)?;
         let name = convert::collection_name(collection, NAMESPACE_DEFAULT)?;
@@ -234,7 +275,6 @@ impl Calls {
             }
             Some(filter) => self.delete_everywhere(origin, &name, filter, deadline).await,
             None => {
-                counted("keys", keys.len(), KEYS_MAX)?;
                 let shares = self.shares(&name, &conditions, keys, spread, deadline).await?;
                 let changes = |home: &Home, keys: Vec<Bytes>, numbers: &[usize]| {
                     let own = find(&home.view, &name)?;
@@ -318,6 +358,17 @@ impl Calls {
             }
         }
     }
+}
+
+/// Every key that a batch names.
+fn keys_of_batch<'k>(conditions: &'k [v1::Condition], changes: &'k [v1::Change]) -> impl Iterator<Item = &'k [u8]> {
+    use v1::change::Action as Wire;
+    let changed = changes.iter().filter_map(|change| match change.action.as_ref()? {
+        Wire::Put(record) => Some(&record.key[..]),
+        Wire::Merge(merge) => Some(&merge.record.as_ref()?.key[..]),
+        Wire::Delete(key) => Some(&key[..]),
+    });
+    changed.chain(conditions.iter().map(|condition| &condition.key[..]))
 }
 
 /// What a put does with each record.

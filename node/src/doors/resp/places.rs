@@ -18,6 +18,7 @@ use loci_index::view::View;
 
 use super::Door;
 use super::databases::{DATABASES, Databases, unread};
+use crate::cluster::book;
 use crate::gate;
 use crate::router::{self, Found, Route};
 use crate::shard::{Level, ShardHandle};
@@ -141,6 +142,11 @@ impl Databases {
     }
 }
 
+/// Whether a shard is on some of the nodes only.
+fn is_placed(catalog: &View, shard: u32) -> bool {
+    book::shard(catalog, shard).is_some_and(|(line, _)| line.is_placed())
+}
+
 impl Door {
     /// The shards, as this node has heard.
     pub fn homes(&self) -> Result<Arc<Homes>, String> {
@@ -165,6 +171,13 @@ impl Door {
         let (shards, route) = match Route::find(catalog, self.databases.namespace()) {
             Found::Catalog => (vec![self.cluster.catalog().clone()], None),
             Found::BeingMade => return Err("TRYAGAIN the databases are just being made or dropped".into()),
+            Found::Route(route) if route.shards().iter().any(|shard| is_placed(catalog, *shard)) => {
+                return Err(format!(
+                    "ERR namespace {:?} is on some of the nodes only (--replicas), and this door serves one that is on all: give \
+                     --resp-namespace another",
+                    self.databases.namespace()
+                ));
+            }
             Found::Route(route) => {
                 let running = |shard: &u32| self.cluster.shards().handle(*shard);
                 let shards: Option<Vec<ShardHandle>> = route.shards().iter().map(running).collect();

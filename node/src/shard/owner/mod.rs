@@ -48,6 +48,7 @@ use super::queue::Waiting;
 use super::{Event, Fatal, Outbox};
 use crate::cluster::snapshot::Stand;
 use crate::log_thread::{LogHandle, Report, Safety};
+use crate::shards::CATALOG;
 use crate::trace;
 use members::Known;
 pub(super) use reads::FOREVER;
@@ -459,10 +460,14 @@ impl Owner {
             });
         }
         if standing.part == Part::Removed && before.part != Part::Removed {
-            tracing::error!(
-                shard = self.shared.id,
-                "this member was removed from the cluster: its node can take part again only with an empty data directory"
-            );
+            if self.shared.id == CATALOG {
+                tracing::error!(
+                    shard = self.shared.id,
+                    "this member was removed from the cluster: its node can take part again only with an empty data directory"
+                );
+            } else {
+                tracing::info!(shard = self.shared.id, "this node takes part in the shard no longer");
+            }
             self.shared.set_phase(Phase::Removed);
         }
         if (before.role, before.term, before.leader) == (standing.role, standing.term, standing.leader) {

@@ -1,0 +1,360 @@
+//! Shards that are on some of the nodes only: every node answers for them, they spread over the nodes, leave one that is drained or
+//! dead, come to one that is new, and nothing acknowledged is lost while they move.
+//!
+//! `LOCI_MOVES=20` makes a long run of the moves; `LOCI_SEED` chooses the load.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use loci_client::{
+    Client, Collection, Condition, Consistency, Entry, Error, Metric, Partition, PutOptions, Query, Record, Schema,
+    ShardDescription, attribute,
+};
+use loci_tests::chance::Chance;
+use loci_tests::cluster::load::Load;
+use loci_tests::cluster::{Cluster, Plan};
+use loci_tests::{say, seed, setting};
+
+const RECORDS: u64 = 400;
+const SHARDS: u32 = 4;
+const LOOK: Duration = Duration::from_millis(100);
+/// Moves are made one after the other, with pauses.
+const MOVES_TAKE: Duration = Duration::from_secs(120);
+
+fn record(number: u64) -> Record {
+    let mut chance = Chance::new(number);
+    let embedding: Vec<f32> = (0..8).map(|_| chance.component()).collect();
+    Record::new(format!("k{number}"))
+        .with_value(format!("value {number}"))
+        .with_attribute("ten", (number % 10) as i64)
+        .with_embedding(embedding)
+}
+
+fn schema() -> Schema {
+    Schema::default().with_embedding("e", 8, Metric::SquaredL2)
+}
+
+fn spread() -> PutOptions {
+    PutOptions { spread: true, ..PutOptions::default() }
+}
+
+async fn hits(collection: &Collection, query: Query) -> Vec<(String, i64)> {
+    let found = collection.find(query).k(15).exact().hits().await.expect("a search is answered");
+    let key = |record: &Record| String::from_utf8_lossy(&record.key).into_owned();
+    found.iter().map(|hit| (key(&hit.record), (f64::from(hit.distance) * 1e4).round() as i64)).collect()
+}
+
+async fn scanned(collection: &Collection) -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut pages = collection.scan().page_records(37);
+    while let Some(page) = pages.next_page().await.expect("a page") {
+        keys.extend(page.records.iter().map(|record| String::from_utf8_lossy(&record.key).into_owned()));
+    }
+    keys
+}
+
+/// What is in shards on some nodes answers as what is in one place, whichever node is asked.
+async fn same(one: &Collection, wide: &Collection, what: &str) {
+    let keys = scanned(one).await;
+    assert_eq!(keys, scanned(wide).await, "{what}");
+    for ten in [0, 3, 12] {
+        let filter = attribute("ten").equals(ten);
+        assert_eq!(one.count(filter.clone()).await.unwrap(), wide.count(filter).await.unwrap(), "{what}");
+    }
+    let asked: Vec<String> = (0..RECORDS).step_by(7).map(|number| format!("k{number}")).collect();
+    let values =
+        |found: Vec<Option<Record>>| found.into_iter().map(|record| record.and_then(|r| r.value)).collect::<Vec<_>>();
+    let (a, b) = (one.get_many(asked.clone()).await.unwrap(), wide.get_many(asked).await.unwrap());
+    assert_eq!(values(a), values(b), "{what}");
+    for number in [1, 30, 77] {
+        let vector: Vec<f32> = (0..8).map(|at| ((number + at) as f32).sin()).collect();
+        for query in [Query::near(vector.clone()), Query::near_key(keys[number].clone())] {
+            assert_eq!(hits(one, query.clone()).await, hits(wide, query).await, "{what}");
+        }
+    }
+}
+
+async fn shards(client: &Client) -> Vec<ShardDescription> {
+    let described = client.describe_cluster().await.expect("a node describes its cluster");
+    described.shards.into_iter().filter(|shard| shard.replicas > 0).collect()
+}
+
+/// How many members each node has, as far as shards say who votes.
+fn members(shards: &[ShardDescription]) -> BTreeMap<u64, usize> {
+    let mut members = BTreeMap::new();
+    for member in shards.iter().flat_map(|shard| &shard.voters) {
+        *members.entry(*member).or_default() += 1;
+    }
+    members
+}
+
+/// Waits until all members are where they are to be, and that is so.
+async fn settled(cluster: &Cluster, what: &str, wanted: impl Fn(&[ShardDescription]) -> bool) -> Vec<ShardDescription> {
+    let client = cluster.client();
+    let begun = Instant::now();
+    loop {
+        let shards = shards(&client).await;
+        let rest = |shard: &ShardDescription| {
+            shard.leader.is_some()
+                && shard.learners.is_empty()
+                && shard.leaving.is_empty()
+                && shard.voters == shard.holders
+        };
+        if !shards.is_empty() && shards.iter().all(rest) && wanted(&shards) {
+            return shards;
+        }
+        assert!(begun.elapsed() < MOVES_TAKE, "{what}: {shards:?}\n{}", cluster.logs());
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Which shards a node has files of.
+fn files(cluster: &Cluster, number: usize) -> BTreeSet<u32> {
+    let folder = cluster.data(number).join("shards");
+    let names = std::fs::read_dir(folder).expect("the shards are there").filter_map(|entry| {
+        let name = entry.expect("a folder can be read").file_name();
+        name.to_string_lossy().split('.').next()?.parse::<u32>().ok()
+    });
+    names.filter(|shard| *shard > 1).collect()
+}
+
+/// The number of a member's node.
+async fn node_of(cluster: &Cluster, member: u64) -> usize {
+    let described = cluster.client().describe_cluster().await.unwrap();
+    let address =
+        described.members.iter().find(|known| known.member == member).expect("it is a member").address.clone();
+    cluster.addresses.iter().position(|known| *known == address).expect("it was started here")
+}
+
+/// Drains a member, which may take longer than a call.
+async fn drain(cluster: &Cluster, member: u64) {
+    let begun = Instant::now();
+    while let Err(error) = cluster.client().drain_member(member).await {
+        assert!(begun.elapsed() < MOVES_TAKE, "{error}\n{}", cluster.logs());
+    }
+}
+
+async fn fill(client: &Client) {
+    for collection in [client.collection("default", "c"), client.collection("wide", "c")] {
+        collection.ensure(schema()).await.unwrap();
+        collection.put_with((0..RECORDS).map(record), spread()).await.unwrap();
+    }
+}
+
+fn even(shards: &[ShardDescription], nodes: usize) -> bool {
+    let members = members(shards);
+    let (least, most) = (members.values().min().copied().unwrap_or(0), members.values().max().copied().unwrap_or(0));
+    members.len() == nodes && most - least <= 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_on_some_nodes_answer_at_every_node_and_move_where_they_are_to_be() {
+    let mut cluster = Cluster::start(Plan { shards: SHARDS, replicas: 3, nodes: 4, ..Plan::default() }).await;
+    let client = cluster.client();
+    let found = settled(&cluster, "they are spread", |shards| shards.len() as u32 == SHARDS && even(shards, 4)).await;
+    assert!(found.iter().all(|shard| shard.voters.len() == 3), "{found:?}");
+    fill(&client).await;
+    for number in 0..4 {
+        let member = cluster.client_of(number).describe_cluster().await.unwrap().member;
+        let held: BTreeSet<u32> =
+            found.iter().filter(|shard| shard.holders.contains(&member)).map(|shard| shard.shard).collect();
+        assert_eq!(files(&cluster, number), held, "of node {number}");
+        let at = cluster.client_of(number);
+        let (one, wide) = (at.collection("default", "c"), at.collection("wide", "c"));
+        same(&one, &wide, &format!("at node {number}")).await;
+        assert_eq!(wide.describe().await.unwrap().stats.records, RECORDS, "at node {number}");
+        // Written here, and seen everywhere at once; also with a token, and where nobody waits.
+        let key = format!("from {number}");
+        let written = wide.put(Record::new(key.clone()).with_value("v").with_embedding(vec![9.0; 8])).await.unwrap();
+        for other in 0..4 {
+            let there = cluster.client_of(other).collection("wide", "c");
+            assert!(there.get(key.clone()).await.unwrap().is_some(), "written at {number}, read at {other}");
+            let as_new = there.clone().with_consistency(Consistency::AtLeast(written.token.clone()));
+            assert!(as_new.get(key.clone()).await.unwrap().is_some());
+            there.with_consistency(Consistency::Stale).get(key.clone()).await.unwrap();
+        }
+        wide.batch().delete(key.clone()).commit().await.unwrap();
+        assert!(wide.get(key.clone()).await.unwrap().is_none());
+        let absent = PutOptions { conditions: vec![Condition::absent(key.clone())], ..PutOptions::default() };
+        wide.put_with([Record::new(key.clone()).with_value("v")], absent.clone()).await.unwrap();
+        let again = wide.put_with([Record::new(key.clone()).with_value("v")], absent).await;
+        assert!(matches!(again, Err(Error::ConditionFailed { .. })), "{again:?}");
+        let gone = wide.delete_many([key]).await.unwrap();
+        assert_eq!(gone.deleted, 1);
+    }
+    for collection in ["default", "wide"] {
+        let gone = client.collection(collection, "c").delete_where(attribute("ten").equals(4)).await.unwrap();
+        assert_eq!(gone.deleted, RECORDS / 10);
+    }
+
+    // One is emptied, and gets its members back.
+    let drained = found[0].leader.unwrap();
+    let number = node_of(&cluster, drained).await;
+    drain(&cluster, drained).await;
+    let now = settled(&cluster, "one is drained", |shards| even(shards, 3)).await;
+    assert!(now.iter().all(|shard| !shard.holders.contains(&drained)), "{now:?}");
+    assert_eq!(files(&cluster, number), BTreeSet::new(), "they are gone from the disk");
+    let at = cluster.client_of(number);
+    same(&at.collection("default", "c"), &at.collection("wide", "c"), "at the drained node").await;
+    client.undrain_member(drained).await.unwrap();
+    settled(&cluster, "it has members again", |shards| even(shards, 4)).await;
+    assert_eq!(files(&cluster, number).len(), 3);
+
+    // One more gets some.
+    let fifth = cluster.add().await;
+    settled(&cluster, "the new node has members", |shards| even(shards, 5)).await;
+    let at = cluster.client_of(fifth);
+    same(&at.collection("default", "c"), &at.collection("wide", "c"), "at the new node").await;
+
+    // All are there after a start of all.
+    for number in 0..cluster.nodes.len() {
+        assert!(cluster.nodes[number].take().expect("it runs").terminate().success());
+        cluster.start_again(number).await;
+    }
+    settled(&cluster, "after restarts", |shards| even(shards, 5)).await;
+    let at = cluster.client_of(number);
+    same(&at.collection("default", "c"), &at.collection("wide", "c"), "after restarts").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_nodes_members_are_replaced_and_it_comes_back_with_none_of_what_it_had() {
+    let options = vec!["--replace-after-seconds".to_owned(), "3".to_owned()];
+    let mut cluster = Cluster::start(Plan { shards: 3, replicas: 3, nodes: 4, options, ..Plan::default() }).await;
+    let client = cluster.client();
+    fill(&client).await;
+    let found = settled(&cluster, "they are spread", |_| true).await;
+    let dead = found[1].leader.unwrap();
+    let number = node_of(&cluster, dead).await;
+    cluster.nodes[number].take().expect("it runs").kill();
+    let begun = Instant::now();
+    loop {
+        let shards = shards(&client).await;
+        let replaced = |shard: &ShardDescription| shard.voters.len() == 3 && !shard.voters.contains(&dead);
+        if shards.len() == 3 && shards.iter().all(replaced) {
+            break;
+        }
+        assert!(begun.elapsed() < MOVES_TAKE, "{shards:?}\n{}", cluster.logs());
+        tokio::time::sleep(LOOK).await;
+    }
+    same(&client.collection("default", "c"), &client.collection("wide", "c"), "without the dead").await;
+    client.collection("wide", "c").put_with((0..50).map(record), spread()).await.unwrap();
+    cluster.start_again(number).await;
+    settled(&cluster, "it is back", |shards| even(shards, 4)).await;
+    let at = cluster.client_of(number);
+    same(&at.collection("default", "c"), &at.collection("wide", "c"), "at the one that was dead").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_and_says_why() {
+    let cluster = Cluster::start(Plan::default()).await;
+    let client = cluster.client();
+    for (shards, replicas) in [(2, 2), (2, 7), (0, 3)] {
+        let refused = client.create_namespace_on("no", shards, replicas, false).await;
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{shards} {replicas}: {refused:?}");
+    }
+    client.create_namespace_on("single", 3, 1, false).await.unwrap();
+    client.create_namespace_on("single", 3, 1, true).await.unwrap();
+    let other = client.create_namespace_on("single", 3, 3, true).await;
+    assert!(matches!(other, Err(Error::AlreadyExists { .. })), "{other:?}");
+    let single = client.collection("single", "c");
+    single.create(schema().with_text("text", loci_client::Language::English)).await.unwrap();
+    single.put_with((0..60).map(record), spread()).await.unwrap();
+    let found = shards(&client).await;
+    assert_eq!(members(&found).values().copied().collect::<Vec<_>>(), [1, 1, 1], "{found:?}");
+    let words = single.find(Query::text("text", "heron")).hits().await;
+    assert!(words.is_err(), "words count over all shards, which are on three nodes: {words:?}");
+    let holder = found[0].holders[0];
+    let removed = client.remove_member(if holder == 1 { found[1].holders[0] } else { holder }).await;
+    let message = removed.expect_err("its records would be lost").to_string();
+    assert!(message.contains("drain"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn typed_values_watches_and_the_semantic_cache_work_at_every_node() {
+    let cluster = Cluster::start(Plan { shards: 5, replicas: 1, nodes: 3, ..Plan::default() }).await;
+    let client = cluster.client();
+    client.collection("wide", "c").ensure(Schema::default()).await.unwrap();
+    client.semantic_cache("wide", "answers").ensure(2, Metric::Cosine).await.unwrap();
+    // Whoever is asked, all that is written anywhere is told.
+    let mut watches = Vec::new();
+    for number in 0..3 {
+        let mut watch = cluster.client_of(number).collection("wide", "c").watch();
+        watch.begin().await.unwrap();
+        watches.push(watch);
+    }
+    for number in 0..3 {
+        let at = cluster.client_of(number);
+        let cache = at.collection("wide", "c").cache();
+        for key in 0..12 {
+            cache.increment(format!("n{key}"), 1).await.unwrap();
+        }
+        let many =
+            (0..12).fold(cache.commands(), |commands, key| commands.command(["GET".to_owned(), format!("n{key}")]));
+        let replies = many.execute().await.unwrap().replies;
+        let expected = (number + 1).to_string();
+        assert!(replies.iter().all(|reply| reply.bytes().is_some_and(|bytes| bytes == expected)), "{replies:?}");
+        assert_eq!(cache.call(["DBSIZE"]).await.unwrap().int(), Some(12));
+        let several = cache.commands().command(["INCR", "n1"]).command(["INCR", "n2"]).command(["INCR", "n3"]);
+        let refused = several.command(["INCR", "n4"]).atomic().execute().await;
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
+
+        let answers = at.semantic_cache("wide", "answers").threshold(0.01);
+        let partition = Partition::new().with("at", number.to_string());
+        for angle in 0..8 {
+            let (sin, cos) = (angle as f32).sin_cos();
+            answers.put(&partition, Entry::new(vec![cos, sin], format!("a{angle}")).with_tag("all")).await.unwrap();
+        }
+        let (sin, cos) = 5_f32.sin_cos();
+        let hit = answers.get(&partition, vec![cos, sin]).await.unwrap().hit().expect("it is there");
+        assert_eq!(&hit.value[..], b"a5");
+    }
+    let dropped = cluster.client_of(1).semantic_cache("wide", "answers").drop_tagged(["all"]).await.unwrap();
+    assert_eq!(dropped.entries, 24);
+    for (number, mut watch) in watches.into_iter().enumerate() {
+        let mut told: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+        for _ in 0..36 {
+            let event = tokio::time::timeout(Duration::from_secs(30), watch.next()).await;
+            let event = event.unwrap_or_else(|_| panic!("at node {number}: {told:?}")).unwrap();
+            *told.entry(event.key.to_vec()).or_default() += 1;
+        }
+        assert!(told.len() == 12 && told.values().all(|times| *times == 3), "at node {number}: {told:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_die_while_members_move_cost_no_acknowledged_write() {
+    let moves = setting("LOCI_MOVES", 3);
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let mut cluster = Cluster::start(Plan { shards: 3, replicas: 3, nodes: 4, ..Plan::default() }).await;
+    settled(&cluster, "they are spread", |_| true).await;
+    let (mut gaps, mut made) = (Vec::new(), 0);
+    for round in 0..moves {
+        let load = Load::begin(&cluster, round, &mut chance);
+        let shards = shards(&cluster.client()).await;
+        let leaders: Vec<u64> = shards.iter().filter_map(|shard| shard.leader).collect();
+        let drained = leaders[chance.index(leaders.len())];
+        let client = cluster.client();
+        let draining = tokio::spawn(async move { client.drain_member(drained).await });
+        tokio::time::sleep(Duration::from_millis(300 + chance.below(2_500))).await;
+        // Whoever leads some shard now, the one that is drained or another.
+        let leaders: Vec<u64> = self::shards(&cluster.client()).await.iter().filter_map(|shard| shard.leader).collect();
+        let killed = leaders.get(chance.index(leaders.len().max(1))).copied().unwrap_or(drained);
+        let number = node_of(&cluster, killed).await;
+        cluster.nodes[number].take().expect("it runs").kill();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        cluster.start_again(number).await;
+        // It may have been asked of the one that died, or take longer than the call.
+        let _ = draining.await.expect("draining does not panic");
+        cluster.client().undrain_member(drained).await.unwrap();
+        let report = load.end(&format!("round {round} of LOCI_SEED={seed}\n{}", cluster.logs())).await;
+        gaps.push(report.longest);
+        made += report.calls;
+    }
+    settled(&cluster, "all have come to rest", |shards| even(shards, 4)).await;
+    gaps.sort();
+    say(&format!(
+        "{moves} nodes killed while members moved under {made} calls; nothing succeeded for {:?} at the worst",
+        gaps[gaps.len() - 1]
+    ));
+}
