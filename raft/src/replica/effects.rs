@@ -274,7 +274,7 @@ pub enum ChangeError {
     /// The shard would stop, maybe for good: too few of the voters that it would have were heard lately.
     #[error("only {alive} of the voters after this change are alive, and it takes {needed}")]
     NoQuorum {
-        /// Heard lately.
+        /// Heard lately, and not waiting for a snapshot.
         alive: usize,
         /// A majority.
         needed: usize,

@@ -69,7 +69,11 @@ impl Replica {
             }
         }
         let needed = next.voters().len() / 2 + 1;
-        let alive = next.voters().iter().filter(|voter| self.silent_ticks_of(**voter) <= ALIVE_TICKS).count();
+        // Who waits for a snapshot acknowledges nothing before it has it, which may take long.
+        let progress = |voter: MemberId| self.node.raft.prs().get(voter.0).map(|progress| progress.state);
+        let waits = |voter: MemberId| progress(voter) == Some(ProgressState::Snapshot);
+        let acknowledges = |voter: &&MemberId| self.silent_ticks_of(**voter) <= ALIVE_TICKS && !waits(**voter);
+        let alive = next.voters().iter().filter(acknowledges).count();
         if alive < needed {
             return Err(ChangeError::NoQuorum { alive, needed });
         }

@@ -515,6 +515,10 @@ fn a_member_behind_what_the_log_keeps_is_sent_a_snapshot() {
     let snapshot = sent.iter().find(|message| message.kind() == MessageKind::Snapshot).unwrap();
     assert_eq!(snapshot.snapshot_index(), Some(LogIndex(19)));
     assert_eq!(snapshot.to(), MemberId(3));
+    // Until it has it no change may need its word.
+    let remove = |member| [MemberChange::Remove(MemberId(member))];
+    assert_eq!(bench.replica.change_members(&remove(2)), Err(ChangeError::NoQuorum { alive: 1, needed: 2 }));
+    bench.replica.change_members(&remove(3)).unwrap();
 }
 
 /// The bytes of members that may or may not follow these, and may not be possible at all.
