@@ -212,8 +212,9 @@ impl Host {
             self.throw_away(id)?;
             return Ok(None);
         }
-        if is_blank(state) && !path.exists() {
-            // It was thrown away.
+        if is_blank(state) {
+            // It was thrown away, or had nothing yet: the book says whether it is to be had anew.
+            snapshot::throw_away(&path).map_err(|error| RunError::Disk { path, error })?;
             return Ok(None);
         }
         let opened = open_store(&path, &self.hosting.store, Some(care))?;
@@ -444,7 +445,7 @@ impl Host {
                     Some(_) => {
                         missed.entry(id).or_insert_with(Instant::now);
                     }
-                    None => {}
+                    None => drop(missed.remove(&id)),
                 }
                 if !told && missed.get(&id).is_none_or(|since| since.elapsed() < MISSED_FOR) {
                     continue;

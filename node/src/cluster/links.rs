@@ -184,7 +184,18 @@ impl Links {
 
     /// Has a member's node tell of what changes in some of its shards.
     pub async fn tell(&self, to: MemberId, request: v1::TellRequest) -> Result<Streaming<v1::WatchReply>, Status> {
-        Ok(self.client(to)?.tell(request).await?.into_inner())
+        // On a connection of its own: what its reader is slow to take must hold nothing else up.
+        let catalog = self.0.shards.handle(CATALOG).ok_or_else(|| Status::unavailable("the node is starting"))?;
+        let line = book::find(&catalog.newest(), to)
+            .ok_or_else(|| Status::unavailable(format!("nothing is known of member {to}")))?;
+        let channel = {
+            let _inside = self.0.runtime.enter();
+            endpoint(&line.address)?.connect_lazy()
+        };
+        let mut client = PeersClient::with_interceptor(channel, Says { cluster: self.0.cluster, to })
+            .max_decoding_message_size(PEER_BYTES_MAX)
+            .max_encoding_message_size(PEER_BYTES_MAX);
+        Ok(client.tell(request).await?.into_inner())
     }
 
     /// Asks a member's node for figures of collections.

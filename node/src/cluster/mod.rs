@@ -148,6 +148,11 @@ impl Cluster {
         self.only.as_ref().is_none_or(|only| only.contains(&shard))
     }
 
+    /// Whether all shards that are asked for are among these. Whoever asks may have read another catalog.
+    pub fn asks_within(&self, shards: &[u32]) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().all(|shard| shards.contains(shard)))
+    }
+
     /// Those of these shards that are asked for.
     pub fn among(&self, mut shards: Vec<u32>) -> Vec<u32> {
         shards.retain(|shard| self.is_asked_for(*shard));

@@ -87,7 +87,9 @@ impl Cluster {
         replicas: u32,
     ) -> Result<(NamespaceLine, BTreeMap<u32, ShardLine>), Failure> {
         let there = book::shards(view);
-        let alike = there.iter().filter(|(_, line)| line.replicas == replicas);
+        // One that nobody leads may be lost for good.
+        let is_led = |id: u32, line: &ShardLine| !line.is_placed() || self.led(id).is_some();
+        let alike = there.iter().filter(|(id, line)| line.replicas == replicas && is_led(**id, line));
         let mut load: BTreeMap<u32, usize> = alike.map(|(id, _)| (*id, 0)).collect();
         for shard in book::namespaces(view).values().flat_map(|line| &line.shards) {
             if let Some(load) = load.get_mut(shard) {

@@ -95,7 +95,9 @@ impl Cluster {
     pub fn held(&self, id: u32) -> Option<ShardHandle> {
         let handle = self.shards().handle(id)?;
         let is_holder = || book::shard(&self.catalog().newest(), id).is_none_or(|(line, _)| line.is_held_by(self.me()));
-        let here = !handle.is_removed() && (!self.sightings().any.load(Ordering::Relaxed) || is_holder());
+        // Who is to go and leads still answers: the one that comes may need long.
+        let is_wanted = || is_holder() || handle.leader() == Some(self.me());
+        let here = !handle.is_removed() && (!self.sightings().any.load(Ordering::Relaxed) || is_wanted());
         here.then_some(handle)
     }
 

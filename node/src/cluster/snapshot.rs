@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use loci_index::directory::{Directory, MmapDirectory};
 use loci_index::store::{MANIFEST_FILE, Store, StoreError, StoreOptions, checkpoint_files};
-use loci_raft::{LogIndex, MemberId, Members, Message, Part, Term};
+use loci_raft::{LogIndex, MemberId, Members, Message, Term};
 use loci_wire::v1;
 use loci_wire::v1::snapshot_part::Part as Wire;
 use tokio::sync::mpsc;
@@ -308,7 +308,7 @@ pub async fn serve(
             return Err(Failure::new(Code::Unavailable, "no_snapshot", message).into());
         };
         let stand = stand.map_err(Failure::from)?;
-        if stand.members.part(member) == Part::Removed {
+        if !cluster.shard().is_for(&stand, member) {
             // The checkpoint under way began before the member was let in.
             continue;
         }

@@ -1,6 +1,6 @@
 //! The handle: what the doors hold of a shard. Cheap to clone, usable from any thread.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use loci_index::command::Envelope;
 use loci_index::store::Store;
 use loci_index::view::{View, ViewHandle};
-use loci_raft::{MemberChange, MemberId, Members, Message};
+use loci_raft::{MemberChange, MemberId, Members, Message, Part};
 use tokio::sync::{oneshot, watch};
 
 use super::events::{Listeners, Told};
@@ -83,6 +83,8 @@ pub(super) struct Shared {
     pub leader: AtomicU64,
     /// The same, or who led before while nobody does.
     pub last_leader: AtomicU64,
+    /// At which entry each member was let in that came since this node was started.
+    pub admitted: Mutex<BTreeMap<MemberId, u64>>,
     /// Until when this member answers reads without asking, in microseconds of its clock; zero: it must ask.
     pub lease: AtomicU64,
     /// Whether a read was answered by the lease since it was last extended.
@@ -105,6 +107,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// See [`ShardHandle::is_for`].
+    pub fn is_for(&self, stand: &Stand, member: MemberId) -> bool {
+        let admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = admitted.get(&member).copied().unwrap_or(0);
+        stand.members.part(member) != Part::Removed && stand.index.0 >= since
+    }
+
     /// Of a shard that starts, as member `me`.
     pub fn new(
         id: u32,
@@ -128,6 +137,7 @@ impl Shared {
             phase: AtomicU8::new(Phase::Starting as u8),
             leader: AtomicU64::new(0),
             last_leader: AtomicU64::new(0),
+            admitted: Mutex::default(),
             lease: AtomicU64::new(0),
             lease_used: AtomicBool::new(false),
             committed: AtomicU64::new(0),
@@ -279,6 +289,12 @@ impl ShardHandle {
             0 => None,
             leader => Some(MemberId(leader)),
         }
+    }
+
+    /// Whether a checkpoint is of use to a member: it was let in before that. One that had a part in the shard, left it and came
+    /// again must not go back behind its leaving.
+    pub fn is_for(&self, stand: &Stand, member: MemberId) -> bool {
+        self.0.is_for(stand, member)
     }
 
     /// The member that leads, or led before if nobody does just now.

@@ -235,7 +235,7 @@ impl Replica {
     }
 
     /// It still waits for its first snapshot, and its members are only whom to expect it from.
-    fn joining(&self) -> bool {
+    pub(super) fn joining(&self) -> bool {
         self.start() == JOINING_INDEX
     }
 

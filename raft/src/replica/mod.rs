@@ -610,7 +610,9 @@ impl Replica {
             }
             // Only a leader answers them; a follower would pass them on, maybe in circles.
             MessageKind::ReadIndex => Ok(self.role() == Role::Leader),
-            MessageKind::RequestVote | MessageKind::RequestPreVote => Ok(self.silent_ticks == 0),
+            // Who has thrown away what it acknowledged in an earlier life cannot tell whose log is new enough, before it has a
+            // snapshot that is newer than its end.
+            MessageKind::RequestVote | MessageKind::RequestPreVote => Ok(self.silent_ticks == 0 && !self.joining()),
             // A request leaves after everything is on disk, so an answer cannot come before.
             MessageKind::RequestVoteResponse | MessageKind::RequestPreVoteResponse => {
                 Ok(self.role() != Role::Candidate || self.all_persisted())

@@ -253,6 +253,14 @@ fn a_joining_member_takes_no_farewell_before_it_has_begun() {
         bench.replica.tick();
     }
     assert_eq!(bench.replica.standing().role, Role::Follower, "a learner does not ask for votes");
+    // It may have had entries before that count on it, and cannot tell whose log has them.
+    for kind in [MessageKind::RequestPreVote, MessageKind::RequestVote] {
+        let asks = Message { term: Term(9), index: LogIndex(100), log_term: Term(8), ..bench.message(kind, 100) };
+        bench.replica.receive(asks).unwrap();
+        bench.settle();
+        let answers = [MessageKind::RequestPreVoteResponse, MessageKind::RequestVoteResponse];
+        assert!(bench.sent.iter().all(|message| !answers.contains(&message.kind())), "{:?}", bench.sent);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use loci_index::command::{Command, Outcome, Refusal, SchemaChange};
 use loci_index::record::CollectionId;
@@ -22,6 +22,9 @@ use crate::metrics::Metrics;
 use crate::router::Route;
 use crate::shards::CATALOG;
 use crate::status::NodeStatus;
+
+/// How long another node may take to say how much it holds.
+const FIGURES_TIME: Duration = Duration::from_secs(2);
 
 /// Serves `loci.v1.Admin`.
 #[derive(Clone)]
@@ -261,7 +264,12 @@ pub fn figures_here(
     shards: &[u32],
     collections: &[u64],
 ) -> Vec<v1::CollectionStats> {
-    let views: Vec<_> = shards.iter().filter_map(|id| cluster.held(*id)).map(|shard| shard.newest()).collect();
+    let views: Vec<_> = shards
+        .iter()
+        .filter_map(|id| cluster.held(*id))
+        .filter(|shard| shard.is_ready())
+        .map(|shard| shard.newest())
+        .collect();
     let of = |id: &u64| {
         let id = CollectionId(*id);
         let parts: Vec<_> = views.iter().filter_map(|view| view.collection_by_id(id)).collect();
@@ -305,7 +313,10 @@ impl AdminService {
         for (shard, asked) in elsewhere {
             let collections: Vec<u64> = asked.iter().map(|(_, id)| *id).collect();
             let request = v1::FiguresRequest { shards: vec![shard], collections };
-            let there = self.figures_there(shard, request, deadline).await?;
+            // Figures of what does not answer are missing, and nothing else is.
+            let until = deadline.min(Instant::now() + FIGURES_TIME);
+            let asking = self.figures_there(shard, request, until);
+            let Ok(Ok(there)) = tokio::time::timeout_at(until.into(), asking).await else { continue };
             for ((number, _), figures) in asked.into_iter().zip(there.collections) {
                 let stats = &mut replies[number].stats;
                 *stats = Some(added(&stats.unwrap_or_default(), &figures));

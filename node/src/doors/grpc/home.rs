@@ -164,6 +164,12 @@ fn agree(catalog: &View, shard: &View, names: &[Name]) -> bool {
 }
 
 /// Why catalog and shards do not agree about these collections, the catalog being as new as can be.
+/// Another node asks for shards that the namespace does not have, as this node's catalog says.
+pub fn other_shards() -> Failure {
+    let message = "the namespace is in other shards than the node that asks believes; retry";
+    Failure::new(Code::Unavailable, "being_made", message)
+}
+
 fn disagreement(catalog: &View, names: &[Name]) -> Failure {
     match names.iter().find_map(|name| find(catalog, name).err()) {
         Some(failure) => failure,
@@ -185,6 +191,14 @@ impl Reading {
     ) -> Result<Reading, Failure> {
         for again in [false, true] {
             let (route, catalog) = match place(cluster, &name.0, consistency, again, deadline).await? {
+                Place::Shards(route, _) if !cluster.asks_within(route.shards()) => match again {
+                    true => return Err(other_shards()),
+                    false => continue,
+                },
+                Place::Catalog(_) if cluster.is_only() => match again {
+                    true => return Err(other_shards()),
+                    false => continue,
+                },
                 Place::Shards(route, catalog) => (route, catalog),
                 Place::Catalog(view) => {
                     find(&view, &name)?;
@@ -298,6 +312,14 @@ impl Home {
     ) -> Result<(Option<Route>, Vec<Home>), Failure> {
         for again in [false, true] {
             let (route, catalog) = match place(cluster, namespace, None, again, deadline).await? {
+                Place::Shards(route, _) if !cluster.asks_within(route.shards()) => match again {
+                    true => return Err(other_shards()),
+                    false => continue,
+                },
+                Place::Catalog(_) if cluster.is_only() => match again {
+                    true => return Err(other_shards()),
+                    false => continue,
+                },
                 Place::Shards(route, catalog) => (route, catalog),
                 Place::Catalog(view) => return Ok((None, vec![Home::of_catalog(cluster, view)])),
             };

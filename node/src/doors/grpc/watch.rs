@@ -35,7 +35,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::calls::Calls;
 use super::convert::{self, Parts};
-use super::home::{self, Place, find, place, running};
+use super::home::{self, Place, find, other_shards, place, running};
 use super::records::{deadline, with_leader};
 use super::status::Failure;
 use crate::gate;
@@ -174,6 +174,10 @@ impl Calls {
         let mut shards = None;
         for again in [false, true] {
             let (found, catalog) = match place(&self.cluster, &asked.namespace, None, again, deadline).await {
+                Ok(Place::Shards(route, _)) if !self.cluster.asks_within(route.shards()) => match again {
+                    true => return Err(other_shards()),
+                    false => continue,
+                },
                 Ok(Place::Shards(route, catalog)) => (route.shards().to_vec(), catalog),
                 Ok(Place::Catalog(view)) => (vec![self.cluster.catalog().id()], view),
                 // Nobody leads the catalog: whoever takes what there is can do without.
@@ -204,7 +208,8 @@ impl Calls {
         let starts = shards.iter().map(|&id| {
             let from = parts().find(|part| part.shard == id).map(|part| part.index);
             async move {
-                if self.cluster.held(id).is_none() && !self.cluster.is_only() {
+                let here = self.cluster.held(id).is_some_and(|shard| shard.is_ready());
+                if !here && !self.cluster.is_only() {
                     return Ok(Start::There(Box::new(self.begin_relay(id, request, from, deadline).await?)));
                 }
                 let shard = running(&self.cluster, id)?;

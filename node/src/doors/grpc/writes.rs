@@ -19,7 +19,7 @@ use tonic::Code;
 use super::calls::{Calls, KEYS_MAX, counted, log, no_part, not_reserved};
 use super::convert::{self, NAMESPACE_DEFAULT};
 use super::far::{Far, other_reply};
-use super::home::{self, Home, Name, find, one_shard};
+use super::home::{self, Home, Name, find, one_shard, other_shards};
 use super::status::Failure;
 use crate::router::Route;
 
@@ -89,10 +89,10 @@ impl Calls {
         for (number, item) in items.into_iter().enumerate() {
             let shard = route.as_ref().map(|route| route.shard(item.key()));
             let its = |share: &&mut Share<T>| shard.is_none_or(|shard| share.home.cluster.shard().id() == shard);
-            if let Some(share) = shares.iter_mut().find(its) {
-                share.items.push(item);
-                share.numbers.push(number);
-            }
+            // Nothing that is not written is acknowledged.
+            let share = shares.iter_mut().find(its).ok_or_else(other_shards)?;
+            share.items.push(item);
+            share.numbers.push(number);
         }
         Ok(shares)
     }

@@ -134,6 +134,12 @@ impl Owner {
             "the members are others now"
         );
         self.others_come &= members.joint() || members.all().count() > 1;
+        let mut admitted = self.shared.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        admitted.retain(|member, _| members.part(*member) != Part::Removed);
+        for member in members.all().filter(|member| self.known.members.part(*member) == Part::Removed) {
+            admitted.insert(member, self.store.applied());
+        }
+        drop(admitted);
         self.known.members = Arc::clone(&members);
         *self.shared.members.lock().unwrap_or_else(PoisonError::into_inner) = Some(members);
         self.end_lease();
@@ -230,7 +236,7 @@ impl Owner {
 
     /// A member needs a snapshot: the last checkpoint will do, because the log keeps everything after it.
     pub(super) fn offer_snapshot(&mut self, to: MemberId) {
-        if self.known.checkpoint.members.part(to) == Part::Removed {
+        if !self.shared.is_for(&self.known.checkpoint, to) {
             // It was let in after that one, which is of no use to it. It is asked for again until there is a newer one.
             if self.known.beginning.is_none() {
                 self.store.request_checkpoint();

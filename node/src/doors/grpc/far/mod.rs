@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::StreamExt;
 use loci_raft::MemberId;
 use loci_wire::v1;
 use loci_wire::v1::pipeline_reply::Reply;
@@ -42,6 +42,10 @@ use crate::shard::WriteError;
 /// How long it is looked for a node that has a shard.
 const LOOK_TIME: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How many shards a read asks at a time.
+const ASKED_AT_ONCE: usize = 8;
+/// The most that the answers of all shards take before they are put together.
+const ANSWERS_BYTES_MAX: usize = 4 * REPLY_BYTES_MAX;
 
 /// An answer on its way.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
@@ -56,7 +60,7 @@ pub struct Far {
 
 /// Whether another node may do better.
 fn is_elsewhere(failure: &Failure) -> bool {
-    matches!(failure.detail.reason.as_str(), "no_such_shard" | "not_leader")
+    matches!(failure.detail.reason.as_str(), "no_such_shard" | "not_leader" | "starting" | "removed")
 }
 
 /// Another kind of answer than the call has.
@@ -174,7 +178,7 @@ impl Calls {
         }
     }
 
-    /// Asks each shard, side by side.
+    /// Asks each shard, some side by side. What they say is bounded together.
     async fn ask_each<R>(
         &self,
         shards: &[u32],
@@ -182,11 +186,24 @@ impl Calls {
         call: impl Fn(u32) -> Call,
         take: impl Fn(Reply) -> Option<R>,
     ) -> Result<Vec<R>, Failure> {
-        let asked = shards.iter().map(|shard| {
-            let call = call(*shard);
-            async move { self.ask(&[*shard], call, false, deadline).await }
-        });
-        try_join_all(asked).await?.into_iter().map(|reply| take(reply).ok_or_else(other_reply)).collect()
+        let asked: Vec<_> = shards
+            .iter()
+            .map(|shard| {
+                let call = call(*shard);
+                async move { self.ask(&[*shard], call, false, deadline).await }
+            })
+            .collect();
+        let mut answers = futures_util::stream::iter(asked).buffered(ASKED_AT_ONCE);
+        let (mut taken, mut bytes) = (Vec::with_capacity(shards.len()), 0);
+        while let Some(reply) = answers.next().await {
+            let reply = v1::PipelineReply { reply: Some(reply?), ..v1::PipelineReply::default() };
+            bytes += prost::Message::encoded_len(&reply);
+            if bytes > ANSWERS_BYTES_MAX {
+                return Err(too_large_reply());
+            }
+            taken.push(reply.reply.and_then(&take).ok_or_else(other_reply)?);
+        }
+        Ok(taken)
     }
 
     /// Records by key.
