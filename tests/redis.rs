@@ -724,10 +724,10 @@ async fn what_databases_may_take_evicts_keys_or_refuses_writes() {
             ("MULTI", "OK"),
             ("SET b 1", "-OOM command not allowed when used memory > 'maxmemory'."),
             ("EXEC", "-EXECABORT Transaction discarded because of previous errors."),
-            ("DEL a0", ":1"),
             // No key has a deadline.
             ("CONFIG SET maxmemory-policy volatile-lru", "OK"),
             ("SET b 1", "-OOM command not allowed when used memory > 'maxmemory'."),
+            ("DEL a0", ":1"),
             ("CONFIG SET maxmemory-policy allkeys-lru", "OK"),
             ("SET b 1", "OK"),
         ],

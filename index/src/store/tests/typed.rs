@@ -153,7 +153,9 @@ fn what_expired_is_reclaimed_on_every_member_and_listeners_hear_of_it() {
     let set = |key: &str| Event::Named { class: b'$', name: "set", key: key.as_bytes().into() };
     let expire = Event::Named { class: b'g', name: "expire", key: b"a"[..].into() };
     let id = CollectionId(collection);
-    assert_eq!(shard.store.take_events(), [(id, set("a")), (id, expire), (id, set("b"))]);
+    let new = |key: &str| Event::Named { class: b'n', name: "new", key: key.as_bytes().into() };
+    let heard = [new("a"), set("a"), expire, new("b"), set("b")].map(|event| (id, event));
+    assert_eq!(shard.store.take_events(), heard);
     let due = shard.store.due().unwrap();
     assert!((1_500..3_000).contains(&due));
     assert!(shard.store.reclaims(due - 1, &Room::default()).is_empty());
