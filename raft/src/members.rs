@@ -44,7 +44,7 @@ pub enum MemberChange {
     Promote(MemberId),
     /// A voter becomes a learner.
     Demote(MemberId),
-    /// A member of any kind takes part no more. Its number never comes back.
+    /// A member of any kind takes part no more. If its number comes again, it comes with nothing.
     Remove(MemberId),
 }
 

@@ -22,8 +22,9 @@
 //!   which is removed, the other cannot lead without it before it knows. A leader says farewell when an
 //!   entry is committed that it appended under the new members: a majority of them has then written down,
 //!   together with that entry, that the change is committed.
-//! - A number that was removed never comes back, so "you are removed as of entry 9" is true forever for
-//!   everyone who knows less than entry 9.
+//! - "You are removed as of entry 9" is true forever for everyone who knows less than entry 9. Where a number
+//!   comes again, its node has thrown away all but the votes that it gave: it is a learner, and gives no vote
+//!   before it has a snapshot from after its coming.
 
 use std::sync::Arc;
 
