@@ -14,6 +14,9 @@ use loci_tests::chance::Chance;
 use loci_tests::cluster::load::Load;
 use loci_tests::cluster::{Cluster, Plan};
 use loci_tests::{say, seed, setting};
+use loci_wire::v1;
+use loci_wire::v1::peers_client::PeersClient;
+use loci_wire::v1::pipeline_request::Call;
 
 const RECORDS: u64 = 400;
 const SHARDS: u32 = 4;
@@ -267,6 +270,31 @@ async fn what_cannot_be_is_refused_and_says_why() {
     let removed = client.remove_member(if holder == 1 { found[1].holders[0] } else { holder }).await;
     let message = removed.expect_err("its records would be lost").to_string();
     assert!(message.contains("drain"), "{message}");
+    // Asked by a node that has read another catalog: nothing is acknowledged that is not written, and nothing is left out.
+    client.collection("default", "plain").create(Schema::default()).await.unwrap();
+    for (namespace, name) in [("single", "c"), ("default", "plain")] {
+        let of = Some(v1::CollectionName { namespace: namespace.into(), collection: name.into() });
+        let record = v1::Record { key: "k1".into(), ..v1::Record::default() };
+        let put = v1::PutRequest { collection: of.clone(), records: vec![record], ..v1::PutRequest::default() };
+        let count = v1::CountRequest { collection: of, ..v1::CountRequest::default() };
+        for call in [Call::Put(put), Call::Count(count)] {
+            let status = ask_as_a_node(&cluster, call, &[77]).await.expect_err("no such shard is its own");
+            let message = status.message();
+            assert!(message.contains("other shards"), "{namespace}: {message}");
+        }
+    }
+}
+
+/// Asks the first node for these shards, as another node does.
+async fn ask_as_a_node(cluster: &Cluster, call: Call, shards: &[u32]) -> Result<v1::CallReply, tonic::Status> {
+    let described = cluster.client_of(0).describe_cluster().await.unwrap();
+    let mut peer = PeersClient::connect(format!("http://{}", cluster.addresses[0])).await.unwrap();
+    let call = v1::PipelineRequest { call: Some(call), ..v1::PipelineRequest::default() };
+    let mut request = tonic::Request::new(v1::CallRequest { shards: shards.to_vec(), call: Some(call) });
+    request.metadata_mut().insert("loci-cluster", described.cluster.parse().unwrap());
+    request.metadata_mut().insert("loci-to", described.member.to_string().parse().unwrap());
+    request.set_timeout(Duration::from_secs(10));
+    peer.call(request).await.map(tonic::Response::into_inner)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,27 +141,40 @@ impl Links {
 
     /// A client of a member's node.
     pub fn client(&self, member: MemberId) -> Result<PeerClient, Status> {
-        let catalog = self.0.shards.handle(CATALOG).ok_or_else(|| Status::unavailable("the node is starting"))?;
-        // Also of one that is removed: it must get to know.
-        let line = book::find(&catalog.newest(), member)
-            .ok_or_else(|| Status::unavailable(format!("nothing is known of member {member}")))?;
+        let address = self.address(member)?;
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = links.get(&member).and_then(|link| link.channel.clone()).filter(|(at, _)| *at == line.address);
+        let known = links.get(&member).and_then(|link| link.channel.clone()).filter(|(at, _)| *at == address);
         let channel = match known {
             Some((_, channel)) => channel,
             None => {
-                let _inside = self.0.runtime.enter();
-                let channel = endpoint(&line.address)?.connect_lazy();
+                let channel = self.connect(&address)?;
                 if let Some(link) = links.get_mut(&member) {
-                    link.channel = Some((line.address, channel.clone()));
+                    link.channel = Some((address, channel.clone()));
                 }
                 channel
             }
         };
-        let says = Says { cluster: self.0.cluster, to: member };
-        Ok(PeersClient::with_interceptor(channel, says)
+        Ok(self.speaking(member, channel))
+    }
+
+    /// Where a member's node is.
+    fn address(&self, member: MemberId) -> Result<String, Status> {
+        let catalog = self.0.shards.handle(CATALOG).ok_or_else(|| Status::unavailable("the node is starting"))?;
+        // Also of one that is removed: it must get to know.
+        book::find(&catalog.newest(), member)
+            .map(|line| line.address)
+            .ok_or_else(|| Status::unavailable(format!("nothing is known of member {member}")))
+    }
+
+    fn connect(&self, address: &str) -> Result<Channel, Status> {
+        let _inside = self.0.runtime.enter();
+        Ok(endpoint(address)?.connect_lazy())
+    }
+
+    fn speaking(&self, to: MemberId, channel: Channel) -> PeerClient {
+        PeersClient::with_interceptor(channel, Says { cluster: self.0.cluster, to })
             .max_decoding_message_size(PEER_BYTES_MAX)
-            .max_encoding_message_size(PEER_BYTES_MAX))
+            .max_encoding_message_size(PEER_BYTES_MAX)
     }
 
     /// Has a member's node answer a call for some of its shards.
@@ -185,16 +198,7 @@ impl Links {
     /// Has a member's node tell of what changes in some of its shards.
     pub async fn tell(&self, to: MemberId, request: v1::TellRequest) -> Result<Streaming<v1::WatchReply>, Status> {
         // On a connection of its own: what its reader is slow to take must hold nothing else up.
-        let catalog = self.0.shards.handle(CATALOG).ok_or_else(|| Status::unavailable("the node is starting"))?;
-        let line = book::find(&catalog.newest(), to)
-            .ok_or_else(|| Status::unavailable(format!("nothing is known of member {to}")))?;
-        let channel = {
-            let _inside = self.0.runtime.enter();
-            endpoint(&line.address)?.connect_lazy()
-        };
-        let mut client = PeersClient::with_interceptor(channel, Says { cluster: self.0.cluster, to })
-            .max_decoding_message_size(PEER_BYTES_MAX)
-            .max_encoding_message_size(PEER_BYTES_MAX);
+        let mut client = self.speaking(to, self.connect(&self.address(to)?)?);
         Ok(client.tell(request).await?.into_inner())
     }
 

@@ -149,3 +149,18 @@ fn a_shard_that_starts_or_stops_says_so() {
     assert_eq!(at_once(handle.write(value(1), None)), Some(Err(WriteError::Stopping)));
     assert_eq!(at_once(handle.view(Level::Stale, None)).unwrap().unwrap().index(), 5);
 }
+
+#[test]
+fn a_checkpoint_from_before_a_member_came_again_is_not_for_it() {
+    let Idle { handle, .. } = idle(1 << 20);
+    let four = loci_raft::MemberId(4);
+    handle.0.admitted.lock().unwrap().insert(four, 90);
+    let stand = |index: u64, voters: &[u64]| {
+        let members = loci_raft::Members::with_learners(voters.iter().copied().map(loci_raft::MemberId), []).unwrap();
+        Stand { index: loci_raft::LogIndex(index), term: loci_raft::Term(3), members: Arc::new(members) }
+    };
+    assert!(!handle.is_for(&stand(89, &[1, 4]), four), "of its first life");
+    assert!(handle.is_for(&stand(90, &[1, 4]), four));
+    assert!(!handle.is_for(&stand(95, &[1]), four), "it has no part in it");
+    assert!(handle.is_for(&stand(80, &[1, 4]), loci_raft::MemberId(1)), "who never went");
+}

@@ -128,7 +128,8 @@ pub enum Place {
 }
 
 /// Where the records of a namespace are. The first time around what this node has heard of the catalog will do; if that does not
-/// fit what the shards say, `again`.
+/// fit what the shards say, `again`. Where another node asks, in the shards that it asks for, or an error: it may have read another
+/// catalog, and what is not there must neither be acknowledged nor count as nothing.
 pub async fn place(
     cluster: &Cluster,
     namespace: &str,
@@ -139,14 +140,18 @@ pub async fn place(
     let catalog = cluster.catalog();
     if !again {
         let newest = catalog.newest();
-        if let Found::Route(route) = Route::find(&newest, namespace) {
+        if let Found::Route(route) = Route::find(&newest, namespace)
+            && cluster.asks_within(route.shards())
+        {
             return Ok(Place::Shards(route, newest));
         }
     }
     let asked = level(consistency, CATALOG);
     let view = catalog.view(asked.filter(|_| !again).unwrap_or(Level::Latest), Some(deadline)).await?;
     match Route::find(&view, namespace) {
-        Found::Route(route) => Ok(Place::Shards(route, view)),
+        Found::Route(route) if cluster.asks_within(route.shards()) => Ok(Place::Shards(route, view)),
+        Found::Route(_) => Err(other_shards()),
+        Found::Catalog if cluster.is_only() => Err(other_shards()),
         Found::BeingMade => {
             let message = format!("namespace {namespace:?} is just being made or dropped; retry");
             Err(Failure::new(Code::Unavailable, "being_made", message))
@@ -163,13 +168,13 @@ fn agree(catalog: &View, shard: &View, names: &[Name]) -> bool {
     names.iter().all(|name| id(catalog, name).is_some_and(|expected| id(shard, name) == Some(expected)))
 }
 
-/// Why catalog and shards do not agree about these collections, the catalog being as new as can be.
 /// Another node asks for shards that the namespace does not have, as this node's catalog says.
 pub fn other_shards() -> Failure {
     let message = "the namespace is in other shards than the node that asks believes; retry";
     Failure::new(Code::Unavailable, "being_made", message)
 }
 
+/// Why catalog and shards do not agree about these collections, the catalog being as new as can be.
 fn disagreement(catalog: &View, names: &[Name]) -> Failure {
     match names.iter().find_map(|name| find(catalog, name).err()) {
         Some(failure) => failure,
@@ -191,14 +196,6 @@ impl Reading {
     ) -> Result<Reading, Failure> {
         for again in [false, true] {
             let (route, catalog) = match place(cluster, &name.0, consistency, again, deadline).await? {
-                Place::Shards(route, _) if !cluster.asks_within(route.shards()) => match again {
-                    true => return Err(other_shards()),
-                    false => continue,
-                },
-                Place::Catalog(_) if cluster.is_only() => match again {
-                    true => return Err(other_shards()),
-                    false => continue,
-                },
                 Place::Shards(route, catalog) => (route, catalog),
                 Place::Catalog(view) => {
                     find(&view, &name)?;
@@ -312,14 +309,6 @@ impl Home {
     ) -> Result<(Option<Route>, Vec<Home>), Failure> {
         for again in [false, true] {
             let (route, catalog) = match place(cluster, namespace, None, again, deadline).await? {
-                Place::Shards(route, _) if !cluster.asks_within(route.shards()) => match again {
-                    true => return Err(other_shards()),
-                    false => continue,
-                },
-                Place::Catalog(_) if cluster.is_only() => match again {
-                    true => return Err(other_shards()),
-                    false => continue,
-                },
                 Place::Shards(route, catalog) => (route, catalog),
                 Place::Catalog(view) => return Ok((None, vec![Home::of_catalog(cluster, view)])),
             };

@@ -35,7 +35,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::calls::Calls;
 use super::convert::{self, Parts};
-use super::home::{self, Place, find, other_shards, place, running};
+use super::home::{self, Place, find, place, running};
 use super::records::{deadline, with_leader};
 use super::status::Failure;
 use crate::gate;
@@ -174,14 +174,12 @@ impl Calls {
         let mut shards = None;
         for again in [false, true] {
             let (found, catalog) = match place(&self.cluster, &asked.namespace, None, again, deadline).await {
-                Ok(Place::Shards(route, _)) if !self.cluster.asks_within(route.shards()) => match again {
-                    true => return Err(other_shards()),
-                    false => continue,
-                },
                 Ok(Place::Shards(route, catalog)) => (route.shards().to_vec(), catalog),
                 Ok(Place::Catalog(view)) => (vec![self.cluster.catalog().id()], view),
                 // Nobody leads the catalog: whoever takes what there is can do without.
-                Err(_) if stale => (vec![self.cluster.catalog().id()], self.cluster.catalog().newest()),
+                Err(_) if stale && !self.cluster.is_only() => {
+                    (vec![self.cluster.catalog().id()], self.cluster.catalog().newest())
+                }
                 Err(failure) => return Err(failure),
             };
             match asked.exists(&catalog) {

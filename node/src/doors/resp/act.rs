@@ -315,26 +315,10 @@ impl Session {
     }
 
     async fn flush_all(&mut self, args: &[&[u8]]) {
-        match args {
-            [_] => {}
-            [_, word] if is(word, "sync") || is(word, "async") => {}
-            _ => return self.out.error("ERR syntax error"),
+        match self.door.homes_at(self.level()).await {
+            Ok(homes) => self.flush_everywhere(&homes, &[0], args).await,
+            Err(error) => self.out.error(error),
         }
-        let there = match self.door.databases_there().await {
-            Ok(there) => there,
-            Err(error) => return self.out.error(error),
-        };
-        let mut pending = Pending::default();
-        for database in there {
-            pending.push(&self.place, database, [&b"flushdb"[..]].into_iter(), Answer::None);
-        }
-        if !pending.is_empty() {
-            self.read_anew();
-            if let Err(error) = self.door.execute(pending.into_calls(&self.place), self.origin()).await {
-                return self.out.error(error);
-            }
-        }
-        self.out.ok();
     }
 
     /// COPY: within a database the log does it.

@@ -2,7 +2,7 @@
 //!
 //! In the cluster mode as it is: each shard's slots belong to the node that leads it. A node that leads something is told as a master
 //! of that and nothing else, because clients know a node as a master or as a replica; one that leads nothing is a replica of
-//! all. Slots that nobody leads just now are left out. Without that mode every node answers for every key, and clients
+//! all. Slots that nobody leads just now stay with who led them last. Without that mode every node answers for every key, and clients
 //! need not know: one shard that owns all slots is told, with the node that leads the first.
 
 use std::ops::RangeInclusive;

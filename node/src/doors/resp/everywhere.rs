@@ -157,7 +157,8 @@ impl Session {
         self.out.bulk_or_null(key.as_deref());
     }
 
-    async fn flush_everywhere(&mut self, homes: &Arc<Homes>, parts: &[usize], args: &[&[u8]]) {
+    /// FLUSHALL, in these shards.
+    pub async fn flush_everywhere(&mut self, homes: &Arc<Homes>, parts: &[usize], args: &[&[u8]]) {
         match args {
             [_] => {}
             [_, word] if is(word, "sync") || is(word, "async") => {}
