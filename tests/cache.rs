@@ -486,3 +486,48 @@ async fn what_is_tagged_goes_at_once_also_after_a_restart() {
     assert_eq!(cache.drop_tagged(["users:42", "posts:7"]).await, Ok(0));
     assert_eq!(cache.call(["EXISTS", "page:1", "profile", "page:2"]).await, Ok(CacheReply::Int(1)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_told_so_runs_no_scripts_at_any_door() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let library = "#!lua name=l\nredis.register_function{function_name='f', callback=function() return 1 end, flags={'no-writes'}}";
+    let digest = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db";
+    let node = start(data.path()).await;
+    let mut resp = Resp::of(&node);
+    assert_eq!(resp.call(&["SCRIPT", "LOAD", "return 1"]), Some(Reply::Bulk(digest.into())));
+    assert_eq!(resp.call(&["FUNCTION", "LOAD", library]), Some(Reply::Bulk("l".into())));
+    assert_eq!(resp.line("FCALL f 0"), "(integer) 1");
+    node.kill();
+    let node = Start::default().with(&["--resp", "127.0.0.1:0", "--no-scripts"]).ready(data.path()).await;
+    let mut resp = Resp::of(&node);
+    let refused = [
+        &["EVAL", "return 1", "0"][..],
+        &["eval_ro", "return 1", "0"],
+        &["EVALSHA", digest, "0"],
+        &["EVALSHA_RO", digest, "0"],
+        &["FCALL", "f", "0"],
+        &["FCALL_RO", "f", "0"],
+        &["SCRIPT", "LOAD", "return 2"],
+        &["FUNCTION", "LOAD", library],
+        &["FUNCTION", "RESTORE", "x"],
+    ];
+    for call in refused {
+        let Some(Reply::Error(error)) = resp.call(call) else { panic!("{call:?} is refused") };
+        let error = String::from_utf8_lossy(&error).into_owned();
+        assert!(error.starts_with("ERR scripts and functions are turned off"), "{call:?}: {error}");
+    }
+    assert_eq!(resp.line("MULTI"), "OK");
+    assert!(resp.line("EVAL return 0").contains("turned off"));
+    assert!(resp.line("EXEC").contains("EXECABORT"));
+    // The rest goes on, and what was kept can be looked at and removed.
+    assert_eq!(resp.line("SET k v"), "OK");
+    assert_eq!(resp.line(&format!("SCRIPT EXISTS {digest}")), "1) (integer) 1");
+    assert_eq!(resp.line("FUNCTION DELETE l"), "OK");
+    let (_, cache) = client_and_cache(&node).await;
+    // What the doors tell the log before a call is not said by clients either.
+    for call in refused.into_iter().chain([&["SCRIPT", "WITHIN", "7", "EVAL", "return 1", "0"][..]]) {
+        let failed = cache.call(call.iter().copied()).await.expect_err("it is refused");
+        assert!(matches!(&failed, Error::Denied { message } if message.contains("turned off")), "{call:?}: {failed:?}");
+    }
+    cache.set("k", "v").await.expect("it is set");
+}

@@ -13,8 +13,10 @@
 //! | `--resp-threads` | half of the processors | so many threads serve them |
 //! | `--resp-maxmemory-mib` | 0 | what their databases may take together; 0: as much as there is |
 //! | `--resp-maxmemory-policy` | noeviction | which of their keys make room then |
+//! | `--resp-durability` | synced | when writes to databases are answered that are made from now on; or `buffered` |
 //! | `--resp-cluster` | off | tell them which node leads which keys, as a Redis Cluster does |
 //! | `--eviction-policy` | s3-fifo | which keys make room in collections with a budget of their own |
+//! | `--no-scripts` | no | refuses scripts and functions, at every door |
 //! | `--advertise` | as `--listen` | where other nodes reach this one |
 //! | `--join` | none | the addresses of other nodes: form or join a cluster at the first start |
 //! | `--insecure` | no | allows addresses that other machines reach |
@@ -122,6 +124,10 @@ pub struct ServeArgs {
     /// Which typed values make room in collections that have an eviction budget of their own; the same names.
     #[arg(long, value_name = "POLICY", default_value = EVICTION_POLICY_DEFAULT)]
     pub eviction_policy: String,
+    /// Refuse to run scripts and functions, and to take new ones in: EVAL, FCALL, SCRIPT LOAD, FUNCTION LOAD and their like, from
+    /// clients of Redis and by gRPC. On all nodes or on none.
+    #[arg(long)]
+    pub no_scripts: bool,
     /// Allow addresses that other machines can reach, although nothing is encrypted and nobody is asked who they are.
     #[arg(long)]
     pub insecure: bool,
@@ -199,6 +205,8 @@ pub struct Config {
     pub resp_options: resp::Options,
     /// How collections with a budget of their own make room.
     pub eviction_policy: Policy,
+    /// Whether scripts and functions run that clients bring along.
+    pub scripts: bool,
     /// The memory budget.
     pub memory_bytes: u64,
     /// One of so many searches is run again, exactly; zero: none.
@@ -413,6 +421,7 @@ impl Config {
             resp,
             resp_options,
             eviction_policy,
+            scripts: !args.no_scripts,
             memory_bytes,
             recall_one_in: args.recall_one_in,
             walk_rate: args.walk_rate,
@@ -439,6 +448,7 @@ impl Config {
             resp: None,
             resp_options: resp::Options::default(),
             eviction_policy: Policy::default(),
+            scripts: true,
             memory_bytes: machine_memory().unwrap_or(2 * MEMORY_BYTES_FALLBACK) / 2,
             recall_one_in: RECALL_ONE_IN_DEFAULT,
             walk_rate: WALK_RATE_DEFAULT,
@@ -539,6 +549,7 @@ mod tests {
             resp_durability: RESP_DURABILITY_DEFAULT.into(),
             resp_cluster: false,
             eviction_policy: EVICTION_POLICY_DEFAULT.into(),
+            no_scripts: false,
             insecure: false,
             memory_mib: Some(512),
             recall_one_in: RECALL_ONE_IN_DEFAULT,

@@ -476,6 +476,7 @@ impl Node {
             recall,
             gate: gate.clone(),
             watches: watches.clone(),
+            scripts: config.scripts,
         };
         let pace = snapshot::Pace::new(config.snapshot_bytes_per_second);
         let peers = door::Door::new(calls.clone(), metrics.clone(), status.clone(), pace);
@@ -505,7 +506,7 @@ impl Node {
                 let _inside = runtime.enter();
                 Some(Resp::start(
                     listener,
-                    resp::Parts { cluster, gate, metrics, status, eviction },
+                    resp::Parts { cluster, gate, metrics, status, eviction, scripts: config.scripts },
                     config.resp_options.clone(),
                 )?)
             }

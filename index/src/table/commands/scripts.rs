@@ -1,7 +1,20 @@
 //! Scripts and functions, as far as they are commands, and `SWAPDB`: what reaches further than one keyspace.
 //! [`scripting`](super::super::scripting) and the store carry them out.
 
-use super::{DENYOOM, FAST, Keys, NOSCRIPT, READONLY, Run, Spec, WRITE};
+use super::{DENYOOM, FAST, Keys, NOSCRIPT, READONLY, Run, Spec, WRITE, is};
+
+/// What is said where code of clients does not run.
+pub const SCRIPTS_OFF: &str = "ERR scripts and functions are turned off on this node (loci serve --no-scripts)";
+
+/// Whether a call runs code of a client, or takes it in. What is left of `SCRIPT` and `FUNCTION` looks at what is kept, or removes it.
+pub fn brings_code(spec: &Spec, args: &[&[u8]]) -> bool {
+    let others: &[&str] = match spec.name {
+        "script" => &["exists", "flush", "help", "kill"],
+        "function" => &["delete", "dump", "flush", "help", "kill", "list", "stats"],
+        _ => &[],
+    };
+    matches!(spec.run, Run::Script) && !args.get(1).is_some_and(|what| others.iter().any(|other| is(what, other)))
+}
 
 const fn eval(name: &'static str, flags: u32) -> Spec {
     Spec { name, arity: -3, flags: NOSCRIPT | flags, keys: Keys::Counted(2, None), run: Run::Script }

@@ -247,6 +247,7 @@ impl Calls {
             return Box::pin(self.execute_far(far, request, deadline)).await;
         }
         let asking = Asking::new(&mut request)?;
+        self.check_scripts(&asking)?;
         if asking.asked.iter().all(Asked::only_reads) {
             return self.execute_reads(asking, request.consistency.as_ref(), deadline).await;
         }
@@ -279,6 +280,7 @@ impl Calls {
         deadline: Instant,
     ) -> Result<v1::ExecuteReply, Failure> {
         let asking = Asking::new(&mut request.clone())?;
+        self.check_scripts(&asking)?;
         let writes = !asking.asked.iter().all(Asked::only_reads);
         if !writes {
             check_token(request.consistency.as_ref(), &far.shards)?;
@@ -321,6 +323,17 @@ impl Calls {
         }
         let replies = replies.into_iter().map(|reply| reply.ok_or_else(damaged)).collect::<Result<_, Failure>>()?;
         Ok(v1::ExecuteReply { replies, token: far::joined(tokens), lag_millis })
+    }
+
+    fn check_scripts(&self, asking: &Asking) -> Result<(), Failure> {
+        let brings_code = |asked: &Asked| commands::brings_code(asked.spec, &asked.words());
+        match asking.asked.iter().position(brings_code).filter(|_| !self.scripts) {
+            None => Ok(()),
+            Some(number) => {
+                let failure = Failure::new(Code::PermissionDenied, "scripts_off", commands::SCRIPTS_OFF);
+                Err(failure.number(number.saturating_sub(asking.conditions)))
+            }
+        }
     }
 
     async fn execute_reads(

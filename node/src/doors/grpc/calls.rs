@@ -60,6 +60,8 @@ pub struct Calls {
     pub gate: Gate,
     /// Who watches.
     pub watches: Watches,
+    /// Whether scripts run that clients bring along.
+    pub scripts: bool,
 }
 
 /// What the cluster knows about itself is for reading only.

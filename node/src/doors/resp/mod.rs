@@ -149,6 +149,8 @@ pub struct Parts {
     pub status: Arc<NodeStatus>,
     /// What makes room in tables while this node leads.
     pub eviction: Arc<ArcSwap<Room>>,
+    /// Whether scripts run that clients bring along.
+    pub scripts: bool,
 }
 
 /// What is counted.
@@ -199,6 +201,7 @@ struct Door {
     forgotten: Mutex<Totals>,
     slow: Slow,
     eviction: Arc<ArcSwap<Room>>,
+    scripts: bool,
     started: Instant,
     address: SocketAddr,
     paused: watch::Sender<Pause>,
@@ -207,7 +210,7 @@ struct Door {
 
 impl Door {
     fn new(parts: Parts, options: Options, address: SocketAddr) -> Door {
-        let Parts { cluster, gate, metrics, status, eviction } = parts;
+        let Parts { cluster, gate, metrics, status, eviction, scripts } = parts;
         let databases = Arc::new(Databases::new(options.namespace.clone(), options.durability, options.cluster));
         let settings = Settings::default();
         settings.put("port", address.port().to_string());
@@ -251,6 +254,7 @@ impl Door {
             forgotten: Mutex::default(),
             slow: Slow::default(),
             eviction,
+            scripts,
             started: Instant::now(),
             address,
             paused: watch::Sender::new(None),

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use loci_index::table::call::Chance;
-use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, Spec, WRITE};
+use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, SCRIPTS_OFF, Spec, WRITE, brings_code};
 use loci_index::table::execute::Moment;
 use loci_index::table::tape::Tape;
 use loci_index::table::{execute, glob};
@@ -324,6 +324,9 @@ impl Session {
             && let Err(reason) = self.may(command, args)
         {
             return self.refuse(reason).await;
+        }
+        if !self.door.scripts && brings_code(spec, args) {
+            return self.refuse(SCRIPTS_OFF).await;
         }
         if spec.is(DENYOOM) && self.door.limits_memory() && self.door.is_full(self.database) {
             return self.refuse("OOM command not allowed when used memory > 'maxmemory'.").await;
