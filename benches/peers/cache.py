@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""loci beside redis-server as a cache: rate, latency and processor time of GET and SET, memory per key, and restart.
+"""loci beside redis-server as a cache: rate, latency and processor time of GET and SET, memory per key and connection, and restart.
 
     benches/peers/cache.py --loci target/release/loci [--redis redis-server] [--clients 50,1000] [--seconds 4] [--only get,set]
-    benches/peers/cache.py --loci target/release/loci --only nodes      # three nodes, beside Redis with two replicas and WAIT 1
+    benches/peers/cache.py --loci target/release/loci --only connections    # memory of those that are open and say nothing
+    benches/peers/cache.py --loci target/release/loci --only nodes  # three nodes, beside Redis with two replicas and WAIT 1, and etcd
 
 The driver is redis-benchmark, with 16-byte keys out of 100,000 and 100-byte values; servers run one at a time, each with an empty
 directory on the same disk. On Debian both come with `apt-get install redis-server redis-tools`. "cpu" is what of the processors the server
@@ -10,6 +11,7 @@ took for one operation, its log and its system calls included.
 """
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -23,7 +25,7 @@ import sys
 import tempfile
 import time
 
-from cluster import Running, built, free_ports, wait
+from cluster import Running, built, etcd_members, free_ports, wait
 
 KEYS = 100_000
 VALUE = 100
@@ -189,17 +191,50 @@ def memory(given):
             print(f"| {name} | {each[0]:.0f}, {each[1]:.0f} at rest | {took:.2f} |", flush=True)
 
 
+def connections(given):
+    """Bytes of the process for each connection that is open and idle, after each asked for something once."""
+    print("| connections | server | bytes each |\n|---|---|---|")
+    kinds = {
+        "redis": lambda folder, port: redis_command(given, port, folder, "--maxclients", "20000"),
+        "loci": lambda folder, port: loci_command(given, folder, port, free_ports(1)[0]),
+    }
+    for count in given.clients:
+        for name, command in kinds.items():
+            with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+                port = free_ports(1)[0]
+                with Server(command(pathlib.Path(folder), port), port) as server, contextlib.ExitStack() as open_ones:
+                    fill(port, 1000, "key:%012d")
+                    before = server.resident()
+                    for number in range(count):
+                        connection = open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
+                        connection.sendall(encode("GET", "key:%012d" % (number % 1000)))
+                        reply = b"$%d\r\n%s\r\n" % (VALUE, value_of(number % 1000))
+                        if connection.recv(len(reply), socket.MSG_WAITALL) != reply:
+                            sys.exit(f"connection {number} of {name} got another reply")
+                    time.sleep(3)
+                    print(f"| {count:,} | {name} | {(server.resident() - before) / count:,.0f} |", flush=True)
+
+
 def nodes(given):
-    """SET that a majority of three disks keeps, beside Redis' WAIT 1: one of two replicas has it in memory."""
+    """SET that a majority of three disks keeps, beside Redis' WAIT 1 (one of two replicas has it in memory) and puts to etcd."""
     driver = built(given.dir)
     print("| server | clients | calls/s | p50 ms | p99 ms | errors |\n|---|---|---|---|---|---|")
+    synced = ["--appendonly", "yes", "--appendfsync", "always"]
     for clients in given.clients:
-        with tempfile.TemporaryDirectory(dir=given.dir) as folder:
-            ports = free_ports(3)
-            of = [["--replicaof", "127.0.0.1", str(ports[0])] if port != ports[0] else [] for port in ports]
-            with Running([redis_command(given, port, folder, *options) for port, options in zip(ports, of)]):
-                wait("two replicas", lambda: info(ports[0], "replication").count("state=online") == 2)
-                driven(driver, "wait", ports[0], clients, given.seconds, "redis, WAIT 1")
+        for name, options in {"redis, WAIT 1": [], "redis, appendfsync always, WAIT 1": synced}.items():
+            with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+                ports = free_ports(3)
+                of = [["--replicaof", "127.0.0.1", str(ports[0])] if port != ports[0] else [] for port in ports]
+                folders = [pathlib.Path(folder) / str(port) for port in ports]
+                [each.mkdir() for each in folders]
+                commands = [redis_command(given, *one, *options, *more) for *one, more in zip(ports, folders, of)]
+                with Running(commands):
+                    wait("two replicas", lambda: info(ports[0], "replication").count("state=online") == 2)
+                    driven(driver, "wait", f"127.0.0.1:{ports[0]}", clients, given.seconds, name)
+        if shutil.which(given.etcd):
+            with tempfile.TemporaryDirectory(dir=given.dir) as folder:
+                with etcd_members(given.etcd, pathlib.Path(folder)) as at:
+                    driven(driver, "put", at, clients, given.seconds, "etcd, put")
         with tempfile.TemporaryDirectory(dir=given.dir) as folder:
             folder, listen, ports = pathlib.Path(folder), free_ports(3), free_ports(3)
             join = ",".join(f"127.0.0.1:{port}" for port in listen)
@@ -210,15 +245,15 @@ def nodes(given):
                 wait("three nodes", lambda: all(ask(port, "SET", "key", "value") == b"+OK" for port in ports))
                 leads = lambda port: "role:master" in info(port, "replication")
                 leader = wait("a leader", lambda: next((port for port in ports if leads(port)), None))
-                driven(driver, "set", leader, clients, given.seconds, "loci, a majority's disks")
+                driven(driver, "set", f"127.0.0.1:{leader}", clients, given.seconds, "loci, a majority's disks")
 
 
 def info(port, section):
     return ask(port, "INFO", section).decode()
 
 
-def driven(driver, what, port, clients, seconds, name):
-    command = [str(driver), what, f"127.0.0.1:{port}", str(clients), str(max(1, round(seconds)))]
+def driven(driver, what, address, clients, seconds, name):
+    command = [str(driver), what, address, str(clients), str(max(1, round(seconds)))]
     found = json.loads(subprocess.check_output(command))
     rate, p50, p99, errors = found["rate"], found["p50_ms"], found["p99_ms"], found["errors"]
     print(f"| {name} | {clients:,} | {rate:,} | {p50:.2f} | {p99:.2f} | {errors} |", flush=True)
@@ -229,6 +264,7 @@ def main():
     numbers = lambda text: [int(number) for number in text.split(",")]
     options.add_argument("--loci", required=True)
     options.add_argument("--redis", default=shutil.which("redis-server") or "redis-server")
+    options.add_argument("--etcd", default="etcd", help="beside three nodes, where it is installed")
     options.add_argument("--benchmark", default=shutil.which("redis-benchmark") or "redis-benchmark")
     options.add_argument("--dir", default="target/peers", type=pathlib.Path)
     options.add_argument("--clients", default=[50, 1000], type=numbers)
@@ -245,6 +281,8 @@ def main():
         speed(given)
     if "memory" in given.only:
         memory(given)
+    if "connections" in given.only:
+        connections(given)
     if "nodes" in given.only:
         nodes(given)
 

@@ -9,6 +9,7 @@ run; on Debian etcd comes with `apt-get install etcd-server`.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import shutil
@@ -101,7 +102,9 @@ def loci(program, folder, seconds):
             yield what, json.loads(subprocess.check_output(command))
 
 
-def etcd(program, driver, folder, seconds):
+@contextlib.contextmanager
+def etcd_members(program, folder):
+    """Three members of etcd that run; the address of the one that leads."""
     ports = free_ports(6)
     clients, peers = ports[:3], ports[3:]
     members = ",".join(f"n{number}=http://127.0.0.1:{port}" for number, port in enumerate(peers))
@@ -123,7 +126,11 @@ def etcd(program, driver, folder, seconds):
                     return f"127.0.0.1:{port}"
             return None
 
-        at = wait("a leader of etcd", leader)
+        yield wait("a leader of etcd", leader)
+
+
+def etcd(program, driver, folder, seconds):
+    with etcd_members(program, folder) as at:
         for what in ("put", "get"):
             for callers in CALLERS:
                 command = [driver, what, at, str(callers), str(seconds)]
