@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Starts nodes of loci and drives them with the clients and programs of this folder: first one node, then three of which the
-leader is killed in the middle and started again.
+leader is killed in the middle of each of several programs, and started again before the next.
 
 Says `skipped:` and what is missing where the packages cannot be installed. Everything is in target/redis and ends with it.
 """
@@ -9,6 +9,7 @@ import atexit
 import collections
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import rig
 
 # With one node: all of these, and of the programs those that people ask for most.
 PROGRAMS = ["rq", "celery", "bullmq", "redlock", "lock"]
-# After each of these starts, the leader is killed; who talks to another node is to notice nothing but a pause.
+# While this one runs, the leader is killed too; who talks to another node is to notice nothing but a pause.
 WHILE_KILLED = "redis_py_asyncio"
 # How often something is tried anew that met an answer that says that nobody knows: that is what a killed leader leaves.
 AGAIN_MAX = 2
@@ -63,20 +64,24 @@ class Nodes:
         self.members = [Node(program, self.folder, number, options) for number in range(1, count + 1)]
         self.program = program
         atexit.register(self.end)
+        # So that it is called too where the time of this program is up.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
         for node in self.members:
             node.start(self.members)
         for node in self.members:
             self.wait_for(node)
 
     def wait_for(self, node):
-        """Until a node answers as one that takes part."""
+        """Until a node answers as one that takes part and has all that was written before."""
         import redis
 
         end = time.monotonic() + 60
         while True:
             try:
                 client = redis.Redis.from_url(node.url, socket_timeout=5)
-                client.set("rig:ready", "1")
+                client.set("rig:ready", node.listen)
+                # Read here, once this node has as much as the one that leads.
+                assert client.get("rig:ready").decode() == node.listen
                 return client.close()
             except redis.RedisError as error:
                 if time.monotonic() > end or node.process.poll() is not None:
@@ -98,6 +103,23 @@ class Nodes:
                             return node
             time.sleep(0.1)
         sys.exit("nobody leads")
+
+    def one_that_stays(self):
+        """The url of a node that does not lead, and how the one that leads is killed: it returns when another leads."""
+        leader = self.leader()
+
+        def death():
+            leader.kill()
+            self.leader()
+
+        return next(node.url for node in self.members if node is not leader), death
+
+    def restore(self):
+        """Starts what was killed, and waits until it has everything."""
+        for node in self.members:
+            if node.process is None:
+                node.start(self.members)
+                self.wait_for(node)
 
     def end(self):
         for node in self.members:
@@ -124,7 +146,7 @@ def again(case):
     return carried_out
 
 
-def counted(nodes, url):
+def counted(nodes, url, death):
     """Eight clients count and push while the leader is killed: what was answered is there once, and nothing is there twice."""
     import redis
 
@@ -154,10 +176,8 @@ def counted(nodes, url):
     [thread.start() for thread in threads]
     time.sleep(1.5)
     before = len(answered)
-    killed = nodes.leader()
-    assert killed.url != url
-    killed.kill()
-    time.sleep(4)
+    death()
+    time.sleep(3)
     stop.set()
     [thread.join() for thread in threads]
     assert before > 0 and len(answered) > before, f"{before} were answered before, {len(answered)} in all"
@@ -166,8 +186,7 @@ def counted(nodes, url):
     missing = answered - set(there)
     assert not missing, f"answered, and not there: {sorted(missing)[:5]}"
     assert set(there) <= answered | unknown and int(first.get("count")) == len(there)
-    killed.start(nodes.members)
-    nodes.wait_for(killed)
+    nodes.restore()
     for node in nodes.members:
         client = redis.Redis.from_url(node.url)
         assert client.llen("names") == len(there), node.listen
@@ -182,6 +201,7 @@ def main():
     parser.add_argument("--bin", default=default, type=pathlib.Path, help="the program; the one that tests built if not said")
     parser.add_argument("--all", action="store_true", help="all programs, also against three nodes")
     import clients
+    import killed
     import programs
 
     rig.selectable(parser, clients.CASES + programs.CASES)
@@ -201,41 +221,51 @@ def main():
 
     print("== three nodes", flush=True)
     nodes = Nodes(options.bin, 3)
-    leader = nodes.leader()
-    url = next(node.url for node in nodes.members if node is not leader)
-    killed = []
 
     def killing(case):
-        def carried_out(url):
-            def kill():
-                time.sleep(0.3)
-                killed.append(leader)
-                leader.kill()
+        """The case, while the leader is killed by the clock."""
 
-            thread = threading.Thread(target=kill)
-            thread.start()
+        def carried_out(url):
+            url, death = nodes.one_that_stays()
+            timer = threading.Timer(0.3, death)
+            timer.start()
             try:
                 again(case)(url)
             finally:
-                thread.join()
+                timer.join()
+                nodes.restore()
 
         carried_out.__name__ = case.__name__
         return carried_out
 
-    cases = clients.CASES + asked
-    cases = [killing(case) if case.__name__ == WHILE_KILLED else again(case) for case in cases]
+    def in_the_middle(case):
+        """The case, which says itself when the leader is to be killed."""
+
+        def carried_out(_):
+            url, death = nodes.one_that_stays()
+            died = []
+
+            def once():
+                death()
+                died.append(True)
+
+            try:
+                case(url, once)
+                assert died, "it had no middle"
+            finally:
+                nodes.restore()
+
+        carried_out.__name__ = case.__name__
+        return carried_out
+
+    def nothing_is_lost(url, death):
+        counted(nodes, url, death)
+
+    cases = [killing(case) if case.__name__ == WHILE_KILLED else again(case) for case in clients.CASES + asked]
+    url, _ = nodes.one_that_stays()
     failed += rig.run(cases, options, url)
-    print("== counting while the leader is killed", flush=True)
-    for node in killed:
-        node.start(nodes.members)
-        nodes.wait_for(node)
-    leader = nodes.leader()
-    url = next(node.url for node in nodes.members if node is not leader)
-
-    def nothing_is_lost(url):
-        counted(nodes, url)
-
-    failed += rig.run([nothing_is_lost], options, url)
+    print("== three nodes, the leader of which is killed in the middle of each", flush=True)
+    failed += rig.run([in_the_middle(case) for case in [*killed.CASES, nothing_is_lost]], options, None)
     sys.exit(1 if failed else 0)
 
 

@@ -28,29 +28,43 @@ def until(ready, what, seconds=20):
     """Waits for something."""
     end = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < end, f"{what} did not come"
+        assert time.monotonic() < end, f"{what() if callable(what) else what} did not come"
         time.sleep(0.02)
 
 
 class Tasks:
-    """A module with tasks, in a folder of its own, and a program that runs them until the block ends."""
+    """A module with tasks, in a folder of its own, and a program that runs them until the block ends.
 
-    def __init__(self, text, *command):
-        self.text, self.command = text, command
+    `forever`: the program is started again whenever it ends, as what looks after services does. `python`: of another environment,
+    where the module cannot be imported here, and the block gets its folder.
+    """
+
+    def __init__(self, text, *command, forever=False, python=None):
+        self.text, self.command, self.forever, self.python = text, command, forever, python
+
+    @staticmethod
+    def folder():
+        """Where the program runs."""
+        folder = rig.TARGET / "programs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def __enter__(self):
-        self.folder = rig.TARGET / "programs"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "rig_tasks.py").write_text(textwrap.dedent(self.text))
-        sys.path.insert(0, str(self.folder))
+        folder = self.folder()
+        (folder / "rig_tasks.py").write_text(textwrap.dedent(self.text))
+        sys.path.insert(0, str(folder))
         sys.modules.pop("rig_tasks", None)
-        self.log = open(self.folder / "log", "wb")
-        programs = pathlib.Path(sys.executable).parent
-        environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        self.log = open(folder / "log", "wb")
+        programs = pathlib.Path(self.python or sys.executable).parent
+        environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [str(programs / self.command[0]), *self.command[1:]]
+        if self.forever:
+            command = ["sh", "-c", 'while kill -0 $PPID; do "$@"; sleep 0.2; done', "sh", *command]
         self.process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=self.log, stderr=self.log, start_new_session=True
+            command, cwd=folder, env=environment, stdout=self.log, stderr=self.log, start_new_session=True
         )
+        if self.python is not None:
+            return folder
         sys.dont_write_bytecode = True
         import rig_tasks
 
@@ -64,9 +78,9 @@ class Tasks:
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 pass
         self.log.close()
-        sys.path.remove(str(self.folder))
+        sys.path.remove(str(self.folder()))
         if kind is not None:
-            print((self.folder / "log").read_text(errors="replace")[-1500:])
+            print((self.folder() / "log").read_text(errors="replace")[-1500:])
 
 
 def rq(url):
@@ -126,6 +140,10 @@ def celery(url):
         assert tasks.app.control.ping(timeout=3)
 
 
+# Wants redis-py older than 6, which nothing else here does.
+ARQ = "arq==0.28.0"
+
+
 def arq(url):
     """Jobs of asyncio, one tried again, one for later, one that is there already."""
     client = fresh(url)
@@ -143,22 +161,26 @@ def arq(url):
         redis_settings = RedisSettings.from_dsn("{url}")
         poll_delay = 0.05
     """
+    drive = """
     import asyncio
-
-    with Tasks(text, "arq", "rig_tasks.WorkerSettings") as tasks:
-        from arq import create_pool
-
-        async def drive():
-            pool = await create_pool(tasks.WorkerSettings.redis_settings)
-            jobs = [await pool.enqueue_job("add", number, 1) for number in range(20)]
-            assert [await job.result(timeout=20, poll_delay=0.05) for job in jobs] == list(range(1, 21))
-            assert await (await pool.enqueue_job("flaky")).result(timeout=20, poll_delay=0.05) == 3
-            later = await pool.enqueue_job("add", 1, 1, _defer_by=0.3, _job_id="once")
-            assert await pool.enqueue_job("add", 1, 1, _job_id="once") is None
-            assert await later.result(timeout=20, poll_delay=0.05) == 2
-            await pool.aclose()
-
-        asyncio.run(drive())
+    from arq import create_pool
+    from rig_tasks import WorkerSettings
+    async def drive():
+        pool = await create_pool(WorkerSettings.redis_settings)
+        jobs = [await pool.enqueue_job("add", number, 1) for number in range(20)]
+        assert [await job.result(timeout=20, poll_delay=0.05) for job in jobs] == list(range(1, 21))
+        assert await (await pool.enqueue_job("flaky")).result(timeout=20, poll_delay=0.05) == 3
+        later = await pool.enqueue_job("add", 1, 1, _defer_by=0.3, _job_id="once")
+        assert await pool.enqueue_job("add", 1, 1, _job_id="once") is None
+        assert await later.result(timeout=20, poll_delay=0.05) == 2
+        await pool.aclose()
+    asyncio.run(drive())
+    """
+    python = rig.environment("arq", ARQ)
+    with Tasks(text, "arq", "rig_tasks.WorkerSettings", python=python) as folder:
+        command = [str(python), "-c", textwrap.dedent(drive)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr[-1500:]
     assert client.dbsize() > 0
 
 

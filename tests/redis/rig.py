@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import urllib.parse
@@ -45,6 +46,17 @@ def inside_venv():
         stamp.write_text(wanted)
     if pathlib.Path(sys.prefix).resolve() != venv.resolve():
         os.execv(str(python), [str(python), *sys.argv])
+
+
+def environment(name, *packages):
+    """The Python of an environment of its own, for what does not go together with the rest."""
+    venv = TARGET / f"venv-{name}"
+    python, stamp = venv / "bin" / "python", venv / "installed"
+    if not stamp.exists() or stamp.read_text() != " ".join(packages):
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
+        stamp.write_text(" ".join(packages))
+    return python
 
 
 def has_node():
@@ -99,6 +111,31 @@ def node(program, url, *args, timeout=60):
     if done.returncode != 0:
         raise AssertionError((done.stdout + done.stderr)[:1500])
     return done.stdout
+
+
+def node_killed(program, url, name, death, timeout=120):
+    """The same with a program that says when the node that leads is to be killed, and is told when another leads."""
+    folder = node_modules()
+    if folder is None:
+        raise Skipped("there is no node or npm here")
+    shutil.copy(HERE / program, folder / program)
+    process = subprocess.Popen(
+        ["node", program, url, name], cwd=folder, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    watch = threading.Timer(timeout, process.kill)
+    watch.start()
+    try:
+        if process.stdout.readline() != "kill\n":
+            raise AssertionError(f"it came to no middle: {process.communicate()[1][:1500]}")
+        death()
+        out, errors = process.communicate("dead\n")
+    finally:
+        watch.cancel()
+        process.kill()
+    if process.returncode != 0:
+        raise AssertionError((out + errors)[:1500] or f"it took longer than {timeout} s")
+    for line in out.splitlines():
+        print(f"         {line}", flush=True)
 
 
 class Skipped(Exception):
