@@ -547,6 +547,51 @@ async fn a_cluster_of_several_shards_tells_who_leads_them_also_after_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_heard_of_no_leader_tells_no_map_with_holes() {
+    let mut cluster = three(SHARDS, &["--resp-cluster"]).await;
+    wait_for_slots(&cluster);
+    for number in 0..3 {
+        cluster.nodes[number].take().expect("it ran").kill();
+    }
+    // Alone it never becomes ready, but its door is open.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("a bound listener has an address").to_string();
+    drop(listener);
+    let (mut start, data) = (cluster.start_of(0), cluster.data(0));
+    let option = start.options.iter().position(|option| option == "--resp").expect("it has a door");
+    start.options[option + 1] = address.clone();
+    let first = std::thread::spawn(move || start.listen(&data).expect("it listens"));
+    let begin = Instant::now();
+    let mut client = loop {
+        match Client::open(&address) {
+            Some(client) => break client,
+            None => assert!(begin.elapsed() < PATIENCE, "nobody listens at {address}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    for asked in ["CLUSTER SLOTS", "CLUSTER SHARDS"] {
+        let told = client.line(asked);
+        assert!(told.contains("CLUSTERDOWN"), "{asked}: {told}");
+    }
+    assert!(client.line("CLUSTER INFO").contains("cluster_state:fail"));
+    // With a second one there is a leader: whichever comes first, no map or one without holes.
+    let (start, data) = (cluster.start_of(1), cluster.data(1));
+    let second = std::thread::spawn(move || start.listen(&data).expect("it listens"));
+    let begin = Instant::now();
+    let mut refused = 0;
+    while let Reply::Error(error) = client.call("CLUSTER SLOTS") {
+        assert!(error.starts_with(b"CLUSTERDOWN") && begin.elapsed() < PATIENCE, "{}", error.escape_ascii());
+        refused += 1;
+    }
+    say(&format!("{refused} more times there was no map"));
+    let told: i64 = slots(&mut client).iter().map(|(first, last, _)| last - first + 1).sum();
+    assert_eq!(told, 16_384);
+    for (number, node) in [first, second].into_iter().enumerate() {
+        cluster.nodes[number] = Some(node.join().expect("it became ready"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_after_databases_were_made_anew_is_seen_by_whoever_knew_the_old_ones() {
     let cluster = three(2, &[]).await;
     let mut clients: Vec<Client> = (0..3).map(|number| open(cluster.node(number))).collect();

@@ -2,10 +2,12 @@
 //!
 //! In the cluster mode as it is: each shard's slots belong to the node that leads it. A node that leads something is told as a master
 //! of that and nothing else, because clients know a node as a master or as a replica; one that leads nothing is a replica of
-//! all. Slots that nobody leads just now stay with who led them last. Without that mode every node answers for every key, and clients
-//! need not know: one shard that owns all slots is told, with the node that leads the first.
+//! all. Slots that nobody leads just now stay with who led them last. A node that has just started and has not heard yet who leads
+//! has no map: it waits a moment, and says so then, because clients take a map with holes for good. Without that mode every node
+//! answers for every key, and clients need not know: one shard that owns all slots is told, with the node that leads the first.
 
 use std::ops::RangeInclusive;
+use std::time::Instant;
 
 use loci_index::table::Keyspace;
 use loci_index::table::commands::{is, parse_int};
@@ -13,7 +15,7 @@ use loci_raft::MemberId;
 
 use super::places::Place;
 use super::session::Session;
-use super::slots::Address;
+use super::slots::{Address, LEADER_LOOK, LEADER_WAIT};
 use crate::cluster::book;
 use crate::router::{SLOTS, slot, slots_of};
 
@@ -35,6 +37,15 @@ impl Node {
     fn leads(&self) -> bool {
         !self.slots.is_empty()
     }
+}
+
+/// Neighbouring slots, and who leads them or did last.
+type Leads = Vec<(RangeInclusive<u16>, Option<MemberId>)>;
+
+/// What clients are told: all slots, each led by one of the nodes.
+struct Map {
+    leads: Leads,
+    nodes: Vec<Node>,
 }
 
 impl Session {
@@ -66,10 +77,13 @@ impl Session {
                     keys.iter().for_each(|key| self.out.bulk(key));
                 }
             }
-            [] if is(what, "slots") => self.slots(),
-            [] if is(what, "shards") => self.shards(),
+            [] if is(what, "slots") || is(what, "shards") => match self.whole_map().await {
+                Some(map) if is(what, "slots") => self.slots(&map),
+                Some(map) => self.shards(&map),
+                None => self.out.error("CLUSTERDOWN this node has not heard yet who leads all slots"),
+            },
             [] if is(what, "nodes") => {
-                let nodes = self.nodes();
+                let nodes = self.nodes(&self.leads());
                 let master = nodes.iter().find(|node| node.leads()).map_or("-", |node| &node.id);
                 let lines = nodes.iter().map(|node| {
                     let Node { id, host, port, is_me, slots, .. } = node;
@@ -107,7 +121,7 @@ impl Session {
     }
 
     fn cluster_info(&mut self) {
-        let nodes = self.nodes();
+        let nodes = self.nodes(&self.leads());
         let is_cluster = self.door.databases.is_cluster();
         let (known, size) = (nodes.len(), nodes.iter().filter(|node| node.leads()).count());
         let served = self.served();
@@ -133,7 +147,7 @@ impl Session {
 
     /// Who leads which slots, neighbours together; where nobody does just now who did before, as a Redis Cluster says it: clients
     /// take a map with holes for broken. None: nobody yet.
-    fn leads(&self) -> Vec<(RangeInclusive<u16>, Option<MemberId>)> {
+    fn leads(&self) -> Leads {
         let door = &*self.door;
         let Ok(homes) = door.homes() else { return Vec::new() };
         let shards = homes.shards();
@@ -142,7 +156,7 @@ impl Session {
             let leader = shards.first().and_then(|shard| shard.leader()).unwrap_or(door.cluster.me());
             return vec![(0..=SLOTS - 1, Some(leader))];
         }
-        let mut leads: Vec<(RangeInclusive<u16>, Option<MemberId>)> = Vec::new();
+        let mut leads: Leads = Vec::new();
         for (part, shard) in shards.iter().enumerate() {
             let (slots, leader) = (slots_of(part, shards.len()), shard.last_leader());
             match leads.last_mut() {
@@ -153,10 +167,27 @@ impl Session {
         leads
     }
 
+    /// Who leads which slots, and the members, once this node has heard of somebody for all slots.
+    async fn whole_map(&self) -> Option<Map> {
+        let until = Instant::now() + LEADER_WAIT;
+        loop {
+            let leads = self.leads();
+            let nodes = self.nodes(&leads);
+            let told = leads.iter().filter(|(_, leader)| nodes.iter().any(|node| Some(node.member) == *leader));
+            if told.map(|(slots, _)| slots.len()).sum::<usize>() == usize::from(SLOTS) {
+                return Some(Map { leads, nodes });
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            tokio::time::sleep(LEADER_LOOK).await;
+        }
+    }
+
     /// The members, those that lead first.
-    fn nodes(&self) -> Vec<Node> {
+    fn nodes(&self, leads: &Leads) -> Vec<Node> {
         let door = &*self.door;
-        let (me, leads) = (door.cluster.me(), self.leads());
+        let me = door.cluster.me();
         let slots_led_by = |member: MemberId| {
             leads.iter().filter(|(_, leader)| *leader == Some(member)).map(|(slots, _)| slots.clone()).collect()
         };
@@ -188,8 +219,7 @@ impl Session {
         nodes
     }
 
-    fn slots(&mut self) {
-        let (nodes, leads) = (self.nodes(), self.leads());
+    fn slots(&mut self, Map { leads, nodes }: &Map) {
         let master = |leader: &Option<MemberId>| nodes.iter().find(|node| Some(node.member) == *leader);
         let served: Vec<_> = leads.iter().filter_map(|(slots, leader)| Some((slots, master(leader)?))).collect();
         let replicas: Vec<&Node> = nodes.iter().filter(|node| !node.leads() && !node.failed).collect();
@@ -208,8 +238,7 @@ impl Session {
         }
     }
 
-    fn shards(&mut self) {
-        let nodes = self.nodes();
+    fn shards(&mut self, Map { nodes, .. }: &Map) {
         let (masters, replicas): (Vec<&Node>, Vec<&Node>) = nodes.iter().partition(|node| node.leads());
         self.out.array(masters.len());
         for master in masters {

@@ -34,9 +34,9 @@ use crate::shard::Level;
 
 const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
 /// How long a request waits for somebody to lead its shard.
-const LEADER_WAIT: Duration = Duration::from_secs(2);
+pub const LEADER_WAIT: Duration = Duration::from_secs(2);
 /// How often it looks.
-const LEADER_LOOK: Duration = Duration::from_millis(10);
+pub const LEADER_LOOK: Duration = Duration::from_millis(10);
 
 /// How far a request reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
