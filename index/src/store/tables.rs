@@ -24,9 +24,9 @@ use crate::effects::{Effect, Effects, Fate};
 use crate::manifest::{CollectionFiles, FileName, TableFile};
 use crate::record::{CollectionId, Position};
 use crate::table::call::{Chance, Unpacked};
-use crate::table::commands::{Run, parse_int};
+use crate::table::commands::{Run, Spec, parse_int};
 use crate::table::eviction::{Policy, Room};
-use crate::table::execute::{self, Moment};
+use crate::table::execute::{self, GROWTH_BYTES_MAX, GROWTH_TOGETHER_BYTES_MAX, Moment};
 use crate::table::file::{self, FileError, TABLE_FILE_VERSION};
 use crate::table::guards;
 use crate::table::tape::Tape;
@@ -39,6 +39,11 @@ const REPLIES_BYTES_MAX: usize = 64 << 20;
 /// What those are answered.
 const REPLIES_REFUSED: &str =
     "ERR not carried out: the replies to the calls that came together take more than 64 MiB; send fewer at a time";
+/// Writes of a transaction are carried out all the same. Their replies are left out from then on if they are longer than this.
+const REPLY_BYTES_MIN: usize = 1 << 10;
+/// What those are answered.
+const REPLY_LEFT_OUT: &str =
+    "ERR carried out, but the replies to the calls that came together take more than 64 MiB; send fewer at a time";
 /// What is longer is no key that many calls are about.
 const LOOK_AHEAD_BYTES_MAX: usize = 128;
 /// The most keys of one collection that one command removes.
@@ -250,7 +255,8 @@ impl Store {
         }
         let (mut unpacked, mut args, mut out) = (Unpacked::new(&execution.calls), Vec::new(), Tape::new());
         let (mut number, mut more) = (0, true);
-        tables.iter().for_each(|table| table.write(Keyspace::begin_growth));
+        let growth = if execution.atomic { GROWTH_TOGETHER_BYTES_MAX } else { GROWTH_BYTES_MAX };
+        tables.iter().for_each(|table| table.write(|keyspace| keyspace.begin_growth(growth)));
         while more {
             let mut locked: Vec<_> = tables.iter().map(|table| table.lock()).collect();
             let until = if execution.atomic { usize::MAX } else { CALLS_PER_LOCK };
@@ -264,9 +270,11 @@ impl Store {
                 };
                 let moment = Moment { now, version: self.next_version(at), number };
                 number += 1;
+                let (before, too_much) = (out.len(), out.len() > REPLIES_BYTES_MAX);
+                let must = |spec: &Spec| execution.atomic && !matches!(spec.run, Run::Read(_));
                 match (locked.get_mut(usize::from(database)), execute::find(&args)) {
                     // Calls that write may answer with as much as those that read: GETEX, scripts.
-                    (Some(_), Ok(_)) if out.len() > REPLIES_BYTES_MAX => out.error(REPLIES_REFUSED),
+                    (Some(_), Ok(spec)) if too_much && !must(spec) => out.error(REPLIES_REFUSED),
                     (Some(keyspace), Ok(spec)) if matches!(spec.run, Run::Script) => {
                         self.scripts.call(keyspace, &args, moment, &mut out);
                     }
@@ -280,6 +288,10 @@ impl Store {
                     }
                     (Some(_), Err(failure)) => out.error(failure.text()),
                     (None, _) => out.error("ERR there is no such database here"),
+                }
+                if too_much && out.len() - before > REPLY_BYTES_MIN {
+                    out.truncate(before);
+                    out.error(REPLY_LEFT_OUT);
                 }
                 // Each call gives what it changes a version of its own.
                 let version = Position::from_u64(moment.version);

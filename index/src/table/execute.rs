@@ -47,14 +47,18 @@ pub fn unknown(args: &[&[u8]]) -> Failure {
 pub fn write(keyspace: &mut Keyspace, spec: &Spec, args: &[&[u8]], moment: Moment, out: &mut Tape) {
     let Moment { now, version, number } = moment;
     let before = out.len();
+    let reads = matches!(spec.run, Run::Read(_));
+    out.bound(if reads { REPLY_BYTES_MAX } else { TAKEN_BYTES_MAX });
     let call = &mut Call { args, now, version, number, out };
     let done = match spec.run {
         Run::Read(run) => run(keyspace, call),
         Run::Write(_) if has_long_key(spec, args) => Err(too_long()),
-        Run::Write(_) if spec.is(DENYOOM) && keyspace.grown() > GROWTH_BYTES_MAX => Err(GROWN.into()),
+        Run::Write(_) if spec.is(DENYOOM) && keyspace.has_grown() => Err(GROWN.into()),
         Run::Write(run) => run(keyspace, call),
         Run::Script | Run::Swap | Run::Door => Err(not_here(spec)),
     };
+    let too_much = if reads { ASKED_TOO_MUCH } else { TOOK_TOO_MUCH };
+    let done = if out.unbound() { done } else { done.and(Err(too_much.into())) };
     failed(done, before, out);
 }
 
@@ -62,18 +66,30 @@ pub fn write(keyspace: &mut Keyspace, spec: &Spec, args: &[&[u8]], moment: Momen
 pub fn read(keyspace: &Keyspace, spec: &Spec, args: &[&[u8]], moment: Moment, out: &mut Tape) {
     let Moment { now, version, number } = moment;
     let before = out.len();
+    out.bound(REPLY_BYTES_MAX);
     let call = &mut Call { args, now, version, number, out };
     let done = match spec.run {
         Run::Read(run) => run(keyspace, call),
         Run::Write(_) | Run::Script | Run::Swap | Run::Door => Err(not_here(spec)),
     };
+    let done = if out.unbound() { done } else { done.and(Err(ASKED_TOO_MUCH.into())) };
     failed(done, before, out);
 }
 
+/// The most that the reply to a call takes that reads: the same may be asked for again and again in one call.
+pub const REPLY_BYTES_MAX: usize = 64 << 20;
+/// The same of a call that writes, which gives what it takes away.
+pub const TAKEN_BYTES_MAX: usize = 512 << 20;
 /// The most bytes that the calls of one command of the log may add besides what they bring along, as `SETRANGE` and `COPY` do.
 pub const GROWTH_BYTES_MAX: u64 = 64 << 20;
+/// The same of calls that stand together, a transaction: they are to be carried out as a whole.
+pub const GROWTH_TOGETHER_BYTES_MAX: u64 = 512 << 20;
 
-const GROWN: &str = "OOM the calls that came together make the data grow by more than 64 MiB: send fewer at a time";
+const GROWN: &str = "OOM the calls that came together make the data grow too much (64 MiB, 512 MiB in a transaction): send fewer at \
+                     a time";
+/// What a call is answered whose reply would be too long.
+pub const ASKED_TOO_MUCH: &str = "ERR the reply would take more than 64 MiB: ask for less at a time";
+const TOOK_TOO_MUCH: &str = "ERR carried out, but the reply would take more than 512 MiB";
 
 /// Whether a key is longer than it may be. Nobody can have such a key, so only writers have to look.
 fn has_long_key(spec: &Spec, args: &[&[u8]]) -> bool {

@@ -97,6 +97,8 @@ pub struct Keyspace {
     /// Where there is a budget.
     queues: Option<Box<Queues>>,
     grown: u64,
+    /// How much that may be.
+    growth_max: u64,
     /// How many keys expired and were evicted since this member began.
     expired: u64,
     evicted: u64,
@@ -135,6 +137,7 @@ impl Keyspace {
             wheel: Wheel::default(),
             queues: None,
             grown: 0,
+            growth_max: u64::MAX,
             expired: 0,
             evicted: 0,
             tags: None,
@@ -574,15 +577,15 @@ impl Keyspace {
         self.events.named(class, name, key);
     }
 
-    /// From now on it is counted what calls add besides what they bring along.
-    pub fn begin_growth(&mut self) {
-        self.grown = 0;
+    /// From now on it is counted what calls add besides what they bring along. They may add so many bytes.
+    pub fn begin_growth(&mut self, bytes_max: u64) {
+        (self.grown, self.growth_max) = (0, bytes_max);
         self.tidy_wheel();
     }
 
-    /// What calls added since then besides what they brought along, as all members count it.
-    pub fn grown(&self) -> u64 {
-        self.grown
+    /// Whether calls added more since then than they may, as all members count it.
+    pub fn has_grown(&self) -> bool {
+        self.grown > self.growth_max
     }
 
     /// What had to be written down for a checkpoint under way.

@@ -55,9 +55,19 @@ pub fn decimals(number: f64) -> String {
 pub struct Mark(usize);
 
 /// Replies, one after the other.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tape {
     bytes: Vec<u8>,
+    /// It is not to become longer.
+    end: usize,
+    /// Something had no room.
+    full: bool,
+}
+
+impl Default for Tape {
+    fn default() -> Tape {
+        Tape { bytes: Vec::new(), end: usize::MAX, full: false }
+    }
 }
 
 const STATUS: u8 = 1;
@@ -107,17 +117,46 @@ impl Tape {
         self.bytes.truncate(len);
     }
 
+    /// From now on it takes so many bytes; what has no room is left out, and [`Tape::unbound`] tells.
+    pub fn bound(&mut self, bytes: usize) {
+        (self.end, self.full) = (self.bytes.len().saturating_add(bytes), false);
+    }
+
+    /// From now on it takes anything. Whether all since [`Tape::bound`] had room: what stands there is no reply otherwise.
+    pub fn unbound(&mut self) -> bool {
+        self.end = usize::MAX;
+        !std::mem::take(&mut self.full)
+    }
+
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let has = bytes <= self.end.saturating_sub(self.bytes.len());
+        self.full |= !has;
+        has
+    }
+
     fn with_bytes(&mut self, tag: u8, bytes: &[u8]) {
+        if !self.has_room(bytes.len() + 5) {
+            return;
+        }
         self.bytes.reserve(bytes.len() + 5);
         self.bytes.push(tag);
         self.bytes.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(bytes);
     }
 
+    fn with_eight(&mut self, tag: u8, bytes: [u8; 8]) {
+        if self.has_room(9) {
+            self.bytes.push(tag);
+            self.bytes.extend_from_slice(&bytes);
+        }
+    }
+
     fn with_count(&mut self, tag: u8, count: usize) -> usize {
-        self.bytes.push(tag);
-        self.bytes.extend_from_slice(&(count as u32).to_le_bytes());
-        self.bytes.len() - 4
+        if self.has_room(5) {
+            self.bytes.push(tag);
+            self.bytes.extend_from_slice(&(count as u32).to_le_bytes());
+        }
+        self.bytes.len().saturating_sub(4)
     }
 
     /// A short word.
@@ -137,8 +176,7 @@ impl Tape {
 
     /// A number.
     pub fn int(&mut self, number: i64) {
-        self.bytes.push(INT);
-        self.bytes.extend_from_slice(&number.to_le_bytes());
+        self.with_eight(INT, number.to_le_bytes());
     }
 
     /// A count.
@@ -166,7 +204,9 @@ impl Tape {
 
     /// Nothing.
     pub fn null(&mut self) {
-        self.bytes.push(NULL);
+        if self.has_room(1) {
+            self.bytes.push(NULL);
+        }
     }
 
     /// Nothing, where an array would have been.
@@ -201,14 +241,12 @@ impl Tape {
 
     /// A number with a fraction.
     pub fn double(&mut self, number: f64) {
-        self.bytes.push(DOUBLE);
-        self.bytes.extend_from_slice(&number.to_le_bytes());
+        self.with_eight(DOUBLE, number.to_le_bytes());
     }
 
     /// The same with all its decimals, where a protocol has no such numbers.
     pub fn decimal(&mut self, number: f64) {
-        self.bytes.push(DECIMAL);
-        self.bytes.extend_from_slice(&number.to_le_bytes());
+        self.with_eight(DECIMAL, number.to_le_bytes());
     }
 
     /// True or false.
@@ -244,12 +282,16 @@ impl Tape {
 
     /// Says how many there were.
     pub fn close(&mut self, mark: Mark, count: usize) {
-        self.bytes[mark.0..mark.0 + 4].copy_from_slice(&(count as u32).to_le_bytes());
+        if let Some(place) = self.bytes.get_mut(mark.0..mark.0 + 4) {
+            place.copy_from_slice(&(count as u32).to_le_bytes());
+        }
     }
 
     /// Adds what stands on another tape.
     pub fn append(&mut self, other: &[u8]) {
-        self.bytes.extend_from_slice(other);
+        if self.has_room(other.len()) {
+            self.bytes.extend_from_slice(other);
+        }
     }
 
     /// The items, in order.
@@ -366,6 +408,32 @@ mod tests {
         let mut items = tape.items();
         let wholes: Vec<usize> = std::iter::from_fn(|| items.whole()).map(<[u8]>::len).collect();
         assert_eq!((wholes.len(), wholes.iter().sum::<usize>()), (4, tape.len()));
+    }
+
+    #[test]
+    fn what_has_no_room_is_left_out_and_told() {
+        let write = |tape: &mut Tape| {
+            let mark = tape.open_array();
+            tape.bulk(b"abc");
+            tape.int(1);
+            tape.null();
+            tape.close(mark, 3);
+        };
+        let mut whole = Tape::new();
+        write(&mut whole);
+        for room in 0..whole.len() + 3 {
+            let mut tape = Tape::new();
+            tape.ok();
+            let before = tape.len();
+            tape.bound(room);
+            write(&mut tape);
+            assert!(tape.len() <= before + room);
+            assert_eq!(tape.unbound(), room >= whole.len(), "{room}");
+            tape.truncate(before);
+            write(&mut tape);
+            assert_eq!(&tape.bytes()[before..], whole.bytes());
+            assert!(tape.unbound());
+        }
     }
 
     #[test]

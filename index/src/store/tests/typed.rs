@@ -232,14 +232,52 @@ fn replies_of_one_command_are_bounded_also_those_of_calls_that_write() {
     shard.command(execution(collection, &["SETRANGE big 16777215 x".into()], false));
     let mut lines = vec!["GETEX big PX 1000".to_owned(); 40];
     lines.push("SET after 1".into());
-    let Outcome::Executed(Some(tape)) = shard.command(execution(collection, &lines, true)) else {
-        panic!("it is carried out")
-    };
-    assert!(tape.len() < 6 * (16 << 20), "{} bytes", tape.len());
-    let items: Vec<_> = Items::new(&tape).collect();
-    assert_eq!(items.len(), lines.len());
-    assert!(matches!(items[0], Item::Bulk(_)) && matches!(items[40], Item::Error(_)));
-    assert_eq!(replies(&mut shard, collection, &[&["EXISTS", "after"]]), ["(integer) 0"]);
+    // A transaction is carried out as a whole all the same.
+    for (atomic, there) in [(false, "(integer) 0"), (true, "(integer) 1")] {
+        let Outcome::Executed(Some(tape)) = shard.command(execution(collection, &lines, atomic)) else {
+            panic!("it is carried out")
+        };
+        assert!(tape.len() < 6 * (16 << 20), "{} bytes", tape.len());
+        let items: Vec<_> = Items::new(&tape).collect();
+        assert_eq!(items.len(), lines.len());
+        assert!(matches!(items[0], Item::Bulk(_)) && matches!(items[39], Item::Error(_)));
+        assert_eq!(matches!(items[40], Item::Error(_)), !atomic);
+        assert_eq!(replies(&mut shard, collection, &[&["EXISTS", "after"]]), [there]);
+    }
+}
+
+#[test]
+fn the_reply_to_one_call_is_bounded_and_what_would_be_lost_with_it_is_not() {
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    shard.command(execution(collection, &["SETRANGE big 9999999 x".into(), "HSET h f 1".into()], false));
+    shard.command(execution(collection, &[format!("HSET h big {}", "x".repeat(1_000_000))], false));
+    let mget = [&["MGET"][..], &["big"; 10]].concat();
+    let hgetex = [&["HGETEX", "h", "PERSIST", "FIELDS", "70"][..], &["big"; 70]].concat();
+    let (long, few) = ("(error) ERR the reply would take more than 64 MiB: ask for less at a time", &mget[..7]);
+    let told = replies(&mut shard, collection, &[&mget, &["INCR", "n"], &hgetex, few, &["INCR", "n"]]);
+    assert_eq!([&*told[0], &told[1], &told[2], &told[4]], [long, "(integer) 1", long, "(integer) 2"]);
+    assert!(told[3].starts_with("[\""));
+    // What is taken away is given, however much it is.
+    let element = "x".repeat(1_000_000);
+    let elements = [&["LPUSH", "l"][..], &[&*element; 70]].concat();
+    assert_eq!(replies(&mut shard, collection, &[&elements]), ["(integer) 70"]);
+    assert_eq!(replies(&mut shard, collection, &[&["LRANGE", "l", "0", "-1"]]), [long]);
+    assert!(replies(&mut shard, collection, &[&["LPOP", "l", "70"]])[0].len() > 70_000_000);
+}
+
+#[test]
+fn a_transaction_may_grow_more_than_calls_that_came_together_by_chance() {
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    let lines: Vec<String> = (0..6).map(|number| format!("SETRANGE g{number} 15999999 x")).collect();
+    for (atomic, refused) in [(false, 1), (true, 0)] {
+        let Outcome::Executed(Some(tape)) = shard.command(execution(collection, &lines, atomic)) else {
+            panic!("it is carried out")
+        };
+        assert_eq!(Items::new(&tape).filter(|item| matches!(item, Item::Error(_))).count(), refused);
+        shard.command(execution(collection, &["FLUSHDB".into()], false));
+    }
 }
 
 /// The replies to calls, each given as its arguments.

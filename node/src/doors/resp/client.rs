@@ -75,6 +75,8 @@ pub struct Facts {
     pub watched: usize,
     /// Bytes that came and were not looked at.
     pub input_bytes: usize,
+    /// Bytes of replies that wait to be sent.
+    pub output_bytes: usize,
     /// Whether it waits in a blocking command.
     pub blocked: bool,
     /// Whether it keeps what it read, and wants to hear of changes.
@@ -123,6 +125,7 @@ impl Client {
                 gathered: None,
                 watched: 0,
                 input_bytes: 0,
+                output_bytes: 0,
                 blocked: false,
                 tracking: false,
                 redirect: None,
@@ -206,7 +209,7 @@ impl Client {
     pub fn line(&self) -> String {
         let facts = self.facts().clone();
         let waiting = lock(&self.outbox);
-        let (messages, bytes) = (waiting.messages.len(), waiting.bytes);
+        let (messages, bytes) = (waiting.messages.len(), waiting.bytes + facts.output_bytes);
         drop(waiting);
         let mut flags = String::new();
         for (is, flag) in [

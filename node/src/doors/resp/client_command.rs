@@ -84,7 +84,7 @@ impl Session {
             },
             [option, value] if is(what, "setinfo") => self.set_info(option, value),
             [] if is(what, "info") => {
-                self.tell(0);
+                self.tell(0, 0);
                 let line = self.client.line();
                 self.out.verbatim(*b"txt", format!("{line}\n"));
             }
@@ -170,7 +170,7 @@ impl Session {
             },
             _ => return self.out.error("ERR syntax error"),
         };
-        self.tell(0);
+        self.tell(0, 0);
         let (all, me) = (self.door.clients.all(), self.client.id);
         let lines = all.iter().filter(|client| chosen.has(client, me)).map(|client| client.line() + "\n");
         self.out.verbatim(*b"txt", lines.collect::<String>());

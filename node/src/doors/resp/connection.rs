@@ -7,7 +7,7 @@
 //!
 //! One buffer is read into again and again, and what the requests of one read are answered is sent with one write. As long as
 //! the client does not take its replies, requests go on being read up to [`OUTPUT_HIGH`] bytes of replies; then nothing more
-//! is read from it, and after [`STALL_MAX`] without a byte taken it is cut off.
+//! is read from it. Where more than [`OUTPUT_STALLED`] bytes wait or nothing more is read, it is cut off after [`STALL_MAX`] without a byte taken.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,13 +33,15 @@ const ANNOUNCED_MAX: usize = 1 << 20;
 const AHEAD_MAX: usize = 64 << 10;
 /// Requests are taken until so many bytes of replies wait to be sent.
 const OUTPUT_HIGH: usize = 64 << 20;
+/// A client that has more than this waiting has to take some of it.
+const OUTPUT_STALLED: usize = 1 << 20;
 /// Messages of others are taken as long as less than this waits to be sent.
 const MESSAGES_HIGH: usize = 1 << 20;
 /// Buffers that grew beyond this are given back.
 const KEPT_MAX: usize = 64 << 10;
 /// The same of what requests are taken apart into.
 const KEPT_ARGS_MAX: usize = 4 << 10;
-/// How long a client that has too many replies waiting may take none of them.
+/// How long a client that has many replies waiting may take none of them.
 const STALL_MAX: Duration = Duration::from_secs(60);
 /// How long a client may take to say who it is.
 const NAMELESS_MAX: Duration = Duration::from_secs(60);
@@ -109,7 +111,8 @@ async fn run(session: &mut Session, mut stream: TcpStream, blocked: &mut Option<
     let client = session.client.clone();
     let mut input = Input { bytes: Vec::with_capacity(INPUT_FIRST), at: 0, step: INPUT_FIRST };
     let (mut decoder, mut request, mut spare) = (Decoder::new(), Request::new(), Vec::new());
-    let (mut sent, mut sent_last) = (0, Instant::now());
+    // Since when nothing was taken of what waits.
+    let (mut sent, mut stalled) = (0, None);
     loop {
         if let Some(waiting) = blocked
             && session.go_on(waiting).await
@@ -141,7 +144,7 @@ async fn run(session: &mut Session, mut stream: TcpStream, blocked: &mut Option<
         session.settle().await;
         session.read_anew();
         session.waits_until = None;
-        session.tell(input.bytes.len() - input.at);
+        session.tell(input.bytes.len() - input.at, session.out.len() - sent);
         if session.out.len() - sent < MESSAGES_HIGH {
             // What the client is too slow for stays where it is counted.
             client.take_messages(session.out.bytes_mut());
@@ -161,13 +164,15 @@ async fn run(session: &mut Session, mut stream: TcpStream, blocked: &mut Option<
         }
         let may_read =
             !session.closing && unsent < OUTPUT_HIGH && (blocked.is_none() || input.bytes.len() - input.at < AHEAD_MAX);
+        let must_take = unsent > OUTPUT_STALLED || unsent > 0 && !may_read;
+        stalled = if must_take { stalled.or_else(|| Some(Instant::now())) } else { None };
         if may_read {
             let announced = decoder.missing(input.rest());
             input.make_room(announced);
         }
         let until = [
             blocked.as_ref().and_then(|blocked| blocked.until),
-            (unsent > 0 && !may_read).then(|| sent_last + STALL_MAX),
+            stalled.map(|since| since + STALL_MAX),
             session.user.is_none().then(|| client.since + NAMELESS_MAX),
             session.idle_until(),
         ];
@@ -177,7 +182,7 @@ async fn run(session: &mut Session, mut stream: TcpStream, blocked: &mut Option<
             written = writer.write(&session.out.bytes()[sent..]), if unsent > 0 => match written {
                 Ok(count) if count > 0 => {
                     session.door.figures.output_bytes.fetch_add(count as u64, Ordering::Relaxed);
-                    (sent, sent_last) = (sent + count, Instant::now());
+                    (sent, stalled) = (sent + count, None);
                     if sent == session.out.len() {
                         sent = 0;
                         session.out.truncate(0);

@@ -553,7 +553,7 @@ impl Session {
     }
 
     /// What others see of it is as it is now. After a batch of requests.
-    pub fn tell(&mut self, input_bytes: usize) {
+    pub fn tell(&mut self, input_bytes: usize, output_bytes: usize) {
         let now = Instant::now();
         self.measured = None;
         self.door.stats.take_in(&mut self.tally, now, self.door.metrics.redis());
@@ -564,6 +564,7 @@ impl Session {
         facts.gathered = self.gathered.as_ref().map(|gathered| gathered.calls.len());
         facts.watched = self.watched.len();
         facts.input_bytes = input_bytes;
+        facts.output_bytes = output_bytes;
     }
 
     /// It is closed: nobody is to tell it anything any more.

@@ -41,7 +41,11 @@ const SETTINGS: &[(&str, Form, &str)] = &[
     ("auto-aof-rewrite-percentage", Form::Number, "100"),
     ("bind", Form::Fixed, ""),
     ("busy-reply-threshold", Form::Number, "5000"),
-    ("client-output-buffer-limit", Form::Text, "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60"),
+    (
+        "client-output-buffer-limit",
+        Form::Text,
+        "normal 67108864 1048576 60 slave 67108864 1048576 60 pubsub 33554432 1048576 60",
+    ),
     ("client-query-buffer-limit", Form::Bytes, "67108864"),
     ("cluster-enabled", Form::Fixed, "no"),
     ("cluster-node-timeout", Form::Number, "15000"),

@@ -1,6 +1,7 @@
 //! When fields end: setting, asking, and what reads or writes fields with it.
 
 use super::super::super::call::Call;
+use super::super::super::execute::{ASKED_TOO_MUCH, REPLY_BYTES_MAX};
 use super::super::super::keyspace::Keyspace;
 use super::super::super::objects::Hash;
 use super::super::{Done, Failure, int, is, parse_int};
@@ -191,6 +192,12 @@ pub(super) fn getex(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
         None => (None, 2),
     };
     let fields = fields(call, place, NOT_POSITIVE)?;
+    // A field may be named again and again.
+    let bytes =
+        |hash: &Hash| fields.iter().filter_map(|field| hash.get(field, now)).map(|(value, _)| value.len()).sum();
+    if hash_of(keyspace, call)?.map_or(0, bytes) > REPLY_BYTES_MAX {
+        return Err(ASKED_TOO_MUCH.into());
+    }
     call.out.array(fields.len());
     let became = keyspace.edit(key, at, |hash: &mut Hash| {
         let mut became = Vec::new();
