@@ -885,3 +885,45 @@ async fn what_was_slow_refused_found_and_called_is_told() {
         ],
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_may_do_what_their_caller_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path(), &[]).await;
+    let mut client = Client::of(&node);
+    check(
+        &mut client,
+        &[
+            ("SET b 1", "OK"),
+            ("ACL SETUSER u on nopass +@all -keys ~a* %R~r* resetchannels", "OK"),
+            ("ACL SETUSER v on nopass -@all (+eval +get ~*)", "OK"),
+        ],
+    );
+    let no_key =
+        "-ERR The user executing the script can't access at least one of the keys mentioned in the command arguments";
+    let no_command = "-ERR The user executing the script can't run this command or subcommand";
+    let mut user = Client::of(&node);
+    check(
+        &mut user,
+        &[
+            ("AUTH u x", "OK"),
+            ("EVAL return(redis.call('INCR',KEYS[1])) 1 a1", ":1"),
+            ("EVAL return(redis.call('GET',KEYS[1])) 1 b", "-NOPERM No permissions to access a key"),
+            ("EVAL return(redis.pcall('GET','b')) 0", no_key),
+            ("EVAL return(redis.pcall('GET','r1')) 0", "nil"),
+            ("EVAL return(redis.pcall('SET','r1','x')) 0", no_key),
+            ("EVAL return(redis.pcall('KEYS','*')) 0", no_command),
+            ("EVAL return(tostring(redis.acl_check_cmd('GET','b'))) 0", "\"false\""),
+            ("EVAL return(tostring(redis.acl_check_cmd('GET','a'))) 0", "\"true\""),
+            ("SCRIPT AS 0 EVAL return(1) 0", "-ERR unknown subcommand 'AS'. Try SCRIPT HELP."),
+            ("MULTI", "OK"),
+            ("EVAL redis.pcall('DEL','b')redis.call('INCR','a1') 0", "QUEUED"),
+            ("EXEC", "[nil]"),
+            ("EVAL return(redis.call('GET','a1')) 0", "\"2\""),
+            ("AUTH v x", "OK"),
+            ("EVAL return(redis.pcall('GET','b')) 0", "\"1\""),
+            ("EVAL return(redis.pcall('SET','b','2')) 0", no_command),
+        ],
+    );
+    check(&mut client, &[("GET b", "\"1\"")]);
+}

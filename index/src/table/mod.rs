@@ -35,6 +35,7 @@ pub mod guards;
 pub mod execute;
 pub mod script;
 pub mod scripting;
+pub mod permits;
 mod functions;
 pub mod rdb;
 pub(crate) mod file;

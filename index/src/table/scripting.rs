@@ -10,7 +10,7 @@
 //!
 //! Where a namespace is spread over several shards, a script is told which slot it may reach ([`Within`]): a key that it makes up
 //! may belong to another shard, where nobody would see what was written here. The door writes that before the call, as
-//! `SCRIPT WITHIN slot EVAL ...`.
+//! `SCRIPT WITHIN slot EVAL ...`; and what the caller may do if that is not everything ([`Permits`]).
 //!
 //! A script runs where its command stands in the log, on every member alike; which scripts are kept is part of the state, so
 //! that they survive a failover. The oldest leave when all of them take more than [`SCRIPTS_BYTES_MAX`].
@@ -22,6 +22,7 @@ use super::commands::{self, Failure, Keys, NOSCRIPT, Run, WRITE, is};
 use super::execute::{self, Moment};
 use super::functions::{Libraries, Library};
 use super::keyspace::Keyspace;
+use super::permits::Permits;
 use super::script::{Engine, Host, Limits, Reply, Script, ScriptError};
 use super::slots::Within;
 use super::tape::{Item, Items, Tape, decimals};
@@ -91,16 +92,9 @@ impl Scripts {
     /// Carries out a command about scripts. The reply, a failure too, is added to the tape.
     pub fn call(&mut self, keyspace: &mut Keyspace, args: &[&[u8]], moment: Moment, out: &mut Tape) {
         let before = out.len();
-        let done = match args {
-            [script, within, slot, call @ ..] if is(script, "script") && is(within, "within") => {
-                match (Within::parse(slot), execute::find(call)) {
-                    (Some(within), Ok(spec)) if matches!(spec.keys, Keys::Counted(..)) => {
-                        self.run(keyspace, call, within, moment, out)
-                    }
-                    _ => Err(Failure::Syntax),
-                }
-            }
-            _ => self.run(keyspace, args, Within::Anything, moment, out),
+        let done = match Given::of(args, moment) {
+            Some(given) => self.run(keyspace, given, out),
+            None => Err(Failure::Syntax),
         };
         if let Err(failure) = done {
             out.truncate(before);
@@ -108,15 +102,8 @@ impl Scripts {
         }
     }
 
-    fn run(
-        &mut self,
-        keyspace: &mut Keyspace,
-        args: &[&[u8]],
-        within: Within,
-        moment: Moment,
-        out: &mut Tape,
-    ) -> Result<(), Failure> {
-        let given = Given { args, within, moment };
+    fn run(&mut self, keyspace: &mut Keyspace, given: Given<'_>, out: &mut Tape) -> Result<(), Failure> {
+        let args = given.args;
         match args.first() {
             Some(name) if is(name, "script") => self.script(args, out),
             Some(name) if is(name, "function") => self.function(args, out),
@@ -225,8 +212,32 @@ pub(super) struct Given<'a> {
     pub args: &'a [&'a [u8]],
     /// What it may reach.
     pub within: Within,
+    /// What its caller may do.
+    pub permits: Permits<'a>,
     /// When.
     pub moment: Moment,
+}
+
+impl<'a> Given<'a> {
+    /// Of a command, with what doors write before it. None: it is none.
+    fn of(args: &'a [&'a [u8]], moment: Moment) -> Option<Given<'a>> {
+        let mut given = Given { args, within: Within::Anything, permits: Permits::default(), moment };
+        while let [script, what, rest @ ..] = given.args
+            && is(script, "script")
+        {
+            if is(what, "within") {
+                let (slot, call) = rest.split_first()?;
+                (given.within, given.args) = (Within::parse(slot)?, call);
+            } else if is(what, "as") {
+                (given.permits, given.args) = Permits::split(rest)?;
+            } else {
+                break;
+            }
+        }
+        // Only what runs a script has anything before it.
+        let runs = || execute::find(given.args).is_ok_and(|spec| matches!(spec.keys, Keys::Counted(..)));
+        (given.args.len() == args.len() || runs()).then_some(given)
+    }
 }
 
 /// Runs a script, and takes back what it did if it went over a budget. It says none where there was nothing to run.
@@ -238,9 +249,9 @@ pub(super) fn in_reach(
     run: impl FnOnce(&mut dyn Host) -> Result<Option<Reply>, ScriptError>,
 ) -> Result<(), Failure> {
     keyspace.begin_journal();
-    let Given { within, moment, .. } = given;
-    let mut reach =
-        Reach { keyspace: &mut *keyspace, moment, within, calls: 0, read_only, tape: Tape::new(), spent: 0 };
+    let Given { within, permits, moment, .. } = given;
+    let tape = Tape::new();
+    let mut reach = Reach { keyspace: &mut *keyspace, moment, within, permits, calls: 0, read_only, tape, spent: 0 };
     match run(&mut reach) {
         Ok(Some(reply)) => {
             keyspace.keep_changes();
@@ -278,6 +289,7 @@ struct Reach<'k> {
     keyspace: &'k mut Keyspace,
     moment: Moment,
     within: Within,
+    permits: Permits<'k>,
     calls: u32,
     read_only: bool,
     tape: Tape,
@@ -306,6 +318,9 @@ impl Host for Reach<'_> {
         if self.read_only && spec.is(WRITE) {
             return Reply::Error(b"ERR Write commands are not allowed from read-only scripts.".to_vec());
         }
+        if let Some(refused) = self.permits.refuse(spec, args) {
+            return Reply::Error(refused.text().into());
+        }
         if !self.within.admits(spec, args) {
             return Reply::Error(b"ERR Script attempted to access keys that do not hash to the same slot".to_vec());
         }
@@ -326,7 +341,7 @@ impl Host for Reach<'_> {
 
     fn may(&mut self, args: &[&[u8]]) -> Option<bool> {
         let spec = commands::find(args.first()?)?;
-        Some(!spec.is(NOSCRIPT))
+        Some(!spec.is(NOSCRIPT) && self.permits.refuse(spec, args).is_none())
     }
 }
 

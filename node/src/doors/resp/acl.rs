@@ -13,8 +13,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use loci_index::table::commands::{BLOCKING, FAST, PUBSUB, READONLY, Run, Spec, WRITE};
+use loci_index::table::commands::{
+    self as table_commands, BLOCKING, FAST, Keys, NOSCRIPT, PUBSUB, READONLY, Run, Spec, WRITE,
+};
 use loci_index::table::glob;
+use loci_index::table::permits::others_sorted_by;
 
 use super::facts;
 use super::sha256::{digest, hex};
@@ -71,18 +74,6 @@ pub struct Wanted<'c> {
     pub channels: (&'c [&'c [u8]], bool),
 }
 
-/// Patterns by which SORT reads keys that are in nobody's list: whatever the elements say.
-fn others_sorted_by<'a>(spec: &Spec, args: &'a [&'a [u8]]) -> impl Iterator<Item = &'a [u8]> {
-    let sorts = matches!(spec.name, "sort" | "sort_ro");
-    let options = if sorts { args.get(2..).unwrap_or_default() } else { &[] };
-    let names = |word: &[u8]| word.eq_ignore_ascii_case(b"by") || word.eq_ignore_ascii_case(b"get");
-    let patterns = options.windows(2).filter(move |pair| names(pair[0])).map(|pair| pair[1]);
-    patterns.filter(|pattern| pattern.contains(&b'*'))
-}
-
-/// What is said of scripts.
-pub const SCRIPTS_REFUSED: &str = "Scripts are for users who may use all commands and all keys";
-
 /// Why a call is refused; what came nearest to being allowed is the greatest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Denied {
@@ -92,8 +83,6 @@ pub enum Denied {
     Key(Vec<u8>),
     /// For this channel.
     Channel(Vec<u8>),
-    /// For being a script: it reaches whatever it likes, and nobody knows of users where it runs.
-    Script,
 }
 
 /// The categories that are told apart here.
@@ -203,6 +192,15 @@ fn needs(spec: &Spec, place: usize) -> (bool, bool) {
     (kind.contains("access"), ["insert", "update", "delete"].iter().any(|word| kind.contains(word)))
 }
 
+/// What stands before a pattern of keys.
+fn permission(read: bool, write: bool) -> &'static [u8] {
+    match (read, write) {
+        (true, true) => b"~",
+        (true, false) => b"%R~",
+        _ => b"%W~",
+    }
+}
+
 impl Rules {
     fn none() -> Rules {
         Rules { commands: vec![(false, Which::All)], keys: Vec::new(), channels: Vec::new() }
@@ -263,6 +261,22 @@ impl Rules {
             Some(channel) => Err(Denied::Channel(channel.to_vec())),
             None => Ok(()),
         }
+    }
+
+    /// The same for the calls of a script, as the log has it: see [`loci_index::table::permits`].
+    fn permits(&self) -> Vec<Vec<u8>> {
+        let callable = |spec: &&Spec| matches!(spec.run, Run::Read(_) | Run::Write(_)) && !spec.is(NOSCRIPT);
+        let denied = table_commands::all().filter(callable).filter(|spec| !self.may_call(spec, None));
+        let mut rules: Vec<Vec<u8>> = denied.map(|spec| format!("-{}", spec.name).into_bytes()).collect();
+        let all_keys = |(pattern, read, write): &(Vec<u8>, bool, bool)| pattern == b"*" && *read && *write;
+        if !rules.is_empty() || !self.keys.iter().any(all_keys) {
+            rules.extend(self.keys.iter().map(|(pattern, read, write)| [permission(*read, *write), pattern].concat()));
+        }
+        if rules.is_empty() && !self.keys.iter().any(all_keys) {
+            // Without rules everything would be allowed.
+            rules.push(b"-".to_vec());
+        }
+        rules
     }
 
     /// Applies one rule. None: it is none about commands, keys or channels.
@@ -351,12 +365,7 @@ impl Rules {
     /// The patterns of keys.
     pub fn keys(&self) -> String {
         let rules = self.keys.iter().map(|(pattern, read, write)| {
-            let pattern = String::from_utf8_lossy(pattern);
-            match (read, write) {
-                (true, true) => format!("~{pattern}"),
-                (true, false) => format!("%R~{pattern}"),
-                _ => format!("%W~{pattern}"),
-            }
+            String::from_utf8_lossy(&[permission(*read, *write), pattern].concat()).into_owned()
         });
         rules.collect::<Vec<_>>().join(" ")
     }
@@ -413,18 +422,26 @@ impl User {
     /// Whether it may do that, by its rules or by one of its selectors.
     pub fn check(&self, wanted: &Wanted<'_>) -> Result<(), Denied> {
         let mut denied = match self.rules.check(wanted) {
-            Ok(()) if matches!(wanted.spec.run, Run::Script) && !self.is_free() => return Err(Denied::Script),
             Ok(()) => return Ok(()),
             Err(denied) => denied,
         };
         for selector in &self.selectors {
             match selector.check(wanted) {
-                Ok(()) if matches!(wanted.spec.run, Run::Script) => return Err(Denied::Script),
                 Ok(()) => return Ok(()),
                 Err(other) => denied = denied.max(other),
             }
         }
         Err(denied)
+    }
+
+    /// What the calls of a script may do that this user runs: by those rules that allow the script. Empty: everything.
+    pub fn permits(&self, wanted: &Wanted<'_>) -> Vec<Vec<u8>> {
+        let runs = matches!((wanted.spec.run, wanted.spec.keys), (Run::Script, Keys::Counted(..)));
+        if !runs || self.is_free() {
+            return Vec::new();
+        }
+        let mut all = [&self.rules].into_iter().chain(&self.selectors);
+        all.find(|rules| rules.check(wanted).is_ok()).unwrap_or(&self.rules).permits()
     }
 
     /// Applies one rule.
@@ -661,16 +678,29 @@ mod tests {
     }
 
     #[test]
-    fn scripts_are_for_those_who_may_do_everything() {
-        for (rules, may) in [
-            ("on +@all ~* &*", Ok(())),
-            ("on +@all ~a* &*", Err(Denied::Script)),
-            ("on +@all ~* &* -flushall", Err(Denied::Script)),
-            ("on -@all (+@all ~* &*)", Err(Denied::Script)),
-            ("on +get ~* &*", Err(Denied::Command)),
+    fn scripts_may_do_what_their_caller_may() {
+        let permits = |rules: &str| {
+            let args: [&[u8]; 3] = [b"eval", b"return 0", b"0"];
+            let rules = user(rules).permits(&Wanted { spec: spec("eval"), args: &args, channels: (&[], false) });
+            rules.into_iter().map(|rule| String::from_utf8(rule).unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        for (rules, expected) in [
+            ("on +@all ~* &*", ""),
+            ("on +@all ~*", ""),
+            ("on +@all ~a* %R~b*", "~a* %R~b*"),
+            ("on +@all ~* &* -flushall", ""),
+            ("on +@all ~* &* -flushdb -keys", "-flushdb -keys ~*"),
+            ("on -@all (+@all ~c* &*)", "~c*"),
+            ("on +@all", "-"),
         ] {
-            assert_eq!(check(&user(rules), "eval return 0"), may, "{rules}");
+            let mut told: Vec<String> = permits(rules).split(' ').map(str::to_owned).collect();
+            let mut expected: Vec<&str> = expected.split(' ').collect();
+            told.sort();
+            expected.sort();
+            assert_eq!(told, expected, "{rules}");
         }
+        assert!(permits("on +eval +get ~*").contains("-set ") && !permits("on +eval +get ~*").contains("-get "));
+        assert_eq!(check(&user("on +get ~* &*"), "eval return 0"), Err(Denied::Command));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use loci_index::table::commands::{is, parse_int};
 
-use super::acl::{CATEGORIES, DEFAULT, Denied, Rules, SCRIPTS_REFUSED, Wanted, is_in};
+use super::acl::{CATEGORIES, DEFAULT, Denied, Rules, Wanted, is_in};
 use super::acl_log::Refusal;
 use super::commands::{self, Command, Do, Way};
 use super::session::Session;
@@ -226,7 +226,6 @@ impl Session {
             Denied::Channel(channel) => {
                 format!("User {name} has no permissions to access the '{}' channel", text(&channel))
             }
-            Denied::Script => SCRIPTS_REFUSED.into(),
         };
         self.out.bulk(why);
     }

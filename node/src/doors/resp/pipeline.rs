@@ -133,14 +133,29 @@ impl Pending {
         self.answers.push((answer, number as u8));
     }
 
-    /// One more of a command. A script is told which keys it may reach, where there are others elsewhere.
-    pub fn push_of(&mut self, spec: &Spec, place: &Place, database: u8, args: &[&[u8]], answer: Answer) {
-        if !place.is_chosen() || !matches!((spec.run, spec.keys), (Run::Script, Keys::Counted(..))) {
+    /// One more of a command. A script is told what its caller may do, if that is not everything, and which keys it may reach where
+    /// there are others elsewhere.
+    pub fn push_of(
+        &mut self,
+        spec: &Spec,
+        place: &Place,
+        database: u8,
+        (args, permits): (&[&[u8]], &[Vec<u8>]),
+        answer: Answer,
+    ) {
+        let runs = matches!((spec.run, spec.keys), (Run::Script, Keys::Counted(..)));
+        if !runs || !place.is_chosen() && permits.is_empty() {
             return self.push(place, database, args.iter().copied(), answer);
         }
+        let (mut words, count): (Vec<&[u8]>, _) = (Vec::new(), int_text(permits.len() as i64));
+        if !permits.is_empty() {
+            words.extend([&b"script"[..], b"as", &count].into_iter().chain(permits.iter().map(|rule| &**rule)));
+        }
         let within = place.slot().map_or(Within::Nothing, Within::Slot).text();
-        let words: Vec<&[u8]> =
-            [&b"script"[..], b"within", within.as_bytes()].into_iter().chain(args.iter().copied()).collect();
+        if place.is_chosen() {
+            words.extend([&b"script"[..], b"within", within.as_bytes()]);
+        }
+        words.extend(args);
         self.push(place, database, words.into_iter(), answer);
     }
 
@@ -192,7 +207,7 @@ impl Session {
     }
 
     /// Adds a call to those that wait.
-    pub async fn gather(&mut self, spec: &Spec, args: &[&[u8]], answer: Answer) {
+    pub async fn gather(&mut self, spec: &'static Spec, args: &[&[u8]], answer: Answer) {
         let bytes: usize = args.iter().map(|arg| arg.len() + 4).sum();
         if self.pending.is_full() || (!self.pending.is_empty() && self.pending.bytes() + bytes > BYTES_GOAL) {
             self.settle().await;
@@ -207,7 +222,8 @@ impl Session {
         }
         let answer = if self.is_silent() { Answer::None } else { answer };
         let light = self.is_light(spec, args);
-        self.pending.push_of(spec, &self.place, self.database, args, answer);
+        let permits = self.permits(spec, args);
+        self.pending.push_of(spec, &self.place, self.database, (args, &permits), answer);
         self.pending.numbers.push(self.number());
         if !light && let Some((_, share)) = self.pending.answers.last() {
             self.pending.shares[usize::from(*share)].heavy = true;

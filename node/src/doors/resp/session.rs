@@ -19,7 +19,7 @@ use loci_index::table::tape::Tape;
 use loci_index::table::{execute, glob};
 use loci_wire::resp::{Limits, Protocol, Writer};
 
-use super::acl::{Denied, SCRIPTS_REFUSED, User};
+use super::acl::{Denied, User, Wanted};
 use super::acl_command::{full_name, wanted};
 use super::blocking::Blocked;
 use super::client::Client;
@@ -422,10 +422,17 @@ impl Session {
                     self.note_refusal("channel", &channel, &user.name);
                     "NOPERM No permissions to access a channel".into()
                 }
-                Denied::Script => format!("NOPERM {SCRIPTS_REFUSED}"),
             });
         }
         Ok(())
+    }
+
+    /// What the calls of a script may do; empty: everything, or it is no script.
+    pub fn permits(&self, spec: &'static Spec, args: &[&[u8]]) -> Vec<Vec<u8>> {
+        match &self.user {
+            Some(user) if !self.free => user.permits(&Wanted { spec, args, channels: (&[], false) }),
+            _ => Vec::new(),
+        }
     }
 
     fn monitored(&self, args: &[&[u8]]) -> String {

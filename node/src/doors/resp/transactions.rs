@@ -279,7 +279,8 @@ impl Session {
                 Step::Refused("ERR COPY to another database is not supported inside a transaction".into())
             }
             Way::Read | Way::Keys | Way::Write | Way::Wait | Way::Copy => {
-                pending.push_of(command.spec, place, *database, &borrowed, Answer::Whole);
+                let permits = self.permits(command.spec, &borrowed);
+                pending.push_of(command.spec, place, *database, (&borrowed, &permits), Answer::Whole);
                 Step::Log(Answer::Whole)
             }
         }
