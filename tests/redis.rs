@@ -887,6 +887,29 @@ async fn what_was_slow_refused_found_and_called_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_large_is_read_beside_the_rest_and_in_its_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path(), &[]).await;
+    let mut client = Client::of(&node);
+    let long = "x".repeat(40);
+    for part in 0..20 {
+        let members: Vec<String> = (0..1_000).map(|number| format!("{number} {part:02}.{number:03}.{long}")).collect();
+        assert_eq!(client.call(&format!("ZADD large {}", members.join(" "))), ":1000");
+    }
+    // One after the other on a connection, whoever reads it.
+    let lines =
+        ["ZRANGE large 0 -1", "PING", "ZRANGE large 0 0", "SORT large", "ZRANGE small 0 -1", "ZUNION 2 large small"];
+    client.send(&lines);
+    let replies = lines.map(|_| client.reply());
+    assert_eq!(replies[0].matches(&long).count(), 20_000);
+    assert_eq!(&*replies[1], "PONG");
+    assert_eq!(replies[2], format!("[\"00.000.{long}\"]"));
+    assert_eq!(replies[3], "-ERR One or more scores can't be converted into double");
+    assert_eq!(&*replies[4], "[]");
+    assert_eq!(replies[5].len(), replies[0].len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn scripts_may_do_what_their_caller_may() {
     let folder = tempfile::tempdir().unwrap();
     let node = start(folder.path(), &[]).await;

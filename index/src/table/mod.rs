@@ -36,6 +36,7 @@ pub mod execute;
 pub mod script;
 pub mod scripting;
 pub mod permits;
+pub mod weight;
 mod functions;
 pub mod rdb;
 pub(crate) mod file;

@@ -69,7 +69,7 @@ use arc_swap::ArcSwap;
 use loci_index::command::Durability;
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 use loci_raft::MemberId;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, book};
@@ -206,7 +206,12 @@ struct Door {
     address: SocketAddr,
     paused: watch::Sender<Pause>,
     is_paused: AtomicBool,
+    /// How many more large values may be read at once.
+    large_reads: Semaphore,
 }
+
+/// So many large values are read at once.
+const LARGE_READS_MAX: usize = 4;
 
 impl Door {
     fn new(parts: Parts, options: Options, address: SocketAddr) -> Door {
@@ -259,6 +264,7 @@ impl Door {
             address,
             paused: watch::Sender::new(None),
             is_paused: AtomicBool::new(false),
+            large_reads: Semaphore::new(LARGE_READS_MAX),
         }
     }
 

@@ -16,7 +16,7 @@ use loci_index::table::call::Chance;
 use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, SCRIPTS_OFF, Spec, WRITE, brings_code};
 use loci_index::table::execute::Moment;
 use loci_index::table::tape::Tape;
-use loci_index::table::{execute, glob};
+use loci_index::table::{execute, glob, weight};
 use loci_wire::resp::{Limits, Protocol, Writer};
 
 use super::acl::{Denied, User, Wanted};
@@ -504,8 +504,39 @@ impl Session {
         // What a read draws by chance is another each time, though nothing was written in between.
         *draws = draws.wrapping_add(0x9e37_79b9);
         let moment = Moment { number: *draws, ..moment };
-        reading.look_up(*database, |keyspace| execute::read(keyspace, spec, args, moment, tape));
-        render::reply(&mut tape.items(), out);
+        let is_read = reading.look_up(*database, |keyspace| {
+            let is_light = !weight::is_heavy(keyspace, spec, args, moment.now);
+            if is_light {
+                execute::read(keyspace, spec, args, moment, tape);
+            }
+            is_light
+        });
+        if is_read {
+            render::reply(&mut tape.items(), out);
+            return;
+        }
+        self.read_elsewhere(spec, args, moment).await;
+    }
+
+    /// Reads what is large on another thread, while this one serves its other clients.
+    async fn read_elsewhere(&mut self, spec: &'static Spec, args: &[&[u8]], moment: Moment) {
+        let Some(mut reading) = self.reading.clone() else { return };
+        let args: Vec<Box<[u8]>> = args.iter().map(|arg| Box::from(*arg)).collect();
+        let (database, mut out) = (self.database, Writer::new(self.out.protocol()));
+        // A few at a time, however many clients there are.
+        let turn = self.door.large_reads.acquire().await;
+        let read = tokio::task::spawn_blocking(move || {
+            let (mut tape, args): (Tape, Vec<&[u8]>) = (Tape::new(), args.iter().map(|arg| &**arg).collect());
+            reading.look_up(database, |keyspace| execute::read(keyspace, spec, &args, moment, &mut tape));
+            render::reply(&mut tape.items(), &mut out);
+            out
+        });
+        match read.await {
+            Ok(mut read) => self.out.bytes_mut().append(read.bytes_mut()),
+            // It panicked, which is told as such, or the node is stopping.
+            Err(_) => self.out.error("TRYAGAIN the read was not carried out"),
+        }
+        drop(turn);
     }
 
     /// Chance that is another each time.
