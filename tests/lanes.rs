@@ -1,5 +1,5 @@
-//! Light writes of many clients of Redis, which go to the log together: each client has its own replies, and together they
-//! are few commands of the log.
+//! What one client of Redis asks beside others. Light writes go to the log together: each client has its own replies, and together
+//! they are few commands of the log. What is large is read elsewhere, and scripts do what their own caller may.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -112,4 +112,67 @@ async fn what_many_clients_write_at_once_is_few_commands_of_the_log() {
     assert_eq!(batches, (CLIENTS * ROUNDS) as u64);
     // Two or three commands for what came at once; it would be 64 if each client's were one.
     assert!(groups <= batches / 8, "what {batches} clients wrote took {groups} commands of the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_large_is_read_beside_the_rest_and_in_its_turn() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), &[]).await;
+    let mut client = client(&node);
+    let long = "x".repeat(40);
+    for part in 0..20 {
+        let members: Vec<String> = (0..1_000).map(|number| format!("{number} {part:02}.{number:03}.{long}")).collect();
+        assert_eq!(client.line(&format!("ZADD large {}", members.join(" "))), "1000");
+    }
+    // One after the other on a connection, whoever reads it.
+    let lines =
+        ["ZRANGE large 0 -1", "PING", "ZRANGE large 0 0", "SORT large", "ZRANGE small 0 -1", "ZUNION 2 large small"];
+    send(&mut client, &lines.map(str::to_owned));
+    let replies = replies(&mut client, lines.len());
+    assert_eq!(replies[0].matches(&long).count(), 20_000);
+    assert_eq!(&*replies[1], "PONG");
+    assert_eq!(replies[2], format!("[00.000.{long}]"));
+    assert_eq!(replies[3], "-ERR One or more scores can't be converted into double");
+    assert_eq!(&*replies[4], "[]");
+    assert_eq!(replies[5].len(), replies[0].len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_may_do_what_their_caller_may() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), &[]).await;
+    let mut client = client(&node);
+    for (line, reply) in [
+        ("SET b 1", "OK"),
+        ("ACL SETUSER u on nopass +@all -keys ~a* %R~r* resetchannels", "OK"),
+        ("ACL SETUSER v on nopass -@all (+eval +get ~*)", "OK"),
+    ] {
+        assert_eq!(client.line(line), reply, "{line}");
+    }
+    let no_key =
+        "-ERR The user executing the script can't access at least one of the keys mentioned in the command arguments";
+    let no_command = "-ERR The user executing the script can't run this command or subcommand";
+    let mut user = self::client(&node);
+    for (line, reply) in [
+        ("AUTH u x", "OK"),
+        ("EVAL return(redis.call('INCR',KEYS[1])) 1 a1", "1"),
+        ("EVAL return(redis.call('GET',KEYS[1])) 1 b", "-NOPERM No permissions to access a key"),
+        ("EVAL return(redis.pcall('GET','b')) 0", no_key),
+        ("EVAL return(redis.pcall('GET','r1')) 0", "nothing"),
+        ("EVAL return(redis.pcall('SET','r1','x')) 0", no_key),
+        ("EVAL return(redis.pcall('KEYS','*')) 0", no_command),
+        ("EVAL return(tostring(redis.acl_check_cmd('GET','b'))) 0", "false"),
+        ("EVAL return(tostring(redis.acl_check_cmd('GET','a'))) 0", "true"),
+        ("SCRIPT AS 0 EVAL return(1) 0", "-ERR unknown subcommand 'AS'. Try SCRIPT HELP."),
+        ("MULTI", "OK"),
+        ("EVAL redis.pcall('DEL','b')redis.call('INCR','a1') 0", "QUEUED"),
+        ("EXEC", "[nothing]"),
+        ("EVAL return(redis.call('GET','a1')) 0", "2"),
+        ("AUTH v x", "OK"),
+        ("EVAL return(redis.pcall('GET','b')) 0", "1"),
+        ("EVAL return(redis.pcall('SET','b','2')) 0", no_command),
+    ] {
+        assert_eq!(user.line(line), reply, "{line}");
+    }
+    assert_eq!(client.line("GET b"), "1");
 }
