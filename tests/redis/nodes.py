@@ -89,23 +89,35 @@ class Nodes:
                     sys.exit(f"node {node.listen} does not answer: {error}\n{log[-3000:]}")
                 time.sleep(0.1)
 
-    def leader(self):
-        """The node that leads."""
+    def status(self):
+        """What `loci cluster status` says of the members, until it says what is looked for."""
         alive = [node.listen for node in self.members if node.process is not None]
         for _ in range(100):
             command = [str(self.program), "cluster", "status", "--address", ",".join(alive)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-            for line in done.stdout.splitlines():
-                words = line.split()
+            yield [line.split() for line in done.stdout.splitlines()]
+            time.sleep(0.1)
+
+    def leader(self):
+        """The node that leads."""
+        for lines in self.status():
+            for words in lines:
                 if "leader" in words:
                     for node in self.members:
                         if node.listen in words and node.process is not None:
                             return node
-            time.sleep(0.1)
         sys.exit("nobody leads")
+
+    def wait_for_votes(self):
+        """Until all members vote: before, nobody may die."""
+        for lines in self.status():
+            if sum("voter" in words or "leader" in words for words in lines) == len(self.members):
+                return
+        sys.exit("not all members vote")
 
     def one_that_stays(self):
         """The url of a node that does not lead, and how the one that leads is killed: it returns when another leads."""
+        self.wait_for_votes()
         leader = self.leader()
 
         def death():
