@@ -31,12 +31,12 @@ class Alone(nodes.Nodes):
     """One node."""
 
     def wait_for(self, node):
-        """Until it answers."""
+        """Until it has read its log and writes."""
         end = time.monotonic() + 60
         while time.monotonic() < end and node.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", node.resp), 5) as connection:
-                connection.sendall(encode("PING"))
-                if connection.recv(100) == b"+PONG\r\n":
+                connection.sendall(encode("SET", "rig:ready", "1"))
+                if connection.recv(100) == b"+OK\r\n":
                     return
             time.sleep(0.1)
         sys.exit(f"node {node.listen} does not answer")
