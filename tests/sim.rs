@@ -13,6 +13,62 @@ use loci_tests::{say, setting};
 
 const COMMAND: &str = "cargo test -p loci-tests --test sim seeds -- --nocapture";
 const LINES: usize = 200;
+/// What a hundred seeds must have reached, or they prove less than they say.
+const REACHED: &[&str] = &[
+    "changes of members asked for",
+    "checkpoints",
+    "damaged messages refused",
+    "elections",
+    "entries replaced by another leader's",
+    "flipped bits that were noticed",
+    "keys evicted",
+    "keys removed because they had expired",
+    "kills",
+    "leaders asked to hand over",
+    "leaders that gave up",
+    "logs found closed",
+    "machines that asked to join",
+    "merges",
+    "operations given up",
+    "pauses",
+    "power cuts",
+    "power cuts in the middle of a checkpoint or merge",
+    "processes that ended after such a sync, before anybody heard of it",
+    "processes that ended because a sync failed",
+    "processes that ended between such an append and its sync",
+    "processes that stopped as they were told",
+    "reads at a token that was waited for",
+    "reads by a leader that is alone",
+    "reads by a question to the leader",
+    "reads by a round",
+    "reads by the lease",
+    "reads not answered in time",
+    "reads of the latest that outlived a change of leader",
+    "records seen to have expired",
+    "recoveries that were interrupted",
+    "requests repeated, and given their first outcome",
+    "runs with several shards",
+    "searches compared with an exact one",
+    "shards told that they pin the log",
+    "snapshots taken in",
+    "snapshots with typed values taken in",
+    "steps of changes of members applied",
+    "stores opened at a checkpoint",
+    "syncs that several shards waited for",
+    "times of day that jumped",
+    "torn tails cut",
+    "typed values seen to have expired",
+    "victims that were gone already",
+    "writes at a member that stops",
+    "writes on their way when leadership was lost",
+    "writes on their way when their node died",
+    "writes refused because the disk was full",
+    "writes refused by a condition",
+    "writes sent to a member that does not lead",
+    "writes that found a full queue",
+    "writes whose outcome nobody learnt",
+    "writes whose outcome was learnt by asking again",
+];
 
 /// The seeds to run.
 fn seeds() -> std::ops::Range<u64> {
@@ -70,6 +126,8 @@ fn seeds_find_nothing_wrong() {
         seeds.end - seeds.start
     );
     println!("{undecided} histories undecided");
+    let never: Vec<_> = REACHED.iter().filter(|what| reached.times(what) == 0).collect();
+    println!("not reached: {never:?}");
     if let Some(first) = failed.first() {
         let explained = run_of(*first).explain(LINES);
         panic!(
@@ -78,6 +136,8 @@ fn seeds_find_nothing_wrong() {
             first + 1
         );
     }
+    let are_many = seeds.end - seeds.start >= 100 && setting("LOCI_SIM_SECONDS", 60) >= 60;
+    assert!(!are_many || never.is_empty(), "{never:?} did not happen once");
     assert!(undecided * 100 <= seeds.end - seeds.start, "{undecided} histories could not be decided");
 }
 

@@ -95,6 +95,11 @@ impl Reached {
         }
     }
 
+    /// How often that was reached.
+    pub fn times(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
     /// Takes in what another run reached.
     pub fn add(&mut self, other: &Reached) {
         for (what, times) in &other.0 {
