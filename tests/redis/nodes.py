@@ -85,8 +85,7 @@ class Nodes:
                 return client.close()
             except redis.RedisError as error:
                 if time.monotonic() > end or node.process.poll() is not None:
-                    log = pathlib.Path(f"{node.folder}.log").read_text(errors="replace")
-                    sys.exit(f"node {node.listen} does not answer: {error}\n{log[-3000:]}")
+                    sys.exit(f"node {node.listen} does not answer: {error}\n{self.said()}")
                 time.sleep(0.1)
 
     def status(self):
@@ -97,6 +96,16 @@ class Nodes:
             done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
             yield [line.split() for line in done.stdout.splitlines()]
             time.sleep(0.1)
+
+    def said(self):
+        """What the nodes logged last, and what each says of the others."""
+        text = []
+        for node in self.members:
+            log = pathlib.Path(f"{node.folder}.log").read_text(errors="replace")
+            command = [str(self.program), "cluster", "status", "--address", node.listen]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            text.append(f"== {node.listen}\n{log[-2500:]}\n{done.stdout}{done.stderr}")
+        return "\n".join(text)
 
     def leader(self):
         """The node that leads."""
