@@ -24,8 +24,9 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::breaker::Verdict;
 use crate::hedge::{Hedge, Recent};
-use crate::nodes::{Failed, Node, Nodes, Wish, is_stale, random_number};
+use crate::nodes::{Failed, Node, Nodes, random_number};
 use crate::retry::{Budget, Policy};
+use crate::wish::{Wish, is_stale};
 use crate::{Collection, Error, Pipeline, Watch};
 
 /// The header that carries a W3C trace context.
@@ -145,8 +146,8 @@ impl Builder {
         self
     }
 
-    /// Whether writes and reads at `latest` go to the node that replies say leads, at the address that it advertises; yes unless
-    /// set. Set it to false where only the given addresses can be reached, through a proxy for example.
+    /// Whether calls go to the node that leads, or has, what they are about, as far as replies say, at the address that it
+    /// advertises; yes unless set. Set it to false where only the given addresses can be reached, through a proxy for example.
     pub fn follow_leader(mut self, follow: bool) -> Builder {
         self.follow_leader = follow;
         self
@@ -239,7 +240,7 @@ impl Client {
         Watch::new(self.clone(), namespace.into(), Vec::new(), self.timeout())
     }
 
-    /// A stream that carries many calls at a time, which is cheaper for many small calls.
+    /// Streams that carry many calls at a time, one to each node that they go to, which is cheaper for many small calls.
     pub fn pipeline(&self) -> Pipeline {
         Pipeline::new(self.clone(), Pipeline::IN_FLIGHT)
     }
@@ -291,7 +292,7 @@ impl Client {
         })
     }
 
-    pub(crate) fn nodes(&self) -> &Nodes {
+    pub(crate) fn nodes(&self) -> &Arc<Nodes> {
         &self.shared.nodes
     }
 
@@ -299,11 +300,8 @@ impl Client {
         if !is_stale(&call) {
             let wish = Wish::of(&call);
             return self
-                .retrying(timeout, wish, |channel, remaining| {
-                    let (call, trace) = (call.clone(), self.traceparent());
-                    // What waits for an answer is large, and would be carried from one to the next by whoever awaits it.
-                    Box::pin(once(channel, call, remaining, trace))
-                })
+                // What waits for an answer is large, and would be carried from one to the next by whoever awaits it.
+                .retrying_errors(timeout, |deadline, not| Box::pin(self.attempt(&call, wish, deadline, not)))
                 .await;
         }
         self.retrying_errors(timeout, |deadline, not| {
@@ -311,6 +309,20 @@ impl Client {
             Box::pin(self.stale(call, deadline, hedge, not))
         })
         .await
+    }
+
+    /// One attempt at a call that one node answers.
+    async fn attempt(
+        &self,
+        call: &Call,
+        wish: Wish<'_>,
+        deadline: Instant,
+        not: Option<Arc<Node>>,
+    ) -> Result<Reply, (Failed, Option<Arc<Node>>)> {
+        let spot = self.shared.nodes.spot(wish);
+        let node = self.shared.nodes.choose_at(spot.as_ref(), wish, not.as_ref());
+        let made = self.once(&node, call.clone(), deadline, spot.and_then(|spot| spot.known));
+        self.asked(&node, wish, deadline, made).await.map_err(|failed| (failed, Some(node)))
     }
 
     /// One attempt at a read that any node can answer: at one of them, and at another if that takes long.
@@ -323,17 +335,20 @@ impl Client {
     ) -> Result<Reply, (Failed, Option<Arc<Node>>)> {
         let shared = &*self.shared;
         let begun = Instant::now();
+        let wish = Wish::of(&call);
+        let spot = shared.nodes.spot(wish);
+        let known = spot.as_ref().and_then(|spot| spot.known);
         let ask = |node: &Arc<Node>| {
-            let (node, call, trace) = (Arc::clone(node), call.clone(), self.traceparent());
-            let made = Box::pin(once(node.channel(), call, deadline.saturating_duration_since(Instant::now()), trace));
+            let node = Arc::clone(node);
+            let made = Box::pin(self.once(&node, call.clone(), deadline, known));
             async move {
-                match self.asked(&node, Wish::Any, deadline, made).await {
+                match self.asked(&node, wish, deadline, made).await {
                     Ok(reply) => Ok(reply),
                     Err(failed) => Err((failed, Some(node))),
                 }
             }
         };
-        let node = shared.nodes.choose(Wish::Any, not.as_ref());
+        let node = shared.nodes.choose_at(spot.as_ref(), wish, not.as_ref());
         let mut first = std::pin::pin!(ask(&node));
         let delay = shared.recent.delay(hedge, &call);
         let answer = 'answer: {
@@ -343,7 +358,7 @@ impl Client {
                 answer = &mut first => break 'answer answer,
                 () = sleep(delay) => {}
             }
-            let other = shared.nodes.choose(Wish::Any, Some(&node));
+            let other = shared.nodes.choose_at(spot.as_ref(), wish, Some(&node));
             if Arc::ptr_eq(&node, &other) || !other.lets_in() {
                 break 'answer first.await;
             }
@@ -406,21 +421,21 @@ impl Client {
     /// Waits for what a node answers, and takes in what that says of the nodes.
     async fn asked<T>(
         &self,
-        node: &Node,
+        node: &Arc<Node>,
         wish: Wish<'_>,
         deadline: Instant,
         made: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failed> {
-        let nodes = &*self.shared.nodes;
+        let nodes = &self.shared.nodes;
         match timeout_at(deadline, made).await {
             Ok(Ok(reply)) => {
                 nodes.ended(node, Verdict::Answered);
-                nodes.read(wish, reply.metadata());
+                nodes.read(wish, node, reply.metadata());
                 Ok(reply.into_inner())
             }
             Ok(Err(status)) => {
                 nodes.ended(node, Verdict::of(&status));
-                nodes.read(wish, status.metadata());
+                nodes.read(wish, node, status.metadata());
                 Err(Failed::of(&status))
             }
             Err(_) => {
@@ -467,9 +482,21 @@ impl Client {
         }
     }
 
+    /// Makes a call at a node, once; it is told by which map it was chosen.
+    fn once(
+        &self,
+        node: &Node,
+        call: Call,
+        deadline: Instant,
+        known: Option<v1::KnownRoute>,
+    ) -> impl Future<Output = Result<Response<Reply>, Status>> + use<> {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        once(node.channel(), call, Told { remaining, trace: self.traceparent(), known })
+    }
+
     /// A request that tells the node how long the caller will wait, and which trace it is part of.
     pub(crate) fn request<T>(&self, message: T, remaining: Duration) -> tonic::Request<T> {
-        traced(message, remaining, self.traceparent())
+        Told { remaining, trace: self.traceparent(), known: None }.with(message)
     }
 
     pub(crate) fn trace(&self) -> &str {
@@ -492,34 +519,44 @@ pub(crate) fn records(channel: Channel) -> RecordsClient<Channel> {
         .max_encoding_message_size(loci_wire::MESSAGE_BYTES_MAX)
 }
 
-async fn once(
-    channel: Channel,
-    call: Call,
+/// What a node is told beside a request.
+struct Told {
+    /// How long the caller will wait.
     remaining: Duration,
+    /// Of which trace it is part.
     trace: Option<AsciiMetadataValue>,
-) -> Result<Response<Reply>, Status> {
+    /// By which map the node was chosen.
+    known: Option<v1::KnownRoute>,
+}
+
+impl Told {
+    fn with<T>(self, message: T) -> tonic::Request<T> {
+        let mut request = within(message, self.remaining);
+        if let Some(trace) = self.trace {
+            request.metadata_mut().insert(TRACEPARENT, trace);
+        }
+        if let Some(known) = self.known {
+            loci_wire::insert_known(request.metadata_mut(), known);
+        }
+        request
+    }
+}
+
+async fn once(channel: Channel, call: Call, told: Told) -> Result<Response<Reply>, Status> {
     let mut cache = CacheClient::new(channel.clone())
         .max_decoding_message_size(loci_wire::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(loci_wire::MESSAGE_BYTES_MAX);
     let mut records = records(channel);
     Ok(match call {
-        Call::Put(put) => records.put(traced(put, remaining, trace)).await?.map(Reply::Write),
-        Call::Get(get) => records.get(traced(get, remaining, trace)).await?.map(Reply::Get),
-        Call::Delete(delete) => records.delete(traced(delete, remaining, trace)).await?.map(Reply::Delete),
-        Call::Batch(batch) => records.batch(traced(batch, remaining, trace)).await?.map(Reply::Write),
-        Call::Scan(scan) => records.scan(traced(scan, remaining, trace)).await?.map(Reply::Scan),
-        Call::Count(count) => records.count(traced(count, remaining, trace)).await?.map(Reply::Count),
-        Call::Search(search) => records.search(traced(search, remaining, trace)).await?.map(Reply::Search),
-        Call::Execute(execute) => cache.execute(traced(execute, remaining, trace)).await?.map(Reply::Execute),
+        Call::Put(put) => records.put(told.with(put)).await?.map(Reply::Write),
+        Call::Get(get) => records.get(told.with(get)).await?.map(Reply::Get),
+        Call::Delete(delete) => records.delete(told.with(delete)).await?.map(Reply::Delete),
+        Call::Batch(batch) => records.batch(told.with(batch)).await?.map(Reply::Write),
+        Call::Scan(scan) => records.scan(told.with(scan)).await?.map(Reply::Scan),
+        Call::Count(count) => records.count(told.with(count)).await?.map(Reply::Count),
+        Call::Search(search) => records.search(told.with(search)).await?.map(Reply::Search),
+        Call::Execute(execute) => cache.execute(told.with(execute)).await?.map(Reply::Execute),
     })
-}
-
-fn traced<T>(message: T, remaining: Duration, trace: Option<AsciiMetadataValue>) -> tonic::Request<T> {
-    let mut request = within(message, remaining);
-    if let Some(trace) = trace {
-        request.metadata_mut().insert(TRACEPARENT, trace);
-    }
-    request
 }
 
 /// A request that tells the node how long the caller will wait.

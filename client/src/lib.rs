@@ -27,7 +27,7 @@
 //! Typed values, as clients of Redis know them, are beside the records of a collection: [`Collection::cache`].
 //!
 //! A [`Client`] has a few connections that its clones share. A [`Collection`] makes calls, each on its own; one made from
-//! a [`Pipeline`] makes the same calls on one stream, which is much cheaper when there are many. An [`Ingest`] writes many
+//! a [`Pipeline`] makes the same calls on one stream to each node that they go to, which is much cheaper when there are many. An [`Ingest`] writes many
 //! records with bounded memory.
 //!
 //! A call that fails for a reason that may pass is tried again within its time, writes too: all attempts of a write carry
@@ -40,7 +40,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | leader | replies of other nodes say who leads and where it is reached; writes and reads at [`Consistency::Latest`] then go there, all others to each node in turn. A node that was not given is asked once it has answered a probe. [`Builder::follow_leader`] turns it off |
+//! | leader | replies of other nodes say who leads what the call was about, and where it is reached. Of a namespace with several shards the map is asked for then: which keys are in which shard. Writes and reads at [`Consistency::Latest`] whose keys are all in one shard go to its leader, other reads by key to a node that has it, everything else to each node in turn. An old map costs a detour; its next reply says that there is a newer one. A node that was not given is asked once it has answered a probe. [`Builder::follow_leader`] turns it off |
 //! | connections | made to all addresses at once and kept; a dead one is noticed within four seconds, one that was closed at once |
 //! | circuit breaker | a node that does not answer is left out for 0.1 s, then twice as long each time up to 5 s, less up to half by chance, while it is probed in the background; one that stops says so and is left out as well |
 //! | retry budget | retries and hedges are at most a tenth of the calls of the last ten seconds or so, and 30 a second besides ([`Builder::retry_share`], [`Builder::retry_floor`]); beyond that a failure is returned at once. An attempt that reached nobody is no load and not counted |
@@ -67,10 +67,12 @@ mod pipeline;
 mod query;
 mod record;
 mod retry;
+mod routes;
 mod scan;
 mod search;
 mod semantic;
 mod watch;
+mod wish;
 
 pub use admin::{
     Alteration, Changed, Codes, CollectionStats, Description, Durability, EmbeddingSpec, Index, IndexKind, Language,

@@ -1,23 +1,23 @@
 //! The nodes that a client knows: which of them a call goes to, and what is known of each.
 //!
 //! ```text
-//!   write, read at `latest` --> the leader, where one is known and its breaker is closed
+//!   write, read at `latest` --> who leads its keys' shard, where one is known and its breaker is closed
+//!   other reads by key -------> who has that shard, where not all have it: as below
 //!   anything else ------------> each given address in turn, then those that were learned
 //!                               those whose breaker is closed; if there are none, all
 //!
 //!   keeper (a task): connects to all of them at the start; probes those whose breaker is open, when it is time
 //! ```
 //!
-//! Who leads is learned from replies: a node that does not lead the shard that a call was about says who does and where. A
+//! Who leads what is learned from replies, and from maps ([`routes`](crate::routes)). A
 //! node that was not among the given addresses is learned by that, too; calls go there once it has answered a probe, for what a
 //! node advertises cannot be reached from everywhere.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use loci_wire::v1::{self, pipeline_request::Call};
+use loci_wire::v1::{self, records_client::RecordsClient};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Status;
@@ -28,6 +28,8 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::Error;
 use crate::breaker::{Breaker, Verdict};
+use crate::routes::{Map, Routes, Spot};
+use crate::wish::Wish;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How soon a connection that died without a word is noticed: after interval and timeout together. Until then everything that
@@ -43,10 +45,8 @@ const CALLS_WAITING_MAX: usize = 4096;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// More nodes than a cluster has; what a node says beyond that is not believed.
 const NODES_MAX: usize = 64;
-/// Namespaces whose leaders are remembered.
-const NAMESPACES_MAX: usize = 10_000;
-/// The namespace of calls that name none.
-const NAMESPACE_DEFAULT: &str = "default";
+/// How long a node may take to say what it knows of a namespace's shards.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One node, with its connections.
 #[derive(Debug)]
@@ -57,6 +57,13 @@ pub(crate) struct Node {
     breaker: Mutex<Breaker>,
     /// Whether there is nothing against the node: then nobody needs the lock.
     calm: AtomicBool,
+}
+
+/// A node is only itself.
+impl PartialEq for Node {
+    fn eq(&self, other: &Node) -> bool {
+        std::ptr::eq(self, other)
+    }
 }
 
 impl Node {
@@ -89,67 +96,6 @@ impl Node {
     }
 }
 
-/// What a call would like to be answered by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish<'c> {
-    /// Any node.
-    Any,
-    /// The one that leads this namespace's shard.
-    Leader(&'c str),
-}
-
-impl<'c> Wish<'c> {
-    /// Writes and reads at `latest` are answered without a detour where the shard is led.
-    pub fn of(call: &'c Call) -> Wish<'c> {
-        match call {
-            Call::Put(put) => led(&put.collection),
-            Call::Delete(delete) => led(&delete.collection),
-            Call::Batch(batch) => Wish::Leader(named(&batch.namespace)),
-            Call::Get(get) if is_latest(&get.consistency) => led(&get.collection),
-            Call::Scan(scan) => Wish::of_scan(scan),
-            Call::Count(count) if is_latest(&count.consistency) => led(&count.collection),
-            Call::Search(search) if is_latest(&search.consistency) => led(&search.collection),
-            Call::Execute(execute) if is_latest(&execute.consistency) => led(&execute.collection),
-            Call::Get(_) | Call::Count(_) | Call::Search(_) | Call::Execute(_) => Wish::Any,
-        }
-    }
-
-    /// As `of` a scan that is a call.
-    pub fn of_scan(scan: &'c v1::ScanRequest) -> Wish<'c> {
-        if is_latest(&scan.consistency) { led(&scan.collection) } else { Wish::Any }
-    }
-}
-
-fn led(collection: &Option<v1::CollectionName>) -> Wish<'_> {
-    Wish::Leader(named(collection.as_ref().map_or("", |name| &name.namespace)))
-}
-
-fn named(namespace: &str) -> &str {
-    if namespace.is_empty() { NAMESPACE_DEFAULT } else { namespace }
-}
-
-fn is_latest(consistency: &Option<v1::Consistency>) -> bool {
-    use v1::consistency::Level;
-    matches!(consistency.as_ref().and_then(|consistency| consistency.level.as_ref()), None | Some(Level::Latest(_)))
-}
-
-/// Whether any node may answer from whatever it has.
-pub(crate) fn is_stale(call: &Call) -> bool {
-    use v1::consistency::Level;
-    let consistency = match call {
-        Call::Get(get) => &get.consistency,
-        Call::Scan(scan) => &scan.consistency,
-        Call::Count(count) => &count.consistency,
-        Call::Search(search) => &search.consistency,
-        Call::Execute(execute) => &execute.consistency,
-        Call::Put(_) | Call::Delete(_) | Call::Batch(_) => return false,
-    };
-    matches!(consistency.as_ref().and_then(|consistency| consistency.level.as_ref()), Some(Level::Stale(_)))
-}
-
-/// By namespace: who leads which shard of it.
-type Leaders = HashMap<String, Vec<(u32, Arc<Node>)>>;
-
 /// All nodes that a client knows.
 #[derive(Debug)]
 pub(crate) struct Nodes {
@@ -160,7 +106,7 @@ pub(crate) struct Nodes {
     connections: usize,
     /// Whether what replies say of leaders counts.
     follows: bool,
-    leaders: RwLock<Leaders>,
+    routes: Routes<Arc<Node>>,
     /// Told when a breaker opens, and when the client is gone.
     wake: Arc<Notify>,
 }
@@ -188,7 +134,7 @@ impl Nodes {
             next: AtomicUsize::new(0),
             connections,
             follows,
-            leaders: RwLock::default(),
+            routes: Routes::default(),
             wake: wake.clone(),
         });
         for node in nodes.all() {
@@ -204,61 +150,69 @@ impl Nodes {
 
     /// A node for a call; another than `not`, if one is to be had.
     pub fn choose(&self, wish: Wish<'_>, not: Option<&Arc<Node>>) -> Arc<Node> {
+        self.choose_at(self.spot(wish).as_ref(), wish, not)
+    }
+
+    /// The same, for calls that like to go where others went: to `home`, if nobody else answers them better.
+    pub fn choose_near(&self, spot: Option<&Spot<Arc<Node>>>, wish: Wish<'_>, home: Option<&Arc<Node>>) -> Arc<Node> {
+        let led = spot.and_then(|spot| spot.leader.as_ref()).is_some_and(|leader| wish.leads() && leader.lets_in());
+        let has = |node: &Arc<Node>| spot.is_none_or(|spot| spot.holders.is_empty() || spot.holders.contains(node));
+        match home {
+            Some(home) if !led && home.lets_in() && has(home) => Arc::clone(home),
+            _ => self.choose_at(spot, wish, None),
+        }
+    }
+
+    /// Where a call goes, as far as is known.
+    pub fn spot(&self, wish: Wish<'_>) -> Option<Spot<Arc<Node>>> {
+        match wish {
+            Wish::Any => None,
+            Wish::Leader(namespace) => self.routes.spot(namespace, None),
+            Wish::LeaderOf(namespace, span) | Wish::HolderOf(namespace, span) => {
+                self.routes.spot(namespace, Some(span))
+            }
+        }
+    }
+
+    /// A node for a call that goes there.
+    pub fn choose_at(&self, spot: Option<&Spot<Arc<Node>>>, wish: Wish<'_>, not: Option<&Arc<Node>>) -> Arc<Node> {
         let is_other = |node: &Arc<Node>| not.is_none_or(|not| !Arc::ptr_eq(not, node));
-        if let Wish::Leader(namespace) = wish
-            && let Some(leader) = self.leader(namespace)
+        if let Some(leader) = spot.and_then(|spot| spot.leader.as_ref())
+            && wish.leads()
             && leader.lets_in()
-            && is_other(&leader)
+            && is_other(leader)
         {
-            return leader;
+            return Arc::clone(leader);
         }
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let (given, learned) = all.split_at(self.given);
         let in_turn = || (0..given.len()).map(|step| &given[(turn + step) % given.len()]).chain(learned);
-        let fit = in_turn().find(|node| node.lets_in() && is_other(node));
+        let holders = spot.map(|spot| &spot.holders[..]).filter(|holders| !holders.is_empty());
+        let holds = |node: &&Arc<Node>| holders.is_some_and(|holders| holders.contains(node));
+        let holder = holders.and_then(|_| in_turn().find(|node| holds(node) && node.lets_in() && is_other(node)));
+        let fit = holder.or_else(|| in_turn().find(|node| node.lets_in() && is_other(node)));
         let chosen = fit.or_else(|| in_turn().find(|node| is_other(node)));
         Arc::clone(chosen.unwrap_or(&given[turn % given.len()]))
     }
 
-    /// Who leads a namespace, if that is one node.
-    fn leader(&self, namespace: &str) -> Option<Arc<Node>> {
-        let leaders = self.leaders.read().unwrap_or_else(PoisonError::into_inner);
-        let ((_, first), rest) = leaders.get(namespace)?.split_first()?;
-        rest.iter().all(|(_, node)| Arc::ptr_eq(node, first)).then(|| Arc::clone(first))
-    }
-
     /// Takes in what a reply's metadata say of who leads.
-    pub fn read(&self, wish: Wish<'_>, metadata: &MetadataMap) {
+    pub fn read(self: &Arc<Nodes>, wish: Wish<'_>, node: &Arc<Node>, metadata: &MetadataMap) {
         if let Some(leader) = loci_wire::leader(metadata) {
-            self.hint(wish, &leader);
+            self.hint(wish.namespace(), node, &leader);
         }
     }
 
-    /// Takes in who leads the shard that a call was about; says which node that is.
-    pub fn hint(&self, wish: Wish<'_>, hint: &v1::Leader) -> Option<Arc<Node>> {
-        let namespace = match wish {
-            _ if !self.follows => return None,
-            Wish::Leader(namespace) => namespace,
-            Wish::Any => return self.at(&hint.address),
-        };
-        let known = |leaders: &Leaders| {
-            let (_, node) = leaders.get(namespace)?.iter().find(|(shard, _)| *shard == hint.shard)?;
-            (node.address == hint.address).then(|| Arc::clone(node))
-        };
-        if let Some(node) = known(&self.leaders.read().unwrap_or_else(PoisonError::into_inner)) {
-            return Some(node);
+    /// Takes in who leads the shard that a call was about, as this node says.
+    pub fn hint(self: &Arc<Nodes>, namespace: Option<&str>, said_by: &Arc<Node>, hint: &v1::Leader) {
+        if !self.follows {
+            return;
         }
-        let node = self.at(&hint.address)?;
-        let mut leaders = self.leaders.write().unwrap_or_else(PoisonError::into_inner);
-        if leaders.len() >= NAMESPACES_MAX && !leaders.contains_key(namespace) {
-            leaders.clear();
+        let (Some(leader), Some(namespace)) = (self.at(&hint.address), namespace) else { return };
+        if self.routes.hint(namespace, hint, leader) && self.routes.asks(namespace, Instant::now()) {
+            tracing::debug!(namespace, version = hint.version, "there is a newer map of the shards");
+            tokio::spawn(ask(Arc::downgrade(self), namespace.to_owned(), said_by.channel()));
         }
-        let of_namespace = leaders.entry(namespace.to_owned()).or_default();
-        of_namespace.retain(|(shard, _)| *shard != hint.shard);
-        of_namespace.push((hint.shard, Arc::clone(&node)));
-        tracing::debug!(namespace, shard = hint.shard, address = hint.address, "another node leads");
-        Some(node)
     }
 
     /// The node at an address; learned, if it was not known.
@@ -289,6 +243,17 @@ impl Nodes {
     /// The nodes with whether calls go to them.
     pub fn states(&self) -> Vec<(String, bool)> {
         self.all().iter().map(|node| (node.address.clone(), node.lets_in())).collect()
+    }
+}
+
+/// Asks a node for the map of a namespace. Whoever cannot be asked is no loss: the next reply says again that there is one.
+async fn ask(nodes: Weak<Nodes>, namespace: String, channel: Channel) {
+    let request = v1::RouteRequest { namespace: namespace.clone() };
+    let answer = timeout(ROUTE_TIMEOUT, async { RecordsClient::new(channel).route(request).await }).await;
+    let (Ok(Ok(reply)), Some(nodes)) = (answer, nodes.upgrade()) else { return };
+    match Map::read(reply.get_ref(), |address| nodes.at(address)) {
+        Some(map) => nodes.routes.learn(&namespace, map),
+        None => tracing::debug!(namespace, "a node's map of the shards is not believed"),
     }
 }
 
@@ -419,7 +384,11 @@ mod tests {
     }
 
     fn leader(shard: u32, port: u16) -> v1::Leader {
-        v1::Leader { shard, address: format!("127.0.0.1:{port}") }
+        v1::Leader { shard, address: format!("127.0.0.1:{port}"), term: 1, version: 1 }
+    }
+
+    fn hint(nodes: &Arc<Nodes>, namespace: &str, leader: &v1::Leader) {
+        nodes.hint(Some(namespace), &at(nodes, 0), leader);
     }
 
     #[tokio::test]
@@ -455,32 +424,69 @@ mod tests {
     async fn what_wants_the_leader_goes_to_it_while_its_breaker_is_closed() {
         let nodes = nodes(3);
         let wish = Wish::Leader("default");
-        nodes.hint(wish, &leader(1, 2));
+        hint(&nodes, "default", &leader(1, 2));
         assert_eq!(chosen(&nodes, wish, 3), ["2", "2", "2"]);
         assert_eq!(chosen(&nodes, Wish::Leader("other"), 3), ["1", "2", "3"]);
         assert_eq!(nodes.choose(wish, Some(&at(&nodes, 1))).address, "127.0.0.1:1", "another was asked for");
         nodes.ended(&at(&nodes, 1), Verdict::Nobody);
         assert!(!chosen(&nodes, wish, 6).contains(&"2".to_owned()));
-        nodes.hint(wish, &leader(1, 3));
+        hint(&nodes, "default", &leader(1, 3));
         assert_eq!(chosen(&nodes, wish, 3), ["3", "3", "3"]);
     }
 
     #[tokio::test]
-    async fn a_namespace_whose_shards_are_led_by_several_nodes_has_no_leader() {
-        let nodes = nodes(2);
-        let wish = Wish::Leader("default");
-        nodes.hint(wish, &leader(1, 1));
-        nodes.hint(wish, &leader(2, 2));
-        assert_eq!(chosen(&nodes, wish, 4), ["1", "2", "1", "2"]);
-        nodes.hint(wish, &leader(1, 2));
-        assert_eq!(chosen(&nodes, wish, 3), ["2", "2", "2"]);
+    async fn what_is_about_one_shard_goes_where_that_is_and_what_is_about_several_to_whom_leads_them_all() {
+        let nodes = nodes(4);
+        let shard = |shard: u32, slots: (u32, u32), leader| v1::RouteShard {
+            shard,
+            first_slot: slots.0,
+            last_slot: slots.1,
+            leader,
+            term: 1,
+            holders: vec![leader, 2],
+        };
+        let reply = v1::RouteReply {
+            version: 80,
+            shards: vec![shard(5, (0, 99), 1), shard(6, (100, 16_383), 3)],
+            nodes: (1..4).map(|member| v1::RouteNode { member, address: format!("127.0.0.1:{member}") }).collect(),
+        };
+        nodes.routes.learn("wide", Map::read(&reply, |address| nodes.at(address)).unwrap());
+        assert_eq!(chosen(&nodes, Wish::LeaderOf("wide", (7, 99)), 2), ["1", "1"]);
+        assert_eq!(chosen(&nodes, Wish::LeaderOf("wide", (100, 100)), 2), ["3", "3"]);
+        let known = nodes.spot(Wish::HolderOf("wide", (100, 100))).unwrap().known;
+        assert_eq!(known, Some(v1::KnownRoute { version: 80, shard: 6 }));
+        for several in [Wish::LeaderOf("wide", (99, 100)), Wish::Leader("wide")] {
+            let mut all = chosen(&nodes, several, 4);
+            all.sort();
+            assert_eq!(all, ["1", "2", "3", "4"]);
+        }
+        let mut holders = chosen(&nodes, Wish::HolderOf("wide", (100, 100)), 8);
+        holders.sort();
+        holders.dedup();
+        assert_eq!(holders, ["2", "3"]);
+        // What others went to is gone to, if it has the shard.
+        let near = |wish, home: usize| {
+            nodes.choose_near(nodes.spot(wish).as_ref(), wish, Some(&at(&nodes, home))).address.clone()
+        };
+        assert_eq!(near(Wish::HolderOf("wide", (0, 0)), 1), "127.0.0.1:2");
+        assert_ne!(near(Wish::HolderOf("wide", (0, 0)), 3), "127.0.0.1:4");
+        assert_eq!(near(Wish::LeaderOf("wide", (0, 0)), 1), "127.0.0.1:1");
+        assert_eq!(near(Wish::Leader("wide"), 3), "127.0.0.1:4");
+        // While the leader does not answer, others that have the shard are asked, and if there are none, anybody.
+        nodes.ended(&at(&nodes, 2), Verdict::Nobody);
+        assert_eq!(chosen(&nodes, Wish::LeaderOf("wide", (100, 100)), 2), ["2", "2"]);
+        nodes.ended(&at(&nodes, 1), Verdict::Nobody);
+        let mut rest = chosen(&nodes, Wish::LeaderOf("wide", (100, 100)), 4);
+        rest.sort();
+        rest.dedup();
+        assert_eq!(rest, ["1", "4"]);
     }
 
     #[tokio::test]
     async fn a_leader_that_was_not_given_is_learned_and_stands_in_when_the_given_ones_are_gone() {
         let nodes = nodes(1);
         let wish = Wish::Leader("default");
-        nodes.hint(wish, &leader(1, 9));
+        hint(&nodes, "default", &leader(1, 9));
         assert_eq!(chosen(&nodes, wish, 2), ["1", "1"], "nobody knows yet whether it is reached");
         nodes.ended(&at(&nodes, 1), Verdict::Answered);
         assert_eq!(chosen(&nodes, wish, 2), ["9", "9"]);
@@ -488,7 +494,7 @@ mod tests {
         nodes.ended(&at(&nodes, 0), Verdict::Nobody);
         assert_eq!(chosen(&nodes, Wish::Any, 2), ["9", "9"]);
         for port in 1000..2000 {
-            nodes.hint(wish, &leader(port.into(), port));
+            hint(&nodes, "default", &leader(port.into(), port));
         }
         assert_eq!(nodes.all().len(), NODES_MAX);
     }
@@ -497,24 +503,8 @@ mod tests {
     async fn whoever_does_not_follow_asks_only_the_given_ones() {
         let nodes = Nodes::connect(&["127.0.0.1:1".to_owned()], 1, false).unwrap();
         let wish = Wish::Leader("default");
-        assert!(nodes.hint(wish, &leader(1, 9)).is_none());
+        hint(&nodes, "default", &leader(1, 9));
         assert_eq!(chosen(&nodes, wish, 2), ["1", "1"]);
         assert_eq!(nodes.all().len(), 1);
-    }
-
-    #[test]
-    fn writes_and_latest_reads_want_the_leader() {
-        use v1::consistency::Level;
-        let name = |namespace: &str| Some(v1::CollectionName { namespace: namespace.into(), collection: "c".into() });
-        let at = |level| Some(v1::Consistency { level: Some(level) });
-        let put = Call::Put(v1::PutRequest { collection: name("n"), ..Default::default() });
-        assert_eq!(Wish::of(&put), Wish::Leader("n"));
-        let latest = v1::GetRequest { collection: name(""), ..Default::default() };
-        assert_eq!(Wish::of(&Call::Get(latest.clone())), Wish::Leader("default"));
-        for level in [Level::Stale(true), Level::Token(v1::Token::default())] {
-            let get = Call::Get(v1::GetRequest { consistency: at(level.clone()), ..latest.clone() });
-            assert_eq!(is_stale(&get), matches!(level, Level::Stale(_)));
-            assert_eq!(Wish::of(&get), Wish::Any);
-        }
     }
 }

@@ -1,20 +1,18 @@
-//! One stream that carries the calls of many tasks, answered in any order.
+//! Streams that carry the calls of many tasks, answered in any order.
 //!
 //! ```text
-//! tasks --call--> [ submissions ] --> driver --id, call--> the node
-//!   ^                                    |  <--id, reply---'
-//!   `------------- its own answer -------'
+//! tasks --call--> where it goes --> lane of that node: [ submissions ] --> driver --id, call--> the node
+//!   ^                                                                        |  <--id, reply---'
+//!   `------------------------------ its own answer --------------------------'
 //! ```
 //!
-//! The driver is one task that owns the stream and the table of calls under way. When the stream breaks it tells all of
-//! them so; each then tries again by the client's rules with the same request id, on the stream that the driver opens for
-//! the next call. The calls under way are bounded: when there are too many, the next one waits for its turn.
-//!
-//! Replies say when another node leads. Once all that they say agree, the driver sends nothing more on the stream, waits for
-//! what is under way, and opens the next stream there.
+//! There is a lane to each node that calls go to: to those that lead what they are about, as far as that is known, and one to
+//! which all others go. A lane's driver is one task that owns the stream and the table of calls under way. When the stream breaks
+//! it tells all of them so; each then tries again by the client's rules with the same request id, on the stream that the driver
+//! opens for the next call. The calls under way are bounded: when there are too many, the next one waits for its turn.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
@@ -25,17 +23,16 @@ use tonic::{Status, Streaming};
 
 use crate::breaker::Verdict;
 use crate::client::records;
-use crate::nodes::{Failed, Node, Wish};
+use crate::nodes::{Failed, Node};
+use crate::wish::Wish;
 use crate::{Client, Collection, Error};
 
 /// How long the node may take to accept a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often calls are let go whose callers no longer wait.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Two nodes that each believe the other to lead must not make the pipeline go to and fro.
-const MOVE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A stream for many calls at a time; see [`Client::pipeline`]. Clones share the stream; it ends with the last of them.
+/// Streams for many calls at a time; see [`Client::pipeline`]. Clones share them; they end with the last of them.
 ///
 /// ```no_run
 /// # async fn example(client: loci_client::Client) -> Result<(), loci_client::Error> {
@@ -52,22 +49,31 @@ const MOVE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     client: Client,
-    submissions: mpsc::Sender<Submission>,
+    in_flight: usize,
+    lanes: Arc<Mutex<Lanes>>,
     room: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Lanes {
+    /// There are not more than the client knows nodes.
+    all: Vec<(Arc<Node>, mpsc::Sender<Submission>)>,
+    /// Where calls go that nobody answers better than others.
+    home: Option<Arc<Node>>,
 }
 
 #[derive(Debug)]
 struct Submission {
-    call: Call,
-    timeout_millis: u32,
-    traceparent: String,
-    answer: oneshot::Sender<Result<Reply, Failed>>,
-    _room: OwnedSemaphorePermit,
+    request: v1::PipelineRequest,
+    submitted: Submitted,
 }
 
 type UnderWay = HashMap<u64, Submitted>;
 
+#[derive(Debug)]
 struct Submitted {
+    /// Which namespace the call is about, if that makes a difference.
+    namespace: Option<String>,
     answer: oneshot::Sender<Result<Reply, Failed>>,
     _room: OwnedSemaphorePermit,
 }
@@ -78,10 +84,7 @@ impl Pipeline {
 
     pub(crate) fn new(client: Client, in_flight: usize) -> Pipeline {
         let in_flight = in_flight.clamp(1, Semaphore::MAX_PERMITS);
-        // There are never more submissions than permits, so sending one does not wait.
-        let (submissions, receiver) = mpsc::channel(in_flight);
-        tokio::spawn(drive(client.clone(), receiver, in_flight));
-        Pipeline { client, submissions, room: Arc::new(Semaphore::new(in_flight)) }
+        Pipeline { client, in_flight, lanes: Arc::default(), room: Arc::new(Semaphore::new(in_flight)) }
     }
 
     /// A collection whose calls go through this pipeline.
@@ -106,87 +109,69 @@ impl Pipeline {
         let stopped = || Failed::from(Error::Unavailable { message: "the pipeline has stopped".into() });
         let room = self.room.clone().acquire_owned().await;
         let (answer, answered) = oneshot::channel();
+        let wish = Wish::of(&call);
+        let (lane, known) = self.lane(wish);
+        let namespace = wish.namespace().map(str::to_owned);
         let submission = Submission {
-            call,
-            traceparent: self.client.trace().to_owned(),
-            timeout_millis: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1),
-            answer,
-            _room: room.map_err(|_| stopped())?,
+            submitted: Submitted { namespace, answer, _room: room.map_err(|_| stopped())? },
+            request: v1::PipelineRequest {
+                id: 0,
+                timeout_millis: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1),
+                call: Some(call),
+                known,
+                traceparent: self.client.trace().to_owned(),
+            },
         };
-        self.submissions.send(submission).await.map_err(|_| stopped())?;
+        lane.try_send(submission).map_err(|_| stopped())?;
+        drop(lane);
         answered.await.map_err(|_| stopped())?
     }
-}
 
-/// Where a pipeline goes.
-#[derive(Default)]
-struct Course {
-    /// Who leads which shard, as replies said.
-    leaders: HashMap<u32, Arc<Node>>,
-    moved: Option<Instant>,
-}
-
-impl Course {
-    /// Who leads everything that replies were about.
-    fn leader(&self) -> Option<&Arc<Node>> {
-        let mut leaders = self.leaders.values();
-        let first = leaders.next()?;
-        leaders.all(|node| Arc::ptr_eq(node, first)).then_some(first).filter(|node| node.lets_in())
-    }
-
-    /// Takes in who leads a shard; whether the pipeline is to leave `node` for it.
-    fn leaves(&mut self, shard: u32, leader: Arc<Node>, node: &Arc<Node>) -> bool {
-        self.leaders.insert(shard, leader);
-        let elsewhere = self.leader().is_some_and(|leader| !Arc::ptr_eq(leader, node));
-        let leaves = elsewhere && self.moved.is_none_or(|moved| moved.elapsed() >= MOVE_INTERVAL);
-        if leaves {
-            self.moved = Some(Instant::now());
+    /// The lane that a call goes on, and by what that was decided.
+    fn lane(&self, wish: Wish<'_>) -> (mpsc::Sender<Submission>, Option<v1::KnownRoute>) {
+        let nodes = self.client.nodes();
+        let spot = nodes.spot(wish);
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = nodes.choose_near(spot.as_ref(), wish, lanes.home.as_ref());
+        if lanes.home.as_ref().is_none_or(|home| !home.lets_in()) {
+            lanes.home = Some(Arc::clone(&node));
         }
-        leaves
+        let known = spot.and_then(|spot| spot.known);
+        if let Some((_, lane)) = lanes.all.iter().find(|(to, _)| Arc::ptr_eq(to, &node)) {
+            return (lane.clone(), known);
+        }
+        // There are never more submissions than permits, so sending one does not wait.
+        let (lane, receiver) = mpsc::channel(self.in_flight);
+        tokio::spawn(drive(self.client.clone(), Arc::clone(&node), receiver, self.in_flight));
+        lanes.all.push((node, lane.clone()));
+        (lane, known)
     }
-}
-
-/// Why a stream ended.
-enum Ended {
-    /// As it was to, because another node leads.
-    Left,
-    Broke(Failed),
 }
 
 /// Opens a stream for each time that there are calls and none is open, until the last handle is gone.
-async fn drive(client: Client, mut submissions: mpsc::Receiver<Submission>, in_flight: usize) {
-    let mut course = Course::default();
+async fn drive(client: Client, node: Arc<Node>, mut submissions: mpsc::Receiver<Submission>, in_flight: usize) {
     while let Some(first) = submissions.recv().await {
-        let node = match course.leader() {
-            Some(leader) => Arc::clone(leader),
-            None => client.nodes().choose(Wish::of(&first.call), None),
-        };
         let (requests, receiver) = mpsc::channel(in_flight + 1);
         let mut under_way = UnderWay::new();
         let mut next_id = 1;
         send(first, &requests, &mut under_way, &mut next_id);
         let mut stub = records(node.channel());
         let opened = timeout(OPEN_TIMEOUT, stub.pipeline(ReceiverStream::new(receiver))).await;
-        let ended = match opened {
+        let failed = match opened {
             Ok(Ok(replies)) => {
                 client.nodes().ended(&node, Verdict::Answered);
                 let stream = Stream { client: &client, node: &node, requests: Some(requests) };
-                stream.run(&mut submissions, replies.into_inner(), &mut under_way, &mut next_id, &mut course).await
+                stream.run(&mut submissions, replies.into_inner(), &mut under_way, &mut next_id).await
             }
             Ok(Err(status)) => {
                 client.nodes().ended(&node, Verdict::of(&status));
-                Ended::Broke(Failed::of(&status))
+                Failed::of(&status)
             }
             Err(_) => {
                 client.nodes().ended(&node, Verdict::Nobody);
                 let message = format!("the node accepted no pipeline within {OPEN_TIMEOUT:?}");
-                Ended::Broke(Failed { error: Error::Unavailable { message }, reached: false })
+                Failed { error: Error::Unavailable { message }, reached: false }
             }
-        };
-        let failed = match ended {
-            Ended::Left if under_way.is_empty() => continue,
-            Ended::Left => Error::Unavailable { message: "the node ended the pipeline".into() }.into(),
-            Ended::Broke(failed) => failed,
         };
         for (_, call) in under_way {
             // A caller that no longer waits needs no answer, here and below.
@@ -194,7 +179,7 @@ async fn drive(client: Client, mut submissions: mpsc::Receiver<Submission>, in_f
         }
         // Those that came meanwhile would each wait for a connection attempt of their own.
         while let Ok(waiting) = submissions.try_recv() {
-            let _ = waiting.answer.send(Err(failed.clone()));
+            let _ = waiting.submitted.answer.send(Err(failed.clone()));
         }
     }
 }
@@ -215,12 +200,10 @@ impl Stream<'_> {
         mut replies: Streaming<v1::PipelineReply>,
         under_way: &mut UnderWay,
         next_id: &mut u64,
-        course: &mut Course,
-    ) -> Ended {
+    ) -> Failed {
         let nodes = self.client.nodes();
         let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut leaving = false;
         loop {
             tokio::select! {
                 submission = submissions.recv(), if self.requests.is_some() => match (submission, &self.requests) {
@@ -231,23 +214,18 @@ impl Stream<'_> {
                 reply = replies.message() => match reply {
                     Ok(Some(v1::PipelineReply { id, reply, leader })) => {
                         nodes.ended(self.node, Verdict::Answered);
-                        if let Some(call) = under_way.remove(&id) {
-                            let _ = call.answer.send(answer(reply));
+                        let Some(call) = under_way.remove(&id) else { continue };
+                        if let Some(hint) = leader {
+                            nodes.hint(call.namespace.as_deref(), self.node, &hint);
                         }
-                        if let Some(hint) = leader
-                            && let Some(leader) = nodes.hint(Wish::Any, &hint)
-                            && course.leaves(hint.shard, leader, self.node)
-                        {
-                            (self.requests, leaving) = (None, true);
-                        }
+                        let _ = call.answer.send(answer(reply));
                     }
-                    Ok(None) if leaving => return Ended::Left,
                     Ok(None) => {
-                        return Ended::Broke(Error::Unavailable { message: "the node ended the pipeline".into() }.into());
+                        return Error::Unavailable { message: "the node ended the pipeline".into() }.into();
                     }
                     Err(status) => {
                         nodes.ended(self.node, Verdict::of(&status));
-                        return Ended::Broke(broken(&status));
+                        return broken(&status);
                     }
                 },
                 _ = sweep.tick() => under_way.retain(|_, call| !call.answer.is_closed()),
@@ -280,25 +258,18 @@ fn send(
     under_way: &mut UnderWay,
     next_id: &mut u64,
 ) {
-    if submission.answer.is_closed() {
+    let Submission { mut request, submitted } = submission;
+    if submitted.answer.is_closed() {
         return;
     }
     let id = *next_id;
     *next_id += 1;
-    let request = v1::PipelineRequest {
-        id,
-        timeout_millis: submission.timeout_millis,
-        call: Some(submission.call),
-        traceparent: submission.traceparent,
-    };
+    request.id = id;
     match requests.try_send(request) {
-        Ok(()) => {
-            let submitted = Submitted { answer: submission.answer, _room: submission._room };
-            under_way.insert(id, submitted);
-        }
+        Ok(()) => drop(under_way.insert(id, submitted)),
         // Full only when callers gave up faster than the connection took their calls.
         Err(_) => {
-            let _ = submission.answer.send(Err(Error::Unavailable { message: "the pipeline is stuck".into() }.into()));
+            let _ = submitted.answer.send(Err(Error::Unavailable { message: "the pipeline is stuck".into() }.into()));
         }
     }
 }

@@ -15,7 +15,8 @@ use tonic::Streaming;
 use crate::breaker::Verdict;
 use crate::client::records;
 use crate::collection::unexpected;
-use crate::nodes::{Failed, Wish};
+use crate::nodes::Failed;
+use crate::wish::Wish;
 use crate::{Collection, Error, Filter, Record};
 
 /// Records that a stream holds ready for its reader.
@@ -165,7 +166,7 @@ impl Scan {
                 async move {
                     let opened = async {
                         let reply = records(node.channel()).scan_stream(request).await?;
-                        client.nodes().read(wish, reply.metadata());
+                        client.nodes().read(wish, &node, reply.metadata());
                         let mut stream = reply.into_inner();
                         Ok::<_, tonic::Status>((stream.message().await?, stream))
                     };

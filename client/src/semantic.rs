@@ -10,7 +10,7 @@ use loci_wire::v1::semantic_cache_client::SemanticCacheClient;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use crate::nodes::Wish;
+use crate::wish::Wish;
 use crate::{Changed, Client, Consistency, Error, Metric, Schema, Token};
 
 /// A collection that is used as a semantic cache; see [`Client::semantic_cache`].

@@ -16,7 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::breaker::Verdict;
-use crate::nodes::{Failed, Node, Wish};
+use crate::nodes::{Failed, Node};
+use crate::wish::Wish;
 use crate::{Client, Error, Filter, Parts, Record, Token};
 
 /// Events that a stream holds ready for its reader.

@@ -146,6 +146,10 @@ impl Records for Door {
         Err(Status::unimplemented("count"))
     }
 
+    async fn route(&self, _: Request<v1::RouteRequest>) -> Answer<v1::RouteReply> {
+        Err(Status::unimplemented("route"))
+    }
+
     async fn search(&self, _: Request<v1::SearchRequest>) -> Answer<v1::SearchReply> {
         Err(Status::unimplemented("search"))
     }

@@ -35,6 +35,13 @@ struct Fake {
     mood: Mutex<Mood>,
     /// Who leads, if it is another.
     leader: Mutex<Option<String>>,
+    /// What it says instead, of shards.
+    told: Mutex<Option<v1::Leader>>,
+    /// What it answers who asks for the map.
+    map: Mutex<Option<v1::RouteReply>>,
+    maps: AtomicUsize,
+    /// What clients believed.
+    known: Mutex<Vec<Option<v1::KnownRoute>>>,
     puts: AtomicUsize,
     gets: AtomicUsize,
     piped: AtomicUsize,
@@ -55,8 +62,11 @@ impl Drop for Cancelled {
 
 impl Fake {
     fn hint(&self) -> Option<v1::Leader> {
+        if let Some(told) = self.told.lock().unwrap().clone() {
+            return Some(told);
+        }
         let address = self.leader.lock().unwrap().clone()?;
-        Some(v1::Leader { shard: 1, address })
+        Some(v1::Leader { shard: 1, address, term: 1, version: 1 })
     }
 
     async fn answer<Q, R>(&self, request: Request<Q>, reply: R) -> Answer<R> {
@@ -72,6 +82,7 @@ impl Fake {
             self.timeouts.lock().unwrap().push((digits.parse::<f64>().unwrap() * scale) as u64);
         }
         self.traces.lock().unwrap().push(header("traceparent"));
+        self.known.lock().unwrap().push(loci_wire::known(request.metadata()));
         let mood = self.mood.lock().unwrap().clone();
         let detail = |reason: &str, millis| {
             let code = if millis == 0 { Code::Unavailable } else { Code::ResourceExhausted };
@@ -124,6 +135,7 @@ impl Records for Door {
         tokio::spawn(async move {
             while let Some(Ok(request)) = requests.next().await {
                 fake.piped.fetch_add(1, Ordering::Relaxed);
+                fake.known.lock().unwrap().push(request.known);
                 assert!(matches!(request.call, Some(Call::Put(_))));
                 let reply = Some(Reply::Write(v1::WriteReply::default()));
                 let reply = v1::PipelineReply { id: request.id, reply, leader: fake.hint() };
@@ -153,6 +165,12 @@ impl Records for Door {
 
     async fn count(&self, _: Request<v1::CountRequest>) -> Answer<v1::CountReply> {
         Err(Status::unimplemented("count"))
+    }
+
+    async fn route(&self, _: Request<v1::RouteRequest>) -> Answer<v1::RouteReply> {
+        self.0.maps.fetch_add(1, Ordering::Relaxed);
+        let map = self.0.map.lock().unwrap().clone();
+        map.map(Response::new).ok_or_else(|| Status::unimplemented("route"))
     }
 
     async fn search(&self, _: Request<v1::SearchRequest>) -> Answer<v1::SearchReply> {
@@ -224,6 +242,76 @@ async fn writes_and_latest_reads_go_to_whom_replies_say_leads_and_stale_reads_to
         put(&client).await;
     }
     assert_eq!(puts(&nodes), [4, 5]);
+}
+
+/// Two shards, each led by one of two nodes.
+fn halves(version: u64, addresses: &[String; 2]) -> v1::RouteReply {
+    let half = |at: u32| v1::RouteShard {
+        shard: 5 + at,
+        first_slot: at * 8_192,
+        last_slot: at * 8_192 + 8_191,
+        leader: u64::from(at) + 1,
+        term: 1,
+        holders: Vec::new(),
+    };
+    let node = |at: usize| v1::RouteNode { member: at as u64 + 1, address: addresses[at].clone() };
+    v1::RouteReply { version, shards: vec![half(0), half(1)], nodes: vec![node(0), node(1)] }
+}
+
+#[tokio::test]
+async fn the_map_is_asked_for_once_and_then_calls_go_where_their_key_is() {
+    let (nodes, addresses, builder) = two().await;
+    // "hello" is in the first half of the slots, "foo" in the second.
+    let told = v1::Leader { shard: 6, address: addresses[1].clone(), term: 1, version: 80 };
+    *nodes[0].told.lock().unwrap() = Some(told.clone());
+    for node in &nodes {
+        // Nonsense at first.
+        *node.map.lock().unwrap() = Some(v1::RouteReply { version: 80, ..Default::default() });
+    }
+    let client = builder.connect_lazy().unwrap();
+    let write = async |key: &'static str| notes(&client).put(Record::new(key)).await.expect("written");
+    while nodes[0].maps.load(Ordering::Relaxed) < 2 {
+        write("foo").await;
+    }
+    assert!(puts(&nodes).iter().all(|puts| *puts > 1), "without a map they take turns: {:?}", puts(&nodes));
+    for node in &nodes {
+        *node.map.lock().unwrap() = Some(halves(80, &addresses));
+    }
+    let asked = nodes[0].maps.load(Ordering::Relaxed);
+    while nodes[0].maps.load(Ordering::Relaxed) == asked {
+        write("foo").await;
+    }
+    // It is on its way.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (before, asked) = (puts(&nodes), asked + 1);
+    for _ in 0..4 {
+        write("hello").await;
+        write("foo").await;
+        write("foo").await;
+    }
+    assert_eq!(puts(&nodes), [before[0] + 4, before[1] + 8]);
+    let pipelined = client.pipeline().collection("ns", "notes");
+    for _ in 0..4 {
+        pipelined.put(Record::new("hello")).await.expect("written");
+        pipelined.put(Record::new("foo")).await.expect("written");
+    }
+    for (at, node) in nodes.iter().enumerate() {
+        assert_eq!(node.piped.load(Ordering::Relaxed), 4);
+        let known = node.known.lock().unwrap().last().copied().flatten();
+        assert_eq!(known, Some(v1::KnownRoute { version: 80, shard: 5 + at as u32 }));
+    }
+    assert_eq!(nodes[0].maps.load(Ordering::Relaxed), asked, "what is known is not asked for");
+    // A newer one, by which the shards have changed places.
+    let [one, other] = addresses.clone();
+    *nodes[0].map.lock().unwrap() = Some(halves(90, &[other, one]));
+    *nodes[0].told.lock().unwrap() = Some(v1::Leader { shard: 5, term: 2, version: 90, ..told });
+    write("hello").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let before = puts(&nodes);
+    for _ in 0..4 {
+        write("hello").await;
+    }
+    assert_eq!(puts(&nodes), [before[0], before[1] + 4]);
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ impl Found {
 pub struct Route {
     /// In the order of the slots that they hold.
     shards: Vec<u32>,
+    /// The position in the catalog's log that says so.
+    version: u64,
 }
 
 impl Route {
@@ -52,7 +54,7 @@ impl Route {
         match book::namespace(catalog, namespace) {
             None => Found::Catalog,
             Some((line, _)) if !line.made => Found::BeingMade,
-            Some((line, _)) => Found::Route(Route { shards: line.shards }),
+            Some((line, version)) => Found::Route(Route { shards: line.shards, version }),
         }
     }
 
@@ -61,9 +63,19 @@ impl Route {
         &self.shards
     }
 
+    /// The position in the catalog's log at which it became so. Greater than any before, if the namespace is made anew.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// The shard that holds a key.
     pub fn shard(&self, key: &[u8]) -> u32 {
-        self.shards.get(part(slot(key), self.shards.len())).copied().unwrap_or(CATALOG)
+        self.shard_of(slot(key))
+    }
+
+    /// The shard that holds a slot.
+    pub fn shard_of(&self, slot: u16) -> u32 {
+        self.shards.get(part(slot, self.shards.len())).copied().unwrap_or(CATALOG)
     }
 }
 
@@ -96,7 +108,7 @@ mod tests {
     #[test]
     fn every_shard_holds_an_even_range_of_slots() {
         for count in [1, 2, 3, 5, 64] {
-            let route = Route { shards: (2..2 + count).collect() };
+            let route = Route { shards: (2..2 + count).collect(), version: 0 };
             let mut held = vec![0; count as usize];
             for number in 0..20_000 {
                 held[route.shard(format!("key{number}").as_bytes()) as usize - 2] += 1;

@@ -453,10 +453,9 @@ impl Node {
         let residency = Residency::start(shards.clone(), data.path(), budget.clone(), residency_figures.clone())?;
         let metrics = Arc::new(Metrics::new());
         let watches = Watches::default();
-        let started_millis = clock.now_millis();
         let status = Arc::new(NodeStatus::new(Parts {
             node: identity.node,
-            started_millis,
+            started_millis: clock.now_millis(),
             shards: shards.clone(),
             log: figures,
             budget,
@@ -465,6 +464,7 @@ impl Node {
             walker,
             residency: residency_figures,
             transfers: cluster.transfers().clone(),
+            forwarded: cluster.links().forwarded().clone(),
             watches: watches.clone(),
             repaired: !repaired.is_empty(),
         }));

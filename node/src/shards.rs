@@ -8,7 +8,7 @@ use crate::cluster::snapshot::Receiving;
 use crate::shard::ShardHandle;
 
 /// The shard that holds the catalog, the address book, and the records of namespaces without shards of their own.
-pub const CATALOG: u32 = 1;
+pub const CATALOG: u32 = loci_wire::CATALOG;
 
 /// One of them.
 #[derive(Clone)]

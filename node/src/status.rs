@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use loci_wire::v1;
 
+use crate::cluster::links::Forwarded;
 use crate::cluster::transfers::Transfers;
 use crate::cpu_time::process_cpu_nanos;
 use crate::identity::NodeId;
@@ -32,6 +33,7 @@ pub struct NodeStatus {
     walker: Arc<WalkerFigures>,
     residency: Arc<ResidencyFigures>,
     transfers: Transfers,
+    forwarded: Arc<Forwarded>,
     at_start: Vec<ShardHandle>,
     watches: Watches,
     repaired: bool,
@@ -50,6 +52,7 @@ pub(crate) struct Parts {
     pub walker: Arc<WalkerFigures>,
     pub residency: Arc<ResidencyFigures>,
     pub transfers: Transfers,
+    pub forwarded: Arc<Forwarded>,
     pub watches: Watches,
     pub repaired: bool,
 }
@@ -58,7 +61,7 @@ impl NodeStatus {
     /// Of a node that has just started.
     pub(crate) fn new(parts: Parts) -> NodeStatus {
         let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency, .. } = parts;
-        let Parts { transfers, watches, repaired, .. } = parts;
+        let Parts { transfers, forwarded, watches, repaired, .. } = parts;
         NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
@@ -72,6 +75,7 @@ impl NodeStatus {
             walker,
             residency,
             transfers,
+            forwarded,
             watches,
             repaired,
             draining: AtomicBool::new(false),
@@ -126,6 +130,11 @@ impl NodeStatus {
     /// What is in memory of the segments.
     pub fn residency(&self) -> &ResidencyFigures {
         &self.residency
+    }
+
+    /// How much this node had other nodes do.
+    pub fn forwarded(&self) -> &Forwarded {
+        &self.forwarded
     }
 
     /// How far snapshots have come.

@@ -8,11 +8,17 @@
 
 mod codec;
 mod error;
-mod leader;
+mod route;
+#[path = "../../index/src/table/slot.rs"]
+mod slot;
 pub mod resp;
 
 pub use error::{decode_detail, encode_detail};
-pub use leader::{LEADER_KEY, LEADER_SHARD_KEY, insert_leader, leader};
+pub use route::{
+    About, CATALOG, KNOWN_SHARD_KEY, KNOWN_VERSION_KEY, LEADER_KEY, LEADER_SHARD_KEY, LEADER_TERM_KEY,
+    LEADER_VERSION_KEY, insert_known, insert_leader, known, leader,
+};
+pub use slot::{SLOTS, slot};
 
 /// The native API, version 1.
 #[expect(

@@ -30,6 +30,7 @@ mod tags;
 mod wheel;
 pub mod eviction;
 pub mod commands;
+mod slot;
 pub mod slots;
 pub mod guards;
 pub mod execute;

@@ -1,50 +1,12 @@
-//! Slots: the 16,384 parts that Redis Cluster cuts all keys into, and which of them a call is about.
+//! Which slots a call is about.
 //!
 //! ```text
-//!   key --what stands in {...}, or all of it--> CRC16 --> slot        call --its keys--> no slot, one, or several
+//!   call --its keys--> [`slot`](super::slot()) of each --> no slot, one, or several
 //! ```
-//!
-//! Slots and tags are those of Redis Cluster (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>): of
-//! a key with `{...}` in it, with something between the first `{` and the first `}` after it, only that is hashed.
 
 use super::commands::{Keys, Spec, is, parse_int};
-
-/// The number of slots.
-pub const SLOTS: u16 = 16_384;
-
-/// A key's slot.
-pub fn slot(key: &[u8]) -> u16 {
-    crc16(tag(key).unwrap_or(key)) % SLOTS
-}
-
-/// The part of a key that is hashed alone, if it has one.
-fn tag(key: &[u8]) -> Option<&[u8]> {
-    let open = key.iter().position(|&byte| byte == b'{')?;
-    let after = &key[open + 1..];
-    let close = after.iter().position(|&byte| byte == b'}').filter(|close| *close > 0)?;
-    Some(&after[..close])
-}
-
-/// CRC-16/XMODEM: polynomial 0x1021, from 0.
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, &byte| crc << 8 ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)])
-}
-
-const CRC16: [u16; 256] = {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < 256 {
-        let mut crc = (at as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 0x8000 != 0 { crc << 1 ^ 0x1021 } else { crc << 1 };
-            bit += 1;
-        }
-        table[at] = crc;
-        at += 1;
-    }
-    table
-};
+pub use super::slot::{SLOTS, slot};
+use super::slot::{crc16, tag};
 
 /// The slots of some keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,29 +127,6 @@ pub fn is_of_all(spec: &Spec) -> bool {
 mod tests {
     use super::super::commands;
     use super::*;
-
-    #[test]
-    fn slots_are_those_of_redis_cluster() {
-        assert_eq!(crc16(b"123456789"), 0x31c3, "the check value in the specification");
-        // As `CLUSTER KEYSLOT` of redis-server 7.0 says.
-        for (key, expected) in [("foo", 12_182), ("bar", 5_061), ("hello", 866), ("", 0)] {
-            assert_eq!(slot(key.as_bytes()), expected, "{key:?}");
-        }
-    }
-
-    #[test]
-    fn only_a_tag_that_is_not_empty_is_hashed_alone() {
-        for (key, expected) in [
-            ("{user1000}.following", Some("user1000")),
-            ("foo{}{bar}", None),
-            ("foo{{bar}}zap", Some("{bar")),
-            ("foo{bar}{zap}", Some("bar")),
-            ("foo{bar", None),
-            ("}{a}", Some("a")),
-        ] {
-            assert_eq!(tag(key.as_bytes()), expected.map(str::as_bytes), "{key:?}");
-        }
-    }
 
     fn span(line: &str) -> (&'static Spec, Span) {
         let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();

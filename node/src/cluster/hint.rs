@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use loci_index::view::View;
 use loci_raft::MemberId;
 use loci_wire::v1;
 
-use super::book;
-use crate::shard::ShardHandle;
+use super::{Cluster, book};
 
 /// How long an address is believed until the book is asked again.
 const KEPT: Duration = Duration::from_secs(1);
@@ -24,20 +24,27 @@ struct Known {
     hint: v1::Leader,
 }
 
-impl Hints {
-    /// Who leads a shard, if that is known and not member `me`. The book is in the shard `catalog`.
-    pub fn of(&self, shard: &ShardHandle, catalog: &ShardHandle, me: MemberId) -> Option<v1::Leader> {
-        let leader = shard.leader().filter(|leader| *leader != me)?;
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(&shard.id())
+impl Cluster {
+    /// Where the leader of a shard is reached, and in which term it leads; not as of which version.
+    pub fn hint(&self, shard: u32, leader: MemberId) -> Option<v1::Leader> {
+        let mut known = self.shared.hints.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(&shard)
             && known.leader == leader
             && known.at.elapsed() < KEPT
         {
             return Some(known.hint.clone());
         }
-        let line = book::find(&catalog.newest(), leader)?;
-        let hint = v1::Leader { shard: shard.id(), address: line.address };
-        known.insert(shard.id(), Known { leader, at: Instant::now(), hint: hint.clone() });
+        let address = self.address_of(&self.catalog().newest(), leader)?;
+        let hint = v1::Leader { shard, address, term: self.term_of(shard), version: 0 };
+        known.insert(shard, Known { leader, at: Instant::now(), hint: hint.clone() });
         Some(hint)
+    }
+
+    /// Where a member's node is reached, as this view of the catalog has it.
+    pub fn address_of(&self, catalog: &View, member: MemberId) -> Option<String> {
+        if member == self.me() {
+            return Some(self.address().to_owned());
+        }
+        Some(book::find(catalog, member)?.address)
     }
 }

@@ -11,6 +11,7 @@
 //! Always: sending never waits, and nothing that is sent is promised to arrive.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,21 @@ struct Shared {
     /// Those whose messages they carry.
     shards: Shards,
     links: Mutex<HashMap<MemberId, Link>>,
+    forwarded: Arc<Forwarded>,
+}
+
+/// How much this node had other nodes do.
+#[derive(Debug, Default)]
+pub struct Forwarded {
+    writes: AtomicU64,
+    calls: AtomicU64,
+}
+
+impl Forwarded {
+    /// How many writes, and how many calls, by what was handed on.
+    pub fn counts(&self) -> [(&'static str, u64); 2] {
+        [("write", self.writes.load(Ordering::Relaxed)), ("call", self.calls.load(Ordering::Relaxed))]
+    }
 }
 
 struct Link {
@@ -116,7 +132,12 @@ pub fn stranger(address: &str) -> Result<PeersClient<Channel>, Status> {
 impl Links {
     /// Of a node of this cluster, for its shards. Tasks run on `runtime`. Before there is a catalog nothing is sent.
     pub fn new(cluster: ClusterId, shards: Shards, runtime: Handle) -> Links {
-        Links(Arc::new(Shared { cluster, runtime, shards, links: Mutex::default() }))
+        Links(Arc::new(Shared { cluster, runtime, shards, links: Mutex::default(), forwarded: Arc::default() }))
+    }
+
+    /// How much this node had other nodes do.
+    pub fn forwarded(&self) -> &Arc<Forwarded> {
+        &self.0.forwarded
     }
 
     fn unreachable(&self, member: MemberId) {
@@ -184,6 +205,7 @@ impl Links {
         request: v1::CallRequest,
         deadline: Instant,
     ) -> Result<v1::CallReply, Status> {
+        self.0.forwarded.calls.fetch_add(1, Ordering::Relaxed);
         let mut request = Request::new(request);
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         let step = trace::here().and_then(|spot| spot.begin("call"));
@@ -223,6 +245,7 @@ impl Links {
         deadline: Instant,
         step: Option<&Step>,
     ) -> Result<v1::ForwardReply, NotWritten> {
+        self.0.forwarded.writes.fetch_add(1, Ordering::Relaxed);
         let there = |status: Status| NotWritten::There(Box::new(status));
         let mut client = self.client(to).map_err(there)?;
         let mut request = Request::new(v1::ForwardRequest { shard, entry: entry.into() });

@@ -219,11 +219,6 @@ impl Cluster {
         MemberId(self.shared.identity.member)
     }
 
-    /// Who leads the shard, if that is known and another node.
-    pub fn leader_elsewhere(&self) -> Option<loci_wire::v1::Leader> {
-        self.shared.hints.of(&self.shard, &self.shared.catalog, self.me())
-    }
-
     /// The member that leads; waits a while for one.
     pub async fn leader(&self, deadline: Instant) -> Option<MemberId> {
         let until = deadline.min(Instant::now() + LEADER_WAIT);

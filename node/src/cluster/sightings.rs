@@ -50,6 +50,11 @@ impl Sightings {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether there are shards that not every node has a part in, as far as was looked.
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
     /// How long a node has not answered; of one that never has, long enough to be given nothing.
     pub fn silent(&self, member: MemberId) -> Duration {
         self.known(|known| match known.get(&member) {
@@ -97,7 +102,7 @@ impl Cluster {
         let is_holder = || book::shard(&self.catalog().newest(), id).is_none_or(|(line, _)| line.is_held_by(self.me()));
         // Who is to go and leads still answers: the one that comes may need long.
         let is_wanted = || is_holder() || handle.leader() == Some(self.me());
-        let here = !handle.is_removed() && (!self.sightings().any.load(Ordering::Relaxed) || is_wanted());
+        let here = !handle.is_removed() && (!self.sightings().any() || is_wanted());
         here.then_some(handle)
     }
 
@@ -123,6 +128,14 @@ impl Cluster {
             return Some(leader);
         }
         best(self.sightings().of(id)).map(|(_, part)| part.leader).filter(|leader| *leader != 0).map(MemberId)
+    }
+
+    /// The term in which it does.
+    pub fn term_of(&self, id: u32) -> u64 {
+        match self.held(id) {
+            Some(shard) => shard.status().term,
+            None => best(self.sightings().of(id)).map_or(0, |(_, part)| part.term),
+        }
     }
 
     /// Nodes that answer for a shard, the one that leads it first; then, if nobody was seen, those that the book names.

@@ -28,7 +28,7 @@ pub use sampled::COLLECTIONS_MAX;
 use crate::status::NodeStatus;
 
 /// The methods that are counted apart; others are counted as the last.
-const METHODS: [&str; 23] = [
+const METHODS: [&str; 24] = [
     "put",
     "get",
     "delete",
@@ -38,6 +38,7 @@ const METHODS: [&str; 23] = [
     "count",
     "search",
     "watch",
+    "route",
     "execute",
     "semantic_put",
     "semantic_get",

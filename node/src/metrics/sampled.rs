@@ -59,6 +59,8 @@ impl Sampled {
         let seconds = metrics.methods().map(|(method, counts)| ([("method", method)], &counts.seconds));
         page.histograms("loci_request_seconds", "How long calls took", seconds)?;
         page.gauge("loci_requests_under_way", "Calls being answered", metrics.calls_under_way())?;
+        let forwarded = self.status.forwarded().counts().map(|(what, count)| ([("what", what)], count));
+        page.counters("loci_calls_forwarded", "What other nodes were asked to do", forwarded.into_iter())?;
         let search = self.status.search();
         page.gauge("loci_searches_queued", "Works waiting for a search thread", search.queued() as u64)?;
         page.gauge("loci_searches_running", "Works on the search threads", search.running() as u64)?;

@@ -16,6 +16,7 @@ use super::cluster;
 use super::convert::{self, NAMESPACE_DEFAULT};
 use super::home::{find, token};
 use super::records::unary;
+use super::redirect::Subject;
 use super::status::Failure;
 use crate::cluster::{Cluster, book};
 use crate::metrics::Metrics;
@@ -45,7 +46,7 @@ impl AdminService {
         request: Request<Q>,
         call: impl FnOnce(Q, Instant) -> F,
     ) -> Result<Response<R>, Status> {
-        unary(&self.calls, &self.metrics, method, writes, request, call).await
+        unary(&self.calls, &self.metrics, method, writes, Subject::catalog(), request, call).await
     }
 
     async fn create_namespace(

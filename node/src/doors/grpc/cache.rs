@@ -21,11 +21,11 @@ use loci_index::table::execute::{self, Moment};
 use loci_index::table::slots::{Span, Within};
 use loci_index::table::tape::{Item, Items, Tape};
 use loci_index::table::{Keyspace, Table, guards};
-use loci_wire::v1;
 use loci_wire::v1::cache_reply::Kind;
 use loci_wire::v1::cache_server::Cache;
 use loci_wire::v1::pipeline_reply::Reply;
 use loci_wire::v1::pipeline_request::Call;
+use loci_wire::{About, v1};
 use tonic::{Code, Request, Response, Status};
 
 use super::calls::{Calls, REPLY_BYTES_MAX, counted, log, no_part, not_reserved, too_large_reply};
@@ -61,8 +61,27 @@ pub struct CacheService {
 impl Cache for CacheService {
     async fn execute(&self, request: Request<v1::ExecuteRequest>) -> Result<Response<v1::ExecuteReply>, Status> {
         let writes = writes(request.get_ref());
+        let subject = self.calls.subject(&Named(request.get_ref()), loci_wire::known(request.metadata()));
         let execute = |request, deadline| self.calls.execute(request, deadline);
-        unary(&self.calls, &self.metrics, "execute", writes, request, execute).await
+        unary(&self.calls, &self.metrics, "execute", writes, subject, request, execute).await
+    }
+}
+
+/// Commands with all keys that they name.
+pub struct Named<'c>(pub &'c v1::ExecuteRequest);
+
+impl About for Named<'_> {
+    fn namespace(&self) -> &str {
+        self.0.namespace()
+    }
+
+    fn each_key(&self, each: &mut dyn FnMut(&[u8])) {
+        for v1::CacheCommand { arguments } in &self.0.commands {
+            let words: Vec<&[u8]> = arguments.iter().map(|word| &word[..]).collect();
+            let Some(spec) = words.first().and_then(|name| commands::find(name)) else { continue };
+            spec.key_places(&words).into_iter().filter_map(|place| words.get(place)).for_each(|key| each(key));
+        }
+        self.0.conditions.iter().for_each(|condition| each(&condition.key));
     }
 }
 

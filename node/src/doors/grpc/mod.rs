@@ -7,6 +7,7 @@
 //!   pipeline ------------> pipeline -/                  '-- far: shards that are on other nodes
 //!   semantic cache ------> the same calls as records
 //!   watch ---------------> the history of shards
+//!   redirect: what is said beside an answer of who leads
 //! ```
 //!
 //! A message is checked once, in [`convert`], by turning it into types that cannot be wrong; names of collections are
@@ -24,6 +25,7 @@ mod far;
 mod home;
 mod pipeline;
 mod records;
+mod redirect;
 mod semantic;
 mod status;
 mod watch;

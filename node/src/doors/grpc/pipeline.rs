@@ -27,6 +27,7 @@ use tonic::{Status, Streaming};
 use super::cache;
 use super::calls::Calls;
 use super::records::measured;
+use super::redirect::Subject;
 use super::status::Failure;
 use crate::gate;
 use crate::metrics::Metrics;
@@ -80,6 +81,17 @@ async fn answer(
         millis => Some(Duration::from_millis(millis.into())),
     };
     let deadline = gate::deadline(timeout, gate::TIMEOUT_DEFAULT);
+    let subject = match &request.call {
+        Some(Call::Put(put)) => calls.subject(put, request.known),
+        Some(Call::Get(get)) => calls.subject(get, request.known),
+        Some(Call::Delete(delete)) => calls.subject(delete, request.known),
+        Some(Call::Batch(batch)) => calls.subject(batch, request.known),
+        Some(Call::Scan(scan)) => calls.subject(scan, request.known),
+        Some(Call::Count(count)) => calls.subject(count, request.known),
+        Some(Call::Search(search)) => calls.subject(search, request.known),
+        Some(Call::Execute(execute)) => calls.subject(&cache::Named(execute), request.known),
+        None => Subject::default(),
+    };
     let (method, writes) = match &request.call {
         Some(Call::Put(_)) => ("put", true),
         Some(Call::Get(_)) => ("get", false),
@@ -112,5 +124,5 @@ async fn answer(
         Ok(reply) => reply,
         Err(failure) => Reply::Error(failure.into_call_error()),
     };
-    v1::PipelineReply { id, reply: Some(reply), leader: calls.cluster.leader_elsewhere() }
+    v1::PipelineReply { id, reply: Some(reply), leader: calls.redirect(&subject) }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loci_wire::v1::records_server::Records;
-use loci_wire::v1::{self};
+use loci_wire::{About, v1};
 use tokio::sync::mpsc;
 use tokio::time::error::Elapsed;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,6 +15,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::calls::{Calls, Scan};
 use super::pipeline;
+use super::redirect::Subject;
 use super::status::Failure;
 use crate::gate;
 use crate::metrics::Metrics;
@@ -66,12 +67,13 @@ pub async fn measured<R>(
     result
 }
 
-/// A call of one request and one reply, of either service.
+/// A call of one request and one reply, of any service.
 pub async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>(
     calls: &Calls,
     metrics: &Metrics,
     method: &'static str,
     writes: bool,
+    subject: Subject,
     request: Request<Q>,
     call: impl FnOnce(Q, Instant) -> F,
 ) -> Result<Response<R>, Status> {
@@ -82,12 +84,12 @@ pub async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>
         let _pass = calls.enter(&request)?;
         call(request, deadline).await
     });
-    with_leader(calls, measured(metrics, method, writes, deadline, traceparent.as_deref(), run).await)
+    with_leader(calls, &subject, measured(metrics, method, writes, deadline, traceparent.as_deref(), run).await)
 }
 
-/// Says beside the answer who leads, if another node does: the next call may go there.
-pub fn with_leader<R>(calls: &Calls, result: Result<R, Failure>) -> Result<Response<R>, Status> {
-    let leader = calls.cluster.leader_elsewhere();
+/// Says beside the answer who leads, if the client may not know: the next call may go there.
+pub fn with_leader<R>(calls: &Calls, subject: &Subject, result: Result<R, Failure>) -> Result<Response<R>, Status> {
+    let leader = calls.redirect(subject);
     match result {
         Ok(reply) => {
             let mut reply = Response::new(reply);
@@ -107,14 +109,15 @@ pub fn with_leader<R>(calls: &Calls, result: Result<R, Failure>) -> Result<Respo
 }
 
 impl RecordsService {
-    async fn unary<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>(
+    async fn unary<Q: prost::Message + About, R, F: Future<Output = Result<R, Failure>>>(
         &self,
         method: &'static str,
         writes: bool,
         request: Request<Q>,
         call: impl FnOnce(Q, Instant) -> F,
     ) -> Result<Response<R>, Status> {
-        unary(&self.calls, &self.metrics, method, writes, request, call).await
+        let subject = self.calls.subject(request.get_ref(), loci_wire::known(request.metadata()));
+        unary(&self.calls, &self.metrics, method, writes, subject, request, call).await
     }
 }
 
@@ -154,6 +157,7 @@ impl Records for RecordsService {
     async fn scan_stream(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStreamStream>, Status> {
         let deadline = deadline(request.metadata(), gate::TIMEOUT_MAX);
         let traceparent = trace::given(request.metadata()).map(str::to_owned);
+        let subject = self.calls.subject(request.get_ref(), loci_wire::known(request.metadata()));
         let request = request.into_inner();
         let pass = self.calls.enter(&request)?;
         let far = self.calls.scans_far(&request)?.then(|| request.clone());
@@ -190,7 +194,12 @@ impl Records for RecordsService {
             }
             drop(pass);
         });
-        with_leader(&self.calls, Ok(ReceiverStream::new(stream)))
+        with_leader(&self.calls, &subject, Ok(ReceiverStream::new(stream)))
+    }
+
+    async fn route(&self, request: Request<v1::RouteRequest>) -> Result<Response<v1::RouteReply>, Status> {
+        let route = |request, _| async { self.calls.route(request) };
+        unary(&self.calls, &self.metrics, "route", false, Subject::default(), request, route).await
     }
 
     type PipelineStream = ReceiverStream<Result<v1::PipelineReply, Status>>;

@@ -18,8 +18,8 @@ use loci_index::attributes::Value;
 use loci_index::command::{Command, Envelope, Origin, Outcome, Removal};
 use loci_index::filter::Filter;
 use loci_index::record::KEY_BYTES_MAX;
-use loci_wire::v1;
 use loci_wire::v1::semantic_cache_server::SemanticCache;
+use loci_wire::{About, v1};
 use tonic::{Request, Response, Status};
 
 use super::calls::{Calls, log, not_reserved};
@@ -27,6 +27,7 @@ use super::convert::{self, NAMESPACE_DEFAULT};
 use super::far::Far;
 use super::home::{self, Home, Name, find};
 use super::records::unary;
+use super::redirect::Subject;
 use super::status::Failure;
 use super::writes::unexpected;
 use crate::metrics::{Metrics, Semantic};
@@ -292,11 +293,16 @@ fn no_embedding() -> Failure {
     Failure::invalid("invalid_embedding", "give the question's embedding")
 }
 
+fn subject(calls: &Calls, request: &Request<impl About>) -> Subject {
+    calls.subject(request.get_ref(), loci_wire::known(request.metadata()))
+}
+
 #[tonic::async_trait]
 impl SemanticCache for SemanticService {
     async fn put(&self, request: Request<v1::SemanticPutRequest>) -> Result<Response<v1::SemanticPutReply>, Status> {
         let call = |request, deadline| self.calls.semantic_put(request, deadline);
-        unary(&self.calls, &self.metrics, "semantic_put", true, request, call).await
+        let subject = subject(&self.calls, &request);
+        unary(&self.calls, &self.metrics, "semantic_put", true, subject, request, call).await
     }
 
     async fn get(&self, request: Request<v1::SemanticGetRequest>) -> Result<Response<v1::SemanticGetReply>, Status> {
@@ -309,7 +315,8 @@ impl SemanticCache for SemanticService {
             });
             Ok(reply)
         };
-        unary(&self.calls, &self.metrics, "semantic_get", false, request, call).await
+        let subject = subject(&self.calls, &request);
+        unary(&self.calls, &self.metrics, "semantic_get", false, subject, request, call).await
     }
 
     async fn drop_tagged(
@@ -324,7 +331,8 @@ impl SemanticCache for SemanticService {
             all.push(Filter::Or(tags.into_iter().map(tagged).collect()));
             self.calls.semantic_drop(origin, collection, Filter::And(all), deadline).await
         };
-        unary(&self.calls, &self.metrics, "semantic_drop", true, request, call).await
+        let subject = subject(&self.calls, &request);
+        unary(&self.calls, &self.metrics, "semantic_drop", true, subject, request, call).await
     }
 
     async fn drop_partition(
@@ -338,7 +346,8 @@ impl SemanticCache for SemanticService {
             all.extend(in_scope(&pairs(partition)?));
             self.calls.semantic_drop(origin, collection, Filter::And(all), deadline).await
         };
-        unary(&self.calls, &self.metrics, "semantic_drop", true, request, call).await
+        let subject = subject(&self.calls, &request);
+        unary(&self.calls, &self.metrics, "semantic_drop", true, subject, request, call).await
     }
 }
 

@@ -36,7 +36,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::calls::Calls;
 use super::convert::{self, Parts};
 use super::home::{self, Place, find, place, running};
-use super::records::{deadline, with_leader};
+use super::records::deadline;
 use super::status::Failure;
 use crate::gate;
 use crate::metrics::Metrics;
@@ -625,7 +625,7 @@ impl Changes for WatchService {
             Ok(started) => started,
             Err(failure) => {
                 self.metrics.observe("watch", failure.code, begun.elapsed());
-                return with_leader(&self.calls, Err(failure));
+                return Err(failure.into());
             }
         };
         let (sender, replies) = mpsc::channel(REPLIES_WAITING);
@@ -666,6 +666,6 @@ impl Changes for WatchService {
             metrics.observe("watch", code, begun.elapsed());
             drop(watching);
         });
-        with_leader(&self.calls, Ok(WatchStream { replies, end: Some(end) }))
+        Ok(Response::new(WatchStream { replies, end: Some(end) }))
     }
 }
