@@ -349,7 +349,7 @@ impl Node {
         let data = blocking(move || DataDirectory::open(&path)).await??;
         let formed = match data.identity() {
             Some(identity) => {
-                if let Some((address, other)) = formation::foreign(&config.join, &identity).await {
+                if let Some((address, other)) = formation::foreign(&config.join, &advertise, &identity).await {
                     let path = config.data.clone();
                     return Err(RunError::OtherCluster { path, own: identity.cluster, address, other });
                 }

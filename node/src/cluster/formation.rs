@@ -148,9 +148,10 @@ impl Applicant {
     }
 }
 
-/// Whether one of these addresses answers for another cluster than this one: then which, and for which.
-pub async fn foreign(join: &[String], own: &Identity) -> Option<(String, ClusterId)> {
-    for address in join {
+/// Whether one of these addresses answers for another cluster than this one: then which, and for which. Nobody answers at `me`
+/// yet, this node's own, which is not asked: the answer would be waited for in vain.
+pub async fn foreign(join: &[String], me: &str, own: &Identity) -> Option<(String, ClusterId)> {
+    for address in join.iter().filter(|address| *address != me) {
         // Whoever does not answer says nothing.
         let Ok(reply) = who(address).await else { continue };
         if let Ok(cluster) = <[u8; 16]>::try_from(&reply.cluster[..])
