@@ -92,6 +92,6 @@ pub use pipeline::Pipeline;
 pub use query::{Fusion, Query, Recommend};
 pub use record::{Deadline, Embedding, Parts, Record, SparseEmbedding, Value};
 pub use scan::{Page, Scan};
-pub use search::{Decay, Diversity, Found, Hit, Search};
+pub use search::{Decay, Diversity, Found, Hit, MissingShard, Search};
 pub use semantic::{Answer, Dropped, Entry, Kept, Nearest, Partition, SemanticCache};
 pub use watch::{Watch, WatchEvent, WatchKind};

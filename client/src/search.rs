@@ -92,6 +92,19 @@ pub struct Found {
     pub token: Token,
     /// How each query was answered, with [`Search::explain`]; otherwise empty.
     pub explanations: Vec<Explanation>,
+    /// The shards that the answer knows nothing of, with [`Search::partial`]. Empty: it is whole.
+    pub missing: Vec<MissingShard>,
+}
+
+/// A shard that could not be asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MissingShard {
+    /// Which.
+    pub shard: u32,
+    /// Why, by a stable name.
+    pub reason: String,
+    /// Why, for people.
+    pub message: String,
 }
 
 impl Search {
@@ -209,6 +222,13 @@ impl Search {
         self
     }
 
+    /// Where some of the collection's shards cannot be asked, answers of the others; [`Found::missing`] says which could not.
+    /// Without it such a search fails.
+    pub fn partial(mut self) -> Search {
+        self.request.partial = true;
+        self
+    }
+
     /// Searches, for the hits of the only query.
     pub async fn hits(self) -> Result<Vec<Hit>, Error> {
         let mut found = self.found().await?;
@@ -237,6 +257,7 @@ impl Search {
                     .map(|result| result.hits.into_iter().map(Hit::from_wire).collect())
                     .collect::<Result<_, _>>()?,
                 token: Token::from_wire(reply.token),
+                missing: reply.missing.into_iter().map(MissingShard::from_wire).collect(),
             }),
             other => Err(unexpected("search", &other)),
         }
@@ -251,6 +272,14 @@ fn name(query: &mut v1::Query, embedding: &str) {
         Some(v1::query::Near::Text(_) | v1::query::Near::Sparse(_)) => {}
         _ if query.name.is_empty() => query.name = embedding.to_owned(),
         _ => {}
+    }
+}
+
+impl MissingShard {
+    fn from_wire(missing: v1::MissingShard) -> MissingShard {
+        let error = missing.error.unwrap_or_default();
+        let reason = error.detail.map(|detail| detail.reason).unwrap_or_default();
+        MissingShard { shard: missing.shard, reason, message: error.message }
     }
 }
 

@@ -64,6 +64,11 @@ pub enum AskError {
         /// What it lacks.
         name: String,
     },
+    /// What was counted of the words elsewhere is not about these words.
+    #[error(
+        "the words to look for were counted otherwise than they are here; is another version of the program among the nodes?"
+    )]
+    CountedOtherwise,
     /// The examples of a recommendation cancel out.
     #[error("the examples cannot be put together: {0}")]
     Examples(#[from] EmbeddingError),
@@ -89,7 +94,7 @@ impl Example {
     /// The key, if it is a record.
     pub fn key(&self) -> Option<&[u8]> {
         match self {
-            Example::Key(key) => Some(key),
+            Example::Key(key) | Example::Found { key, .. } => Some(key),
             Example::Vector(_) => None,
         }
     }

@@ -12,14 +12,18 @@
 //! age, a *score* (larger is better), by which the hits are then in order. What is equally good is in the order of the keys,
 //! so that the same records give the same answer wherever they lie.
 //!
-//! Here is only what can be said without records; [`crate::view`] asks and finds.
+//! Here is only what can be said without records; [`crate::view`] asks and finds. It searches for an ask's [leaves](Leaf), and makes the
+//! answer of what it found for them.
 
 pub mod decay;
 pub mod diversity;
 pub mod fusion;
+mod leaf;
 mod limits;
 pub mod recommend;
 
+pub use leaf::Leaf;
+pub(crate) use leaf::both;
 pub use limits::{AskError, LimitError};
 
 use std::sync::Arc;
@@ -133,6 +137,13 @@ pub enum Example {
     Key(Vec<u8>),
     /// An embedding, prepared for the field's metric.
     Vector(Vec<f32>),
+    /// The record with this key, whose embedding is known.
+    Found {
+        /// Its key.
+        key: Vec<u8>,
+        /// Its embedding, as it is compared.
+        vector: Vec<f32>,
+    },
 }
 
 /// Which hits are good enough. A bound that is not set lets all pass.

@@ -194,6 +194,15 @@ impl Corpus {
         }
     }
 
+    /// Counts what was counted elsewhere for the same question.
+    pub fn join(&mut self, other: &Corpus) {
+        self.texts = self.texts.saturating_add(other.texts);
+        self.length = self.length.saturating_add(other.length);
+        for (with, others) in self.with_word.iter_mut().zip(&other.with_word) {
+            *with = with.saturating_add(*others);
+        }
+    }
+
     /// What it takes to score a text.
     pub fn scorer(&self, question: &Question) -> Scorer {
         let texts = self.texts as f64;

@@ -1,34 +1,32 @@
-//! Answering what was asked: each query finds its hits, and what was asked besides is made of them.
+//! Answering what was asked: each leaf of it finds its hits, and the answer is made of them.
 //!
 //! ```text
-//!   query --find--> candidates --decay--> in order of score --group | mmr | cut--> hits
-//!             ^          |
-//!             '-- fuse --'   each query finds its own
+//!   ask --leaves--> each searched in all parts --> lists of hits --finish--> hits
 //! ```
 //!
-//! A query looks through all parts of the collection ([`super::Parts`]) before it hands out a hit. So whatever is made of
-//! hits is made of those of the whole collection.
+//! A leaf ([`Leaf`]) looks through all parts of the collection ([`super::Parts`]) before it hands out a hit. So whatever is made of
+//! hits ([`super::finish`]) is made of those of the whole collection.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::search::{SearchError, keep_nearest};
-use super::{Cancelled, Collection, CollectionView, Hit, Parts, RecordRef, SearchRequest, SearchResult, SearchScratch};
-use crate::ask::recommend::Strategy;
-use crate::ask::{Ask, AskError, Decay, Example, LimitError, Mmr, Part, Query, Within, decay, diversity, recommend};
-use crate::ask::{fusion, similarity};
-use crate::attributes::{self, ValueRef};
+use super::finish::{Finishing, sort_best_first};
+use super::search::keep_nearest;
+use super::{Cancelled, Collection, CollectionView, Hit, Parts, SearchRequest, SearchResult, SearchScratch};
+use crate::ask::recommend::{self, Strategy};
+use crate::ask::{Ask, AskError, Example, Leaf, LimitError, Query, Within};
 use crate::distance::Metric;
 use crate::filter::Filter;
+use crate::text::Corpus;
 
 /// So many hits are searched for at first where the nearest of them may not count.
 const BEYOND_MIN: usize = 16;
 
-/// What one question needs while it is answered.
+/// What one leaf needs while it is searched.
 pub(super) struct Asking<'a, 'v> {
     /// At least one, all with the same rules.
     pub parts: &'a [CollectionView<'v>],
-    pub ask: &'a Ask,
+    pub leaf: &'a Leaf<'a>,
     pub scratch: &'a mut SearchScratch,
     pub keep_going: &'a mut dyn FnMut() -> bool,
     /// Is told of every search by nearness, and of which part.
@@ -83,12 +81,55 @@ impl<'v> Parts<'_, 'v> {
         watch: &mut dyn FnMut(usize, &SearchRequest<'_>, &SearchResult<'_>),
     ) -> Result<SearchResult<'v>, AskError> {
         ask.check()?;
+        let mut cost = SearchResult { hits: Vec::new(), distances: 0, walked: 0, scanned: 0 };
+        let mut lists = Vec::new();
+        for leaf in ask.leaves() {
+            let found = self.find(&leaf, scratch, keep_going, watch)?;
+            cost.distances += found.distances;
+            cost.walked += found.walked;
+            cost.scanned += found.scanned;
+            lists.push(found.hits);
+        }
+        let mut finishing = Finishing::new(self.0[0].collection, ask, lists, keep_going);
+        cost.hits = finishing.answer()?;
+        cost.distances += finishing.compared;
+        Ok(cost)
+    }
+
+    /// The best hits of one leaf, best first; with groups, those of a group together.
+    pub fn find(
+        &self,
+        leaf: &Leaf<'_>,
+        scratch: &mut SearchScratch,
+        keep_going: &mut dyn FnMut() -> bool,
+        watch: &mut dyn FnMut(usize, &SearchRequest<'_>, &SearchResult<'_>),
+    ) -> Result<SearchResult<'v>, AskError> {
         let cost = SearchResult { hits: Vec::new(), distances: 0, walked: 0, scanned: 0 };
-        let mut asking = Asking { parts: self.0, ask, scratch, keep_going, watch, cost };
-        let answer = asking.answer();
+        let mut asking = Asking { parts: self.0, leaf, scratch, keep_going, watch, cost };
+        let found = match &leaf.group {
+            Some(group) => asking.grouped(group),
+            None => asking.find(leaf.query, leaf.filter.as_deref(), leaf.k, leaf.within),
+        };
         // Whoever searches one part with the same scratch searches the first.
         asking.scratch.explaining.enter(0);
-        Ok(SearchResult { hits: answer?, ..asking.cost })
+        Ok(SearchResult { hits: found?, ..asking.cost })
+    }
+
+    /// Counts for a leaf that is by words what it takes to score them, as [`Leaf::corpus`] of those who search other parts. None: the
+    /// leaf is not by words.
+    pub fn count_words(
+        &self,
+        leaf: &Leaf<'_>,
+        scratch: &mut SearchScratch,
+        keep_going: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Corpus>, AskError> {
+        let Query::Text { text, question } = leaf.query else { return Ok(None) };
+        let cost = SearchResult { hits: Vec::new(), distances: 0, walked: 0, scanned: 0 };
+        let watch = &mut |_, _: &SearchRequest<'_>, _: &SearchResult<'_>| {};
+        let mut asking = Asking { parts: self.0, leaf, scratch, keep_going, watch, cost };
+        let counted = asking.count_question(*text, question);
+        asking.scratch.explaining.enter(0);
+        counted.map(Some)
     }
 }
 
@@ -106,58 +147,7 @@ fn slices<'a>(vectors: &'a [Cow<'_, [f32]>]) -> Vec<&'a [f32]> {
     vectors.iter().map(|vector| &**vector).collect()
 }
 
-/// Both, or the one that there is.
-pub(super) fn both<'f>(a: Option<&'f Filter>, b: Option<&'f Filter>) -> Option<Cow<'f, Filter>> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(Cow::Owned(Filter::And(vec![a.clone(), b.clone()]))),
-        (one, other) => one.or(other).map(Cow::Borrowed),
-    }
-}
-
-impl Within {
-    /// Whether a hit is good enough. What is no number is not.
-    pub(super) fn takes(&self, distance: f32, score: Option<f32>) -> bool {
-        self.distance_min.is_none_or(|min| distance >= min)
-            && self.distance_max.is_none_or(|max| distance <= max)
-            && self.score_min.is_none_or(|min| score.is_none_or(|score| score >= min))
-    }
-}
-
-/// Best first: by score if there are scores, else by distance; what is equally good by key.
-pub(super) fn sort_best_first(hits: &mut [Hit<'_>]) {
-    hits.sort_by(|a, b| {
-        let by_score = b.score.unwrap_or(0.0).total_cmp(&a.score.unwrap_or(0.0));
-        by_score.then(a.distance.total_cmp(&b.distance)).then_with(|| a.record.key().cmp(b.record.key()))
-    });
-}
-
 impl<'v> Asking<'_, 'v> {
-    fn answer(&mut self) -> Result<Vec<Hit<'v>>, AskError> {
-        let ask = self.ask;
-        let filter = ask.filter.as_deref();
-        if let (Some(group), None, false) = (&ask.group, &ask.decay, matches!(ask.query, Query::Fuse { .. })) {
-            return self.grouped(group, filter);
-        }
-        let candidates = ask
-            .k
-            .max(ask.decay.as_ref().map_or(0, |decay| decay.candidates))
-            .max(ask.mmr.as_ref().map_or(0, |mmr| mmr.candidates))
-            .max(if ask.group.is_some() { ask.candidates_fused() } else { 0 });
-        let mut hits = self.find(&ask.query, filter, candidates, ask.within)?;
-        if let Some(decay) = &ask.decay {
-            self.decay(decay, &mut hits);
-            hits.retain(|hit| ask.within.takes(hit.distance, hit.score));
-        }
-        if let Some(group) = &ask.group {
-            return Ok(super::group::of_candidates(group, ask.k, hits));
-        }
-        if let Some(mmr) = &ask.mmr {
-            return self.diversify(mmr, &hits);
-        }
-        hits.truncate(ask.k);
-        Ok(hits)
-    }
-
     /// The best hits of one query, best first.
     pub fn find(
         &mut self,
@@ -188,7 +178,8 @@ impl<'v> Asking<'_, 'v> {
             }
             Query::Sparse { field, vector } => self.find_sparse(*field, vector, filter, k, within),
             Query::Text { text, question } => self.find_text(*text, question, filter, k, within),
-            Query::Fuse { fusion, parts } => self.fuse(*fusion, parts, filter, k, within),
+            // Its queries are leaves of their own.
+            Query::Fuse { .. } => Ok(Vec::new()),
         }
     }
 
@@ -207,9 +198,9 @@ impl<'v> Asking<'_, 'v> {
         'v: 'e,
     {
         match example {
-            Example::Vector(vector) => Ok(Cow::Borrowed(vector)),
+            Example::Vector(vector) | Example::Found { vector, .. } => Ok(Cow::Borrowed(vector)),
             Example::Key(key) => {
-                let record = Parts(self.parts).get(key, self.ask.now);
+                let record = Parts(self.parts).get(key, self.leaf.now);
                 let record = record.ok_or_else(|| AskError::UnknownRecord(key.clone()))?;
                 let vector = record.embedding(field).ok_or_else(|| {
                     let name = self.rules().schema.embeddings.get(usize::from(field)).map(|spec| spec.name.clone());
@@ -247,10 +238,10 @@ impl<'v> Asking<'_, 'v> {
                 field,
                 query: vector,
                 k: wanted,
-                effort: self.ask.effort,
+                effort: self.leaf.effort,
                 filter,
                 max_distance: within.distance_max,
-                now: self.ask.now,
+                now: self.leaf.now,
             };
             let mut hits = Vec::new();
             for (number, part) in self.parts.iter().enumerate() {
@@ -321,80 +312,6 @@ impl<'v> Asking<'_, 'v> {
             }
             wanted *= 4;
         }
-    }
-
-    fn fuse(
-        &mut self,
-        fusion: fusion::Fusion,
-        parts: &[Part],
-        filter: Option<&Filter>,
-        k: usize,
-        within: Within,
-    ) -> Result<Vec<Hit<'v>>, AskError> {
-        let mut records: BTreeMap<&'v [u8], RecordRef<'v>> = BTreeMap::new();
-        let mut lists = Vec::with_capacity(parts.len());
-        for part in parts {
-            let filter = both(filter, part.filter.as_ref());
-            let hits = self.find(&part.query, filter.as_deref(), part.limit, Within::default())?;
-            records.extend(hits.iter().map(|hit| (hit.record.key(), hit.record)));
-            let list = hits.iter().map(|hit| (hit.record.key(), hit.score.unwrap_or(-hit.distance))).collect();
-            lists.push((part.weight, list));
-        }
-        let fused = fusion::fuse(fusion, &lists).into_iter().filter_map(|(key, score)| {
-            let record = *records.get(key)?;
-            Some(Hit { distance: -score, score: Some(score), group: None, record })
-        });
-        Ok(fused.filter(|hit| within.takes(hit.distance, hit.score)).take(k).collect())
-    }
-
-    /// How good a hit of the ask's query is.
-    fn relevance(&self, hit: &Hit<'_>) -> f64 {
-        match (hit.score, self.near_metric()) {
-            (Some(score), _) => f64::from(score),
-            (None, Some(metric)) => similarity(metric, hit.distance),
-            (None, None) => f64::from(-hit.distance),
-        }
-    }
-
-    /// The metric of a query that is near an embedding.
-    fn near_metric(&self) -> Option<Metric> {
-        match self.ask.query {
-            Query::Near { field, .. } | Query::Recommend { field, .. } => self.metric(field),
-            Query::Sparse { .. } | Query::Text { .. } | Query::Fuse { .. } => None,
-        }
-    }
-
-    fn decay(&self, decay: &Decay, hits: &mut [Hit<'v>]) {
-        for hit in hits.iter_mut() {
-            let age = match attributes::lookup(hit.record.attributes(), &decay.path) {
-                Some(ValueRef::Timestamp(then)) => u64::try_from(i128::from(decay.now) - i128::from(then)).unwrap_or(0),
-                _ => 0,
-            };
-            let left = decay::left(age, decay.half_life, decay.share);
-            hit.score = Some(decay::score(self.relevance(hit), left) as f32);
-        }
-        sort_best_first(hits);
-    }
-
-    fn diversify(&mut self, mmr: &Mmr, hits: &[Hit<'v>]) -> Result<Vec<Hit<'v>>, AskError> {
-        let Some(field) = self.rules().fields.get(usize::from(mmr.field)) else {
-            let collection = self.rules().name.to_string();
-            return Err(SearchError::UnknownField { collection, field: mmr.field }.into());
-        };
-        let mut relevance: Vec<f64> = hits.iter().map(|hit| self.relevance(hit)).collect();
-        if self.near_metric().is_none() {
-            diversity::spread(&mut relevance);
-        }
-        let embeddings: Vec<_> = hits.iter().map(|hit| hit.record.embedding(mmr.field)).collect();
-        let mut compared = 0;
-        let alike = |a: usize, b: usize| {
-            compared += 1;
-            let (a, b) = (embeddings[a].as_ref()?, embeddings[b].as_ref()?);
-            Some(similarity(field.metric, (field.kernel)(&a[..], &b[..])))
-        };
-        let chosen = diversity::choose(&relevance, self.ask.k, mmr.lambda, alike, &mut *self.keep_going);
-        self.cost.distances += compared;
-        Ok(chosen.ok_or(Cancelled)?.into_iter().map(|number| hits[number]).collect())
     }
 
     pub(super) fn check_going(&mut self) -> Result<(), Cancelled> {

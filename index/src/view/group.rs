@@ -10,11 +10,13 @@
 //! and mostly one in all. What is asked of fused or decayed hits is grouped as it is: those are a set of candidates, not
 //! something to search further in.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::Hit;
-use super::ask::{Asking, both, sort_best_first};
-use crate::ask::{AskError, Group};
+use super::ask::Asking;
+use super::finish::sort_best_first;
+use crate::ask::{AskError, Group, both};
 use crate::attributes::{self, Value, ValueRef};
 use crate::filter::Filter;
 
@@ -129,10 +131,11 @@ pub(super) fn of_candidates<'v>(group: &Group, k: usize, hits: Vec<Hit<'v>>) -> 
 
 impl<'v> Asking<'_, 'v> {
     /// The `k` best groups.
-    pub(super) fn grouped(&mut self, group: &Group, filter: Option<&Filter>) -> Result<Vec<Hit<'v>>, AskError> {
-        let ask = self.ask;
+    pub(super) fn grouped(&mut self, group: &Group) -> Result<Vec<Hit<'v>>, AskError> {
+        let leaf = self.leaf;
+        let filter = || leaf.filter.as_deref().map(Cow::Borrowed);
         let mut groups = Groups::new(group);
-        let mut wanted = ask.k * group.hits.max(WANTED_PER_GROUP);
+        let mut wanted = leaf.k * group.hits.max(WANTED_PER_GROUP);
         let path = || group.path.clone();
         loop {
             let full = groups.values(true);
@@ -140,11 +143,11 @@ impl<'v> Asking<'_, 'v> {
             let others = Filter::Not(Box::new(Filter::In(path(), full.clone())));
             let there =
                 Filter::And(vec![Filter::Exists(path()), Filter::Not(Box::new(Filter::IsNull(path()))), others]);
-            let narrowed = both(filter, Some(&there));
-            let hits = self.find(&ask.query, narrowed.as_deref(), wanted, ask.within)?;
+            let narrowed = both(filter(), Some(&there));
+            let hits = self.find(leaf.query, narrowed.as_deref(), wanted, leaf.within)?;
             let (all, before) = (hits.len() < wanted, groups.len());
             groups.add(hits);
-            if all || groups.len() >= ask.k {
+            if all || groups.len() >= leaf.k {
                 break;
             }
             // Lists and maps are in no group, but in the way.
@@ -152,7 +155,7 @@ impl<'v> Asking<'_, 'v> {
                 wanted *= 2;
             }
         }
-        groups.truncate(ask.k);
+        groups.truncate(leaf.k);
         loop {
             let open = groups.values(false);
             if open.is_empty() {
@@ -160,8 +163,8 @@ impl<'v> Asking<'_, 'v> {
             }
             let wanted = open.len() * group.hits;
             let theirs = Filter::In(path(), open);
-            let narrowed = both(filter, Some(&theirs));
-            let hits = self.find(&ask.query, narrowed.as_deref(), wanted, ask.within)?;
+            let narrowed = both(filter(), Some(&theirs));
+            let hits = self.find(leaf.query, narrowed.as_deref(), wanted, leaf.within)?;
             let (all, before) = (hits.len() < wanted, groups.hits_len());
             groups.add(hits);
             // More hits than there are in those groups are always some new ones, unless an index says of a record what it is not.
@@ -169,7 +172,7 @@ impl<'v> Asking<'_, 'v> {
                 break;
             }
         }
-        groups.truncate(ask.k);
+        groups.truncate(leaf.k);
         Ok(groups.into_hits())
     }
 }

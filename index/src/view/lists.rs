@@ -32,7 +32,7 @@ impl<'v> Asking<'_, 'v> {
     ) -> Result<(), Cancelled> {
         let Gathering { filter, within, nearest } = gathering;
         let began = self.scratch.explaining.now();
-        let selection = Selection::new(part, sealed, *filter, self.ask.now);
+        let selection = Selection::new(part, sealed, *filter, self.leaf.now);
         let filtered = self.scratch.explaining.now();
         let mut rows = 0usize;
         let whole = walk(lists, |row, said| {
@@ -107,7 +107,7 @@ impl<'v> Asking<'_, 'v> {
         // The filter last: it costs the most.
         let takes = within.takes(hit.distance, hit.score)
             && nearest.wants(&hit)
-            && !part.expired(hit.record.deadline(), self.ask.now)
+            && !part.expired(hit.record.deadline(), self.leaf.now)
             && filter.is_none_or(|filter| filter.takes(hit.record.attributes()));
         if takes {
             nearest.offer(hit);

@@ -19,6 +19,7 @@
 mod ask;
 mod check;
 mod explain;
+mod finish;
 mod group;
 mod lists;
 mod parts;
@@ -37,6 +38,7 @@ use arc_swap::ArcSwap;
 
 pub use check::Checked;
 pub use explain::{Clock, Explanation, Step, Way};
+pub use finish::Carried;
 pub use parts::Parts;
 pub use scan::{Cancelled, ScanPage, ScanRequest};
 pub use search::{Effort, Hit, SearchError, SearchRequest, SearchResult, SearchScratch};

@@ -84,16 +84,14 @@ impl<'a, 'v> Asking<'a, 'v> {
         k: usize,
         within: Within,
     ) -> Result<Vec<Hit<'v>>, AskError> {
-        let number = usize::from(text);
-        let field = self.rules().schema.texts.get(number).ok_or(AskError::UnknownText(text))?;
-        let question = Question::new(question, field.language)?;
-        let mut counting = Counting { question: &question, corpus: Corpus::new(&question), scanned: Vec::new() };
+        let (field, question) = self.question(text, question)?;
+        let (corpus, scanned) = self.count(text, field, &question, filter.is_some())?;
+        let corpus = match &self.leaf.corpus {
+            None => &corpus,
+            Some(given) if given.with_word.len() == question.words().len() => given,
+            Some(_) => return Err(AskError::CountedOtherwise),
+        };
         let parts = self.parts;
-        for (place, part) in parts.iter().enumerate() {
-            self.scratch.explaining.enter(place);
-            self.count_words(part, number, field, &mut counting, filter.is_some())?;
-        }
-        let Counting { corpus, scanned, .. } = counting;
         let scorer = corpus.scorer(&question);
         let hit = |record, score: f32| Hit { distance: -score, score: Some(score), group: None, record };
         let mut gathering = Gathering { filter, within, nearest: Nearest::new(k) };
@@ -111,6 +109,35 @@ impl<'a, 'v> Asking<'a, 'v> {
             }
         }
         Ok(gathering.nearest.into_hits())
+    }
+
+    /// The words to look for, and in which text.
+    fn question(&self, text: u16, question: &str) -> Result<(&'v TextSpec, Question), AskError> {
+        let field = self.rules().schema.texts.get(usize::from(text)).ok_or(AskError::UnknownText(text))?;
+        Ok((field, Question::new(question, field.language)?))
+    }
+
+    /// What it takes to score texts.
+    pub(super) fn count_question(&mut self, text: u16, question: &str) -> Result<Corpus, AskError> {
+        let (field, question) = self.question(text, question)?;
+        Ok(self.count(text, field, &question, false)?.0)
+    }
+
+    /// Counts the words of all parts, and finds the texts that no index has.
+    fn count(
+        &mut self,
+        text: u16,
+        field: &TextSpec,
+        question: &Question,
+        filtered: bool,
+    ) -> Result<(Corpus, Vec<Scanned<'a, 'v>>), Cancelled> {
+        let mut counting = Counting { question, corpus: Corpus::new(question), scanned: Vec::new() };
+        let parts = self.parts;
+        for (place, part) in parts.iter().enumerate() {
+            self.scratch.explaining.enter(place);
+            self.count_words(part, usize::from(text), field, &mut counting, filtered)?;
+        }
+        Ok((counting.corpus, counting.scanned))
     }
 
     /// Counts the words of a part.

@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{ArgGroup, Args};
-use loci_client::{Decay, Diversity, Explanation, Filter, Fusion, Hit, Query, Recommend};
+use loci_client::{Decay, Diversity, Explanation, Filter, Fusion, Hit, MissingShard, Query, Recommend};
 use serde_json::{Value as Json, json};
 
 use super::connect::{Connection, duration, filter};
@@ -63,6 +63,9 @@ pub struct SearchArgs {
     /// How many of the best hits --mmr and --decay look at. The node chooses unless this does.
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     candidates: u32,
+    /// Where some of the collection's shards cannot be asked, answer of the others, and say which could not.
+    #[arg(long)]
+    partial: bool,
     /// Show how the hits were found: what was chosen for each part of the collection, why, and what it cost.
     #[arg(long)]
     explain: bool,
@@ -254,12 +257,22 @@ pub async fn search(args: SearchArgs) -> Result<(), Failure> {
     if args.explain {
         search = search.explain();
     }
+    if args.partial {
+        search = search.partial();
+    }
     let found = search.found().await.map_err(|error| Failure::call(&args.collection, error))?;
     if args.connection.json {
         let explanations = found.explanations.iter().map(Some).chain(std::iter::repeat(None));
         let queries = found.queries.iter().zip(explanations);
         let queries: Vec<Json> = queries.map(|(hits, explanation)| hits_json(hits, explanation)).collect();
-        return print_json(&json!({ "queries": queries }));
+        let missing = |missing: &MissingShard| json!({ "shard": missing.shard, "reason": missing.reason });
+        return match found.missing.is_empty() {
+            true => print_json(&json!({ "queries": queries })),
+            false => {
+                let missing: Vec<Json> = found.missing.iter().map(missing).collect();
+                print_json(&json!({ "queries": queries, "missing": missing }))
+            }
+        };
     }
     for (number, hits) in found.queries.iter().enumerate() {
         if found.queries.len() > 1 {
@@ -269,6 +282,9 @@ pub async fn search(args: SearchArgs) -> Result<(), Failure> {
         if let Some(explanation) = found.explanations.get(number) {
             print(format!("\n{}", explain::shown(explanation)))?;
         }
+    }
+    for missing in &found.missing {
+        print(format!("shard {} is missing: {}", missing.shard, missing.message))?;
     }
     Ok(())
 }

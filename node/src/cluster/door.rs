@@ -3,6 +3,7 @@
 //! Always: a call that names another cluster or another member is refused before anything in it is looked at; only `Who` and
 //! `Join`, which are asked by those who have no cluster yet, name none.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -91,6 +92,27 @@ impl Door {
         } else {
             served.handle.receive(message);
         }
+    }
+
+    /// Answers a call on records until its deadline, as a part of its trace.
+    async fn answered<Q: prost::Message, R, F: Future<Output = Result<R, Failure>>>(
+        &self,
+        request: Request<Q>,
+        writes: bool,
+        answer: impl FnOnce(Q, Instant) -> F,
+    ) -> Result<Response<R>, Status> {
+        self.check(request.metadata())?;
+        let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
+        let traceparent = trace::given(request.metadata()).map(str::to_owned);
+        let request = request.into_inner();
+        let _pass = self.calls.enter(&request).map_err(Status::from)?;
+        let in_time = pin!(tokio::time::timeout_at(deadline.into(), answer(request, deadline)));
+        let ended = |answered: &Result<Result<_, Failure>, Elapsed>| match answered {
+            Ok(answered) => answered.as_ref().map_or_else(|failure| failure.code as i32, |_| 0),
+            Err(_) => Code::DeadlineExceeded as i32,
+        };
+        let answered = trace::call("called", traceparent.as_deref(), in_time, ended).await;
+        Ok(Response::new(answered.unwrap_or_else(|_| Err(Failure::late(writes)))?))
     }
 
     /// A shard that another node speaks of. Before there were several, nodes spoke of none, or of the first.
@@ -240,25 +262,22 @@ impl Peers for Door {
     }
 
     async fn call(&self, request: Request<v1::CallRequest>) -> Result<Response<v1::CallReply>, Status> {
-        self.check(request.metadata())?;
-        let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
-        let traceparent = trace::given(request.metadata()).map(str::to_owned);
-        let request = request.into_inner();
-        let pass = self.calls.enter(&request).map_err(Status::from)?;
-        let Some(call) = request.call.and_then(|call| call.call) else {
-            return Err(Failure::invalid("invalid_call", "there is no call").into());
+        let answer = |request: v1::CallRequest, deadline| async move {
+            let none = || Failure::invalid("invalid_call", "there is no call");
+            let call = request.call.and_then(|call| call.call).ok_or_else(none)?;
+            let reply = self.calls.only(&request.shards).answer(call, false, deadline).await?;
+            let reply = v1::PipelineReply { reply: Some(reply), ..v1::PipelineReply::default() };
+            Ok(v1::CallReply { reply: Some(reply) })
         };
-        let work = self.calls.only(&request.shards).answer(call, false, deadline);
-        let in_time = pin!(tokio::time::timeout_at(deadline.into(), work));
-        let ended = |answered: &Result<Result<_, Failure>, Elapsed>| match answered {
-            Ok(answered) => answered.as_ref().map_or_else(|failure| failure.code as i32, |_| 0),
-            Err(_) => Code::DeadlineExceeded as i32,
+        self.answered(request, true, answer).await
+    }
+
+    async fn find(&self, request: Request<v1::FindRequest>) -> Result<Response<v1::FindReply>, Status> {
+        let answer = |request: v1::FindRequest, deadline| async move {
+            let calls = self.calls.only(&request.shards);
+            calls.find_here(request, deadline).await
         };
-        let answered = trace::call("called", traceparent.as_deref(), in_time, ended).await;
-        drop(pass);
-        let reply = answered.unwrap_or_else(|_| Err(Failure::late(true)))?;
-        let reply = v1::PipelineReply { reply: Some(reply), ..v1::PipelineReply::default() };
-        Ok(Response::new(v1::CallReply { reply: Some(reply) }))
+        self.answered(request, false, answer).await
     }
 
     type TellStream = WatchStream;

@@ -214,6 +214,10 @@ impl Peers for Applicant {
         Err(not_yet())
     }
 
+    async fn find(&self, _: Request<v1::FindRequest>) -> Result<Response<v1::FindReply>, Status> {
+        Err(not_yet())
+    }
+
     async fn figures(&self, _: Request<v1::FiguresRequest>) -> Result<Response<v1::FiguresReply>, Status> {
         Err(not_yet())
     }

@@ -206,15 +206,20 @@ impl Links {
         deadline: Instant,
     ) -> Result<v1::CallReply, Status> {
         self.0.forwarded.calls.fetch_add(1, Ordering::Relaxed);
-        let mut request = Request::new(request);
-        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-        let step = trace::here().and_then(|spot| spot.begin("call"));
-        if let Some(traceparent) =
-            step.as_ref().and_then(|step| MetadataValue::try_from(step.spot().traceparent()).ok())
-        {
-            request.metadata_mut().insert(TRACEPARENT, traceparent);
-        }
+        let (request, _step) = traced(request, deadline);
         Ok(self.client(to)?.call(request).await?.into_inner())
+    }
+
+    /// Has a member's node search some of its shards.
+    pub async fn find(
+        &self,
+        to: MemberId,
+        request: v1::FindRequest,
+        deadline: Instant,
+    ) -> Result<v1::FindReply, Status> {
+        self.0.forwarded.calls.fetch_add(1, Ordering::Relaxed);
+        let (request, _step) = traced(request, deadline);
+        Ok(self.client(to)?.find(request).await?.into_inner())
     }
 
     /// Has a member's node tell of what changes in some of its shards.
@@ -262,6 +267,17 @@ impl Links {
             Err(status) => Err(there(status)),
         }
     }
+}
+
+/// A call with its deadline, as a step of the trace that it is part of: the step lasts as long as what comes with it.
+fn traced<R>(request: R, deadline: Instant) -> (Request<R>, Option<Step>) {
+    let mut request = Request::new(request);
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    let step = trace::here().and_then(|spot| spot.begin("call"));
+    if let Some(traceparent) = step.as_ref().and_then(|step| MetadataValue::try_from(step.spot().traceparent()).ok()) {
+        request.metadata_mut().insert(TRACEPARENT, traceparent);
+    }
+    (request, step)
 }
 
 /// Whether a call failed because there was no connection to send it on.

@@ -14,6 +14,7 @@ use loci_index::filter::Filter;
 use loci_index::view::Effort;
 use loci_wire::v1::{self, query::Near};
 
+use super::calls::{EF_MAX, HITS_DEFAULT, within};
 use super::convert;
 use super::status::Failure;
 
@@ -44,6 +45,33 @@ pub struct Common {
 }
 
 impl Common {
+    /// What a request says of all its queries, but for the time, which is 0.
+    pub fn new(request: &v1::SearchRequest) -> Result<Common, Failure> {
+        for (what, bound) in [
+            ("greatest distance", request.max_distance),
+            ("least distance", request.min_distance),
+            ("least score", request.min_score),
+        ] {
+            if bound.is_some_and(f32::is_nan) {
+                return Err(Failure::invalid("invalid_distance", format!("the {what} is not a number")));
+            }
+        }
+        Ok(Common {
+            k: within("k", request.k, HITS_DEFAULT, HITS_MAX)?,
+            effort: effort(request.ef, request.exact)?,
+            filter: convert::filter(request.filter.clone())?.map(Arc::new),
+            within: Within {
+                distance_min: request.min_distance,
+                distance_max: request.max_distance,
+                score_min: request.min_score,
+            },
+            group_by: request.group_by.clone(),
+            mmr: request.mmr.clone(),
+            decay: request.decay.clone(),
+            now: 0,
+        })
+    }
+
     /// One query, with all that holds for it, in terms of a collection.
     pub fn ask(&self, query: v1::Query, schema: &Schema) -> Result<Ask, Failure> {
         let own = convert::filter(query.filter.clone())?;
@@ -66,48 +94,13 @@ impl Common {
     }
 
     fn query(&self, query: v1::Query, schema: &Schema, depth: usize) -> Result<Query, Failure> {
-        let name = query.name;
         match query.near {
-            Some(Near::Embedding(embedding)) => {
-                let field = convert::field(schema, &name)?;
-                Ok(Query::Near { field, example: Example::Vector(convert::components(embedding, schema, field)?) })
+            // What is deeper is refused by its depth, whatever it says.
+            Some(Near::Fuse(_)) if depth > FUSED_DEPTH_MAX => {
+                Ok(Query::Fuse { fusion: Fusion::Weighted, parts: Vec::new() })
             }
-            Some(Near::Key(key)) => {
-                Ok(Query::Near { field: convert::field(schema, &name)?, example: Example::Key(key.into()) })
-            }
-            Some(Near::Sparse(sparse)) => {
-                let name = if name.is_empty() { &sparse.name } else { &name };
-                let field = convert::sparse_field(schema, name)?;
-                Ok(Query::Sparse { field, vector: convert::sparse_vector(sparse)? })
-            }
-            Some(Near::Text(text)) => Ok(Query::Text { text: text_number(schema, &text.path)?, question: text.text }),
-            Some(Near::Recommend(recommendation)) => {
-                let field = convert::field(schema, &name)?;
-                let own = |examples: Vec<v1::Example>| -> Result<Vec<Example>, Failure> {
-                    examples.into_iter().map(|example| own_example(example, schema, field)).collect()
-                };
-                let (positive, negative) = (own(recommendation.positive)?, own(recommendation.negative)?);
-                let strategy = match v1::RecommendStrategy::try_from(recommendation.strategy) {
-                    Ok(v1::RecommendStrategy::Unspecified | v1::RecommendStrategy::Mean) => Strategy::Mean,
-                    Ok(v1::RecommendStrategy::Nearest) => Strategy::Nearest,
-                    Err(_) => {
-                        let message = format!("recommend strategy {} is not known", recommendation.strategy);
-                        return Err(Failure::invalid("invalid_query", message));
-                    }
-                };
-                Ok(Query::Recommend { field, positive, negative, strategy })
-            }
-            Some(Near::Fuse(fusion)) => {
-                // What is deeper is refused by its depth, whatever it says.
-                if depth > FUSED_DEPTH_MAX {
-                    return Ok(Query::Fuse { fusion: Fusion::Weighted, parts: Vec::new() });
-                }
-                self.fusion(fusion, schema, depth)
-            }
-            None => Err(Failure::invalid(
-                "invalid_query",
-                "the query has neither an embedding nor a key, sparse, text, recommend or fuse; set one",
-            )),
+            Some(Near::Fuse(fusion)) => self.fusion(fusion, schema, depth),
+            _ => by_itself(query, schema),
         }
     }
 
@@ -159,7 +152,60 @@ impl Common {
     }
 }
 
-fn group(group: &v1::GroupBy) -> Result<Group, Failure> {
+/// How hard to search.
+pub fn effort(ef: u32, exact: bool) -> Result<Effort, Failure> {
+    Ok(match within("ef", ef, 0, EF_MAX)? {
+        _ if exact => Effort::Exact,
+        0 => Effort::default(),
+        ef => Effort::Ef(ef),
+    })
+}
+
+/// A query that fuses nothing.
+pub fn by_itself(query: v1::Query, schema: &Schema) -> Result<Query, Failure> {
+    let name = query.name;
+    match query.near {
+        Some(Near::Embedding(embedding)) => {
+            let field = convert::field(schema, &name)?;
+            Ok(Query::Near { field, example: Example::Vector(convert::components(embedding, schema, field)?) })
+        }
+        Some(Near::Key(key)) => {
+            Ok(Query::Near { field: convert::field(schema, &name)?, example: Example::Key(key.into()) })
+        }
+        Some(Near::Sparse(sparse)) => {
+            let name = if name.is_empty() { &sparse.name } else { &name };
+            let field = convert::sparse_field(schema, name)?;
+            Ok(Query::Sparse { field, vector: convert::sparse_vector(sparse)? })
+        }
+        Some(Near::Text(text)) => Ok(Query::Text { text: text_number(schema, &text.path)?, question: text.text }),
+        Some(Near::Recommend(recommendation)) => {
+            let field = convert::field(schema, &name)?;
+            let own = |examples: Vec<v1::Example>| -> Result<Vec<Example>, Failure> {
+                examples.into_iter().map(|example| own_example(example, schema, field)).collect()
+            };
+            let (positive, negative) = (own(recommendation.positive)?, own(recommendation.negative)?);
+            let strategy = match v1::RecommendStrategy::try_from(recommendation.strategy) {
+                Ok(v1::RecommendStrategy::Unspecified | v1::RecommendStrategy::Mean) => Strategy::Mean,
+                Ok(v1::RecommendStrategy::Nearest) => Strategy::Nearest,
+                Err(_) => {
+                    let message = format!("recommend strategy {} is not known", recommendation.strategy);
+                    return Err(Failure::invalid("invalid_query", message));
+                }
+            };
+            Ok(Query::Recommend { field, positive, negative, strategy })
+        }
+        Some(Near::Fuse(_)) => {
+            Err(Failure::invalid("invalid_query", "a fusion is several queries, where one is wanted"))
+        }
+        None => Err(Failure::invalid(
+            "invalid_query",
+            "the query has neither an embedding nor a key, sparse, text, recommend or fuse; set one",
+        )),
+    }
+}
+
+/// At most so many hits of a group.
+pub fn group(group: &v1::GroupBy) -> Result<Group, Failure> {
     Ok(Group { path: attribute(&group.path, "group_by")?, hits: group.hits.max(1) as usize })
 }
 

@@ -493,7 +493,7 @@ impl Replies {
 }
 
 /// Of commands that write: not to be tried again as if nothing had happened.
-fn done_but_too_large() -> Failure {
+pub fn done_but_too_large() -> Failure {
     let message = "the commands were carried out, but their replies are larger than a message may be: read what they did in parts";
     Failure::new(Code::OutOfRange, "done_reply_too_large", message)
 }

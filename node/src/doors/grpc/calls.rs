@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use loci_index::ask::{HITS_MAX, Within};
 use loci_index::command::{Command, Envelope, Origin, Outcome};
 use loci_index::filter::Filter;
 use loci_index::view::{self, Effort, SearchRequest, SearchResult, SearchScratch, View};
@@ -212,37 +211,17 @@ impl Calls {
     ) -> Result<v1::SearchReply, Failure> {
         let name = convert::collection_name(request.collection.clone(), NAMESPACE_DEFAULT)?;
         counted("queries", request.queries.len(), QUERIES_MAX)?;
-        if let Some(far) = self.far_from_all(&name) {
-            return Box::pin(self.search_far(far, request, deadline)).await;
+        let apart = if request.partial { self.shard_by_shard(&name) } else { None };
+        if let Some(far) = apart.or_else(|| self.far_from_all(&name)) {
+            return Box::pin(self.search_far(far, name, request, deadline)).await;
         }
-        let k = within("k", request.k, HITS_DEFAULT, HITS_MAX)?;
-        let effort = match within("ef", request.ef, 0, EF_MAX)? {
-            _ if request.exact => Effort::Exact,
-            0 => Effort::default(),
-            ef => Effort::Ef(ef),
-        };
-        for (what, bound) in [
-            ("greatest distance", request.max_distance),
-            ("least distance", request.min_distance),
-            ("least score", request.min_score),
-        ] {
-            if bound.is_some_and(f32::is_nan) {
-                return Err(Failure::invalid("invalid_distance", format!("the {what} is not a number")));
-            }
-        }
-        let within = Within {
-            distance_min: request.min_distance,
-            distance_max: request.max_distance,
-            score_min: request.min_score,
-        };
-        let filter = convert::filter(request.filter)?.map(Arc::new);
+        let common = ask::Common::new(&request)?;
         let parts = Parts::from(request.parts);
         let consistency = request.consistency.as_ref();
         let reading = Reading::new(&self.cluster, name, Wanted::All, consistency, deadline).await?;
         let (token, lag_millis) = (reading.token(), reading.lag_millis(consistency));
-        let now = reading.now();
-        let v1::SearchRequest { queries, group_by, mmr, decay, explain: explained, .. } = request;
-        let common = ask::Common { k, effort, filter, within, group_by, mmr, decay, now };
+        let common = ask::Common { now: reading.now(), ..common };
+        let v1::SearchRequest { queries, explain: explained, .. } = request;
         let is_short = alone && is_short(&reading, &queries, &common);
         let (recall, threads) = (Arc::clone(&self.recall), self.search.clone());
         let work = move |scratch: &mut SearchScratch, keep_going: &mut dyn FnMut() -> bool| {
@@ -278,7 +257,7 @@ impl Calls {
             true => self.search.run_here(deadline, work),
             false => self.search.run(deadline, work).await,
         };
-        Ok(v1::SearchReply { results: found??, token, lag_millis })
+        Ok(v1::SearchReply { results: found??, token, lag_millis, missing: Vec::new() })
     }
 }
 
@@ -300,7 +279,8 @@ fn is_short(reading: &Reading, queries: &[v1::Query], common: &ask::Common) -> b
         })
 }
 
-fn within(what: &str, given: u32, default: usize, max: usize) -> Result<usize, Failure> {
+/// A number that a request gives: not more than `max`, and if it gives none, `default`.
+pub fn within(what: &str, given: u32, default: usize, max: usize) -> Result<usize, Failure> {
     match given as usize {
         0 => Ok(default),
         given if given <= max => Ok(given),
@@ -342,12 +322,17 @@ pub async fn log(
 }
 
 /// What a reply may still hold, in bytes.
-struct Budget(usize);
+pub struct Budget(pub usize);
 
 impl Budget {
-    fn take(&mut self, record: &v1::Record) -> Result<(), Failure> {
+    /// Takes the room for one record.
+    pub fn take(&mut self, record: &v1::Record) -> Result<(), Failure> {
         // A few bytes more for the message around the record.
-        let bytes = prost::Message::encoded_len(record) + 16;
+        self.take_bytes(prost::Message::encoded_len(record) + 16)
+    }
+
+    /// Takes room for anything.
+    pub fn take_bytes(&mut self, bytes: usize) -> Result<(), Failure> {
         self.0 = self.0.checked_sub(bytes).ok_or_else(too_large_reply)?;
         Ok(())
     }

@@ -421,7 +421,8 @@ fn round(components: &mut [f32], schema: &Schema, field: u16) -> Result<(), Fail
     Ok(())
 }
 
-fn own_attributes(map: HashMap<String, v1::Value>) -> Result<Attributes, Failure> {
+/// Attributes as they are stored.
+pub fn own_attributes(map: HashMap<String, v1::Value>) -> Result<Attributes, Failure> {
     map.into_iter().map(|(name, value)| Ok((name, own_value(value, 1)?))).collect()
 }
 

@@ -223,6 +223,7 @@ impl From<AskError> for Failure {
             AskError::UnknownSparse(_) => Failure::invalid("unknown_embedding", message),
             AskError::UnknownRecord(_) => Failure::new(Code::NotFound, "unknown_record", message),
             AskError::NoEmbedding { .. } => Failure::new(Code::FailedPrecondition, "no_embedding", message),
+            AskError::CountedOtherwise => Failure::new(Code::FailedPrecondition, "counted_otherwise", message),
             AskError::Examples(_) => Failure::invalid("invalid_embedding", message),
         }
     }

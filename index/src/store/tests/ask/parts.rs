@@ -1,11 +1,15 @@
 //! The same records once in one store and once spread over several: whatever is asked, the answers are the same.
 
+use std::borrow::Cow;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
+use crate::ask::{Leaf, both};
 use crate::command::{Installation, Schema};
 use crate::filter::{Limit, Range};
-use crate::view::{CollectionView, Parts, ScanRequest, SearchRequest, SearchResult, View};
+use crate::text::Corpus;
+use crate::view::{Carried, CollectionView, Parts, ScanRequest, SearchRequest, SearchResult, View};
 
 /// All records in one store, and each in one of several.
 struct Spread {
@@ -161,6 +165,105 @@ fn told(answer: Result<Vec<Found>, AskError>) -> Result<Vec<Found>, String> {
     answer.map_err(|error| error.to_string())
 }
 
+/// Every example that is a record, with its embedding, which may be in any part.
+fn resolved(parts: &Parts<'_, '_>, query: &Query, now: u64) -> Result<Query, AskError> {
+    let found = |example: &Example| match example {
+        Example::Key(key) => {
+            let record = parts.get(key, now).ok_or_else(|| AskError::UnknownRecord(key.clone()))?;
+            let none = || AskError::NoEmbedding { key: key.clone(), name: "e0".into() };
+            let vector = record.embedding(EMBEDDING).ok_or_else(none)?.into_owned();
+            Ok(Example::Found { key: key.clone(), vector })
+        }
+        other => Ok(other.clone()),
+    };
+    let all = |examples: &[Example]| examples.iter().map(found).collect::<Result<Vec<_>, AskError>>();
+    Ok(match query {
+        Query::Near { field, example } => Query::Near { field: *field, example: found(example)? },
+        Query::Recommend { field, positive, negative, strategy } => {
+            let (positive, negative) = (all(positive)?, all(negative)?);
+            Query::Recommend { field: *field, positive, negative, strategy: *strategy }
+        }
+        other => other.clone(),
+    })
+}
+
+/// What a part found, carried away from it.
+fn carried(found: &[Hit<'_>]) -> Vec<(f32, Option<f32>, Carried)> {
+    let own = |hit: &Hit<'_>| {
+        let embeddings = (0..2).map(|field| hit.record.embedding(field).map(|own| own.into_owned().into())).collect();
+        let record = Carried::new(hit.record.key(), hit.record.attributes().to_vec(), embeddings);
+        (hit.distance, hit.score, record)
+    };
+    found.iter().map(own).collect()
+}
+
+/// Asks each part by itself, and makes one answer of what they say: the keys, scores and groups of its hits.
+fn apart(parts: &[CollectionView<'_>], ask: &Ask) -> Result<Vec<Told>, AskError> {
+    let mut scratch = SearchScratch::new();
+    ask.check()?;
+    let mut lists = Vec::new();
+    for leaf in ask.leaves() {
+        let query = resolved(&Parts::new(parts), leaf.query, ask.now)?;
+        let mut leaf = Leaf { query: &query, ..leaf };
+        let mut all: Option<Corpus> = None;
+        for part in parts {
+            let counted = Parts::new(std::slice::from_ref(part)).count_words(&leaf, &mut scratch, &mut || true)?;
+            match (&mut all, counted) {
+                (Some(all), Some(counted)) => all.join(&counted),
+                (_, counted) => all = counted,
+            }
+        }
+        leaf.corpus = all;
+        let mut found = |leaf: &Leaf<'_>| {
+            let mut all = Vec::new();
+            for part in parts {
+                let part = Parts::new(std::slice::from_ref(part));
+                all.extend(carried(&part.find(leaf, &mut scratch, &mut || true, &mut |_, _, _| {})?.hits));
+            }
+            Ok::<_, AskError>(all)
+        };
+        // Which groups come first, and then all their hits.
+        if let Some(group) = leaf.group.clone().filter(|group| group.hits > 1) {
+            let first =
+                Leaf { group: Some(Cow::Owned(Group { hits: 1, ..group.clone().into_owned() })), ..leaf.clone() };
+            let heads = found(&first)?;
+            let heads = first.best_of(heads.iter().map(hit).collect());
+            let values = heads.iter().filter_map(|hit| hit.group?.to_value()).collect();
+            leaf.filter =
+                both(leaf.filter, Some(&Filter::In(group.path.clone(), values))).map(|of| Cow::Owned(of.into_owned()));
+        }
+        let hits = found(&leaf)?;
+        let best: Vec<Vec<u8>> =
+            leaf.best_of(hits.iter().map(hit).collect()).iter().map(|hit| hit.record.key().to_vec()).collect();
+        let place = |found: &(f32, Option<f32>, Carried)| best.iter().position(|key| *key == found.2.record().key());
+        let mut hits: Vec<_> = hits.into_iter().filter_map(|found| Some((place(&found)?, found))).collect();
+        hits.sort_by_key(|(place, _)| *place);
+        lists.push(hits.into_iter().map(|(_, found)| found).collect::<Vec<_>>());
+    }
+    let found = lists.iter().map(|list| list.iter().map(hit).collect()).collect();
+    let hits = parts[0].finish(ask, found, &mut || true)?;
+    Ok(hits.iter().map(Told::of).collect())
+}
+
+fn hit((distance, score, record): &(f32, Option<f32>, Carried)) -> Hit<'_> {
+    Hit { distance: *distance, score: *score, group: None, record: record.record() }
+}
+
+/// What an answer says of a hit, wherever its record is.
+#[derive(Debug, PartialEq)]
+struct Told {
+    key: Vec<u8>,
+    distance: u32,
+    score: Option<u32>,
+}
+
+impl Told {
+    fn of(hit: &Hit<'_>) -> Told {
+        let score = hit.score.map(f32::to_bits);
+        Told { key: hit.record.key().to_vec(), distance: hit.distance.to_bits(), score }
+    }
+}
+
 /// How many answers had hits, and how many were errors.
 fn compare(seed: u64) -> (usize, usize) {
     let (spread, mut random) = Spread::churn(seed, 300);
@@ -176,6 +279,11 @@ fn compare(seed: u64) -> (usize, usize) {
         let expected = told(whole.ask(&ask, &mut scratch, &mut || true).map(|answer| found(&answer.hits)));
         // To the last bit, scores too: what they are made of are the same numbers in the same order.
         assert_eq!(got, expected, "round {round}: {ask:?}");
+        let told = |hits: &[Hit<'_>]| hits.iter().map(Told::of).collect::<Vec<_>>();
+        let whole_told = whole.ask(&ask, &mut scratch, &mut || true).map(|answer| told(&answer.hits));
+        let (whole_told, apart) =
+            (whole_told.map_err(|e| e.to_string()), apart(&collections, &ask).map_err(|e| e.to_string()));
+        assert_eq!(apart, whole_told, "round {round}, each part by itself: {ask:?}");
         full += usize::from(expected.as_ref().is_ok_and(|found| !found.is_empty()));
         errors += usize::from(expected.is_err());
 

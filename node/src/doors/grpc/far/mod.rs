@@ -11,8 +11,10 @@
 //! those that the book names are asked where it is, and whoever has it is asked anew, for a few seconds.
 //!
 //! Always: a write is sent a second time only if the first was certainly not carried out. An answer is whole: if one shard
-//! cannot be asked, the call fails.
+//! cannot be asked, the call fails; but for a search that allows otherwise, and then says what is missing.
 
+mod find;
+mod leaves;
 mod search;
 mod writes;
 
@@ -49,6 +51,43 @@ const ANSWERS_BYTES_MAX: usize = 4 * REPLY_BYTES_MAX;
 
 /// An answer on its way.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
+
+/// What some shards are asked.
+#[derive(Clone)]
+enum Question {
+    Call(Box<Call>),
+    Find(v1::FindRequest),
+}
+
+/// What they say.
+enum Said {
+    Reply(Reply),
+    Found(v1::FindReply),
+}
+
+impl Said {
+    fn bytes(&self) -> usize {
+        match self {
+            Said::Reply(reply) => reply.encoded_len(),
+            Said::Found(reply) => prost::Message::encoded_len(reply),
+        }
+    }
+}
+
+/// How long somebody waits for an answer.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// For a node that has the shard.
+    look: Duration,
+    /// For all.
+    deadline: Instant,
+}
+
+impl Patience {
+    fn until(deadline: Instant) -> Patience {
+        Patience { look: LOOK_TIME, deadline }
+    }
+}
 
 /// The shards that a call is about.
 pub struct Far {
@@ -94,6 +133,16 @@ impl Calls {
         self.far(&name.0, |route| Some(route.shards().to_vec()))
     }
 
+    /// All shards of a collection's namespace, if it has several: to be asked one by one, wherever they are.
+    pub fn shard_by_shard(&self, name: &Name) -> Option<Far> {
+        if self.cluster.is_only() {
+            return None;
+        }
+        let route = Route::find(&self.cluster.catalog().newest(), &name.0).route()?;
+        let shards = route.shards().to_vec();
+        (shards.len() > 1).then_some(Far { route, shards })
+    }
+
     /// What a call is answered, whichever it is.
     pub fn answer(self, call: Call, alone: bool, deadline: Instant) -> Answer {
         Box::pin(async move {
@@ -112,16 +161,29 @@ impl Calls {
 
     /// Asks for some shards, here or wherever all of them are.
     async fn ask(&self, shards: &[u32], call: Call, writes: bool, deadline: Instant) -> Result<Reply, Failure> {
-        let until = deadline.min(Instant::now() + LOOK_TIME);
+        match self.ask_for(shards, &Question::Call(Box::new(call)), writes, Patience::until(deadline)).await? {
+            Said::Reply(reply) => Ok(reply),
+            Said::Found(_) => Err(other_reply()),
+        }
+    }
+
+    async fn ask_for(
+        &self,
+        shards: &[u32],
+        question: &Question,
+        writes: bool,
+        patience: Patience,
+    ) -> Result<Said, Failure> {
+        let until = patience.deadline.min(Instant::now() + patience.look);
         let mut refused: Vec<MemberId> = Vec::new();
         loop {
             let here = |shard: &u32| self.cluster.held(*shard).is_some_and(|shard| shard.is_ready());
             let tried = if shards.iter().all(here) {
-                self.only(shards).answer(call.clone(), false, deadline).await
+                self.ask_here(shards, question.clone(), patience.deadline).await
             } else {
                 match self.next_asked(shards, &refused) {
                     Some(member) => {
-                        let tried = self.ask_member(member, shards, call.clone(), writes, deadline).await;
+                        let tried = self.ask_member(member, shards, question.clone(), writes, patience.deadline).await;
                         refused.push(member);
                         tried
                     }
@@ -148,6 +210,14 @@ impl Calls {
         }
     }
 
+    async fn ask_here(&self, shards: &[u32], question: Question, deadline: Instant) -> Result<Said, Failure> {
+        let calls = self.only(shards);
+        match question {
+            Question::Call(call) => Ok(Said::Reply(calls.answer(*call, false, deadline).await?)),
+            Question::Find(find) => Ok(Said::Found(Box::pin(calls.find_here(find, deadline)).await?)),
+        }
+    }
+
     /// Who is asked next for all of these shards.
     fn next_asked(&self, shards: &[u32], refused: &[MemberId]) -> Option<MemberId> {
         let (first, rest) = shards.split_first()?;
@@ -160,14 +230,25 @@ impl Calls {
         &self,
         member: MemberId,
         shards: &[u32],
-        call: Call,
+        question: Question,
         writes: bool,
         deadline: Instant,
-    ) -> Result<Reply, Failure> {
-        let call = v1::PipelineRequest { call: Some(call), ..v1::PipelineRequest::default() };
-        let request = v1::CallRequest { shards: shards.to_vec(), call: Some(call) };
-        match self.cluster.links().call(member, request, deadline).await {
-            Ok(reply) => reply.reply.and_then(|reply| reply.reply).ok_or_else(other_reply),
+    ) -> Result<Said, Failure> {
+        let links = self.cluster.links();
+        let said = match question {
+            Question::Call(call) => {
+                let call = v1::PipelineRequest { call: Some(*call), ..v1::PipelineRequest::default() };
+                let request = v1::CallRequest { shards: shards.to_vec(), call: Some(call) };
+                let reply = links.call(member, request, deadline).await;
+                reply.map(|reply| reply.reply.and_then(|reply| reply.reply).map(Said::Reply))
+            }
+            Question::Find(find) => {
+                let request = v1::FindRequest { shards: shards.to_vec(), ..find };
+                links.find(member, request, deadline).await.map(|reply| Some(Said::Found(reply)))
+            }
+        };
+        match said {
+            Ok(said) => said.ok_or_else(other_reply),
             Err(status) if !status.details().is_empty() => Err(Failure::from_status(&status)),
             // Said by the transport, not by the node.
             Err(status) if !writes || never_connected(&status) => {
@@ -186,22 +267,42 @@ impl Calls {
         call: impl Fn(u32) -> Call,
         take: impl Fn(Reply) -> Option<R>,
     ) -> Result<Vec<R>, Failure> {
+        let said =
+            self.ask_all(shards, Patience::until(deadline), |shard| Question::Call(Box::new(call(shard))), |_| false);
+        let taken = said.await?.into_iter().map(|said| match said? {
+            Said::Reply(reply) => take(reply).ok_or_else(other_reply),
+            Said::Found(_) => Err(other_reply()),
+        });
+        taken.collect()
+    }
+
+    /// The same, where some failures are forgiven: they stand where the answer would.
+    async fn ask_all(
+        &self,
+        shards: &[u32],
+        patience: Patience,
+        question: impl Fn(u32) -> Question,
+        forgives: impl Fn(&Failure) -> bool,
+    ) -> Result<Vec<Result<Said, Failure>>, Failure> {
         let asked: Vec<_> = shards
             .iter()
             .map(|shard| {
-                let call = call(*shard);
-                async move { self.ask(&[*shard], call, false, deadline).await }
+                let question = question(*shard);
+                async move { self.ask_for(&[*shard], &question, false, patience).await }
             })
             .collect();
         let mut answers = futures_util::stream::iter(asked).buffered(ASKED_AT_ONCE);
         let (mut taken, mut bytes) = (Vec::with_capacity(shards.len()), 0);
-        while let Some(reply) = answers.next().await {
-            let reply = v1::PipelineReply { reply: Some(reply?), ..v1::PipelineReply::default() };
-            bytes += prost::Message::encoded_len(&reply);
+        while let Some(said) = answers.next().await {
+            match &said {
+                Ok(said) => bytes += said.bytes(),
+                Err(failure) if forgives(failure) => {}
+                Err(failure) => return Err(failure.clone()),
+            }
             if bytes > ANSWERS_BYTES_MAX {
                 return Err(too_large_reply());
             }
-            taken.push(reply.reply.and_then(&take).ok_or_else(other_reply)?);
+            taken.push(said);
         }
         Ok(taken)
     }

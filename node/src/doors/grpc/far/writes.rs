@@ -1,16 +1,19 @@
 //! Writes to shards that are elsewhere: each shard's share goes to the node that leads it, as a call of its own.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt};
 use loci_wire::v1;
 use loci_wire::v1::pipeline_reply::Reply;
 use loci_wire::v1::pipeline_request::Call;
 
-use super::super::calls::{Calls, no_part};
+use super::super::cache::done_but_too_large;
+use super::super::calls::{Calls, no_part, too_large_reply};
 use super::super::status::Failure;
-use super::{Far, joined, other_reply};
+use super::{ANSWERS_BYTES_MAX, ASKED_AT_ONCE, Far, joined, other_reply};
 use crate::router::Route;
 
 /// The numbers in a call of what goes to each shard.
@@ -42,7 +45,8 @@ impl Calls {
         self.ask(&[*shard], call, true, deadline).await
     }
 
-    /// Gives each shard its share, side by side, and waits for all of them.
+    /// Gives each shard its share, side by side, and waits for all of them. What they say is bounded together: of writes that are done by
+    /// then it is lost.
     pub async fn share_far(
         &self,
         shares: &BTreeMap<u32, Vec<usize>>,
@@ -50,11 +54,26 @@ impl Calls {
         deadline: Instant,
         call: impl Fn(&[usize]) -> Call,
     ) -> Result<Vec<Reply>, Failure> {
-        let asked = shares.iter().map(|(shard, numbers)| {
-            let call = call(numbers);
-            async move { self.ask(&[*shard], call, writes, deadline).await.map_err(|failure| blame(failure, numbers)) }
-        });
-        join_all(asked).await.into_iter().collect()
+        let bytes = &AtomicUsize::new(0);
+        let asked: Vec<_> = shares
+            .iter()
+            .map(|(shard, numbers)| {
+                let call = call(numbers);
+                async move {
+                    let reply = self.ask(&[*shard], call, writes, deadline).await;
+                    let reply = reply.map_err(|failure| blame(failure, numbers))?;
+                    match bytes.fetch_add(reply.encoded_len(), Ordering::Relaxed) + reply.encoded_len() {
+                        bytes if bytes > ANSWERS_BYTES_MAX && writes => Err(done_but_too_large()),
+                        bytes if bytes > ANSWERS_BYTES_MAX => Err(too_large_reply()),
+                        _ => Ok(reply),
+                    }
+                }
+            })
+            .collect();
+        if writes {
+            return join_all(asked).await.into_iter().collect();
+        }
+        futures_util::stream::iter(asked).buffered(ASKED_AT_ONCE).try_collect().await
     }
 
     /// Inserts, replaces or merges records.
