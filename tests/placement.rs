@@ -137,6 +137,15 @@ async fn drain(cluster: &Cluster, member: u64) {
     }
 }
 
+/// A client of one node that does not mind an election.
+fn patient(cluster: &Cluster, number: usize) -> Client {
+    let builder = Client::builder().address(&cluster.addresses[number]).connections(1).retries(40).retry_floor(1_000.0);
+    builder.follow_leader(false).timeout(Duration::from_secs(20)).connect_lazy().expect("an address")
+}
+
+/// Five nodes at a time are enough for one machine.
+static FIVE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 async fn fill(client: &Client) {
     for collection in [client.collection("default", "c"), client.collection("wide", "c")] {
         collection.ensure(schema()).await.unwrap();
@@ -152,6 +161,7 @@ fn even(shards: &[ShardDescription], nodes: usize) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_on_some_nodes_answer_at_every_node_and_move_where_they_are_to_be() {
+    let _alone = FIVE.lock().await;
     let mut cluster = Cluster::start(Plan { shards: SHARDS, replicas: 3, nodes: 4, ..Plan::default() }).await;
     let client = cluster.client();
     let found = settled(&cluster, "they are spread", |shards| shards.len() as u32 == SHARDS && even(shards, 4)).await;
@@ -245,6 +255,66 @@ async fn a_dead_nodes_members_are_replaced_and_it_comes_back_with_none_of_what_i
     settled(&cluster, "it is back", |shards| even(shards, 4)).await;
     let at = cluster.client_of(number);
     same(&at.collection("default", "c"), &at.collection("wide", "c"), "at the one that was dead").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_comes_to_have_other_members_under_load_and_loses_nothing() {
+    let _alone = FIVE.lock().await;
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let mut cluster = Cluster::start(Plan { shards: SHARDS, replicas: 3, nodes: 4, ..Plan::default() }).await;
+    let client = cluster.client();
+    // Has its records in two of the same shards, and wants no more members than it was made with.
+    client.create_namespace_on("beside", 2, 3, false).await.unwrap();
+    client.create_namespace_with("everywhere", 2).await.unwrap();
+    fill(&client).await;
+    settled(&cluster, "they are spread", |shards| even(shards, 4)).await;
+    for (namespace, replicas, reason) in
+        [("wide", 5, "too_few_nodes"), ("default", 3, "on_all_nodes"), ("everywhere", 3, "on_all_nodes")]
+    {
+        let refused = client.set_replicas(namespace, replicas).await.unwrap_err();
+        assert_eq!(refused.reason(), Some(reason), "{namespace} {replicas}: {refused}");
+    }
+    let wrong = client.set_replicas("wide", 4).await;
+    assert!(matches!(wrong, Err(Error::InvalidArgument { .. })), "{wrong:?}");
+    assert!(matches!(client.set_replicas("none", 3).await, Err(Error::NotFound { .. })));
+    cluster.add().await;
+    let of = |shards: &[ShardDescription], namespace: &str| -> Vec<usize> {
+        let own = shards.iter().filter(|shard| shard.namespaces.iter().any(|has| has == namespace));
+        own.map(|shard| shard.voters.len()).collect()
+    };
+    for (round, (replicas, dies)) in [(5, false), (3, true), (5, true)].into_iter().enumerate() {
+        let what = format!("round {round} of LOCI_SEED={seed}: {replicas} members");
+        let load = Load::begin(&cluster, round as u64, &mut chance);
+        cluster.client_of(chance.index(5)).set_replicas("wide", replicas).await.unwrap();
+        if dies {
+            // Somebody is away for a while in the middle of it.
+            tokio::time::sleep(Duration::from_millis(chance.below(3_000))).await;
+            let number = chance.index(5);
+            cluster.nodes[number].take().expect("it runs").kill();
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            cluster.start_again(number).await;
+        }
+        let wanted = replicas as usize;
+        settled(&cluster, &what, |shards| of(shards, "wide") == [wanted; SHARDS as usize] && even(shards, 5)).await;
+        load.end(&format!("{what}\n{}", cluster.logs())).await;
+        let at = patient(&cluster, chance.index(5));
+        same(&at.collection("default", "c"), &at.collection("wide", "c"), &what).await;
+    }
+    // The most that a namespace wants of a shard is what it has.
+    client.set_replicas("wide", 1).await.unwrap();
+    let found = settled(&cluster, "one member, or three", |shards| {
+        let mut wide = of(shards, "wide");
+        wide.sort_unstable();
+        wide == [1, 1, 3, 3] && of(shards, "beside") == [3, 3]
+    });
+    found.await;
+    client.drop_namespace("beside").await.unwrap();
+    settled(&cluster, "one member", |shards| of(shards, "wide") == [1; SHARDS as usize]).await;
+    let again = client.create_namespace_on("wide", SHARDS, 1, true).await.unwrap();
+    assert!(again.existed);
+    let at = patient(&cluster, 2);
+    same(&at.collection("default", "c"), &at.collection("wide", "c"), "with one member of each shard").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

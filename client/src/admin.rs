@@ -347,6 +347,18 @@ impl Client {
         self.make_namespace(name.into(), (shards, replicas), if_absent).await
     }
 
+    /// Says how many members each shard of a namespace is to have, 1, 3 or 5, of one that was made with such a number. They come or
+    /// go one at a time; [`Client::describe_cluster`] says how far that is.
+    pub async fn set_replicas(&self, name: impl Into<String>, replicas: u32) -> Result<(), Error> {
+        let request = v1::SetReplicasRequest { name: name.into(), replicas };
+        self.admin(|mut admin, remaining| {
+            let request = within(request.clone(), remaining);
+            async move { admin.set_replicas(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
     /// Makes a namespace if it is not there.
     pub async fn ensure_namespace(&self, name: impl Into<String>) -> Result<Changed, Error> {
         self.make_namespace(name.into(), (0, 0), true).await

@@ -20,7 +20,12 @@ pub struct ClusterDescription {
     pub members: Vec<MemberDescription>,
     /// All shards, the one that holds the catalog first, as the node that answered sees them.
     pub shards: Vec<ShardDescription>,
+    /// How many members are to vote in the catalog and in every shard that is on all nodes.
+    pub voters: u32,
 }
+
+/// How many vote where nodes do not say, which then know of no other number.
+const VOTERS: u32 = 3;
 
 /// Where a shard is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +95,7 @@ impl Client {
             term: reply.term,
             members: reply.members.into_iter().map(MemberDescription::from).collect(),
             shards: reply.shards.into_iter().map(ShardDescription::from).collect(),
+            voters: if reply.voters == 0 { VOTERS } else { reply.voters },
         })
     }
 
@@ -122,6 +128,17 @@ impl Client {
         self.admin(|mut admin, remaining| async move {
             let request = within(v1::DrainMemberRequest { member, undo }, remaining);
             admin.drain_member(request).await
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Says how many members are to vote in the catalog and in every shard that is on all nodes: 3, or 5, which survive any two
+    /// nodes. They come to do so as soon as there are as many that have caught up.
+    pub async fn set_voters(&self, voters: u32) -> Result<(), Error> {
+        self.admin(|mut admin, remaining| async move {
+            let request = within(v1::SetVotersRequest { voters }, remaining);
+            admin.set_voters(request).await
         })
         .await
         .map(drop)

@@ -37,7 +37,7 @@ pub enum NamespaceCommand {
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         shards: u32,
         /// Keep each of its shards on so many nodes only: 1, 3 or 5. They are spread over the nodes, and move when nodes come, are
-        /// drained, or are silent for long. Without it every node has all of them. Needs --shards. Cannot change later.
+        /// drained, or are silent for long. Without it every node has all of them, and that cannot change later. Needs --shards.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         replicas: u32,
         /// Do not fail if it is there already.
@@ -48,6 +48,19 @@ pub enum NamespaceCommand {
     },
     /// List all namespaces.
     List {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Change on how many nodes each shard of a namespace is, of one that was made with --replicas, and wait until all are. Members
+    /// come or go one at a time, while it is read and written.
+    Replicas {
+        /// Its name.
+        name: String,
+        /// 1, 3 or 5, and not more than there are nodes.
+        count: u32,
+        /// How long to wait until they are; 0s: not at all.
+        #[arg(long, value_parser = duration, default_value = "10m")]
+        wait: Duration,
         #[command(flatten)]
         connection: Connection,
     },
@@ -298,6 +311,9 @@ pub async fn namespace(command: NamespaceCommand) -> Result<(), Failure> {
                 rows.push([name, if shards.is_empty() { "with the catalog".into() } else { shards }]);
             }
             print(rows.text())
+        }
+        NamespaceCommand::Replicas { name, count, wait, connection } => {
+            super::replicas::replicas(&name, count, wait, connection).await
         }
         NamespaceCommand::Drop { name, connection } => {
             let dropped = connection.client()?.drop_namespace(&name).await;

@@ -7,9 +7,11 @@ use loci_client::{ClusterDescription, MemberDescription, ShardDescription};
 use serde_json::{Value as Json, json};
 
 use super::cluster_add::add;
+use super::cluster_voters::voters;
 use super::connect::{Connection, duration};
 use super::failure::Failure;
 use super::output::{Rows, grouped, print, print_json};
+use crate::cluster::book::VOTERS;
 
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
@@ -18,7 +20,7 @@ pub enum ClusterCommand {
         #[command(flatten)]
         connection: Connection,
     },
-    /// Say how a new node joins, and wait until one has: until it holds everything and votes, or, where three others vote, follows
+    /// Say how a new node joins, and wait until one has: until it holds everything and votes, or, where enough others vote, follows
     /// to take the place of one that is lost.
     Add {
         /// Where the new node will listen, host:port. Then only one at this address counts.
@@ -37,6 +39,17 @@ pub enum ClusterCommand {
         /// Of which shard; 1 holds the catalog.
         #[arg(long, default_value_t = 1)]
         shard: u32,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Say how many members vote in the catalog and in every shard that is on all nodes, or set it: 3, and the cluster survives
+    /// the loss of any one node; 5, and of any two at once, but every write waits for three disks. Waits until as many do.
+    Voters {
+        /// How many are to vote, 3 or 5.
+        count: Option<u32>,
+        /// How long to wait until they do; 0s: not at all.
+        #[arg(long, value_parser = duration, default_value = "1m")]
+        wait: Duration,
         #[command(flatten)]
         connection: Connection,
     },
@@ -80,6 +93,7 @@ pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
             print(table(&described))
         }
         ClusterCommand::Add { node, wait, connection } => add(node, wait, connection).await,
+        ClusterCommand::Voters { count, wait, connection } => voters(count, wait, connection).await,
         ClusterCommand::Transfer { member, shard, connection } => {
             let done = connection.client()?.transfer_leader_of(shard, member).await;
             done.map_err(|error| Failure::call(format!("member {member}"), error))?;
@@ -124,6 +138,9 @@ pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
     }
 }
 
+/// So many vote where nobody has said anything else.
+const USUAL: u32 = VOTERS[0];
+
 fn table(described: &ClusterDescription) -> String {
     let mut members = Rows::new(&[">member", "part", "address", "health", ">lag", "node"]);
     for member in &described.members {
@@ -144,7 +161,11 @@ fn table(described: &ClusterDescription) -> String {
     let noted = described.members.iter().filter(|member| !member.note.is_empty());
     let notes: String = noted.map(|member| format!("\nmember {} {}", member.member, member.note)).collect();
     let (cluster, asked) = (&described.cluster, described.member);
-    let mut text = format!("cluster {cluster}, asked of member {asked}; {leader}\n\n{}{notes}", members.text());
+    let voters = match described.voters {
+        USUAL => String::new(),
+        voters => format!("; {voters} members are to vote"),
+    };
+    let mut text = format!("cluster {cluster}, asked of member {asked}; {leader}{voters}\n\n{}{notes}", members.text());
     if described.shards.len() > 1 {
         text += "\n\n";
         text += &shards_table(&described.shards);
@@ -223,6 +244,7 @@ fn cluster_json(described: &ClusterDescription) -> Json {
         "member": described.member,
         "leader": described.leader,
         "term": described.term,
+        "voters": described.voters,
         "members": members.collect::<Vec<_>>(),
         "shards": described.shards.iter().map(shard_json).collect::<Vec<_>>(),
     })
@@ -287,11 +309,12 @@ mod tests {
             term: 9,
             members: vec![member(1, "leader", true), member(2, "voter", true), member(3, "voter", false)],
             shards: [(1, Some(1)), (2, None)].map(|(shard, leader)| shard_of(shard, leader)).into(),
+            voters: 5,
         };
         let table = table(&described);
         assert!(table.contains("+4 -3"), "{table}");
         assert!(table.contains("nobody") && table.contains("wide"), "{table}");
-        assert!(table.contains("member 1 leads in term 9"), "{table}");
+        assert!(table.contains("member 1 leads in term 9; 5 members are to vote"), "{table}");
         let silent = table.lines().find(|line| line.contains("127.0.0.1:7703")).unwrap();
         assert!(table.contains("receives a snapshot: 5 of 12 MiB"), "{table}");
         assert!(silent.contains("silent") && silent.contains('7'), "{table}");

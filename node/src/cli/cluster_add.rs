@@ -13,7 +13,6 @@ use serde_json::json;
 use super::connect::Connection;
 use super::failure::Failure;
 use super::output::{grouped, print, print_json};
-use crate::cluster::policy::VOTERS;
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Elsewhere than on a terminal a line is printed so often, if anything is different.
@@ -95,6 +94,7 @@ fn stage(described: &ClusterDescription, known: &BTreeSet<u64>, address: Option<
     let votes = |member: &&MemberDescription| matches!(member.part.as_str(), "leader" | "voter");
     let voters = described.members.iter().filter(votes).count();
     let all = described.members.iter().filter(|member| member.part != "removed").count();
+    let wanted = described.voters as usize;
     let stage = match new.part.as_str() {
         "leader" | "voter" => Stage::Done("votes".into()),
         _ if new.snapshot_bytes_total > 0 => {
@@ -102,11 +102,11 @@ fn stage(described: &ClusterDescription, known: &BTreeSet<u64>, address: Option<
             Stage::Waits(format!("receives a snapshot: {percent} %"))
         }
         _ if new.snapshot => Stage::Waits("receives a snapshot".into()),
-        "learner" if new.active && new.lag <= LAG_MAX && voters >= VOTERS => {
+        "learner" if new.active && new.lag <= LAG_MAX && voters >= wanted => {
             Stage::Done(format!("follows; {voters} others vote, and it takes the place of one that is lost"))
         }
-        "learner" if new.active && new.lag <= LAG_MAX && all < VOTERS => {
-            Stage::Done(format!("follows, and votes once there are {VOTERS} nodes"))
+        "learner" if new.active && new.lag <= LAG_MAX && all < wanted => {
+            Stage::Done(format!("follows, and votes once there are {wanted} nodes"))
         }
         "learner" if new.lag > LAG_MAX => Stage::Waits(format!("is {} entries behind", grouped(new.lag))),
         "learner" => Stage::Waits("has caught up".into()),
@@ -141,7 +141,15 @@ mod tests {
         let with = |others: usize, new: Vec<MemberDescription>| {
             let old = (1..=others as u64).map(|number| member(number, if number == 1 { "leader" } else { "voter" }, 0));
             let members = old.chain(new).collect();
-            ClusterDescription { cluster: "c".into(), member: 1, leader: Some(1), term: 1, members, shards: vec![] }
+            ClusterDescription {
+                cluster: "c".into(),
+                member: 1,
+                leader: Some(1),
+                term: 1,
+                members,
+                shards: vec![],
+                voters: 3,
+            }
         };
         let stage = |others, new| stage(&with(others, new), &known, None);
         assert_eq!(stage(3, vec![]), (None, Stage::Waits("waiting for the new node".into())));
@@ -153,6 +161,14 @@ mod tests {
         assert!(matches!(stage(3, vec![member(4, "learner", 5)]).1, Stage::Done(_)));
         let sent = MemberDescription { snapshot_bytes: 5, snapshot_bytes_total: 20, ..member(4, "joining", 9) };
         assert_eq!(stage(3, vec![sent]).1, Stage::Waits("receives a snapshot: 25 %".into()));
+        let five = |others, new| super::stage(&ClusterDescription { voters: 5, ..with(others, new) }, &known, None).1;
+        assert_eq!(
+            five(3, vec![member(4, "learner", 0)]),
+            Stage::Done("follows, and votes once there are 5 nodes".into()),
+            "where five are to vote"
+        );
+        let both = vec![member(4, "learner", 0), member(5, "learner", 0)];
+        assert_eq!(five(3, both), Stage::Waits("has caught up".into()), "both vote in a moment");
         // One that was removed before it came is not it.
         assert_eq!(stage(3, vec![member(4, "removed", 0)]).0, None);
     }
@@ -160,8 +176,15 @@ mod tests {
     #[test]
     fn only_the_address_that_is_waited_for_counts() {
         let members = vec![member(1, "leader", 0), member(2, "voter", 0), member(3, "voter", 0)];
-        let described =
-            ClusterDescription { cluster: "c".into(), member: 1, leader: Some(1), term: 1, members, shards: vec![] };
+        let described = ClusterDescription {
+            cluster: "c".into(),
+            member: 1,
+            leader: Some(1),
+            term: 1,
+            members,
+            shards: vec![],
+            voters: 3,
+        };
         let known = BTreeSet::from([1]);
         assert_eq!(stage(&described, &known, Some("127.0.0.1:7702")).0, Some(2));
         assert_eq!(stage(&described, &known, Some("127.0.0.1:7709")).0, None);

@@ -13,6 +13,8 @@ mod connect;
 mod admin;
 mod cluster;
 mod cluster_add;
+mod cluster_voters;
+mod replicas;
 mod records;
 mod search;
 mod watch;
@@ -52,7 +54,7 @@ enum Command {
     Serve(ServeArgs),
     /// Ask a node whether it is ready.
     Ping(admin::PingArgs),
-    /// Namespaces: create, list, drop.
+    /// Namespaces: create, list, change on how many nodes one is, drop.
     #[command(subcommand)]
     Namespace(admin::NamespaceCommand),
     /// Collections: create, list, describe, alter, drop.

@@ -7,13 +7,15 @@
 //! |---|---|---|
 //! | `nodes` | the member's number in decimal digits | `{"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "drained": false, "note": "what its node repaired", "resp": 6379}` |
 //! | `shards` | the shard's number in decimal digits, from 2 on | `{"founders": [1, 2, 3], "digest_key": "64 hexadecimal digits"}`, and of one that is on some nodes only `"replicas": 3, "holders": [1, 2, 3], "leaving": [4], "moved": true` |
-//! | `namespaces` | the name of a namespace with shards of its own | `{"shards": [2, 3, 4], "made": true}` |
+//! | `namespaces` | the name of a namespace with shards of its own | `{"shards": [2, 3, 4], "made": true}`, and if they are on some nodes only `"replicas": 3` |
+//! | `settings` | `cluster` | `{"voters": 5}` |
 //!
 //! Always:
 //! - a number that stands in the book is never given to another node. One that is removed stays, marked;
 //! - founders and digest key of a shard never change, and no shard is ever taken out: its founders begin with the same state;
 //! - a shard with `replicas` is on its `holders`, see [`super::placement`]. Who is to hold it no longer stands in `leaving` until
 //!   its node has thrown away what it had, and is no holder before that: so a member that comes again begins with nothing;
+//! - the `replicas` of a shard come to be those of the namespace of its that wants most, see [`ShardLine::wanted`];
 //! - the shards of a namespace do not change as long as it is there. Its line is written before it is made, and again, as made,
 //!   after that; a line that is taken out is named by its version. So a line that is made, and whose namespace is there, is
 //!   believed, and nobody takes it out because of what he saw before; one that is not made yet is nobody's word.
@@ -33,6 +35,9 @@ pub const NAMESPACE: &str = "_loci";
 const NODES: &str = "nodes";
 const SHARDS: &str = "shards";
 const NAMESPACES: &str = "namespaces";
+const SETTINGS: &str = "settings";
+/// The only key of the settings.
+const CLUSTER: &str = "cluster";
 /// More members than a shard can have ever had in a life of being replaced.
 const NODES_MAX: usize = 100_000;
 
@@ -93,6 +98,13 @@ impl ShardLine {
         self.replicas > 0
     }
 
+    /// How many members a shard of this number is to have, as the namespaces want it that have records in it.
+    pub fn wanted(&self, id: u32, namespaces: &BTreeMap<String, NamespaceLine>) -> u32 {
+        let of = namespaces.values().filter(|line| line.shards.contains(&id));
+        let most = of.map(|line| if line.replicas == 0 { self.replicas } else { line.replicas }).max();
+        if self.is_placed() { most.unwrap_or(self.replicas) } else { 0 }
+    }
+
     /// Whether a node is to have a member of it.
     pub fn is_held_by(&self, member: MemberId) -> bool {
         !self.is_placed() || self.holders.contains(&member.0)
@@ -107,6 +119,46 @@ pub struct NamespaceLine {
     /// Whether the namespace was made with them. Until then nothing is read or written in it.
     #[serde(default)]
     pub made: bool,
+    /// How many members each is to have at least, if they are on some nodes only; zero: as many as it has. Nobody said so
+    /// before it could change.
+    #[serde(default, skip_serializing_if = "is_everywhere")]
+    pub replicas: u32,
+}
+
+/// What the whole cluster is set to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How many members vote in the catalog, and in every shard that is on all nodes, once there are as many: one of [`VOTERS`].
+    #[serde(default = "usual_voters")]
+    pub voters: u32,
+}
+
+/// How many members may be set to vote; the first is so where nobody has said anything. Fewer survive nobody's death, of an even
+/// number as many may die as of one fewer, and more would only have every write wait for more disks.
+pub const VOTERS: [u32; 2] = [3, 5];
+
+fn usual_voters() -> u32 {
+    VOTERS[0]
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { voters: usual_voters() }
+    }
+}
+
+/// What the cluster is set to.
+pub fn settings(view: &View) -> Settings {
+    let record =
+        view.collection(NAMESPACE, SETTINGS).and_then(|settings| settings.get(CLUSTER.as_bytes(), view.clock()));
+    let there = record.and_then(|record| serde_json::from_slice::<Settings>(record.value()?).ok());
+    there.filter(|settings| VOTERS.contains(&settings.voters)).unwrap_or_default()
+}
+
+/// The command that sets the cluster to this, in the place of what the view has. Refused if it is set to something else by then.
+/// None: there is no book yet.
+pub fn setting(view: &View, settings: &Settings) -> Option<Envelope> {
+    instead(view, SETTINGS, CLUSTER, settings)
 }
 
 /// All that a view's book says of members.
@@ -144,6 +196,13 @@ pub fn namespace(view: &View, name: &str) -> Option<(NamespaceLine, u64)> {
     Some((serde_json::from_slice(record.value()?).ok()?, record.version()))
 }
 
+/// How many members each shard of a namespace has, as that wants it; zero: one on every node.
+pub fn replicas(view: &View, namespace: &str) -> u32 {
+    let Some((line, _)) = self::namespace(view, namespace) else { return 0 };
+    let first = || shard(view, *line.shards.first()?).map(|(line, _)| line.replicas);
+    if line.replicas == 0 { first().unwrap_or(0) } else { line.replicas }
+}
+
 fn read_all<L: DeserializeOwned>(view: &View, collection: &str) -> BTreeMap<String, L> {
     let Some(lines) = view.collection(NAMESPACE, collection) else { return BTreeMap::new() };
     let request = ScanRequest {
@@ -169,7 +228,7 @@ pub fn find(view: &View, member: MemberId) -> Option<Line> {
 /// The commands that make the book, which may be there already.
 pub fn making() -> Vec<Envelope> {
     let namespace = Command::CreateNamespace { name: NAMESPACE.into() };
-    let collections = [NODES, SHARDS, NAMESPACES].map(|name| Command::CreateCollection {
+    let collections = [NODES, SHARDS, NAMESPACES, SETTINGS].map(|name| Command::CreateCollection {
         namespace: NAMESPACE.into(),
         name: name.into(),
         schema: Schema::default(),
@@ -180,11 +239,39 @@ pub fn making() -> Vec<Envelope> {
 /// The command that writes a line, in the place of the one that the view has, if it has one. Refused if there is another by then.
 /// None: there is no book yet.
 pub fn writing(view: &View, member: MemberId, line: &Line) -> Option<Envelope> {
-    let change = put(view, NODES, &member.to_string(), line)?;
-    let there = view.collection(NAMESPACE, NODES)?.get(&change.key, view.clock()).map(|record| record.version());
+    instead(view, NODES, &member.to_string(), line)
+}
+
+/// The command that writes a line in the place of the one that the view has, if it has one.
+fn instead(view: &View, collection: &str, key: &str, line: &impl Serialize) -> Option<Envelope> {
+    let change = put(view, collection, key, line)?;
+    let there = view.collection(NAMESPACE, collection)?.get(&change.key, view.clock()).map(|record| record.version());
     let expect = there.map_or(Expect::Absent, Expect::Version);
     let condition = Condition { collection: change.collection, key: change.key.clone(), expect };
     Some(own(Command::Write { conditions: vec![condition], changes: vec![change] }))
+}
+
+/// The command that has each shard of a namespace have so many members. Other namespaces with the same shards want as many as
+/// they have. Refused if one of them is another by then. None: there is no such namespace.
+pub fn resizing(view: &View, namespace: &str, replicas: u32) -> Option<Envelope> {
+    let (namespaces, shards) = (self::namespaces(view), shards(view));
+    let own = namespaces.get(namespace)?;
+    let (mut conditions, mut changes) = (Vec::new(), Vec::new());
+    for (name, line) in &namespaces {
+        let shared = line.shards.iter().filter(|shard| own.shards.contains(shard));
+        let has = shared.filter_map(|shard| shards.get(shard)).map(|line| line.replicas).max();
+        let replicas = match has {
+            _ if name == namespace => replicas,
+            Some(has) if line.replicas == 0 => has,
+            _ => continue,
+        };
+        let (there, version) = self::namespace(view, name)?;
+        let change = put(view, NAMESPACES, name, &NamespaceLine { replicas, ..there })?;
+        let expect = Expect::Version(version);
+        conditions.push(Condition { collection: change.collection, key: change.key.clone(), expect });
+        changes.push(change);
+    }
+    Some(self::own(Command::Write { conditions, changes }))
 }
 
 /// The command that says where a namespace's records are, and makes shards, or none of it if one of them is in the book.

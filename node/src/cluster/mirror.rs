@@ -173,7 +173,7 @@ mod tests {
             name: name.into(),
             schema: Schema::default(),
         };
-        let line = book::NamespaceLine { shards: vec![2, 3], made: true };
+        let line = book::NamespaceLine { shards: vec![2, 3], made: true, replicas: 0 };
         let founding = book::founding(&catalog.0.view(), "wide", &line, &BTreeMap::new()).unwrap();
         catalog.take(vec![founding.command, Command::CreateNamespace { name: "wide".into() }]);
         catalog.take(vec![Command::CreateNamespace { name: "other".into() }, create("a"), create("b")]);

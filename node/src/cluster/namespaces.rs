@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use loci_index::command::{Command, Outcome};
+use loci_index::command::{Command, Outcome, Refusal};
 use loci_index::view::View;
 use tonic::Code;
 
 use super::book::{NamespaceLine, ShardLine};
 use super::{Cluster, book, mirror, placement};
-use crate::doors::grpc::Failure;
+use crate::doors::grpc::{Failure, being_made};
 use crate::identity::random_bytes;
-use crate::router::{Route, SHARDS_MAX};
+use crate::router::{Found, Route, SHARDS_MAX};
 use crate::shard::Level;
 use crate::shards::CATALOG;
 
@@ -99,7 +99,7 @@ impl Cluster {
         let nodes = placement::nodes(self);
         let placed = there.iter().filter(|(_, line)| line.is_placed());
         let mut held: BTreeMap<u32, placement::Held> =
-            placed.map(|(id, line)| (*id, placement::Held::of(line, false))).collect();
+            placed.map(|(id, line)| (*id, placement::Held::of(line, None))).collect();
         let mut shards: Vec<u32> = load.keys().copied().collect();
         shards.sort_by_key(|id| (load[id], *id));
         shards.truncate(count as usize);
@@ -122,13 +122,13 @@ impl Cluster {
             let digest_key = key.iter().map(|byte| format!("{byte:02x}")).collect();
             let line = ShardLine { founders, digest_key, replicas, holders, leaving: Vec::new(), moved: false };
             if replicas > 0 {
-                held.insert(next, placement::Held::of(&line, false));
+                held.insert(next, placement::Held::of(&line, None));
             }
             new.insert(next, line);
             shards.push(next);
         }
         shards.sort_unstable();
-        Ok((NamespaceLine { shards, made: false }, new))
+        Ok((NamespaceLine { shards, made: false, replicas }, new))
     }
 
     /// Says that a namespace was made with the shards of its line, which is of this version. Not if it has another by now.
@@ -145,6 +145,63 @@ impl Cluster {
         let message =
             format!("somebody else made or dropped namespace {namespace:?} at the same time: drop it, and retry");
         Err(Failure::new(Code::Aborted, "conflict", message))
+    }
+
+    /// Has every shard of a namespace that is on some nodes only have so many members from now on: they come or go one at a time.
+    pub async fn set_replicas(&self, namespace: &str, replicas: u32, deadline: Instant) -> Result<(), Failure> {
+        if !matches!(replicas, 1 | 3 | 5) {
+            return Err(Failure::invalid("out_of_bounds", format!("a shard has 1, 3 or 5 members, not {replicas}")));
+        }
+        for _ in 0..ATTEMPTS {
+            let view = self.catalog().view(Level::Latest, Some(deadline)).await?;
+            if !view.has_namespace(namespace) {
+                return Err(Refusal::UnknownNamespace(namespace.into()).into());
+            }
+            let shards = match Route::find(&view, namespace) {
+                Found::Catalog => Vec::new(),
+                Found::BeingMade => return Err(being_made(namespace)),
+                Found::Route(route) => route.shards().to_vec(),
+            };
+            let is_placed = |id: &u32| book::shard(&view, *id).is_some_and(|(line, _)| line.is_placed());
+            if shards.is_empty() || !shards.iter().all(is_placed) {
+                let message = format!(
+                    "every node has all of namespace {namespace:?}, which was made without --replicas, and that cannot change: make \
+                     another with `loci namespace create NAME --shards N --replicas {replicas}`, and write its records there. How \
+                     many members vote where every node has a part, `loci cluster voters` says"
+                );
+                return Err(Failure::new(Code::FailedPrecondition, "on_all_nodes", message));
+            }
+            let nodes = placement::nodes(self).into_iter().filter(|node| !node.leaves).count();
+            if nodes < replicas as usize {
+                let message = format!(
+                    "{replicas} members of a shard are on {replicas} nodes, and there are {nodes} that are not drained, removed or \
+                     silent for long: have more nodes join, then repeat this"
+                );
+                return Err(Failure::new(Code::FailedPrecondition, "too_few_nodes", message));
+            }
+            let envelope = book::resizing(&view, namespace, replicas).ok_or_else(nobody)?;
+            if book::is_done(&self.of_catalog().write(envelope, deadline).await?.outcome) {
+                tracing::info!(namespace, replicas, "the shards of a namespace are to have another number of members");
+                return self.wait_lines(&shards, deadline).await;
+            }
+            // Somebody else has changed one of the lines meanwhile.
+        }
+        Err(Failure::new(Code::Aborted, "conflict", "others change namespaces at the same time; retry"))
+    }
+
+    /// Waits until these shards are to have as many members as namespaces want, which is written down where the catalog is led.
+    async fn wait_lines(&self, shards: &[u32], deadline: Instant) -> Result<(), Failure> {
+        loop {
+            let view = self.catalog().view(Level::Latest, Some(deadline)).await?;
+            let namespaces = book::namespaces(&view);
+            let told = |id: &u32| {
+                book::shard(&view, *id).is_none_or(|(line, _)| line.replicas == line.wanted(*id, &namespaces))
+            };
+            if shards.iter().all(told) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Takes out a namespace's line of this version.

@@ -7,12 +7,16 @@
 //!   the node that has lost its part:  ends it, throws its files away, takes itself out of `leaving` (hosting)
 //! ```
 //!
+//! How many members a shard is to have can change: `loci namespace replicas` has every namespace say how many it wants, and where
+//! the catalog is led the most of that is written into the shard's line. Then members come or go, one at a time.
+//!
 //! A move is one line of the book, written in the place of the one that it was decided by. There is one at a time in the whole
 //! cluster, and a pause after it; the snapshot that it takes goes at the pace of all snapshots (`--snapshot-mib-per-second`).
 //!
 //! Always ([`next`]):
 //! - no node holds a shard twice, and none holds one again before it has thrown away what it had;
-//! - a shard has as many holders as before a move, or more; one fewer only if a node was removed and no other can take its place;
+//! - a shard has as many holders as before a move, or more; one fewer only if it has more than it is to have, or if a node was
+//!   removed and no other can take its place;
 //! - who is to be emptied (drained, removed, silent for long) ends without a shard if others can take them;
 //! - the numbers of shards that nodes hold come to differ by one at the most, with no more moves than that takes.
 
@@ -56,8 +60,8 @@ pub struct Held {
     pub holders: Vec<u64>,
     /// Who may still have what was in it.
     pub leaving: Vec<u64>,
-    /// Nobody leads it: nothing can be moved.
-    pub stuck: bool,
+    /// Who leads it; nobody: nothing can be moved.
+    pub leader: Option<u64>,
 }
 
 /// One change of who holds what.
@@ -94,7 +98,24 @@ fn taker(loads: &BTreeMap<u64, usize>, held: &Held) -> Option<u64> {
 pub fn next(nodes: &[Node], shards: &BTreeMap<u32, Held>) -> Option<Move> {
     let loads = loads(nodes, shards);
     let of = |member: &u64| nodes.iter().find(|node| node.member == *member);
-    let movable = || shards.iter().filter(|(_, held)| !held.stuck);
+    let movable = || shards.iter().filter(|(_, held)| held.leader.is_some());
+    for (shard, held) in movable().filter(|(_, held)| held.holders.len() > held.replicas) {
+        // Who is not to have any, or does not answer, or holds most; not who leads, if it can be another.
+        let worth = |member: &&u64| {
+            let node = of(member);
+            let leaves = node.is_none_or(|node| node.leaves);
+            (
+                !leaves,
+                node.is_some_and(|node| node.fit),
+                held.leader == Some(**member),
+                loads.get(*member).map_or(0, |load| usize::MAX - load),
+                **member,
+            )
+        };
+        if let Some(from) = held.holders.iter().min_by_key(worth) {
+            return Some(Move { shard: *shard, from: Some(*from), to: None, evens: false });
+        }
+    }
     for (shard, held) in movable() {
         let leaves = |member: &&u64| of(member).is_none_or(|node| node.leaves);
         for from in held.holders.iter().filter(leaves) {
@@ -138,9 +159,9 @@ pub fn founders(nodes: &[Node], shards: &BTreeMap<u32, Held>, replicas: usize) -
 
 impl Held {
     /// As the book says.
-    pub fn of(line: &ShardLine, stuck: bool) -> Held {
+    pub fn of(line: &ShardLine, leader: Option<u64>) -> Held {
         let ShardLine { replicas, holders, leaving, .. } = line.clone();
-        Held { replicas: replicas as usize, holders, leaving, stuck }
+        Held { replicas: replicas as usize, holders, leaving, leader }
     }
 }
 
@@ -179,7 +200,7 @@ pub fn placed(cluster: &Cluster) -> BTreeMap<u32, ShardLine> {
 }
 
 fn all_held(cluster: &Cluster, shards: &BTreeMap<u32, ShardLine>) -> BTreeMap<u32, Held> {
-    shards.iter().map(|(id, line)| (*id, Held::of(line, cluster.led(*id).is_none()))).collect()
+    shards.iter().map(|(id, line)| (*id, Held::of(line, cluster.led(*id).map(|part| part.leader)))).collect()
 }
 
 /// Whether there is a move to be made, or one under way.
@@ -231,12 +252,14 @@ async fn run(cluster: Cluster) {
         }
         let nodes = nodes(&cluster);
         let gone = |member: u64| nodes.iter().any(|node| node.member == member && node.gone);
+        let namespaces = book::namespaces(&view);
         let mut lines = Vec::new();
         for (id, line) in &shards {
             // A number that was removed from the cluster never comes back.
-            if line.leaving.iter().any(|member| gone(*member)) {
-                let leaving = line.leaving.iter().copied().filter(|member| !gone(*member)).collect();
-                lines.push((*id, ShardLine { leaving, ..line.clone() }));
+            let leaving = line.leaving.iter().copied().filter(|member| !gone(*member)).collect();
+            let wanted = ShardLine { leaving, replicas: line.wanted(*id, &namespaces), ..line.clone() };
+            if wanted != *line {
+                lines.push((*id, wanted));
             }
         }
         if lines.is_empty() {
@@ -296,7 +319,7 @@ mod tests {
     }
 
     fn held(replicas: usize, holders: &[u64]) -> Held {
-        Held { replicas, holders: holders.to_vec(), leaving: Vec::new(), stuck: false }
+        Held { replicas, holders: holders.to_vec(), leaving: Vec::new(), leader: holders.first().copied() }
     }
 
     /// Makes moves until there are none; the old holder throws its part away at once.
@@ -317,7 +340,16 @@ mod tests {
                 held.holders.push(to);
             }
             let gone = wanted.from.is_some_and(|from| nodes.iter().any(|node| node.member == from && node.gone));
-            assert!(held.holders.len() >= before || gone, "seed {seed}: fewer than before");
+            let few = held.holders.len() < before;
+            assert!(!few || gone || before > held.replicas, "seed {seed}: fewer than before");
+            let stays = |member: u64| nodes.iter().any(|node| node.member == member && node.fit && !node.leaves);
+            assert!(
+                !few || wanted.from != held.leader || !held.leader.is_some_and(stays),
+                "seed {seed}: the leader goes"
+            );
+            if held.leader.is_some_and(|leader| !held.holders.contains(&leader)) {
+                held.leader = held.holders.first().copied();
+            }
             assert!(held.holders.len() <= held.replicas.max(before), "seed {seed}");
         }
         unreachable!()
@@ -335,7 +367,13 @@ mod tests {
                 shards.insert(id, held(replicas, &founders(&nodes, &shards, replicas)));
             }
             for _ in 0..4 {
-                match dice.below(4) {
+                match dice.below(5) {
+                    4 => shards.values_mut().for_each(|held| {
+                        // Somebody wants another number.
+                        if dice.below(2) == 0 {
+                            held.replicas = [1, 3, 5][dice.below(3)];
+                        }
+                    }),
                     0 => nodes.push(good(nodes.len() as u64 + 1)),
                     1 => {
                         let at = dice.below(nodes.len());
@@ -393,7 +431,7 @@ mod tests {
     fn what_nobody_leads_is_not_moved() {
         let away = Node { leaves: true, fit: false, ..good(3) };
         let nodes = [good(1), good(2), away, good(4)];
-        let shards = BTreeMap::from([(2, Held { stuck: true, ..held(3, &[1, 2, 3]) }), (3, held(3, &[1, 2, 3]))]);
+        let shards = BTreeMap::from([(2, Held { leader: None, ..held(3, &[1, 2, 3]) }), (3, held(3, &[1, 2, 3]))]);
         assert_eq!(next(&nodes, &shards).map(|found| found.shard), Some(3));
     }
 

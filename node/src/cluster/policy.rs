@@ -1,19 +1,31 @@
 //! Who votes, and who leads: looked at every half second by the member that leads, changed one step at a time.
 //!
+//! How many are to vote in the catalog and in every other shard that is on all nodes stands in the book: three, or five
+//! ([`book::Settings`]). Of those shards ([`next`]):
+//!
 //! | seen | done |
 //! |---|---|
-//! | fewer than three voters, and learners that have caught up | as many of them become voters as make the number odd |
 //! | the catalog: a voter that has not been heard of for [`REPLACE_AFTER`], and a learner that has caught up | the one takes the place of the other, in all shards |
-//!
 //! | a voter that is to be without a vote (`loci cluster drain`), and a learner that has caught up | they change places |
+//! | fewer voters than are to vote, and learners that have caught up | as many of them become voters as make the number odd |
+//! | more voters than are to vote | the others become learners, those first that are silent or drained, and not the leader |
+//! | four voters, and no learner that has caught up | one becomes a learner: three survive as much |
+//! | five voters, no learner that has caught up, and one of them drained, or two silent for [`REPLACE_AFTER`] | it and another, or both, become learners: three that are there survive one more, and so do five no longer |
+//! | another shard than the catalog: somebody in the book who has no part in it | a learner |
+//!
+//! and of all:
+//!
+//! | seen | done |
+//! |---|---|
 //! | a leader that is to be without a lead | another voter leads |
-//! | another shard than the catalog, on every node: somebody in the book who has no part in it | a learner |
 //! | a shard with holders of its own ([`super::placement`]): other members than those | one step towards them ([`towards`]) |
 //! | another shard than the catalog: this node has led it for [`LEAD_KEPT`], and leads two more than another voter | that one leads it |
 //!
 //! Who is removed is first marked in the book, so that its number cannot be given again whatever happens in between.
 //!
-//! One voter and one learner stay as they are: with two voters the death of either would stop the shard.
+//! Always:
+//! - one voter and one learner stay as they are: with two voters the death of either would stop the shard;
+//! - where three vote, no change leaves fewer; and none lets the shard survive fewer losses than before, or than it is to.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -26,8 +38,6 @@ use super::{Cluster, book, links};
 use crate::shard::{Level, MemberProgress};
 use crate::shards::CATALOG;
 
-/// How many members vote once there are as many.
-pub const VOTERS: usize = 3;
 /// How long a voter may be silent until another takes its place.
 pub const REPLACE_AFTER: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -42,36 +52,84 @@ const CHANGE_TIME: Duration = Duration::from_secs(10);
 /// How long one of the others may take to hear where this node is.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
-/// What to change, given how long each voter has been silent, and who is to be without a vote.
+/// Fewer voters than these are never had by taking votes away.
+const VOTERS_LEAST: usize = 3;
+
+/// A shard's members, as the node sees them that leads it.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Who takes part.
+    pub members: &'a Members,
+    /// How far each has come.
+    pub progress: &'a [MemberProgress],
+    /// The last entry.
+    pub last: u64,
+    /// Who leads.
+    pub me: MemberId,
+    /// How many are to vote.
+    pub wanted: usize,
+}
+
+/// What is to become of a member's vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It may have one.
+    Stays,
+    /// It is to have none, if others can have it.
+    Drained,
+    /// Its part is to end.
+    Gone,
+}
+
+/// Who is to change, given how long the leader has not heard of each member, and what is to become of it.
 pub fn next(
-    members: &Members,
-    progress: &[MemberProgress],
-    last: u64,
+    seen: &Seen<'_>,
     silent: impl Fn(MemberId) -> Duration,
-    drained: impl Fn(MemberId) -> bool,
+    fate: impl Fn(MemberId) -> Fate,
 ) -> Vec<MemberChange> {
+    let Seen { members, progress, last, me, wanted } = *seen;
     if members.joint() {
         return Vec::new();
     }
-    let caught_up = |member: &&MemberId| {
-        let known = progress.iter().find(|known| known.member == **member);
-        !drained(**member) && known.is_some_and(|known| known.active && known.matched + LAG_MAX >= last)
+    let known = |member: MemberId| progress.iter().find(|known| known.member == member);
+    let stays = |member: MemberId| fate(member) == Fate::Stays;
+    let fit = |member: &&MemberId| {
+        stays(**member) && known(**member).is_some_and(|known| known.active && known.matched + LAG_MAX >= last)
     };
-    let ready: Vec<MemberId> = members.learners().iter().filter(caught_up).copied().collect();
-    let voters = members.voters().len();
-    if voters < VOTERS {
-        let wanted = (VOTERS - voters).min(ready.len());
-        // An even number of voters survives no more than one fewer does.
-        let wanted = if (voters + wanted).is_multiple_of(2) { wanted.saturating_sub(1) } else { wanted };
-        return ready.into_iter().take(wanted).map(MemberChange::Promote).collect();
+    let ready: Vec<MemberId> = members.learners().iter().filter(fit).copied().collect();
+    let voters = members.voters();
+    let more = wanted.saturating_sub(voters.len()).min(ready.len());
+    // An even number of voters survives no more than one fewer does.
+    let more = if (voters.len() + more).is_multiple_of(2) { more.saturating_sub(1) } else { more };
+    let gone = voters.iter().find(|voter| fate(**voter) == Fate::Gone);
+    let drained = voters.iter().find(|voter| fate(**voter) == Fate::Drained);
+    match (gone, drained, ready.first()) {
+        _ if voters.len() < VOTERS_LEAST => {}
+        (Some(gone), _, Some(ready)) => return vec![MemberChange::Remove(*gone), MemberChange::Promote(*ready)],
+        (None, Some(drained), Some(ready)) => {
+            return vec![MemberChange::Demote(*drained), MemberChange::Promote(*ready)];
+        }
+        _ => {}
     }
-    let dead = members.voters().iter().find(|voter| silent(**voter) >= REPLACE_AFTER);
-    let leaving = members.voters().iter().find(|voter| drained(**voter));
-    match (dead, leaving, ready.first()) {
-        (Some(dead), _, Some(ready)) => vec![MemberChange::Remove(*dead), MemberChange::Promote(*ready)],
-        (None, Some(leaving), Some(ready)) => vec![MemberChange::Demote(*leaving), MemberChange::Promote(*ready)],
-        _ => Vec::new(),
+    if more > 0 {
+        return ready.into_iter().take(more).map(MemberChange::Promote).collect();
     }
+    let missed = |member: MemberId| silent(member) >= REPLACE_AFTER;
+    let mut others: Vec<MemberId> = voters.iter().copied().filter(|voter| *voter != me).collect();
+    let in_vain = others.iter().any(|voter| fate(*voter) == Fate::Drained)
+        || others.iter().filter(|voter| missed(**voter)).count() >= 2;
+    let fewer = match voters.len() {
+        many if many > wanted => many - wanted,
+        many if many > VOTERS_LEAST && many.is_multiple_of(2) => 1,
+        many if many >= VOTERS_LEAST + 2 && in_vain => 2,
+        _ => 0,
+    };
+    let worth = |member: MemberId| {
+        let (active, matched) = known(member).map_or((false, 0), |known| (known.active, known.matched));
+        (!missed(member), stays(member), active, matched + LAG_MAX >= last, std::cmp::Reverse(member))
+    };
+    others.sort_by_key(|member| worth(*member));
+    others.into_iter().take(fewer).map(MemberChange::Demote).collect()
 }
 
 /// What is to be done next for a shard whose members are to be others.
@@ -231,23 +289,27 @@ pub async fn run(cluster: Cluster) {
                 heard.entry(known.member).or_insert(now);
             }
         }
-        // Who is silent in one shard only may have trouble with that: whether a node is gone, the catalog's leader says.
-        let silent = |member| match heard.get(&member) {
-            Some(heard) if shard.id() == CATALOG => now - *heard,
-            _ => Duration::ZERO,
-        };
-        let lines = book::read(&cluster.catalog().newest());
+        let silent = |member| heard.get(&member).map_or(Duration::ZERO, |heard| now - *heard);
+        let view = cluster.catalog().newest();
+        let lines = book::read(&view);
         let last = shard.newest().index();
         let marked = members.all().find(|member| lines.get(member).is_some_and(|line| line.removed));
         let drained = |member| lines.get(&member).is_some_and(|line| line.drained);
-        if let Some((line, _)) =
-            book::shard(&cluster.catalog().newest(), shard.id()).filter(|(line, _)| line.is_placed())
-        {
+        let fate = |member| match lines.get(&member) {
+            Some(line) if line.removed && member != cluster.me() => Fate::Gone,
+            // Who is silent in one shard only may have trouble with that: whether a node is gone, the catalog's leader says.
+            _ if shard.id() == CATALOG && silent(member) >= REPLACE_AFTER => Fate::Gone,
+            Some(line) if line.drained => Fate::Drained,
+            _ => Fate::Stays,
+        };
+        if let Some((line, _)) = book::shard(&view, shard.id()).filter(|(line, _)| line.is_placed()) {
             let kept = leading_since.elapsed() >= LEAD_KEPT;
             step_towards(&cluster, &line, (&members, &progress, last), drained, kept).await;
             continue;
         }
-        let mut changes = next(&members, &progress, last, silent, drained);
+        let wanted = book::settings(&view).voters as usize;
+        let seen = Seen { members: &members, progress: &progress, last, me: cluster.me(), wanted };
+        let mut changes = next(&seen, silent, fate);
         if let Some(marked) = marked
             && !changes.contains(&MemberChange::Remove(marked))
             && marked != cluster.me()
@@ -320,125 +382,4 @@ async fn step_towards(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_come_to_be_the_holders_step_by_step_and_there_are_never_fewer_voters() {
-        // From every set of members to every set of holders of four nodes; whoever is added has caught up at the next look.
-        let sets: Vec<Vec<u64>> =
-            (1_u64..16).map(|bits| (1..=4).filter(|n| bits >> (n - 1) & 1 == 1).collect()).collect();
-        let all = [at(1, 9, true), at(2, 9, true), at(3, 9, true), at(4, 9, true)];
-        for from in &sets {
-            for to in &sets {
-                let mut now = members(from, &[]);
-                let mut me = MemberId(from[0]);
-                let mut steps = 0;
-                loop {
-                    steps += 1;
-                    assert!(steps < 30, "from {from:?} to {to:?}: {now:?}");
-                    match towards(&now, &all, 9, to, me) {
-                        Step::Change(changes) => {
-                            let next = now.enter(&changes).unwrap();
-                            let next = if next.joint() { next.leave() } else { next };
-                            let least = now.voters().len().min(to.len());
-                            assert!(next.voters().len() >= least, "from {from:?} to {to:?}: {changes:?} of {now:?}");
-                            assert!(next.voters().contains(&me), "whoever leads stays: {changes:?} of {now:?}");
-                            now = next;
-                        }
-                        Step::GiveLead => {
-                            me = *now.voters().iter().find(|voter| to.contains(&voter.0)).unwrap();
-                        }
-                        Step::Wait => break,
-                    }
-                }
-                let mut there: Vec<u64> = now.all().map(|member| member.0).collect();
-                there.sort_unstable();
-                assert_eq!(there, *to, "from {from:?}: {now:?}");
-                let odd = if to.len().is_multiple_of(2) { to.len() - 1 } else { to.len() };
-                assert!(now.voters().len() >= odd, "from {from:?} to {to:?}: {now:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn who_has_not_caught_up_gets_no_vote_and_takes_nobodys() {
-        let behind = [at(1, 9_000, true), at(2, 9_000, true), at(3, 9_000, true), at(4, 10, true)];
-        let learning = members(&[1, 2, 3], &[4]);
-        assert_eq!(towards(&learning, &behind, 9_000, &[1, 2, 4], MemberId(1)), Step::Wait);
-        let there = [at(1, 9_000, true), at(2, 9_000, true), at(3, 0, false), at(4, 8_500, true)];
-        let changes = vec![MemberChange::Remove(MemberId(3)), MemberChange::Promote(MemberId(4))];
-        assert_eq!(towards(&learning, &there, 9_000, &[1, 2, 4], MemberId(1)), Step::Change(changes));
-    }
-
-    fn members(voters: &[u64], learners: &[u64]) -> Members {
-        let ids = |numbers: &[u64]| numbers.iter().map(|number| MemberId(*number)).collect::<Vec<_>>();
-        Members::with_learners(ids(voters), ids(learners)).unwrap()
-    }
-
-    fn at(member: u64, matched: u64, active: bool) -> MemberProgress {
-        MemberProgress { member: MemberId(member), matched, active, snapshot: false }
-    }
-
-    fn promote(numbers: &[u64]) -> Vec<MemberChange> {
-        numbers.iter().map(|number| MemberChange::Promote(MemberId(*number))).collect()
-    }
-
-    fn nobody(_: MemberId) -> bool {
-        false
-    }
-
-    #[test]
-    fn who_is_drained_gives_vote_and_lead_to_others_if_there_are_any() {
-        let never = |_| Duration::ZERO;
-        let all = [at(1, 9, true), at(2, 9, true), at(3, 9, true), at(4, 9, true), at(5, 9, true)];
-        let second = |member| member == MemberId(2);
-        let changed = vec![MemberChange::Demote(MemberId(2)), MemberChange::Promote(MemberId(4))];
-        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 9, never, second), changed);
-        assert_eq!(next(&members(&[1, 2, 3], &[]), &all, 9, never, second), [], "nobody could take its place");
-        assert_eq!(next(&members(&[1, 3, 4], &[2]), &all, 9, never, second), []);
-        assert_eq!(next(&members(&[1], &[2, 3, 4]), &all, 9, never, second), promote(&[3, 4]));
-        let few = |_: MemberId| 0;
-        let leads = |member: MemberId| if member == MemberId(2) { usize::MAX } else { few(member) };
-        let first = |member| member == MemberId(1) || member == MemberId(2);
-        assert_eq!(relief(MemberId(2), &members(&[1, 2, 3], &[4]), &all, 9, leads, first), Some(MemberId(3)));
-    }
-
-    #[test]
-    fn the_number_of_voters_is_odd() {
-        let never = |_| Duration::ZERO;
-        let all = [at(1, 5_000, true), at(2, 5_000, true), at(3, 4_900, true), at(4, 10, true), at(5, 5_000, false)];
-        assert_eq!(next(&members(&[1], &[2]), &all, 5_000, never, nobody), []);
-        assert_eq!(next(&members(&[1], &[2, 3]), &all, 5_000, never, nobody), promote(&[2, 3]));
-        assert_eq!(next(&members(&[1, 2], &[3]), &all, 5_000, never, nobody), promote(&[3]));
-        assert_eq!(next(&members(&[1], &[2, 4, 5]), &all, 5_000, never, nobody), [], "two are not caught up");
-        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 5_000, never, nobody), []);
-    }
-
-    #[test]
-    fn a_lead_goes_to_whoever_leads_least_and_could() {
-        let all = [at(1, 9_000, true), at(2, 9_000, true), at(3, 9_000, true), at(4, 9_000, true)];
-        let voters = members(&[1, 2, 3], &[4]);
-        let leads = |counts: [usize; 4]| move |member: MemberId| counts[member.0 as usize - 1];
-        let me = MemberId(1);
-        assert_eq!(
-            relief(me, &voters, &all, 9_000, leads([3, 2, 1, 0]), nobody),
-            Some(MemberId(3)),
-            "a learner cannot lead"
-        );
-        assert_eq!(relief(me, &voters, &all, 9_000, leads([2, 2, 1, 0]), nobody), None, "one more is no reason");
-        let away = [at(1, 9_000, true), at(2, 9_000, true), at(3, 9_000, false)];
-        assert_eq!(relief(me, &voters, &away, 9_000, leads([4, 2, 0, 0]), nobody), Some(MemberId(2)));
-        let behind = [at(1, 9_000, true), at(2, 7_000, true), at(3, 9_000, false)];
-        assert_eq!(relief(me, &voters, &behind, 9_000, leads([4, 0, 0, 0]), nobody), None);
-    }
-
-    #[test]
-    fn a_voter_that_is_silent_for_long_is_replaced_by_one_that_is_ready() {
-        let silent = |member| if member == MemberId(2) { REPLACE_AFTER } else { Duration::ZERO };
-        let all = [at(1, 9, true), at(2, 3, false), at(3, 9, true), at(4, 9, true)];
-        let replaced = vec![MemberChange::Remove(MemberId(2)), MemberChange::Promote(MemberId(4))];
-        assert_eq!(next(&members(&[1, 2, 3], &[4]), &all, 9, silent, nobody), replaced);
-        assert_eq!(next(&members(&[1, 2, 3], &[]), &all, 9, silent, nobody), [], "nobody could take its place");
-    }
-}
+mod tests;

@@ -82,8 +82,7 @@ impl AdminService {
             let message = format!("namespace {name:?} exists with {there} shards of its own, not {}", request.shards);
             return Err(Failure::new(Code::AlreadyExists, "other_shards", message));
         }
-        let replicas = Route::find(&view, &name).route().and_then(|route| book::shard(&view, *route.shards().first()?));
-        let replicas = replicas.map_or(0, |(line, _)| line.replicas);
+        let replicas = book::replicas(&view, &name);
         if replicas != request.replicas && (!existed || request.replicas != 0) {
             let message =
                 format!("namespace {name:?} exists with {replicas} members of each shard, not {}", request.replicas);
@@ -488,6 +487,26 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::DrainMemberReply>, Status> {
         self.unary("drain_member", true, request, |request, deadline| {
             cluster::drain(&self.calls.cluster, request, deadline)
+        })
+        .await
+    }
+
+    async fn set_voters(&self, request: Request<v1::SetVotersRequest>) -> Result<Response<v1::SetVotersReply>, Status> {
+        self.unary("set_voters", true, request, |request, deadline| {
+            cluster::set_voters(&self.calls.cluster, request, deadline)
+        })
+        .await
+    }
+
+    async fn set_replicas(
+        &self,
+        request: Request<v1::SetReplicasRequest>,
+    ) -> Result<Response<v1::SetReplicasReply>, Status> {
+        self.unary("set_replicas", true, request, |request, deadline| async move {
+            let name = convert::namespace_name(request.name)?;
+            not_reserved(&name)?;
+            self.calls.cluster.set_replicas(&name, request.replicas, deadline).await?;
+            Ok(v1::SetReplicasReply {})
         })
         .await
     }

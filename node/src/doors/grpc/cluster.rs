@@ -13,11 +13,13 @@ use tonic::{Code, Request, Response, Status};
 use super::status::Failure;
 use crate::cluster::transfers::Direction;
 use crate::cluster::{Cluster, book, links, placement, sightings};
-use crate::shard::{ChangeError, ShardHandle};
+use crate::shard::{ChangeError, Level, ShardHandle};
 use crate::shards::CATALOG;
 
 /// How often a change is tried that has to wait for another.
 const CHANGE_RETRY: Duration = Duration::from_millis(100);
+/// How often the settings are written anew that others change at the same time.
+const SETTING_ATTEMPTS: usize = 10;
 /// A node that answered in this time runs.
 const HEARD_OF: Duration = Duration::from_secs(5);
 
@@ -89,7 +91,39 @@ pub async fn describe(
         term: shard.status().term,
         members: members.collect(),
         shards: places(cluster),
+        voters: book::settings(&cluster.catalog().newest()).voters,
     })
+}
+
+/// Says how many members are to vote where every node has a part.
+pub async fn set_voters(
+    cluster: &Cluster,
+    request: v1::SetVotersRequest,
+    deadline: Instant,
+) -> Result<v1::SetVotersReply, Failure> {
+    let voters = request.voters;
+    if !book::VOTERS.contains(&voters) {
+        let message =
+            format!("3 or 5 members vote, not {voters}: 3 survive the loss of one node, 5 of any two at once");
+        return Err(Failure::invalid("out_of_bounds", message));
+    }
+    let catalog = cluster.of_catalog();
+    for envelope in book::making() {
+        catalog.write(envelope, deadline).await?;
+    }
+    for _ in 0..SETTING_ATTEMPTS {
+        let view = cluster.catalog().view(Level::Latest, Some(deadline)).await?;
+        if book::settings(&view).voters == voters {
+            return Ok(v1::SetVotersReply {});
+        }
+        let Some(envelope) = book::setting(&view, &book::Settings { voters }) else { break };
+        if book::is_done(&catalog.write(envelope, deadline).await?.outcome) {
+            tracing::info!(voters, "another number of members is to vote");
+            return Ok(v1::SetVotersReply {});
+        }
+        // Somebody else set something meanwhile.
+    }
+    Err(Failure::new(Code::Aborted, "conflict", "others set the cluster at the same time; retry"))
 }
 
 /// Where the shards are, as this node sees it.

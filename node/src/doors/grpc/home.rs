@@ -152,10 +152,7 @@ pub async fn place(
         Found::Route(route) if cluster.asks_within(route.shards()) => Ok(Place::Shards(route, view)),
         Found::Route(_) => Err(other_shards()),
         Found::Catalog if cluster.is_only() => Err(other_shards()),
-        Found::BeingMade => {
-            let message = format!("namespace {namespace:?} is just being made or dropped; retry");
-            Err(Failure::new(Code::Unavailable, "being_made", message))
-        }
+        Found::BeingMade => Err(being_made(namespace)),
         // A token of shards that are none of this namespace's.
         Found::Catalog if asked.is_none() => Err(foreign(consistency, &[CATALOG])),
         Found::Catalog => Ok(Place::Catalog(view)),
@@ -166,6 +163,12 @@ pub async fn place(
 fn agree(catalog: &View, shard: &View, names: &[Name]) -> bool {
     let id = |view: &View, (namespace, name): &Name| view.collection(namespace, name).map(|found| found.id());
     names.iter().all(|name| id(catalog, name).is_some_and(|expected| id(shard, name) == Some(expected)))
+}
+
+/// Nobody can say yet where a namespace's records are.
+pub fn being_made(namespace: &str) -> Failure {
+    let message = format!("namespace {namespace:?} is just being made or dropped; retry");
+    Failure::new(Code::Unavailable, "being_made", message)
 }
 
 /// Another node asks for shards that the namespace does not have, as this node's catalog says.

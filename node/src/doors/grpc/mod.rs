@@ -43,6 +43,7 @@ use loci_wire::v1::semantic_cache_server::SemanticCacheServer;
 pub use admin::{AdminService, figures_here};
 pub use cache::CacheService;
 pub use calls::Calls;
+pub use home::being_made;
 pub use records::{RecordsService, deadline};
 pub use semantic::SemanticService;
 pub use status::Failure;
