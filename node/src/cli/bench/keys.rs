@@ -1,11 +1,17 @@
 //! `bench get`, `bench put`, `bench mixed`: records by key, each call on its own and on one stream.
 
+use std::time::Duration;
+
 use clap::Args;
 use loci_client::{Collection, Ingest, IngestLimits, Record, Schema};
 
-use super::super::connect::{Connection, bytes_count};
+use super::super::connect::{Connection, bytes_count, duration};
 use super::super::failure::Failure;
+use super::paced::{Steady, steady};
 use super::{Effort, Measured, drive, floor, report};
+
+/// More rows of a table than anybody reads.
+const STRETCHES_MAX: u128 = 10_000;
 
 #[derive(Debug, Args)]
 pub struct KeysBench {
@@ -23,6 +29,13 @@ pub struct KeysBench {
     /// Only calls of their own, or only the stream. [default: both]
     #[arg(long, value_enum)]
     only: Option<Way>,
+    /// So many calls a second, all callers together, and how they went in each second (--every) of the time. A call counts from
+    /// when it was due. [default: as fast as they go]
+    #[arg(long, value_name = "CALLS", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// With --rate: in stretches of so long.
+    #[arg(long, value_parser = duration, default_value = "1s", requires = "rate")]
+    every: Duration,
     #[command(flatten)]
     connection: Connection,
 }
@@ -72,6 +85,9 @@ fn spread(caller: u32, turn: u64, keys: u32) -> u32 {
 
 pub async fn bench(args: KeysBench, load: Load) -> Result<(), Failure> {
     let value_bytes = usize::try_from(args.value_bytes).map_err(|_| Failure::usage("--value-bytes is too large"))?;
+    if args.rate.is_some() && args.effort.time.as_millis() > args.every.as_millis() * STRETCHES_MAX {
+        return Err(Failure::usage(format!("--every is too short: there are at most {STRETCHES_MAX} stretches")));
+    }
     let client = args.effort.client(&args.connection)?;
     let (namespace, name) = (&args.connection.namespace, &args.collection);
     let unary = client.collection(namespace, name);
@@ -93,22 +109,33 @@ pub async fn bench(args: KeysBench, load: Load) -> Result<(), Failure> {
                 Way::Pipelined => (client.pipeline().collection(namespace, name), "pipelined"),
             };
             let (keys, value) = (args.keys, value.clone());
-            let driven = drive(callers, args.effort.time, move |caller, turn| {
+            let call = move |caller: u32, turn: u64| {
                 let (collection, value) = (collection.clone(), value.clone());
                 let key = key(spread(caller, turn, keys));
                 async move {
-                    if load.writes(turn) {
-                        collection.put(Record::new(key).with_value(value)).await.map(|_| ())
-                    } else {
-                        collection.get(key).await.map(|_| ())
+                    match load.writes(turn + u64::from(caller)) {
+                        true => (1, collection.put(Record::new(key).with_value(value)).await.map(|_| ())),
+                        false => (0, collection.get(key).await.map(|_| ())),
                     }
                 }
+            };
+            if let Some(rate) = args.rate {
+                let plan = Steady { callers, rate, time: args.effort.time, every: args.every };
+                measured.extend(steady(plan, ["get", "put"], call).await);
+                continue;
+            }
+            let driven = drive(callers, args.effort.time, move |caller, turn| {
+                let calling = call(caller, turn);
+                async move { calling.await.1 }
             })
             .await;
             measured.push(Measured::of(format!("{}, {way}", load.name()), driven));
         }
-        measured.push(Measured::of("floor (ping, unary)", floor(&client, callers).await));
+        if args.rate.is_none() {
+            measured.push(Measured::of("floor (ping, unary)", floor(&client, callers).await));
+        }
     }
+    measured.retain(|one| one.driven.latencies.count() > 0 || one.driven.errors > 0);
     report(load.name(), &measured, args.connection.json)
 }
 

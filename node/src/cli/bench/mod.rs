@@ -10,6 +10,7 @@
 mod ingest;
 mod background;
 mod keys;
+mod paced;
 mod search;
 mod semantic;
 
