@@ -41,7 +41,7 @@ use tonic::{Code, Status, Streaming};
 use super::Cluster;
 use super::transfers::{Account, Direction, Transfers};
 use crate::doors::grpc::Failure;
-use crate::shard::{Install, StoreOpener};
+use crate::shard::{Fetching, Install, StoreOpener};
 
 /// Says where in the log the files beside it stand.
 pub const SNAPSHOT_FILE: &str = "SNAPSHOT";
@@ -301,6 +301,7 @@ pub async fn serve(
     let v1::SnapshotRequest { member, have, .. } = request;
     let member = MemberId(member);
     let have = Arc::new(have);
+    let fetching = cluster.shard().fetched_by(member);
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let Ok(stand) = tokio::time::timeout(CHECKPOINT_TIME, cluster.shard().checkpoint()).await else {
@@ -321,7 +322,7 @@ pub async fn serve(
                 let shard = cluster.shard().id();
                 let account = cluster.transfers().begin(shard, Direction::Sent, member, bytes_of(&head));
                 let pace = pace.clone();
-                tokio::task::spawn_blocking(move || send(head, opened, &parts, (&account, &pace)));
+                tokio::task::spawn_blocking(move || send(head, opened, &parts, (&account, &pace), fetching));
                 return Ok(ReceiverStream::new(stream));
             }
             Err(error) => last = Some(error),
@@ -384,6 +385,7 @@ fn send(
     files: Vec<(File, u64)>,
     parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>,
     (account, pace): (&Account, &Pace),
+    fetching: Fetching,
 ) {
     let part = |wire| Ok(v1::SnapshotPart { part: Some(wire) });
     account.add(head.files.iter().map(|file| file.skipped).fold(0, u64::saturating_add));
@@ -404,6 +406,9 @@ fn send(
             sent = parts.blocking_send(wire).is_ok();
             account.add(if sent { count } else { 0 });
         }
+    }
+    if sent {
+        fetching.has_all();
     }
 }
 

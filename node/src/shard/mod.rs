@@ -41,7 +41,7 @@ use tokio::sync::oneshot;
 pub use events::{Happened, Told};
 pub use handle::ShardHandle;
 pub use history::{History, Lost, Piece};
-pub use owner::{Owner, OwnerOptions};
+pub use owner::{Fetch, Fetching, Owner, OwnerOptions};
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
 
 use crate::clock::Clock;
@@ -329,6 +329,13 @@ pub enum Event {
     },
     /// Somebody wants to know of a checkpoint that holds the state as it is now or later.
     Checkpoint(oneshot::Sender<Stand>),
+    /// A member comes for the files of a snapshot, or goes.
+    Fetch {
+        /// Which.
+        member: MemberId,
+        /// What it does.
+        what: Fetch,
+    },
     /// A snapshot's files are here.
     Install {
         /// What to take in.

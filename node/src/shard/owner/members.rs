@@ -15,11 +15,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
 
 use loci_raft::{ELECTION_TICKS, LogIndex, MemberChange, MemberId, Members, Part, Role, Term, TransferError};
 use tokio::sync::oneshot;
 
+use super::offers::{Fetch, Offers};
 use super::{Fatal, Owner};
 use crate::cluster::snapshot::Stand;
 use crate::shard::{ChangeError, Fingerprint, Happened, Install, MemberProgress};
@@ -32,8 +32,6 @@ const FINGERPRINTS: usize = 256;
 const SENDING_TIMES: u64 = 16;
 /// Who was heard of within so many ticks counts as active.
 pub(super) const ACTIVE_TICKS: u32 = 2 * ELECTION_TICKS;
-/// A member that was offered a snapshot and did not take it in this time is offered one again.
-const SNAPSHOT_TIME: Duration = Duration::from_secs(60);
 
 /// What is known of members.
 pub(super) struct Known {
@@ -52,8 +50,8 @@ pub(super) struct Known {
     waiting_for_checkpoint: Vec<oneshot::Sender<Stand>>,
     waiting_for_change: Vec<(LogIndex, oneshot::Sender<Result<(), ChangeError>>)>,
     installing: Option<(Install, oneshot::Sender<()>)>,
-    /// Members that were offered a snapshot, and when.
-    offered: Vec<(MemberId, Instant)>,
+    /// Snapshots that members were told of.
+    offers: Offers,
     /// The log is long because of this shard.
     pins: bool,
     /// No lease in this term: somebody was told to take over.
@@ -77,7 +75,7 @@ impl Known {
             waiting_for_checkpoint: Vec::new(),
             waiting_for_change: Vec::new(),
             installing: None,
-            offered: Vec::new(),
+            offers: Offers::default(),
             pins: false,
             no_lease_in: None,
         }
@@ -208,7 +206,7 @@ impl Owner {
         // Everything before this lies so far back that a snapshot is the shorter way. Who is being sent one needs what comes
         // after it, or would be sent another, and another.
         let progress = self.replica.progress();
-        let sending = progress.iter().any(|known| known.snapshot.is_some());
+        let sending = progress.iter().any(|known| known.snapshot.is_some()) || known.offers.any_fetched();
         let kept = self.options.kept_bytes * if sending { SENDING_TIMES } else { 1 };
         let mut far_back = 0;
         while let Some((index, bytes)) = known.passed.front().copied()
@@ -250,16 +248,19 @@ impl Owner {
 
     /// A snapshot's message is sent: to who asked for it, or to others who lack as much.
     pub(super) fn note_offered(&mut self, to: MemberId) {
-        self.known.offered.retain(|(member, _)| *member != to);
-        self.known.offered.push((to, self.now));
+        self.known.offers.told(to, self.now);
     }
 
-    /// Tells the replica of snapshots that nobody came for.
+    /// A member comes for the files of a snapshot, or goes.
+    pub(super) fn note_fetch(&mut self, member: MemberId, what: Fetch) {
+        if self.known.offers.fetch(member, what, self.now) {
+            self.replica.snapshot_sent(member, false);
+        }
+    }
+
+    /// Tells the replica of snapshots that nobody came for, or of which nothing was heard again.
     pub(super) fn give_up_snapshots(&mut self) {
-        while let Some((member, at)) = self.known.offered.first().copied()
-            && self.now - at >= SNAPSHOT_TIME
-        {
-            self.known.offered.remove(0);
+        for member in self.known.offers.given_up(self.now) {
             self.replica.snapshot_sent(member, false);
         }
     }

@@ -11,6 +11,7 @@
 //! | [`writes`] | gathers what waits into entries, and answers when they are applied |
 //! | [`reads`] | asks how new a read must be, once for all that wait, and keeps the lease |
 //! | [`members`] | changes of members, and snapshots for those who fell behind |
+//! | [`offers`] | when a snapshot that a member was told of is waited for no longer |
 //! | [`jobs`] | checkpoints and merges: when, and what follows from them |
 //! | [`stopping`] | the way down |
 //! | [`times`] | when what happened to an entry, for traces |
@@ -22,6 +23,7 @@
 
 mod jobs;
 mod members;
+mod offers;
 mod reads;
 mod stopping;
 mod times;
@@ -51,6 +53,7 @@ use crate::log_thread::{LogHandle, Report, Safety};
 use crate::shards::CATALOG;
 use crate::trace;
 use members::Known;
+pub use offers::{Fetch, Fetching};
 pub(super) use reads::FOREVER;
 pub use reads::Reader;
 use reads::Reads;
@@ -264,6 +267,7 @@ impl Owner {
             Event::Change { changes, reply } => self.change(&changes, reply),
             Event::Transfer { to, reply } => self.transfer(to, reply),
             Event::Checkpoint(reply) => self.want_checkpoint(reply),
+            Event::Fetch { member, what } => self.note_fetch(member, what),
             Event::Install { install, done } => self.begin_install(*install, done),
             Event::Relink(file) => {
                 self.store.request_relink(file);
