@@ -26,10 +26,12 @@ use crate::record::{CollectionId, Position};
 use crate::table::call::{Chance, Unpacked};
 use crate::table::commands::{Run, Spec, parse_int};
 use crate::table::eviction::{Policy, Room};
-use crate::table::execute::{self, GROWTH_BYTES_MAX, GROWTH_TOGETHER_BYTES_MAX, Moment};
+use crate::table::execute::{
+    self, ASKED_TOO_MUCH, GROWTH_BYTES_MAX, GROWTH_TOGETHER_BYTES_MAX, Moment, TAKEN_BYTES_MAX,
+};
 use crate::table::file::{self, FileError, TABLE_FILE_VERSION};
 use crate::table::guards;
-use crate::table::tape::Tape;
+use crate::table::tape::{Item, Items, Tape};
 use crate::table::{At, Event, Keyspace, Listening, Table, lookups};
 
 /// Readers wait for no more calls than this, unless they are to see them as one.
@@ -42,8 +44,7 @@ const REPLIES_REFUSED: &str =
 /// Writes of a transaction are carried out all the same. Their replies are left out from then on if they are longer than this.
 const REPLY_BYTES_MIN: usize = 1 << 10;
 /// What those are answered.
-const REPLY_LEFT_OUT: &str =
-    "ERR carried out, but the replies to the calls that came together take more than 64 MiB; send fewer at a time";
+const REPLY_LEFT_OUT: &str = "ERR carried out, but the reply is left out: it, or the replies to the calls that came together, would take too much";
 /// What is longer is no key that many calls are about.
 const LOOK_AHEAD_BYTES_MAX: usize = 128;
 /// The most keys of one collection that one command removes.
@@ -271,7 +272,7 @@ impl Store {
                 let moment = Moment { now, version: self.next_version(at), number };
                 number += 1;
                 let (before, too_much) = (out.len(), out.len() > REPLIES_BYTES_MAX);
-                let must = |spec: &Spec| execution.atomic && !matches!(spec.run, Run::Read(_));
+                let must = |spec: &Spec| execution.atomic && !execute::asks(spec);
                 match (locked.get_mut(usize::from(database)), execute::find(&args)) {
                     // Calls that write may answer with as much as those that read: GETEX, scripts.
                     (Some(_), Ok(spec)) if too_much && !must(spec) => out.error(REPLIES_REFUSED),
@@ -281,7 +282,14 @@ impl Store {
                     (Some(_), Ok(spec)) if matches!(spec.run, Run::Swap) => swap(&mut locked, &args, &mut out),
                     (Some(keyspace), Ok(spec)) => {
                         lookups::take();
-                        execute::write(keyspace, spec, &args, moment, &mut out);
+                        let room = match (execute::asks(spec), too_much) {
+                            (true, _) => REPLIES_BYTES_MAX.saturating_sub(before),
+                            (false, true) => REPLY_BYTES_MIN,
+                            (false, false) => TAKEN_BYTES_MAX,
+                        };
+                        if !execute::write_within(keyspace, spec, &args, moment, room, &mut out) {
+                            out.error(if execute::asks(spec) { ASKED_TOO_MUCH } else { REPLY_LEFT_OUT });
+                        }
                         if matches!(spec.run, Run::Read(_)) {
                             tables[usize::from(database)].looked(lookups::take());
                         }
@@ -289,7 +297,9 @@ impl Store {
                     (Some(_), Err(failure)) => out.error(failure.text()),
                     (None, _) => out.error("ERR there is no such database here"),
                 }
-                if too_much && out.len() - before > REPLY_BYTES_MIN {
+                // A script's.
+                let is_failure = || matches!(Items::new(&out.bytes()[before..]).next(), Some(Item::Error(_)));
+                if too_much && out.len() - before > REPLY_BYTES_MIN && !is_failure() {
                     out.truncate(before);
                     out.error(REPLY_LEFT_OUT);
                 }

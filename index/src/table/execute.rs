@@ -45,10 +45,29 @@ pub fn unknown(args: &[&[u8]]) -> Failure {
 
 /// Carries out a call that writes, or reads among calls that write. The reply, a failure too, is added to the tape.
 pub fn write(keyspace: &mut Keyspace, spec: &Spec, args: &[&[u8]], moment: Moment, out: &mut Tape) {
+    let room = if asks(spec) { REPLY_BYTES_MAX } else { TAKEN_BYTES_MAX };
+    if !write_within(keyspace, spec, args, moment, room, out) {
+        out.error(if asks(spec) { ASKED_TOO_MUCH } else { TOOK_TOO_MUCH });
+    }
+}
+
+/// Whether a call answers with what stays where it is, which may be as much as is asked for.
+pub fn asks(spec: &Spec) -> bool {
+    matches!(spec.run, Run::Read(_)) || matches!(spec.name, "sort" | "georadius" | "georadiusbymember")
+}
+
+/// The same, with a reply of so many bytes at most. Whether there was room: if not, there is no reply, and what writes was carried out.
+pub fn write_within(
+    keyspace: &mut Keyspace,
+    spec: &Spec,
+    args: &[&[u8]],
+    moment: Moment,
+    room: usize,
+    out: &mut Tape,
+) -> bool {
     let Moment { now, version, number } = moment;
     let before = out.len();
-    let reads = matches!(spec.run, Run::Read(_));
-    out.bound(if reads { REPLY_BYTES_MAX } else { TAKEN_BYTES_MAX });
+    out.bound(room);
     let call = &mut Call { args, now, version, number, out };
     let done = match spec.run {
         Run::Read(run) => run(keyspace, call),
@@ -57,9 +76,12 @@ pub fn write(keyspace: &mut Keyspace, spec: &Spec, args: &[&[u8]], moment: Momen
         Run::Write(run) => run(keyspace, call),
         Run::Script | Run::Swap | Run::Door => Err(not_here(spec)),
     };
-    let too_much = if reads { ASKED_TOO_MUCH } else { TOOK_TOO_MUCH };
-    let done = if out.unbound() { done } else { done.and(Err(too_much.into())) };
+    let fits = out.unbound() || done.is_err();
+    if !fits {
+        out.truncate(before);
+    }
     failed(done, before, out);
+    fits
 }
 
 /// Carries out a call that only reads. The reply, a failure too, is added to the tape.

@@ -241,9 +241,10 @@ impl Keyspace {
         self.live(key, now).map(Entry::version)
     }
 
-    /// What a key with its value takes in memory.
+    /// What a key with its value takes in memory. It does not count as looked for.
     pub fn bytes_of(&self, key: &[u8], now: u64) -> Option<usize> {
-        self.live(key, now).map(|entry| entry.bytes() + size_of::<Entry>() + 1)
+        let entry = self.entry(self.hash(key), key).filter(|entry| is_live(entry, now))?;
+        Some(entry.bytes() + size_of::<Entry>() + 1)
     }
 
     /// How much a key was used lately, as far as readers said so.

@@ -59,6 +59,12 @@ impl<'a> Permits<'a> {
         Some((Permits(rules), call))
     }
 
+    /// What it costs to ask about a call, in bytes that are looked at.
+    pub fn cost(self, args: &[&[u8]]) -> u64 {
+        let (rules, call) = (self.0.iter().map(|rule| rule.len()), args.iter().map(|arg| arg.len()));
+        if self.0.is_empty() { 0 } else { (rules.sum::<usize>() + self.0.len() * call.sum::<usize>()) as u64 }
+    }
+
     /// What stands in the way of a call.
     pub fn refuse(self, spec: &Spec, args: &[&[u8]]) -> Option<Refused> {
         if self.0.is_empty() {

@@ -318,6 +318,8 @@ impl Host for Reach<'_> {
         if self.read_only && spec.is(WRITE) {
             return Reply::Error(b"ERR Write commands are not allowed from read-only scripts.".to_vec());
         }
+        let asking = self.permits.cost(args) / BYTES_PER_STEP;
+        self.spent = STEPS_PER_CALL + asking;
         if let Some(refused) = self.permits.refuse(spec, args) {
             return Reply::Error(refused.text().into());
         }
@@ -331,7 +333,7 @@ impl Host for Reach<'_> {
             return self.keys(args, resp3);
         }
         execute::write(self.keyspace, spec, args, Moment { number, ..self.moment }, &mut self.tape);
-        self.spent = STEPS_PER_CALL + self.tape.len() as u64 / BYTES_PER_STEP;
+        self.spent += self.tape.len() as u64 / BYTES_PER_STEP;
         reply(&mut self.tape.items(), resp3, 0)
     }
 
@@ -352,7 +354,7 @@ impl Reach<'_> {
         if let Ok(spec) = spec {
             execute::read(self.keyspace, spec, args, self.moment, &mut self.tape);
         }
-        self.spent = STEPS_PER_CALL + self.keyspace.len() as u64 / 4;
+        self.spent += self.keyspace.len() as u64 / 4;
         let mut reply = reply(&mut self.tape.items(), resp3, 0);
         if let Reply::Array(keys) = &mut reply {
             keys.sort_by(|a, b| match (a, b) {

@@ -30,14 +30,17 @@ fn asked(spec: &Spec, args: &[&[u8]]) -> Option<u64> {
                 None => None,
             }
         }
-        "lindex" | "zscore" | "object" | "srandmember" | "hrandfield" | "zrandmember" if args.len() <= 3 => Some(1),
+        "srandmember" | "hrandfield" | "zrandmember" => {
+            args.get(2).map_or(Some(1), |count| parse_int(count).map(i64::unsigned_abs))
+        }
+        "lindex" | "zscore" | "object" => Some(1),
         _ => None,
     }
 }
 
 /// Whether a read takes so long that others should not wait for it.
 pub fn is_heavy(keyspace: &Keyspace, spec: &Spec, args: &[&[u8]], now: u64) -> bool {
-    if spec.is(FAST) {
+    if spec.is(FAST) && !matches!(spec.name, "mget" | "hmget") {
         return false;
     }
     let places = spec.key_places(args);
@@ -75,6 +78,9 @@ mod tests {
             ("zscore large x", false),
             ("zunion 2 small large", true),
             ("zcard large", false),
+            ("zrandmember large 5", false),
+            ("zrandmember large -1000000", true),
+            ("mget text text", true),
             ("scan 0", false),
             ("scan 0 COUNT 500000", true),
             ("getrange text 0 100", false),

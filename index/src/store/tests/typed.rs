@@ -267,6 +267,31 @@ fn the_reply_to_one_call_is_bounded_and_what_would_be_lost_with_it_is_not() {
 }
 
 #[test]
+fn once_replies_take_too_much_what_must_be_done_answers_little() {
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    shard.command(execution(collection, &["SETRANGE big 16777215 x".into(), "SET n 1".into()], false));
+    let mut lines = vec!["GETEX big PX 1000".to_owned(); 6];
+    lines.extend(
+        ["INCR n", "GET n", "GET big", "LPUSH n x", "EVAL return(redis.error_reply(string.rep('x',2000))) 0"]
+            .map(str::to_owned),
+    );
+    let Outcome::Executed(Some(tape)) = shard.command(execution(collection, &lines, true)) else {
+        panic!("it is carried out")
+    };
+    let items: Vec<_> = Items::new(&tape).collect();
+    let error = |item: &Item<'_>| match item {
+        Item::Error(error) => String::from_utf8_lossy(&error[..20]).into_owned(),
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(items[3], Item::Bulk(_)));
+    assert_eq!(error(&items[5]), "ERR carried out, but");
+    assert_eq!(items[6], Item::Int(2));
+    assert_eq!([&error(&items[7]), &error(&items[8])], ["ERR not carried out:"; 2]);
+    assert_eq!([&error(&items[9])[..9], &error(&items[10])[..6]], ["WRONGTYPE", "ERR xx"]);
+}
+
+#[test]
 fn a_transaction_may_grow_more_than_calls_that_came_together_by_chance() {
     let mut shard = Shard::new(StoreOptions::default());
     let collection = shard.collection("c", 0);

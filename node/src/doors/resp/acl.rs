@@ -266,7 +266,16 @@ impl Rules {
     /// The same for the calls of a script, as the log has it: see [`loci_index::table::permits`].
     fn permits(&self) -> Vec<Vec<u8>> {
         let callable = |spec: &&Spec| matches!(spec.run, Run::Read(_) | Run::Write(_)) && !spec.is(NOSCRIPT);
-        let denied = table_commands::all().filter(callable).filter(|spec| !self.may_call(spec, None));
+        // What is said of a part, or of a first argument, or of channels, is not told apart there.
+        let in_part = |spec: &&Spec| {
+            let of_it = |which: &Which| matches!(which, Which::Part(name, _) if name == spec.name);
+            self.commands.iter().any(|(allowed, which)| !allowed && of_it(which))
+        };
+        let hears_all = self.channels.iter().any(|pattern| pattern == b"*");
+        let unheard = |spec: &&Spec| !hears_all && matches!(spec.name, "publish" | "spublish");
+        let denied = table_commands::all()
+            .filter(callable)
+            .filter(|spec| !self.may_call(spec, None) || in_part(spec) || unheard(spec));
         let mut rules: Vec<Vec<u8>> = denied.map(|spec| format!("-{}", spec.name).into_bytes()).collect();
         let all_keys = |(pattern, read, write): &(Vec<u8>, bool, bool)| pattern == b"*" && *read && *write;
         if !rules.is_empty() || !self.keys.iter().any(all_keys) {
@@ -686,12 +695,13 @@ mod tests {
         };
         for (rules, expected) in [
             ("on +@all ~* &*", ""),
-            ("on +@all ~*", ""),
-            ("on +@all ~a* %R~b*", "~a* %R~b*"),
+            ("on +@all ~*", "-publish -spublish ~*"),
+            ("on +@all ~* &* -xgroup|destroy", "-xgroup ~*"),
+            ("on +@all ~a* %R~b* &*", "~a* %R~b*"),
             ("on +@all ~* &* -flushall", ""),
             ("on +@all ~* &* -flushdb -keys", "-flushdb -keys ~*"),
             ("on -@all (+@all ~c* &*)", "~c*"),
-            ("on +@all", "-"),
+            ("on +@all &*", "-"),
         ] {
             let mut told: Vec<String> = permits(rules).split(' ').map(str::to_owned).collect();
             let mut expected: Vec<&str> = expected.split(' ').collect();

@@ -381,8 +381,10 @@ impl Session {
                 keyspace.version(from, moment.now).zip(keyspace.deadline(from, moment.now)).zip(Some(tags))
             });
             let there = reading.read(other, |keyspace| keyspace.version(to, moment.now));
-            let (Some(((version, deadline), tags)), Some(Item::Bulk(value))) = (found, tape.items().next()) else {
-                return self.out.int(0);
+            let (((version, deadline), tags), value) = match (found, tape.items().next()) {
+                (Some(found), Some(Item::Bulk(value))) => (found, value),
+                (_, Some(Item::Error(error))) => return self.out.error(String::from_utf8_lossy(error).into_owned()),
+                _ => return self.out.int(0),
             };
             if there.is_some() && !replace {
                 return self.out.int(0);

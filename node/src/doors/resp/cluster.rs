@@ -168,8 +168,9 @@ impl Session {
     }
 
     /// Who leads which slots, and the members, once this node has heard of somebody for all slots.
-    async fn whole_map(&self) -> Option<Map> {
-        let until = Instant::now() + LEADER_WAIT;
+    async fn whole_map(&mut self) -> Option<Map> {
+        // The requests that came together wait together, no longer than one alone.
+        let until = *self.waits_until.get_or_insert_with(|| Instant::now() + LEADER_WAIT);
         loop {
             let leads = self.leads();
             let nodes = self.nodes(&leads);

@@ -41,6 +41,10 @@ pub const SUBSCRIPTIONS_MAX: usize = 1 << 20;
 
 /// So much of a user's name is told to the log.
 const PRINCIPAL_MAX: usize = 200;
+/// A tape that became longer is given back.
+const TAPE_KEPT: usize = 64 << 10;
+/// How long a read waits for its turn among those of large values.
+const LARGE_READ_WAIT: Duration = Duration::from_secs(10);
 
 /// Whether a client wants replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -513,18 +517,27 @@ impl Session {
         });
         if is_read {
             render::reply(&mut tape.items(), out);
+            if tape.len() > TAPE_KEPT {
+                *tape = Tape::new();
+            }
             return;
         }
-        self.read_elsewhere(spec, args, moment).await;
+        self.read_elsewhere(spec, args).await;
     }
 
     /// Reads what is large on another thread, while this one serves its other clients.
-    async fn read_elsewhere(&mut self, spec: &'static Spec, args: &[&[u8]], moment: Moment) {
-        let Some(mut reading) = self.reading.clone() else { return };
+    async fn read_elsewhere(&mut self, spec: &'static Spec, args: &[&[u8]]) {
+        // A few at a time, however many clients there are.
+        let door = self.door.clone();
+        let Ok(turn) = tokio::time::timeout(LARGE_READ_WAIT, door.large_reads.acquire()).await else {
+            return self.out.error("TRYAGAIN too many large values are being read");
+        };
+        // As new as its turn.
+        self.read_anew();
+        let Some(mut reading) = self.look().await.cloned() else { return };
+        let moment = Moment { number: self.draws, ..reading.moment() };
         let args: Vec<Box<[u8]>> = args.iter().map(|arg| Box::from(*arg)).collect();
         let (database, mut out) = (self.database, Writer::new(self.out.protocol()));
-        // A few at a time, however many clients there are.
-        let turn = self.door.large_reads.acquire().await;
         let read = tokio::task::spawn_blocking(move || {
             let (mut tape, args): (Tape, Vec<&[u8]>) = (Tape::new(), args.iter().map(|arg| &**arg).collect());
             reading.look_up(database, |keyspace| execute::read(keyspace, spec, &args, moment, &mut tape));
@@ -573,11 +586,18 @@ impl Session {
         let database = self.database;
         let Some(mut reading) = self.look().await.cloned() else { return false };
         let now = reading.moment().now;
+        let (mut counted, mut bytes) = (0, 0);
         for part in 0..Keyspace::PARTS {
             reading.read(database, |keyspace| {
                 let matching = keyspace.keys_of_part(part, now).filter(|key| glob::matches(pattern, key));
                 found.extend(matching.map(Box::<[u8]>::from));
             });
+            bytes += found[counted..].iter().map(|key| key.len()).sum::<usize>();
+            counted = found.len();
+            if bytes > execute::REPLY_BYTES_MAX {
+                self.out.error(execute::ASKED_TOO_MUCH);
+                return false;
+            }
             tokio::task::coop::consume_budget().await;
         }
         true

@@ -383,6 +383,10 @@ fn log(vm: &mut Vm<'_>, args: Args) -> Run<()> {
 }
 
 fn acl_check_cmd(vm: &mut Vm<'_>, args: Args) -> Run<()> {
+    // The same text may be given again and again.
+    let bytes: usize = (0..args.count).filter_map(|index| Some(vm.as_bytes(vm.arg(args, index))?.len())).sum();
+    vm.charge_bytes(bytes)?;
+    vm.will_build(bytes)?;
     let texts: Option<Vec<Vec<u8>>> =
         (0..args.count).map(|index| Some(vm.as_bytes(vm.arg(args, index))?.into_owned())).collect();
     let Some(texts) = texts.filter(|texts| !texts.is_empty()) else {
