@@ -26,6 +26,7 @@ use crate::breaker::Verdict;
 use crate::hedge::{Hedge, Recent};
 use crate::nodes::{Failed, Node, Nodes, random_number};
 use crate::retry::{Budget, Policy};
+use crate::silence::gave_up;
 use crate::wish::{Wish, is_stale};
 use crate::{Collection, Error, Pipeline, Watch};
 
@@ -427,7 +428,13 @@ impl Client {
         made: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failed> {
         let nodes = &self.shared.nodes;
-        match timeout_at(deadline, made).await {
+        let answer = tokio::select! {
+            biased;
+            answer = timeout_at(deadline, made) => answer,
+            // Who would not try again waits.
+            () = nodes.silence(node), if self.shared.policy.retries > 0 => return Err(gave_up(node)),
+        };
+        match answer {
             Ok(Ok(reply)) => {
                 nodes.ended(node, Verdict::Answered);
                 nodes.read(wish, node, reply.metadata());

@@ -41,7 +41,7 @@
 //! | | |
 //! |---|---|
 //! | leader | replies of other nodes say who leads what the call was about, and where it is reached. Of a namespace with several shards the map is asked for then: which keys are in which shard. Writes and reads at [`Consistency::Latest`] whose keys are all in one shard go to its leader, other reads by key to a node that has it, everything else to each node in turn. An old map costs a detour; its next reply says that there is a newer one. A node that was not given is asked once it has answered a probe. [`Builder::follow_leader`] turns it off |
-//! | connections | made to all addresses at once and kept; a dead one is noticed within four seconds, one that was closed at once |
+//! | connections | made to all addresses at once and kept; one that was closed is noticed at once. A node of which nothing is heard while a call waits is asked for a sign of life after half a second, and left for another, if there is one, after another half |
 //! | circuit breaker | a node that does not answer is left out for 0.1 s, then twice as long each time up to 5 s, less up to half by chance, while it is probed in the background; one that stops says so and is left out as well |
 //! | retry budget | retries and hedges are at most a tenth of the calls of the last ten seconds or so, and 30 a second besides ([`Builder::retry_share`], [`Builder::retry_floor`]); beyond that a failure is returned at once. An attempt that reached nobody is no load and not counted |
 //! | hedged reads | [`Collection::with_hedge`]: a read at [`Consistency::Stale`] that takes longer than most asks a second node, the first answer counts and the other question is taken back |
@@ -71,6 +71,7 @@ mod routes;
 mod scan;
 mod search;
 mod semantic;
+mod silence;
 mod watch;
 mod wish;
 

@@ -29,6 +29,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use crate::Error;
 use crate::breaker::{Breaker, Verdict};
 use crate::routes::{Map, Routes, Spot};
+use crate::silence::Heard;
 use crate::wish::Wish;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,6 +58,8 @@ pub(crate) struct Node {
     breaker: Mutex<Breaker>,
     /// Whether there is nothing against the node: then nobody needs the lock.
     calm: AtomicBool,
+    /// When something was last heard of it.
+    pub heard: Heard,
 }
 
 /// A node is only itself.
@@ -74,7 +77,13 @@ impl Node {
             next: AtomicUsize::new(0),
             calm: AtomicBool::new(breaker.is_calm()),
             breaker: Mutex::new(breaker),
+            heard: Heard::new(endpoint.connect_lazy()),
         })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// One of the connections, in turn.
@@ -235,6 +244,12 @@ impl Nodes {
         Some(node)
     }
 
+    /// Whether calls go to another node, too.
+    pub fn has_other(&self, node: &Arc<Node>) -> bool {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().any(|other| !Arc::ptr_eq(other, node) && other.lets_in())
+    }
+
     /// Takes in how a call to a node ended.
     pub fn ended(&self, node: &Node, verdict: Verdict) {
         ended(node, verdict, &self.wake);
@@ -258,6 +273,9 @@ async fn ask(nodes: Weak<Nodes>, namespace: String, channel: Channel) {
 }
 
 fn ended(node: &Node, verdict: Verdict, wake: &Notify) {
+    if verdict == Verdict::Answered {
+        node.heard.note();
+    }
     // Nearly every call ends like this.
     if verdict == Verdict::Answered && node.calm.load(Ordering::Relaxed) {
         return;
