@@ -265,6 +265,11 @@ impl Node {
         self.wait_end().unwrap_or_else(|| panic!("the node does not stop\n{}", self.log()))
     }
 
+    /// Whether it has ended, and how.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
     /// Waits until it ends by itself. `None`: it runs on.
     pub fn wait_end(&mut self) -> Option<ExitStatus> {
         let begin = Instant::now();

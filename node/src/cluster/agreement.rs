@@ -108,13 +108,7 @@ pub async fn run(cluster: Cluster, store: std::path::PathBuf) {
 
 /// Marks the data, and ends the process.
 pub fn stop(store: &Path, own: &Fingerprint, right: &Fingerprint) -> ! {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let what = format!(
-        "after entry {} this member's state has the digest {}, that of most others {}",
-        own.index,
-        hex(&own.digest),
-        hex(&right.digest)
-    );
+    let what = difference(own, right);
     let mark = || {
         let mut file = std::fs::File::create(store.join(DIVERGED_FILE))?;
         writeln!(file, "{what}")?;
@@ -125,6 +119,18 @@ pub fn stop(store: &Path, own: &Fingerprint, right: &Fingerprint) -> ! {
         "{what}: {} cannot be trusted{marked}; remove this member from the cluster, and start its node with an empty data directory",
         store.display()
     ))
+}
+
+/// In what a member's state is not that of the others, for people.
+fn difference(own: &Fingerprint, right: &Fingerprint) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (what, own_has, others_have) = match own.digest == right.digest {
+        false => ("this member's state has the digest", own.digest, right.digest),
+        true => {
+            ("this member has the same records, but the chain of its entries ends in", own.chain_head, right.chain_head)
+        }
+    };
+    format!("after entry {} {what} {}, that of most others {}", own.index, hex(&own_has), hex(&others_have))
 }
 
 /// As it travels.
@@ -168,6 +174,14 @@ mod tests {
         assert_eq!(odd(&all(&[7, 7, 7, 8, 9])), these(&[4, 5]));
         assert_eq!(odd(&all(&[7, 8])), Odd::Undecided);
         assert_eq!(odd(&all(&[7, 8, 9])), Odd::Undecided);
+    }
+
+    #[test]
+    fn what_differs_is_said() {
+        let chain = Fingerprint { chain_head: [2; 32], ..print(7) };
+        assert!(difference(&print(8), &print(7)).contains(&"08".repeat(32)));
+        let said = difference(&chain, &print(7));
+        assert!(said.contains("same records") && said.contains(&"02".repeat(32)) && !said.contains("0707"), "{said}");
     }
 
     #[test]
