@@ -50,6 +50,21 @@ pub struct ShardDescription {
     pub holders: Vec<u64>,
     /// Those that held it, and have not thrown away yet what they had.
     pub leaving: Vec<u64>,
+    /// What the member that leads it knows of the others; nothing, if nobody is known to lead.
+    pub progress: Vec<MemberProgress>,
+}
+
+/// How far a member is in one shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberProgress {
+    /// Its number.
+    pub member: u64,
+    /// Whether the shard's leader has heard from it lately.
+    pub active: bool,
+    /// How many entries the leader has that it has not.
+    pub lag: u64,
+    /// Whether it is being sent a snapshot.
+    pub snapshot: bool,
 }
 
 /// A node's part in a cluster.
@@ -63,11 +78,11 @@ pub struct MemberDescription {
     pub address: String,
     /// "leader", "voter", "learner", "leaving", "joining" or "removed".
     pub part: String,
-    /// Whether the leader has heard from it lately.
+    /// Whether the leaders of all shards that it has a part in have heard from it lately, as far as they are known.
     pub active: bool,
-    /// How many entries the leader has that it has not.
+    /// How many entries a leader has that it has not, in the shard where these are the most.
     pub lag: u64,
-    /// Whether it is being sent a snapshot.
+    /// Whether it is being sent a snapshot, of any shard.
     pub snapshot: bool,
     /// How many bytes of it have gone, if the leader is sending it just now.
     pub snapshot_bytes: u64,
@@ -77,6 +92,8 @@ pub struct MemberDescription {
     pub note: String,
     /// It is to have no votes and no leads, if others can have them.
     pub drained: bool,
+    /// Who answers at its address instead of it, for people.
+    pub stranger: String,
 }
 
 impl Client {
@@ -169,6 +186,7 @@ impl From<v1::Member> for MemberDescription {
             snapshot_bytes_total,
             note,
             drained,
+            stranger,
         } = member;
         MemberDescription {
             member,
@@ -182,15 +200,33 @@ impl From<v1::Member> for MemberDescription {
             snapshot_bytes_total,
             note,
             drained,
+            stranger,
         }
     }
 }
 
 impl From<v1::ShardPlace> for ShardDescription {
     fn from(place: v1::ShardPlace) -> ShardDescription {
-        let v1::ShardPlace { shard, leader, term, voters, learners, namespaces, records, replicas, holders, leaving } =
-            place;
+        let v1::ShardPlace { shard, leader, term, voters, learners, namespaces, records, .. } = place;
+        let v1::ShardPlace { replicas, holders, leaving, progress, .. } = place;
         let leader = (leader != 0).then_some(leader);
-        ShardDescription { shard, leader, term, voters, learners, namespaces, records, replicas, holders, leaving }
+        let progress = progress.into_iter().map(|known| {
+            let v1::MemberProgress { member, active, lag, snapshot } = known;
+            MemberProgress { member, active, lag, snapshot }
+        });
+        let progress = progress.collect();
+        ShardDescription {
+            shard,
+            leader,
+            term,
+            voters,
+            learners,
+            namespaces,
+            records,
+            replicas,
+            holders,
+            leaving,
+            progress,
+        }
     }
 }

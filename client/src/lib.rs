@@ -82,7 +82,7 @@ pub use admin::{
 pub use batch::{Batch, Removals};
 pub use cache::{Cache, CacheReply, Commands, Executed, Lease};
 pub use client::{Builder, Client, ClientFigures};
-pub use cluster::{ClusterDescription, MemberDescription, ShardDescription};
+pub use cluster::{ClusterDescription, MemberDescription, MemberProgress, ShardDescription};
 pub use collection::{Collection, Condition, Consistency, Deleted, PutMode, PutOptions, Token, Written};
 pub use error::Error;
 pub use explain::{Cover, Explanation, Step, Way};

@@ -84,6 +84,11 @@ impl std::fmt::Display for NodeId {
     }
 }
 
+/// A process's name among all that ever run as nodes. Made at its start and never written down: so a node and a copy of its data
+/// are told apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunId(pub [u8; 16]);
+
 /// Why bytes are not an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {

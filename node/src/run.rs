@@ -1,7 +1,7 @@
 //! A node from its start to its end.
 //!
 //! ```text
-//!   start:    bind the addresses -> lock the data -> new, and told to join: form or join a cluster
+//!   start:    bind the addresses -> lock the data -> new, and told to join: form or join a cluster; otherwise ask who is where
 //!             -> open log and store -> threads -> serve, not ready -> as new as the leader said -> ready
 //!   shutdown: not ready -> somebody else leads -> no new calls, calls under way end (5 s) -> last checkpoint -> log closed
 //!             -> unlocked
@@ -10,22 +10,23 @@
 //! The addresses come first, so that a node that cannot be reached has not touched its data. Sockets have a runtime of
 //! their own, which ends with the node: no connection outlives it.
 
+mod error;
+
 use std::future::Future;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use loci_index::directory::DirectoryError;
 use loci_index::graph::GraphOptions;
-use loci_index::store::{StoreError, StoreOptions};
+use loci_index::store::StoreOptions;
 use loci_index::table::eviction::Room;
 use loci_raft::{
-    FOUNDING_INDEX, FileDisk, Log, LogError, LogIndex, LogOptions, MemberId, Members, Replica, ReplicaOptions,
-    RestoreError, ShardId, ShardState, founding,
+    FOUNDING_INDEX, FileDisk, Log, LogIndex, LogOptions, MemberId, Members, Replica, ReplicaOptions, ShardId,
+    ShardState, founding,
 };
+use loci_wire::v1;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -35,16 +36,18 @@ use tonic_health::server::HealthReporter;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
-use crate::cluster::formation::{self, Applicant, Formed};
+use crate::cluster::arrival::{self, Asker, Met, Twin};
+use crate::cluster::formation::{Applicant, Formed};
+use crate::cluster::greeter::Greeter;
 use crate::cluster::links::Links;
 use crate::cluster::snapshot::{self, Receiving};
-use crate::cluster::{Cluster, agreement, door, mirror, placement, policy, repair};
-use crate::config::{Config, ConfigError, LogFormat, ServeArgs};
+use crate::cluster::{Cluster, agreement, book, door, mirror, placement, policy, repair};
+use crate::config::{Config, LogFormat, ServeArgs};
 use crate::doors::grpc;
 use crate::doors::resp::{self, Resp};
 use crate::gate::Gate;
 use crate::hosting::{Care, Host, Hosting, OpenedStore, make_store, open_store};
-use crate::identity::{ClusterId, DataDirectory, DataError, FOUNDER, Identity, NodeId, random_bytes};
+use crate::identity::{ClusterId, DataDirectory, FOUNDER, Identity, NodeId, RunId, random_bytes};
 use crate::idle::Idle;
 use crate::idle::recall::Recall;
 use crate::idle::walker::WalkerFigures;
@@ -56,8 +59,9 @@ use crate::search_threads::SearchThreads;
 use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle};
 use crate::shards::{CATALOG, Served, Shards};
 use crate::status::{NodeStatus, Parts};
-use crate::trace::{self, TraceError};
+use crate::trace;
 use crate::watches::Watches;
+pub use error::RunError;
 
 const SHARD: ShardId = ShardId(CATALOG);
 /// How long another member may take to lead in the place of one that stops.
@@ -85,148 +89,6 @@ const SERVICES: [&str; 4] = ["loci.v1.Records", "loci.v1.Admin", "loci.v1.Change
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// The exit code after a second signal, as shells have it for an interrupted program.
 const INTERRUPTED: i32 = 130;
-
-/// Why a node does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The options are wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// An address cannot be had.
-    #[error("{option}: cannot listen on {address}: {error}; another node may be running there: choose another port")]
-    Listen {
-        /// Which option.
-        option: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        error: std::io::Error,
-    },
-    /// The log cannot be opened.
-    #[error("log in {path}: {error}{}{}", source(error), advice(error))]
-    Log {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: LogError,
-    },
-    /// The log's directory cannot be used.
-    #[error("log in {path}: {error}")]
-    Disk {
-        /// Where it is.
-        path: PathBuf,
-        /// What the system says.
-        error: std::io::Error,
-    },
-    /// The log knows nothing of the shard.
-    #[error(
-        "the log holds nothing of shard {shard} in {path}: it is not this node's log; restore the data directory from a copy"
-    )]
-    NotInLog {
-        /// Where the data are.
-        path: PathBuf,
-        /// Of what.
-        shard: u32,
-    },
-    /// What the address book says of a shard makes no sense.
-    #[error("shard {shard}: the address book (namespace _loci, collection shards) is damaged: {what}")]
-    Book {
-        /// Which.
-        shard: u32,
-        /// What is wrong.
-        what: String,
-    },
-    /// The data are of another cluster than the nodes that were named.
-    #[error(
-        "{path} is of cluster {own}, but {address} of cluster {other}: give the right --data or the right --join, or an empty \
-         directory to join cluster {other}"
-    )]
-    OtherCluster {
-        /// The data directory.
-        path: PathBuf,
-        /// Its cluster.
-        own: ClusterId,
-        /// Who was named.
-        address: String,
-        /// That one's cluster.
-        other: ClusterId,
-    },
-    /// Other members found that the store is not what theirs are.
-    #[error(
-        "store in {path}: {why}; remove this member from the cluster, and start its node with an empty data directory"
-    )]
-    Diverged {
-        /// Where it is.
-        path: PathBuf,
-        /// What was found.
-        why: String,
-    },
-    /// The store cannot be opened.
-    #[error("store in {path}: {error}")]
-    Store {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: StoreError,
-    },
-    /// The store is damaged, and nobody is known who has another.
-    #[error(
-        "store in {path}: {error}; to fetch it from another node of the cluster, give the address of one: --join HOST:PORT"
-    )]
-    NobodyToAsk {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: StoreError,
-    },
-    /// The store's directory cannot be used.
-    #[error("store in {path}: {error}")]
-    Directory {
-        /// Where it is.
-        path: PathBuf,
-        /// What the system says.
-        error: DirectoryError,
-    },
-    /// Log and store do not fit each other.
-    #[error("{path}: {error}")]
-    Mismatch {
-        /// The data directory.
-        path: PathBuf,
-        /// How they do not.
-        error: RestoreError,
-    },
-    /// Spans cannot be exported.
-    #[error(transparent)]
-    Trace(#[from] TraceError),
-    /// No thread, or no runtime.
-    #[error("cannot start threads: {0}; raise the limit of processes or threads")]
-    Threads(#[from] std::io::Error),
-}
-
-impl RunError {
-    /// For the process: 2 if other options are needed, otherwise 1.
-    pub fn exit_code(&self) -> u8 {
-        if matches!(self, RunError::Config(_)) { 2 } else { 1 }
-    }
-}
-
-fn source(error: &LogError) -> String {
-    std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default()
-}
-
-/// A member that may have forgotten what it promised must not vote again under its number: see [`repair`].
-fn advice(error: &LogError) -> &'static str {
-    match error {
-        LogError::Damaged { .. } | LogError::Missing { .. } | LogError::MissingEntries { .. } => {
-            "; what this member has promised the others is in there: of several nodes, remove it with `loci cluster remove MEMBER` and \
-             start it with an empty data directory and --join, as a new member"
-        }
-        _ => "",
-    }
-}
 
 /// Runs `loci serve` until a signal stops it.
 pub fn serve_command(args: ServeArgs) -> Result<(), RunError> {
@@ -347,23 +209,35 @@ impl Node {
         let advertise = config.advertise.clone().unwrap_or_else(|| at.to_string());
         let path = config.data.clone();
         let data = blocking(move || DataDirectory::open(&path)).await??;
-        let formed = match data.identity() {
+        let run = RunId(random_bytes()?);
+        let (greeter, formed, asked) = match data.identity() {
             Some(identity) => {
-                if let Some((address, other)) = formation::foreign(&config.join, &advertise, &identity).await {
-                    let path = config.data.clone();
-                    return Err(RunError::OtherCluster { path, own: identity.cluster, address, other });
-                }
-                None
+                let greeter = Greeter::start(&listener, who(&identity, run, &advertise))?;
+                let asked = Asker::of(&identity, run).look(config.join.iter().cloned().collect());
+                (greeter, None, Some(tokio::spawn(asked)))
             }
             None => {
                 let node = data.applicant()?;
-                let applicant = Applicant { node, address: advertise.clone(), join: config.join.clone() };
-                Some((node, applicant.form(&listener, &data.shard(SHARD.0)).await?))
+                let applicant = Applicant { node, run, address: advertise.clone(), join: config.join.clone() };
+                let greeter = Greeter::start(&listener, applicant.who())?;
+                (greeter, Some((node, applicant.form(&data.shard(SHARD.0)).await)), None)
             }
         };
         let opening = config.clone();
         let opened = blocking(move || open(&opening, data, formed)).await??;
-        let Opened { data, identity, log, replica, catalog, others, addresses, store_options, options, clock } = opened;
+        let foreign = match asked {
+            Some(asked) => {
+                let asker = Asker::of(&opened.identity, run);
+                let mut met = asked.await.map_err(std::io::Error::other)?;
+                if let Some(address) = opened.stood.clone().filter(|address| !config.join.contains(address)) {
+                    met.extend(asker.look([address].into()).await);
+                }
+                admit(&config, &opened, met)?
+            }
+            None => Vec::new(),
+        };
+        let Opened { data, identity, log, replica, catalog, others, addresses, store_options, options, clock, .. } =
+            opened;
         let eviction = options.eviction.clone();
         let OpenedStore { store, directory, opener, repaired, .. } = catalog;
         if let Some(collector) = &config.otlp {
@@ -402,8 +276,13 @@ impl Node {
         let files = data.shard(CATALOG);
         let receiving = Receiving::new(files.clone(), opener);
         shards.add(Served { handle: handle.clone(), files: files.clone(), receiving });
-        let cluster =
-            Cluster::new((identity, advertise), handle.clone(), shards.clone(), links.clone(), config.replace_after);
+        let cluster = Cluster::new(
+            (identity, run, advertise),
+            handle.clone(),
+            shards.clone(),
+            links.clone(),
+            config.replace_after,
+        );
         let hosting = Hosting {
             folder: data.shards(),
             store: store_options,
@@ -467,6 +346,7 @@ impl Node {
             forwarded: cluster.links().forwarded().clone(),
             watches: watches.clone(),
             repaired: !repaired.is_empty(),
+            strangers: cluster.links().strangers().clone(),
         }));
 
         let gate = Gate::default();
@@ -480,13 +360,16 @@ impl Node {
         };
         let pace = snapshot::Pace::new(config.snapshot_bytes_per_second);
         let peers = door::Door::new(calls.clone(), metrics.clone(), status.clone(), pace);
+        let strangers = cluster.links().strangers().clone();
+        runtime.spawn(arrival::watch(strangers, Asker::of(&identity, run), foreign));
+        drop(greeter);
         let (health, is_not_serving, stop_server, server) = {
             let _inside = runtime.enter();
             start_server(listener, calls, peers, &metrics, &status)?
         };
         runtime.spawn(policy::run(cluster.clone()));
         runtime.spawn(agreement::run(cluster.clone(), files));
-        runtime.spawn(policy::tell_address(cluster.clone()));
+        runtime.spawn(arrival::keep_address(cluster.clone()));
         runtime.spawn(host.clone().follow_book());
         runtime.spawn(mirror::run(cluster.clone()));
         runtime.spawn(placement::look_after(cluster.clone()));
@@ -767,6 +650,34 @@ fn start_server(
     Ok((health, is_not_serving, stop, server))
 }
 
+/// What a node that is of a cluster answers those who ask who it is.
+fn who(identity: &Identity, run: RunId, address: &str) -> v1::WhoReply {
+    v1::WhoReply {
+        cluster: identity.cluster.0.to_vec().into(),
+        node: identity.node.0.to_vec().into(),
+        member: identity.member,
+        address: address.to_owned(),
+        forming: Vec::new(),
+        run: run.0.to_vec().into(),
+    }
+}
+
+/// Whether a node may take part again, after who answered where it and the others may be: then where nodes of other clusters are.
+fn admit(config: &Config, opened: &Opened, met: Vec<(String, Met)>) -> Result<Vec<(String, ClusterId)>, RunError> {
+    let path = || config.data.clone();
+    let mut foreign = Vec::new();
+    for (address, met) in met {
+        match met {
+            Met::Twin => return Err(RunError::Twin { path: path(), twin: Twin { address } }),
+            Met::Foreign(other) if opened.is_alone => {
+                return Err(RunError::OtherCluster { path: path(), own: opened.identity.cluster, address, other });
+            }
+            Met::Foreign(other) => foreign.push((address, other)),
+        }
+    }
+    Ok(foreign)
+}
+
 /// Everything of a node that is on its disk.
 struct Opened {
     data: DataDirectory,
@@ -778,6 +689,10 @@ struct Opened {
     others: Vec<(u32, ShardState)>,
     /// Where other nodes may be.
     addresses: Vec<String>,
+    /// Where the address book has this node, as far as its checkpoint goes.
+    stood: Option<String>,
+    /// It has never been with others.
+    is_alone: bool,
     store_options: StoreOptions,
     options: OwnerOptions,
     clock: Arc<Clock>,
@@ -802,6 +717,7 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
     let path = data.shard(CATALOG);
     let mut addresses = repair::remembered(data.path());
     addresses.extend(config.join.iter().cloned());
+    let remembers_others = !repair::remembered(data.path()).is_empty();
     let addresses: Vec<String> = addresses.into_iter().collect();
     let catalog = match &formed {
         Some((_, Formed::Found)) => {
@@ -871,9 +787,24 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         eviction: Arc::new(ArcSwap::from_pointee(Room { policy: config.eviction_policy, namespace: None })),
         history_bytes: config.watch_history_bytes,
     };
+    let stood = book::find(&catalog.store.view(), me).map(|line| line.address);
+    let is_alone = !remembers_others && !repair::has_others(&state, me);
     let others = recovered.shards.keys().filter(|shard| **shard != SHARD);
     let others = others.filter_map(|shard| Some((shard.0, log.shard(*shard)?))).collect();
-    Ok(Opened { data, identity, log, replica, catalog, others, addresses, store_options, options, clock })
+    Ok(Opened {
+        data,
+        identity,
+        log,
+        replica,
+        catalog,
+        others,
+        addresses,
+        stood,
+        is_alone,
+        store_options,
+        options,
+        clock,
+    })
 }
 
 /// A runtime that may be dropped anywhere.

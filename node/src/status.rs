@@ -7,6 +7,7 @@ use std::time::Instant;
 use loci_wire::v1;
 
 use crate::cluster::links::Forwarded;
+use crate::cluster::strangers::Strangers;
 use crate::cluster::transfers::Transfers;
 use crate::cpu_time::process_cpu_nanos;
 use crate::identity::NodeId;
@@ -37,6 +38,7 @@ pub struct NodeStatus {
     at_start: Vec<ShardHandle>,
     watches: Watches,
     repaired: bool,
+    strangers: Strangers,
     draining: AtomicBool,
 }
 
@@ -55,13 +57,14 @@ pub(crate) struct Parts {
     pub forwarded: Arc<Forwarded>,
     pub watches: Watches,
     pub repaired: bool,
+    pub strangers: Strangers,
 }
 
 impl NodeStatus {
     /// Of a node that has just started.
     pub(crate) fn new(parts: Parts) -> NodeStatus {
         let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency, .. } = parts;
-        let Parts { transfers, forwarded, watches, repaired, .. } = parts;
+        let Parts { transfers, forwarded, watches, repaired, strangers, .. } = parts;
         NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
@@ -78,6 +81,7 @@ impl NodeStatus {
             forwarded,
             watches,
             repaired,
+            strangers,
             draining: AtomicBool::new(false),
         }
     }
@@ -145,6 +149,11 @@ impl NodeStatus {
     /// Whether a store was damaged and fetched anew when the node started.
     pub fn repaired(&self) -> bool {
         self.repaired
+    }
+
+    /// Who answers at addresses of the cluster and should not.
+    pub fn strangers(&self) -> &Strangers {
+        &self.strangers
     }
 
     /// The node is about to stop: new clients should go elsewhere.

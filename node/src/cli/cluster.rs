@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use loci_client::{ClusterDescription, MemberDescription, ShardDescription};
+use loci_client::{ClusterDescription, Error, MemberDescription, ShardDescription};
 use serde_json::{Value as Json, json};
 
 use super::cluster_add::add;
@@ -118,7 +118,17 @@ pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Replace { member, connection } => {
             let client = connection.client()?;
             let failed = |error| Failure::call(format!("member {member}"), error);
-            client.drain_member(member).await.map_err(failed)?;
+            match client.drain_member(member).await {
+                // What came to nothing is taken back, so that the member is as it was.
+                Err(Error::Refused { reason, .. }) if reason == "nobody_else" => {
+                    client.undrain_member(member).await.map_err(failed)?;
+                    return Err(Failure::refused(format!(
+                        "member {member}: nobody else can have its votes, so it keeps them and is not replaced: start another node with \
+                         --join, wait until `loci cluster status` shows it as a learner with health ok, and then repeat this"
+                    )));
+                }
+                drained => drained.map_err(failed)?,
+            }
             client.remove_member(member).await.map_err(failed)?;
             if connection.json {
                 print_json(&json!({"removed": member}))
@@ -160,12 +170,18 @@ fn table(described: &ClusterDescription) -> String {
     };
     let noted = described.members.iter().filter(|member| !member.note.is_empty());
     let notes: String = noted.map(|member| format!("\nmember {} {}", member.member, member.note)).collect();
+    let strangers = described.members.iter().filter(|member| !member.stranger.is_empty() && member.part != "removed");
+    let strangers: String = strangers
+        .map(|member| format!("\nat {}, where member {} should be: {}", member.address, member.member, member.stranger))
+        .collect();
     let (cluster, asked) = (&described.cluster, described.member);
     let voters = match described.voters {
         USUAL => String::new(),
         voters => format!("; {voters} members are to vote"),
     };
-    let mut text = format!("cluster {cluster}, asked of member {asked}; {leader}{voters}\n\n{}{notes}", members.text());
+    let members = members.text();
+    let mut text =
+        format!("cluster {cluster}, asked of member {asked}; {leader}{voters}\n\n{members}{notes}{strangers}");
     if described.shards.len() > 1 {
         text += "\n\n";
         text += &shards_table(&described.shards);
@@ -175,7 +191,8 @@ fn table(described: &ClusterDescription) -> String {
 
 fn shards_table(shards: &[ShardDescription]) -> String {
     let list = |members: &[u64]| members.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
-    let mut rows = Rows::new(&[">shard", "leader", ">term", "voters", "learners", "moves", ">records", "namespaces"]);
+    let mut rows =
+        Rows::new(&[">shard", "leader", ">term", "voters", "learners", "moves", "behind", ">records", "namespaces"]);
     for shard in shards {
         rows.push([
             shard.shard.to_string(),
@@ -184,11 +201,23 @@ fn shards_table(shards: &[ShardDescription]) -> String {
             list(&shard.voters),
             list(&shard.learners),
             moves(shard),
+            behind(shard),
             grouped(shard.records),
             if shard.shard == 1 { "the catalog, all others".into() } else { shard.namespaces.join(" ") },
         ]);
     }
     rows.text()
+}
+
+/// Who has not all of a shard yet, and how many entries are missing.
+fn behind(shard: &ShardDescription) -> String {
+    let lags = shard.progress.iter().filter_map(|known| match known {
+        _ if known.snapshot => Some(format!("{} receives a snapshot", known.member)),
+        _ if !known.active => Some(format!("{} silent", known.member)),
+        _ if known.lag > 0 => Some(format!("{} by {}", known.member, grouped(known.lag))),
+        _ => None,
+    });
+    lags.collect::<Vec<_>>().join(", ")
 }
 
 /// Who is to get a shard, and who is to have it no longer; of one that is on some nodes only.
@@ -216,6 +245,7 @@ fn health(described: &ClusterDescription, member: &MemberDescription) -> String 
             return format!("receives a snapshot: {} of {} MiB", mib(bytes), mib(total));
         }
         _ if member.snapshot => "receives a snapshot",
+        _ if !member.active && !member.stranger.is_empty() => "somebody else is there",
         _ if member.active => "ok",
         _ if described.leader.is_none() => "unknown",
         _ => "silent",
@@ -237,6 +267,7 @@ fn cluster_json(described: &ClusterDescription) -> Json {
             "snapshot_bytes": member.snapshot_bytes,
             "snapshot_bytes_total": member.snapshot_bytes_total,
             "note": member.note,
+            "stranger": member.stranger,
         })
     });
     json!({
@@ -262,17 +293,27 @@ fn shard_json(shard: &ShardDescription) -> Json {
         "replicas": shard.replicas,
         "holders": shard.holders,
         "leaving": shard.leaving,
+        "progress": shard.progress.iter().map(|known| json!({
+            "member": known.member,
+            "active": known.active,
+            "lag": known.lag,
+            "snapshot": known.snapshot,
+        })).collect::<Vec<_>>(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use loci_client::MemberProgress;
+
     use super::*;
 
     fn shard_of(shard: u32, leader: Option<u64>) -> ShardDescription {
         let (voters, namespaces) = (vec![1, 2, 3], vec!["wide".into()]);
         let (replicas, holders, leaving) = (3, vec![1, 2, 4], vec![3]);
         let learners = vec![];
+        let known = |member, active, lag| MemberProgress { member, active, lag, snapshot: false };
+        let progress = vec![known(1, true, 0), known(2, true, 1_204), known(3, false, 9)];
         ShardDescription {
             shard,
             leader,
@@ -284,6 +325,7 @@ mod tests {
             replicas,
             holders,
             leaving,
+            progress,
         }
     }
 
@@ -301,6 +343,7 @@ mod tests {
             snapshot_bytes_total: if member == 2 { 12 << 20 } else { 0 },
             note: if member == 2 { "repaired: a file".into() } else { String::new() },
             drained: false,
+            stranger: if member == 3 { "a node of cluster ef".into() } else { String::new() },
         };
         let described = ClusterDescription {
             cluster: "cd".repeat(16),
@@ -312,12 +355,13 @@ mod tests {
             voters: 5,
         };
         let table = table(&described);
-        assert!(table.contains("+4 -3"), "{table}");
+        assert!(table.contains("+4 -3") && table.contains("2 by 1,204"), "{table}");
         assert!(table.contains("nobody") && table.contains("wide"), "{table}");
         assert!(table.contains("member 1 leads in term 9; 5 members are to vote"), "{table}");
         let silent = table.lines().find(|line| line.contains("127.0.0.1:7703")).unwrap();
         assert!(table.contains("receives a snapshot: 5 of 12 MiB"), "{table}");
-        assert!(silent.contains("silent") && silent.contains('7'), "{table}");
+        assert!(silent.contains("somebody else is there") && silent.contains('7'), "{table}");
+        assert!(table.contains("where member 3 should be: a node of cluster ef"), "{table}");
         assert!(table.contains("member 2 repaired: a file"), "{table}");
     }
 }

@@ -132,6 +132,7 @@ mod tests {
             snapshot_bytes_total: 0,
             note: String::new(),
             drained: false,
+            stranger: String::new(),
         }
     }
 

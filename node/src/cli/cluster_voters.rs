@@ -106,6 +106,7 @@ mod tests {
             replicas,
             holders: vec![],
             leaving: vec![],
+            progress: vec![],
         };
         let member = |member: u64| MemberDescription {
             member,
@@ -119,6 +120,7 @@ mod tests {
             snapshot_bytes_total: 0,
             note: String::new(),
             drained: false,
+            stranger: String::new(),
         };
         let with = |nodes: u64, voters: u32, second: &[u64]| ClusterDescription {
             cluster: String::new(),

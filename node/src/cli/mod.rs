@@ -60,7 +60,7 @@ enum Command {
     /// Collections: create, list, describe, alter, drop.
     #[command(subcommand)]
     Collection(admin::CollectionCommand),
-    /// The cluster: status, transfer, remove.
+    /// The cluster: who takes part and who leads, and who is to; show it and change it.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
     /// How the node is doing.

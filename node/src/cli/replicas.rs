@@ -83,6 +83,7 @@ mod tests {
             replicas,
             holders: holders.to_vec(),
             leaving: leaving.to_vec(),
+            progress: vec![],
         };
         let three = [1, 2, 3];
         assert!(is_done(&shard(3, &three, &three, &[]), 3));

@@ -1,7 +1,7 @@
 //! The door for other nodes: service `loci.v1.Peers`.
 //!
 //! Always: a call that names another cluster or another member is refused before anything in it is looked at; only `Who` and
-//! `Join`, which are asked by those who have no cluster yet, name none.
+//! `Join`, which are asked by those who have no cluster yet, need name none.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,9 +19,9 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::links::{CLUSTER_KEY, PEER_BYTES_MAX, TO_KEY};
+use super::links::{CLUSTER_KEY, OTHER_CLUSTER, OTHER_MEMBER, PEER_BYTES_MAX, TO_KEY};
 use super::snapshot;
-use super::{Cluster, NotWritten, agreement, book, sightings};
+use super::{Cluster, NotWritten, agreement, arrival, book, sightings};
 use crate::doors::grpc::{Calls, Failure, WatchService, WatchStream, deadline, figures_here};
 use crate::gate;
 use crate::identity::NodeId;
@@ -69,11 +69,11 @@ impl Door {
         let (cluster, to) = (text(CLUSTER_KEY), text(TO_KEY));
         if cluster != own.cluster.to_string() {
             let message = format!("this node is of cluster {}, the call is for cluster {cluster:?}", own.cluster);
-            return Err(Failure::new(Code::FailedPrecondition, "other_cluster", message).into());
+            return Err(Failure::new(Code::FailedPrecondition, OTHER_CLUSTER, message).into());
         }
         if to != own.member.to_string() {
             let message = format!("this node is member {}, the call is for member {to:?}", own.member);
-            return Err(Failure::new(Code::FailedPrecondition, "other_member", message).into());
+            return Err(Failure::new(Code::FailedPrecondition, OTHER_MEMBER, message).into());
         }
         Ok(())
     }
@@ -159,7 +159,12 @@ impl Door {
                     return Err(Failure::new(Code::FailedPrecondition, "removed", message));
                 }
                 Some((member, there)) if *there == line => break *member,
-                Some((member, _)) => *member,
+                Some((member, there)) => {
+                    if there.address != line.address {
+                        arrival::may_move(&there.address, cluster.identity().cluster, request).await?;
+                    }
+                    *member
+                }
                 None => MemberId(lines.last_key_value().map_or(0, |(last, _)| last.0) + 1),
             };
             let Some(envelope) = book::writing(&view, member, &line) else {
@@ -234,10 +239,14 @@ impl Peers for Door {
             member: own.member,
             address: self.cluster.address().to_owned(),
             forming: Vec::new(),
+            run: self.cluster.run().0.to_vec().into(),
         }))
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+        if request.metadata().contains_key(CLUSTER_KEY) {
+            self.check(request.metadata())?;
+        }
         let deadline = gate::deadline(None, JOIN_TIME);
         let request = request.into_inner();
         if request.address.is_empty() {

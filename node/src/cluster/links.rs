@@ -30,6 +30,9 @@ use tonic::{Request, Status, Streaming};
 
 use super::NotWritten;
 use super::book;
+use super::greeter::STARTING;
+use super::strangers::Strangers;
+use crate::doors::grpc::Failure;
 use crate::identity::ClusterId;
 use crate::shard::WriteError;
 use crate::shards::{CATALOG, Shards};
@@ -39,6 +42,10 @@ use crate::trace::{self, Step, TRACEPARENT};
 pub const CLUSTER_KEY: &str = "loci-cluster";
 /// Which member it is for.
 pub const TO_KEY: &str = "loci-to";
+/// Why a call is refused that is for a node of another cluster.
+pub const OTHER_CLUSTER: &str = "other_cluster";
+/// Why one is refused that is for another member.
+pub const OTHER_MEMBER: &str = "other_member";
 /// Messages that wait for a link. More than raft has on its way to one member.
 const QUEUE: usize = 1024;
 /// Messages are gathered into one of the stream up to about this size; a larger one goes alone.
@@ -65,6 +72,7 @@ struct Shared {
     /// Those whose messages they carry.
     shards: Shards,
     links: Mutex<HashMap<MemberId, Link>>,
+    strangers: Strangers,
     forwarded: Arc<Forwarded>,
 }
 
@@ -132,12 +140,18 @@ pub fn stranger(address: &str) -> Result<PeersClient<Channel>, Status> {
 impl Links {
     /// Of a node of this cluster, for its shards. Tasks run on `runtime`. Before there is a catalog nothing is sent.
     pub fn new(cluster: ClusterId, shards: Shards, runtime: Handle) -> Links {
-        Links(Arc::new(Shared { cluster, runtime, shards, links: Mutex::default(), forwarded: Arc::default() }))
+        let (links, strangers) = (Mutex::default(), Strangers::default());
+        Links(Arc::new(Shared { cluster, runtime, shards, links, strangers, forwarded: Arc::default() }))
     }
 
     /// How much this node had other nodes do.
     pub fn forwarded(&self) -> &Arc<Forwarded> {
         &self.0.forwarded
+    }
+
+    /// Who answers at addresses where a member should.
+    pub fn strangers(&self) -> &Strangers {
+        &self.0.strangers
     }
 
     fn unreachable(&self, member: MemberId) {
@@ -157,6 +171,18 @@ impl Links {
             && let Some(shard) = self.0.shards.handle(lost.into_inner().shard().0)
         {
             shard.unreachable(to);
+        }
+    }
+
+    /// Somebody who is not this member answered where it should be.
+    fn met(&self, member: MemberId, said: &Failure) {
+        let Some(catalog) = self.0.shards.handle(CATALOG) else { return };
+        let lines = book::read(&catalog.newest());
+        let Some(line) = lines.get(&member).filter(|line| !line.removed) else { return };
+        // One that came in the place of another, which is not removed yet, is no stranger.
+        let came_after = lines.iter().any(|(other, l)| *other != member && !l.removed && l.address == line.address);
+        if !came_after {
+            self.strangers().meet(&line.address, &format!("not member {member}; it says: {}", said.message));
         }
     }
 
@@ -300,7 +326,16 @@ async fn run(links: Links, to: MemberId, mut waiting: mpsc::Receiver<Message>) {
         links.unreachable(to);
         match ended {
             Ok(()) => return,
-            Err(error) => tracing::debug!(member = to.0, %error, "the link broke"),
+            Err(error) => {
+                tracing::debug!(member = to.0, %error, "the link broke");
+                let said = Failure::from_status(&error);
+                match said.detail.reason.as_str() {
+                    OTHER_CLUSTER | OTHER_MEMBER => links.met(to, &said),
+                    // It is there in a moment.
+                    STARTING => pause = PAUSE_MIN / 2,
+                    _ => {}
+                }
+            }
         }
         pause = if begun.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         tokio::time::sleep(pause).await;

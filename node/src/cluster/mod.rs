@@ -1,7 +1,8 @@
 //! The cluster: how this node and the others find each other, speak, and share the work.
 //!
 //! ```text
-//!   formation   an empty node founds a cluster with others, or asks to join one
+//!   formation   an empty node founds a cluster with others, or asks to join one; greeter: who answers before a node serves
+//!   arrival     a node that is of a cluster comes again: not beside its own copy; strangers: who answers where it should not
 //!   book        who is where, and which shards there are: ordinary records in namespace `_loci`, so that every member has
 //!               them
 //!   hint        who leads, told to clients that asked another node
@@ -22,9 +23,11 @@
 //! - whatever is lost between nodes is asked again by those who need it: links promise nothing.
 
 pub mod agreement;
+pub mod arrival;
 pub mod book;
 pub mod door;
 pub mod formation;
+pub mod greeter;
 pub mod hint;
 pub mod links;
 pub mod mirror;
@@ -34,6 +37,7 @@ pub mod policy;
 pub mod repair;
 pub mod sightings;
 pub mod snapshot;
+pub mod strangers;
 pub mod transfers;
 #[cfg(test)]
 mod tests;
@@ -45,7 +49,7 @@ use loci_index::command::{Entry, Envelope, Outcome};
 use loci_raft::MemberId;
 use tonic::Status;
 
-use crate::identity::Identity;
+use crate::identity::{Identity, RunId};
 use crate::shard::{ShardHandle, WriteError, Written};
 use crate::shards::Shards;
 use crate::trace;
@@ -58,6 +62,9 @@ use transfers::Transfers;
 const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LEADER_LOOK: Duration = Duration::from_millis(10);
+/// A write that was handed to a node which then no longer leads waits for so many looks, so far apart.
+const LOOKS_ELSEWHERE: u32 = 3;
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(100);
 
 /// This node's part in its cluster, as far as one shard is concerned.
 #[derive(Clone)]
@@ -70,6 +77,7 @@ pub struct Cluster {
 
 struct Shared {
     identity: Identity,
+    run: RunId,
     address: String,
     catalog: ShardHandle,
     shards: Shards,
@@ -112,9 +120,9 @@ impl From<WriteError> for NotWritten {
 }
 
 impl Cluster {
-    /// Of a node that others reach at `address`, and of the shard that holds the catalog.
+    /// Of a node that others reach at `address`, as the process `run`; and of the shard that holds the catalog.
     pub fn new(
-        (identity, address): (Identity, String),
+        (identity, run, address): (Identity, RunId, String),
         catalog: ShardHandle,
         shards: Shards,
         links: Links,
@@ -123,8 +131,19 @@ impl Cluster {
         let shard = catalog.clone();
         let (hints, transfers, sightings) = (Hints::default(), Transfers::default(), Sightings::default());
         let gifts = tokio::sync::Mutex::new(Instant::now());
-        let shared =
-            Shared { identity, address, catalog, shards, links, hints, transfers, sightings, replace_after, gifts };
+        let shared = Shared {
+            identity,
+            run,
+            address,
+            catalog,
+            shards,
+            links,
+            hints,
+            transfers,
+            sightings,
+            replace_after,
+            gifts,
+        };
         Cluster { shared: Arc::new(shared), shard, only: None }
     }
 
@@ -177,6 +196,11 @@ impl Cluster {
     /// Which node this is.
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
+    }
+
+    /// Which process this is.
+    pub fn run(&self) -> RunId {
+        self.shared.run
     }
 
     /// Where others reach this node.
@@ -266,6 +290,17 @@ impl Cluster {
         Box::pin(self.hand_on(leader, shard.id(), envelope, deadline)).await
     }
 
+    /// Returns once a shard is led by another member than this for a while, of which no answer is to be expected then: whoever hands
+    /// its lead over answers at once.
+    async fn led_by_another(&self, than: MemberId, shard: u32) {
+        let mut looks = 0;
+        while looks < LOOKS_ELSEWHERE {
+            tokio::time::sleep(LOOK_ELSEWHERE).await;
+            let leader = self.shards().handle(shard).and_then(|shard| shard.leader());
+            looks = if leader.is_some_and(|leader| leader != than) { looks + 1 } else { 0 };
+        }
+    }
+
     /// Has a node write that leads.
     async fn hand_on(
         &self,
@@ -277,7 +312,12 @@ impl Cluster {
         let entry = Entry { clock: 0, commands: vec![envelope] }.encode();
         // Ends with the answer.
         let step = trace::here().and_then(|spot| spot.begin("forward"));
-        let reply = self.shared.links.forward(leader, shard, entry, deadline, step.as_ref()).await?;
+        let forwarded = self.shared.links.forward(leader, shard, entry, deadline, step.as_ref());
+        let reply = tokio::select! {
+            biased;
+            reply = forwarded => reply?,
+            () = self.led_by_another(leader, shard) => return Err(WriteError::Unconfirmed { shard }.into()),
+        };
         drop(step);
         let outcome = Outcome::decode(&reply.outcome).map_err(|error| Box::new(Status::internal(error.to_string())));
         Ok(Written { outcome: outcome.map_err(NotWritten::There)?, index: reply.index })

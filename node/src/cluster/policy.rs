@@ -31,10 +31,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use loci_raft::{MemberChange, MemberId, Members, Part};
-use loci_wire::v1;
 
 use super::book::ShardLine;
-use super::{Cluster, book, links};
+use super::{Cluster, book};
 use crate::shard::{Level, MemberProgress};
 use crate::shards::CATALOG;
 
@@ -49,8 +48,6 @@ const BALANCE_EVERY: Duration = Duration::from_secs(3);
 /// How many entries a learner may be behind to count as caught up.
 const LAG_MAX: u64 = 1_000;
 const CHANGE_TIME: Duration = Duration::from_secs(10);
-/// How long one of the others may take to hear where this node is.
-const TELL_TIME: Duration = Duration::from_secs(5);
 
 /// Fewer voters than these are never had by taking votes away.
 const VOTERS_LEAST: usize = 3;
@@ -184,32 +181,6 @@ pub fn towards(members: &Members, progress: &[MemberProgress], last: u64, holder
     match wanted {
         0 => Step::Wait,
         wanted => Step::Change(ready.into_iter().take(wanted).map(MemberChange::Promote).collect()),
-    }
-}
-
-/// Sees to it that the others know where this node is, which may have another address than when it was last here. Until they
-/// do, a leader among them cannot reach it: so it asks them, as a node does that joins.
-pub async fn tell_address(cluster: Cluster) {
-    loop {
-        let lines = book::read(&cluster.catalog().newest());
-        match lines.get(&cluster.me()) {
-            // The first node that joins sees to it that its founder is in the book.
-            None => return,
-            Some(line) if line.address == cluster.address() => return,
-            Some(_) => {}
-        }
-        let others = lines.iter().filter(|(member, line)| **member != cluster.me() && !line.removed);
-        let mut told = false;
-        for (_, line) in others {
-            let node = cluster.identity().node.0.to_vec();
-            let request = v1::JoinRequest { node: node.into(), address: cluster.address().to_owned() };
-            let asked = async { links::stranger(&line.address)?.join(request).await };
-            told |= matches!(tokio::time::timeout(TELL_TIME, asked).await, Ok(Ok(_)));
-        }
-        if !told && let Err(failure) = cluster.enter_book(Instant::now() + TELL_TIME).await {
-            tracing::debug!(error = failure.message, "nobody could be told where this node is");
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

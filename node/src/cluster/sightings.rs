@@ -76,7 +76,9 @@ impl Sightings {
 
 /// A shard's part of this node, for others.
 pub fn part(shard: &ShardHandle) -> v1::ShardPart {
-    let members = shard.members();
+    let (members, last) = (shard.members(), shard.newest().index());
+    let leader = shard.leader().filter(|_| shard.status().role == "leader");
+    let others = shard.progress().into_iter().filter(|known| leader.is_some_and(|own| own != known.member));
     let ids = |members: &[MemberId]| members.iter().map(|member| member.0).collect();
     v1::ShardPart {
         shard: shard.id(),
@@ -87,6 +89,14 @@ pub fn part(shard: &ShardHandle) -> v1::ShardPart {
         changing: members.as_ref().is_some_and(|members| members.joint()),
         records: shard.newest().stats().records,
         ready: shard.is_ready(),
+        progress: others
+            .map(|known| v1::MemberProgress {
+                member: known.member.0,
+                active: known.active,
+                lag: last.saturating_sub(known.matched),
+                snapshot: known.snapshot,
+            })
+            .collect(),
     }
 }
 

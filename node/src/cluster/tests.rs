@@ -161,7 +161,9 @@ async fn nodes_that_are_told_of_each_other_form_one_cluster() {
     drop(listeners);
     let mut starting = tokio::task::JoinSet::new();
     for (number, at) in addresses.iter().copied().enumerate() {
-        let join: Vec<String> = addresses.iter().filter(|other| **other != at).map(ToString::to_string).collect();
+        // The first is not told its own address, the others are.
+        let told = addresses.iter().filter(|other| number > 0 || **other != at);
+        let join: Vec<String> = told.map(ToString::to_string).collect();
         let config = Config { listen: at, ..config(&data.path().join(number.to_string()), &join) };
         starting.spawn(async move {
             let node = Node::start(config).await.unwrap();
@@ -241,7 +243,7 @@ async fn a_removed_member_is_told_so_and_its_number_is_not_given_again() {
         described.members.iter().any(|member| member.member == 4 && member.part == "voter")
     })
     .await;
-    // A node of one cluster is not let in where it was not told to be.
+    // A node that has a cluster of its own, of which there are no others, is not let in where it was not told to be.
     let foreign = started(&data.path().join("5"), &[]).await;
     let (elsewhere, path) = (address(&foreign), data.path().join("5"));
     foreign.shutdown().await.unwrap();
@@ -249,6 +251,130 @@ async fn a_removed_member_is_told_so_and_its_number_is_not_given_again() {
         Node::start(config(&path, &[elsewhere, address(&first)])).await.err().expect("it is of another cluster");
     assert!(refused.to_string().contains("of cluster"), "{refused}");
     for node in [first, second, fourth] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// Starts a node again where it was.
+async fn again(at: std::net::SocketAddr, data: &Path, join: &[String]) -> Node {
+    let node = Node::start(Config { listen: at, ..config(data, join) }).await.unwrap();
+    tokio::time::timeout(PATIENCE, node.ready()).await.expect("the node becomes ready");
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_told_its_own_address_asks_itself_and_does_not_wait_for_the_answer() {
+    let data = tempfile::tempdir().unwrap();
+    let [first, second, mut third] = three(data.path()).await;
+    let at = third.local_addr();
+    // By another of its names, too.
+    let itself = format!("localhost:{}", at.port());
+    let join = [at.to_string(), itself, address(&first), address(&second)];
+    // Longer than an answer that does not come is waited for: unless the machine has much else to do, one of three is faster.
+    let mut fastest = PATIENCE;
+    for _ in 0..3 {
+        third.shutdown().await.unwrap();
+        let begun = Instant::now();
+        third = Node::start(Config { listen: at, ..config(&data.path().join("3"), &join) }).await.unwrap();
+        fastest = fastest.min(begun.elapsed());
+    }
+    third.ready().await;
+    assert!(fastest < super::formation::ANSWER_TIME, "the fastest start took {fastest:?}");
+    assert_eq!(third.status().strangers().count(), 0);
+    for node in [first, second, third] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stray_node_at_a_members_address_stops_no_majority_and_is_told_of() {
+    let data = tempfile::tempdir().unwrap();
+    let nodes = three(data.path()).await;
+    let all = client(&nodes.iter().collect::<Vec<_>>()).await;
+    all.collection("default", "cache").ensure(loci_client::Schema::default()).await.unwrap();
+    put(&all, "key", "1").await;
+    let at = nodes.each_ref().map(Node::local_addr);
+    let join = at.map(|address| address.to_string());
+    for node in nodes {
+        node.shutdown().await.unwrap();
+    }
+    let stray = again(at[0], &data.path().join("stray"), &[]).await;
+    let strays = stray.shard().status();
+    let paths = [data.path().join("2"), data.path().join("3")];
+    let (second, third) = tokio::join!(again(at[1], &paths[0], &join), again(at[2], &paths[1], &join));
+    let two = client(&[&second, &third]).await;
+    assert_eq!(get(&two, "key").await.as_deref(), Some("1"));
+    until("the stray node is told of", async || {
+        let described = two.describe_cluster().await.unwrap();
+        let told = described.members.iter().find(|member| member.member == 1).map(|member| member.stranger.clone());
+        told.is_some_and(|told| told.contains("of cluster")) && second.status().strangers().count() == 1
+    })
+    .await;
+    // It has taken nobody in.
+    assert!(stray.shard().members().unwrap().all().eq([loci_raft::MemberId(1)]), "{strays:?}");
+    stray.shutdown().await.unwrap();
+    // The stray one is refused while they run: it is of several no more than of theirs.
+    let refused = Node::start(Config { listen: at[0], ..config(&data.path().join("stray"), &join) }).await;
+    let refused = refused.err().expect("it is of another cluster").to_string();
+    assert!(refused.contains("of cluster"), "{refused}");
+    let first = again(at[0], &data.path().join("1"), &join).await;
+    three_voters(&two).await;
+    until("it is forgotten", async || second.status().strangers().count() == 0).await;
+    for node in [first, second, third] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_member_is_refused_while_the_member_runs_and_a_member_that_moves_is_not() {
+    let data = tempfile::tempdir().unwrap();
+    let [first, second, third] = three(data.path()).await;
+    let all = client(&[&first, &third]).await;
+    let (at, path, copied) = (second.local_addr(), data.path().join("2"), data.path().join("copy"));
+    second.shutdown().await.unwrap();
+    copy(&path, &copied);
+    let second = again(at, &path, &[]).await;
+    // Told of the others, of all, or of nobody: the book has the address.
+    for join in [vec![address(&first)], vec![address(&first), at.to_string()], vec![]] {
+        let refused = Node::start(config(&copied, &join)).await.err().expect("it is a copy").to_string();
+        assert!(refused.contains(&at.to_string()) && refused.contains("beside its original"), "{refused}");
+    }
+    // One that cannot reach the member: the leader can.
+    let request = loci_wire::v1::JoinRequest {
+        node: (0..16).map(|byte| u8::from_str_radix(&second.status().node()[2 * byte..][..2], 16).unwrap()).collect(),
+        address: "127.0.0.1:1".into(),
+        run: vec![7; 16].into(),
+    };
+    let refused = super::links::stranger(&address(&first)).unwrap().join(request).await.unwrap_err();
+    assert!(refused.message().contains("beside its original"), "{refused}");
+    let described = all.describe_cluster().await.unwrap();
+    assert_eq!(described.members[1].address, at.to_string());
+    // With the member gone, what it leaves is the member, at another address.
+    second.shutdown().await.unwrap();
+    let moved = data.path().join("moved");
+    copy(&path, &moved);
+    let moved = started(&moved, &[address(&first), at.to_string()]).await;
+    until("the others know where it is", async || {
+        let described = all.describe_cluster().await.unwrap();
+        described.members[1].address == address(&moved) && described.members[1].active
+    })
+    .await;
+    // Now the original is the copy.
+    let refused = Node::start(Config { listen: at, ..config(&path, &[address(&moved)]) }).await;
+    let refused = refused.err().expect("the other one is the member").to_string();
+    assert!(refused.contains("beside its original"), "{refused}");
+    for node in [first, moved, third] {
         node.shutdown().await.unwrap();
     }
 }

@@ -5,9 +5,12 @@ use std::path::Path;
 use loci_index::command::{
     Action, Change, Command, Content, EmbeddingSpec, Envelope, Origin, Outcome, Refusal, Schema,
 };
+use loci_index::store::StoreError;
+use loci_raft::RestoreError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::identity::DataError;
 use crate::shard::{Level, ReadError, WriteError, Written};
 
 async fn start(path: &Path) -> Node {

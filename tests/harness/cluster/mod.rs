@@ -100,9 +100,9 @@ impl Cluster {
 
     /// How a node is started.
     pub fn start_of(&self, number: usize) -> Start {
-        let others: Vec<&str> =
-            (0..self.addresses.len()).filter(|at| *at != number).map(|at| self.advertised(at)).collect();
-        let (listen, join) = (&self.addresses[number], others.join(","));
+        // All of them, the own one among them, as users do.
+        let all: Vec<&str> = (0..self.addresses.len()).map(|at| self.advertised(at)).collect();
+        let (listen, join) = (&self.addresses[number], all.join(","));
         let start = Start::default().with(&["--listen", listen, "--advertise", self.advertised(number)]);
         let start = start.with(&["--join", &join, "--log-file-mib", "1"]);
         start.with(&self.plan.options.iter().map(String::as_str).collect::<Vec<_>>())

@@ -48,19 +48,34 @@ pub async fn describe(
     }
     let view = shard.newest();
     let lines = book::read(&view);
+    if cluster.shards().handles().len() > 1 || !book::shards(&view).is_empty() {
+        // How far the members of a shard are knows who leads it.
+        let others = lines.iter().filter(|(_, line)| !line.removed);
+        cluster.look_at(others.map(|(member, _)| *member).collect::<Vec<_>>()).await;
+    }
+    let shards = places(cluster);
     let members = shard.members();
     let part = |member: MemberId| members.as_ref().map_or(Part::Removed, |members| members.part(member));
     let leader = shard.leader();
     let last = view.index();
-    let progress = shard.progress();
+    let known = shard.progress().into_iter().map(|known| v1::MemberProgress {
+        member: known.member.0,
+        active: known.active || known.member == cluster.me(),
+        lag: last.saturating_sub(known.matched),
+        snapshot: known.snapshot,
+    });
+    let known: Vec<_> = known.collect();
     let sending = cluster.transfers().under_way();
+    let strangers = cluster.links().strangers();
     let mut all: Vec<MemberId> = lines.keys().copied().collect();
     all.extend(members.iter().flat_map(|members| members.all()).filter(|member| !lines.contains_key(member)));
     all.sort_unstable();
     let own = cluster.own_line();
     let members = all.into_iter().map(|member| {
         let line = lines.get(&member).or_else(|| (member == cluster.me()).then_some(&own));
-        let known = progress.iter().find(|known| known.member == member);
+        let in_catalog = known.iter().find(|known| known.member == member.0);
+        let alone = v1::MemberProgress { active: member == cluster.me(), ..v1::MemberProgress::default() };
+        let worst = worst(in_catalog.unwrap_or(&alone), &shards, member);
         let sent = sending.iter().find(|sent| sent.member == member && sent.direction == Direction::Sent);
         let part = match part(member) {
             _ if leader == Some(member) => "leader",
@@ -75,23 +90,36 @@ pub async fn describe(
             node: line.map(|line| line.node.clone()).unwrap_or_default(),
             address: line.map(|line| line.address.clone()).unwrap_or_default(),
             part: part.into(),
-            active: member == cluster.me() || known.is_some_and(|known| known.active),
-            lag: known.map_or(0, |known| last.saturating_sub(known.matched)),
-            snapshot: known.is_some_and(|known| known.snapshot),
+            active: worst.active,
+            lag: worst.lag,
+            snapshot: worst.snapshot,
             snapshot_bytes: sent.map_or(0, |sent| sent.bytes),
             snapshot_bytes_total: sent.map_or(0, |sent| sent.bytes_total),
             note: line.map(|line| line.note.clone()).unwrap_or_default(),
             drained: line.is_some_and(|line| line.drained),
+            stranger: line.and_then(|line| strangers.at(&line.address)).unwrap_or_default(),
         }
     });
+    let members = members.collect();
     Ok(v1::DescribeClusterReply {
         cluster: cluster.identity().cluster.to_string(),
         member: cluster.me().0,
         leader: leader.map_or(0, |leader| leader.0),
         term: shard.status().term,
-        members: members.collect(),
-        shards: places(cluster),
+        members,
+        shards,
         voters: book::settings(&cluster.catalog().newest()).voters,
+    })
+}
+
+/// How a member is doing in the catalog and in all other shards, where it is doing worst.
+fn worst(in_catalog: &v1::MemberProgress, shards: &[v1::ShardPlace], member: MemberId) -> v1::MemberProgress {
+    let others = shards.iter().filter(|place| place.shard != CATALOG).flat_map(|place| &place.progress);
+    others.filter(|known| known.member == member.0).fold(*in_catalog, |worst, known| v1::MemberProgress {
+        member: member.0,
+        active: worst.active && known.active,
+        lag: worst.lag.max(known.lag),
+        snapshot: worst.snapshot || known.snapshot,
     })
 }
 
@@ -137,6 +165,7 @@ fn places(cluster: &Cluster) -> Vec<v1::ShardPlace> {
         let here = cluster.held(id).map(|shard| sightings::part(&shard));
         let v1::ShardPart { leader, term, voters, learners, records, .. } =
             here.or_else(|| cluster.sighted(id)).unwrap_or_default();
+        let progress = cluster.led(id).map(|part| part.progress).unwrap_or_default();
         let (replicas, holders, leaving) =
             lines.get(&id).map(|line| (line.replicas, line.holders.clone(), line.leaving.clone())).unwrap_or_default();
         let namespaces = namespaces.iter().filter(|(_, line)| line.shards.contains(&id));
@@ -151,6 +180,7 @@ fn places(cluster: &Cluster) -> Vec<v1::ShardPlace> {
             replicas,
             holders,
             leaving,
+            progress,
         }
     };
     all.into_iter().map(place).collect()
@@ -177,6 +207,11 @@ pub async fn transfer(
     };
     let cluster = &cluster.of(shard);
     let to = MemberId(request.member);
+    let takes_part = || cluster.shard().members().is_some_and(|members| members.part(to) != Part::Removed);
+    if book::find(&cluster.catalog().newest(), to).is_none_or(|line| line.removed) && !takes_part() {
+        let message = format!("there is no member {to}; `loci cluster status` lists them");
+        return Err(Failure::new(Code::NotFound, "unknown_member", message));
+    }
     let leader = leader(cluster, deadline).await?;
     if leader == to {
         return Ok(v1::TransferLeaderReply {});
@@ -281,7 +316,7 @@ pub async fn drain(
             }
             let message = format!(
                 "member {member} still has a vote in shards {:?}: nobody else could have it. Start another node with --join, which \
-                 takes its place as soon as it has caught up, or take it back with --undo",
+                 takes its place as soon as it has caught up, or let it vote again with `loci cluster drain {member} --undo`",
                 holds()
             );
             return Err(Failure::new(Code::FailedPrecondition, "nobody_else", message));
@@ -319,5 +354,29 @@ async fn there<Q, R, F: Future<Output = Result<Response<R>, Status>>>(
     match call(AdminClient::new(channel), request).await {
         Ok(reply) => Ok(reply.into_inner()),
         Err(status) => Err(Failure::from_status(&status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_as_well_as_where_it_is_doing_worst() {
+        let known = |member, active, lag, snapshot| v1::MemberProgress { member, active, lag, snapshot };
+        let place = |shard, progress: &[v1::MemberProgress]| v1::ShardPlace {
+            shard,
+            progress: progress.to_vec(),
+            ..v1::ShardPlace::default()
+        };
+        let shards = [
+            place(1, &[known(2, false, 900, true)]),
+            place(2, &[known(1, true, 0, false), known(2, true, 70, false)]),
+            place(3, &[known(1, true, 5, true), known(2, false, 7, false)]),
+        ];
+        let of = |member| worst(&known(member, true, 3, false), &shards, MemberId(member));
+        assert_eq!(of(1), known(1, true, 5, true));
+        assert_eq!(of(2), known(2, false, 70, false), "the catalog's leader has spoken for the catalog");
+        assert_eq!(of(3), known(3, true, 3, false));
     }
 }
