@@ -239,8 +239,7 @@ async fn a_shard_that_cannot_answer_fails_a_search_or_is_named() {
             let there = keys(&found.queries[0]);
             let left: Vec<Vec<u8>> = all.iter().filter(|key| there.contains(key)).cloned().collect();
             assert_eq!(there, left);
-            let records: u64 = lost.iter().map(|shard| shard.records).sum();
-            assert!(records > 0 && there.len() < all.len(), "{} of {} with {records} lost", there.len(), all.len());
+            assert!(there.len() < all.len(), "the node that was killed had none of {} records", all.len());
         }
     }
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?} for {searches} searches without a node", begun.elapsed());
