@@ -30,6 +30,60 @@ pub enum Durability {
     Buffered,
 }
 
+/// Which typed values of a collection make room where there is no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EvictionPolicy {
+    /// S3-FIFO: what is used while it is on probation stays, what is looked at once goes first.
+    S3Fifo,
+    /// Those that were used least lately.
+    Lru,
+    /// Those that were used least often.
+    Lfu,
+    /// Any.
+    Random,
+    /// Of those with a deadline, those that were used least lately.
+    VolatileLru,
+    /// Of those with a deadline, those that were used least often.
+    VolatileLfu,
+    /// Any of those with a deadline.
+    VolatileRandom,
+    /// Those whose deadline comes first.
+    VolatileTtl,
+    /// None: what would make the collection larger is refused instead.
+    NoEviction,
+}
+
+/// Policies, their names, short ones, and what they are called on the way.
+const POLICIES: [(EvictionPolicy, &str, &str, v1::EvictionPolicy); 9] = [
+    (EvictionPolicy::S3Fifo, "s3-fifo", "s3-fifo", v1::EvictionPolicy::S3Fifo),
+    (EvictionPolicy::Lru, "allkeys-lru", "lru", v1::EvictionPolicy::Lru),
+    (EvictionPolicy::Lfu, "allkeys-lfu", "lfu", v1::EvictionPolicy::Lfu),
+    (EvictionPolicy::Random, "allkeys-random", "random", v1::EvictionPolicy::Random),
+    (EvictionPolicy::VolatileLru, "volatile-lru", "volatile-lru", v1::EvictionPolicy::VolatileLru),
+    (EvictionPolicy::VolatileLfu, "volatile-lfu", "volatile-lfu", v1::EvictionPolicy::VolatileLfu),
+    (EvictionPolicy::VolatileRandom, "volatile-random", "volatile-random", v1::EvictionPolicy::VolatileRandom),
+    (EvictionPolicy::VolatileTtl, "volatile-ttl", "ttl", v1::EvictionPolicy::VolatileTtl),
+    (EvictionPolicy::NoEviction, "noeviction", "none", v1::EvictionPolicy::None),
+];
+
+impl EvictionPolicy {
+    /// The policy of that name, as Redis has them (`allkeys-lru`), or short (`lru`).
+    pub fn named(name: &str) -> Option<EvictionPolicy> {
+        let is = |known: &str| known.eq_ignore_ascii_case(name);
+        POLICIES.iter().find(|(_, long, short, _)| is(long) || is(short)).map(|(policy, ..)| *policy)
+    }
+
+    /// Its name, as Redis has them but for its own.
+    pub fn name(self) -> &'static str {
+        POLICIES.iter().find(|(policy, ..)| *policy == self).map_or("", |(_, name, ..)| name)
+    }
+
+    /// All names.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        POLICIES.iter().map(|(_, name, ..)| *name)
+    }
+}
+
 /// One embedding of a collection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddingSpec {
@@ -141,8 +195,10 @@ pub struct Schema {
     pub durability: Durability,
     /// How long replaced and deleted versions are kept. Not enforced yet.
     pub retention: Duration,
-    /// The most bytes its records may take; 0: no limit. Not enforced yet.
+    /// The most bytes that its typed values may take in each shard until some make room; 0: as many as there is memory for.
     pub eviction_bytes: u64,
+    /// Which of them make room; none: as the node that leads is told (`loci serve --eviction-policy`).
+    pub eviction_policy: Option<EvictionPolicy>,
     /// The attributes whose filters are answered from an index; at most 64.
     pub indexes: Vec<Index>,
 }
@@ -154,8 +210,10 @@ pub struct Alteration {
     pub durability: Option<Durability>,
     /// How long replaced and deleted versions are kept.
     pub retention: Option<Duration>,
-    /// The most bytes its records may take.
+    /// The most bytes that its typed values may take.
     pub eviction_bytes: Option<u64>,
+    /// Which of them make room; `Some(None)`: as the node that leads is told.
+    pub eviction_policy: Option<Option<EvictionPolicy>>,
     /// Indexes that it gets, or whose kind changes. What is stored already is indexed in the background.
     pub add_indexes: Vec<Index>,
     /// The paths of indexes that go, before any are added.
@@ -296,6 +354,12 @@ impl Schema {
     /// With another embedding, kept or searched in a way of its own.
     pub fn with_embedding_spec(mut self, spec: EmbeddingSpec) -> Schema {
         self.embeddings.push(spec);
+        self
+    }
+
+    /// With the most bytes that its typed values may take, and which of them make room then; none: as the node is told.
+    pub fn with_eviction(mut self, bytes: u64, policy: Option<EvictionPolicy>) -> Schema {
+        (self.eviction_bytes, self.eviction_policy) = (bytes, policy);
         self
     }
 
@@ -495,6 +559,7 @@ impl Collection {
             durability: durability.into(),
             retention_millis: alteration.retention.map(millis),
             eviction_bytes: alteration.eviction_bytes,
+            eviction_policy: alteration.eviction_policy.map(policy_number),
             add_indexes: alteration.add_indexes.into_iter().map(Index::into).collect(),
             remove_indexes: alteration.remove_indexes,
         };
@@ -551,6 +616,11 @@ impl From<Durability> for v1::Durability {
     }
 }
 
+fn policy_number(policy: Option<EvictionPolicy>) -> i32 {
+    let known = POLICIES.iter().find(|(known, ..)| Some(*known) == policy);
+    known.map_or(v1::EvictionPolicy::Unspecified, |(.., wire)| *wire).into()
+}
+
 impl From<Index> for v1::IndexSpec {
     fn from(index: Index) -> v1::IndexSpec {
         let kind = match index.kind {
@@ -596,6 +666,7 @@ impl From<Schema> for v1::Schema {
             durability: v1::Durability::from(schema.durability).into(),
             retention_millis: millis(schema.retention),
             eviction_bytes: schema.eviction_bytes,
+            eviction_policy: policy_number(schema.eviction_policy),
             indexes: schema.indexes.into_iter().map(Index::into).collect(),
             sparse: schema.sparse.into_iter().map(|name| v1::SparseSpec { name }).collect(),
             texts: schema.texts.into_iter().map(Into::into).collect(),
@@ -631,6 +702,8 @@ impl TryFrom<v1::Schema> for Schema {
             v1::Durability::Buffered => Durability::Buffered,
             v1::Durability::Synced | v1::Durability::Unspecified => Durability::Synced,
         };
+        let known = schema.eviction_policy();
+        let eviction_policy = POLICIES.iter().find(|(.., wire)| *wire == known).map(|(policy, ..)| *policy);
         let embedding = |spec: v1::EmbeddingSpec| {
             let metric = match spec.metric() {
                 v1::Metric::Cosine => Metric::Cosine,
@@ -655,6 +728,7 @@ impl TryFrom<v1::Schema> for Schema {
             durability,
             retention: Duration::from_millis(schema.retention_millis),
             eviction_bytes: schema.eviction_bytes,
+            eviction_policy,
             indexes: schema.indexes.into_iter().map(Index::from).collect(),
             sparse: schema.sparse.into_iter().map(|sparse| sparse.name).collect(),
             texts: schema.texts.into_iter().map(Into::into).collect(),

@@ -76,8 +76,8 @@ mod watch;
 mod wish;
 
 pub use admin::{
-    Alteration, Changed, Codes, CollectionStats, Description, Durability, EmbeddingSpec, Index, IndexKind, Language,
-    Metric, NodeStats, Schema, ShardStats, Storage, TextSpec,
+    Alteration, Changed, Codes, CollectionStats, Description, Durability, EmbeddingSpec, EvictionPolicy, Index,
+    IndexKind, Language, Metric, NodeStats, Schema, ShardStats, Storage, TextSpec,
 };
 pub use batch::{Batch, Removals};
 pub use cache::{Cache, CacheReply, Commands, Executed, Lease};

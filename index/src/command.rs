@@ -11,7 +11,7 @@
 //! Whoever hands an entry over has verified its checksum; the archive is bounds-checked on top of that. Version 3 is
 //! version 2 with one more command, and only an entry that carries that command has it: so whatever an older program can
 //! understand, it reads. Version 4 adds commands on typed values in the same way, version 5 conditions on leases and on typed
-//! values, version 6 the removal of records by filter. Entries of version 1 are read too, slowly ([`v1`]).
+//! values, version 6 the removal of records by filter, version 7 the policy by which a collection evicts. Entries of version 1 are read too, slowly ([`v1`]).
 //!
 //! Always: everything that the outcome depends on is in the entry or in the store. In particular embeddings are already
 //! normalised where the metric asks for it, and attributes are in their canonical encoding: no arithmetic that two
@@ -26,7 +26,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 use crate::record::Position;
 
 /// The version of the entry format this program writes, and the newest it reads. It reads all before it, too.
-pub const ENTRY_VERSION: u16 = 6;
+pub const ENTRY_VERSION: u16 = 7;
 /// The most bytes of one entry. A batch that is larger is refused before it is logged.
 pub const ENTRY_BYTES_MAX: usize = 72 << 20;
 /// The longest request id, in bytes.
@@ -189,9 +189,11 @@ pub struct Schema {
     pub embeddings: Vec<EmbeddingSpec>,
     /// When a write is answered.
     pub durability: Durability,
+    /// Which typed values make room; none: as whoever leads is told. It lies where version 6 had zeros.
+    pub eviction_policy: Option<Policy>,
     /// How long ended versions are kept, in milliseconds.
     pub retention_millis: u64,
-    /// The most bytes its records may take before some are evicted. Zero: nothing is evicted.
+    /// The most bytes its typed values may take before some make room. Zero: as many as there is memory for.
     pub eviction_bytes: u64,
     /// The sparse vectors that its records may have.
     pub sparse: Vec<SparseSpec>,
@@ -300,11 +302,38 @@ pub enum Durability {
     Buffered,
 }
 
+/// Which typed values make room where there is no more. How each finds them: [`crate::table::eviction`]. Logs and files number them in
+/// this order.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// S3-FIFO.
+    #[default]
+    S3Fifo,
+    /// Those that were used least lately.
+    Lru,
+    /// Those that were used least often.
+    Lfu,
+    /// Any.
+    Random,
+    /// Of those with a deadline, those that were used least lately.
+    VolatileLru,
+    /// Of those with a deadline, those that were used least often.
+    VolatileLfu,
+    /// Any of those with a deadline.
+    VolatileRandom,
+    /// Those whose deadline comes first.
+    VolatileTtl,
+    /// None: writes are refused instead.
+    None,
+}
+
 /// What can change in a collection's rules. `None` leaves the rule as it is.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
 pub struct SchemaChange {
     /// See [`Schema::durability`].
     pub durability: Option<Durability>,
+    /// See [`Schema::eviction_policy`]. It lies where version 6 had zeros.
+    pub eviction_policy: Option<Option<Policy>>,
     /// See [`Schema::retention_millis`].
     pub retention_millis: Option<u64>,
     /// See [`Schema::eviction_bytes`].
@@ -609,6 +638,9 @@ impl Entry {
                 let newer = |condition: &Condition| matches!(condition.expect, Expect::Lease(_) | Expect::Value(_));
                 if conditions.iter().any(newer) { 5 } else { 2 }
             }
+            Command::CreateCollection { schema, .. } if schema.eviction_policy.is_some() => 7,
+            Command::AlterCollection { change, .. } if change.eviction_policy.is_some() => 7,
+            Command::InstallCollection(wanted) if wanted.schema.eviction_policy.is_some() => 7,
             Command::Remove(_) => 6,
             Command::Execute(_) | Command::Reclaim(_) => 4,
             Command::InstallCollection(_) => 3,
@@ -680,6 +712,9 @@ impl Entry {
             ArchivedCommand::Write { conditions, .. } => {
                 conditions.iter().map(|condition| condition.expect.version()).max().unwrap_or(2)
             }
+            ArchivedCommand::CreateCollection { schema, .. } if schema.eviction_policy.is_some() => 7,
+            ArchivedCommand::AlterCollection { change, .. } if change.eviction_policy.is_some() => 7,
+            ArchivedCommand::InstallCollection(wanted) if wanted.schema.eviction_policy.is_some() => 7,
             ArchivedCommand::Remove(_) => 6,
             ArchivedCommand::Execute(_) | ArchivedCommand::Reclaim(_) => 4,
             ArchivedCommand::InstallCollection(_) => 3,
@@ -831,6 +866,23 @@ pub(crate) mod tests {
         entry
     }
 
+    /// The same, with everything that version 7 added.
+    fn sample_7() -> Entry {
+        let mut entry = sample_6();
+        for envelope in &mut entry.commands {
+            match &mut envelope.command {
+                Command::CreateCollection { schema, .. } => schema.eviction_policy = Some(Policy::VolatileTtl),
+                Command::AlterCollection { change, .. } => change.eviction_policy = Some(Some(Policy::Lfu)),
+                Command::InstallCollection(wanted) => wanted.schema.eviction_policy = Some(Policy::None),
+                _ => {}
+            }
+        }
+        let change = SchemaChange { eviction_policy: Some(None), ..SchemaChange::default() };
+        let command = Command::AlterCollection { collection: 12, change };
+        entry.commands.push(Envelope { origin: Origin::default(), command });
+        entry
+    }
+
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -858,9 +910,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn versions_5_and_6_never_change() {
+    fn versions_5_to_7_never_change() {
         assert_eq!(hex(&sample_5().encode()), include_str!("../golden/entry-5.hex").trim());
         assert_eq!(hex(&sample_6().encode()), include_str!("../golden/entry-6.hex").trim());
+        assert_eq!(hex(&sample_7().encode()), include_str!("../golden/entry-7.hex").trim());
     }
 
     #[test]
@@ -870,7 +923,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_was_encoded_is_read_wherever_it_lies() {
-        for entry in [sample(), sample_3(), sample_4(), sample_5(), sample_6()] {
+        for entry in [sample(), sample_3(), sample_4(), sample_5(), sample_6(), sample_7()] {
             let bytes = entry.encode();
             for shift in 0..16 {
                 let shifted = [&vec![0; shift][..], &bytes].concat();
@@ -881,7 +934,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cut_entry_is_an_error_and_a_flipped_bit_never_a_panic() {
-        for bytes in [sample().encode(), sample_5().encode(), sample_6().encode(), golden_1()] {
+        for bytes in [sample().encode(), sample_5().encode(), sample_6().encode(), sample_7().encode(), golden_1()] {
             for len in 0..bytes.len() {
                 assert!(Entry::decode(&bytes[..len]).is_err(), "cut at {len}");
             }
@@ -893,8 +946,21 @@ pub(crate) mod tests {
                 assert!(bit >= HEADER_BYTES * 8 || read.is_err(), "bit {bit} of the header");
             }
             let mut newer = bytes;
-            newer[4] = 7;
-            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(7)));
+            newer[4] = 8;
+            assert_eq!(Entry::decode(&newer), Err(EntryError::UnknownVersion(8)));
+        }
+    }
+
+    #[test]
+    fn every_command_that_names_a_policy_is_of_version_7_and_no_other_is() {
+        for place in 0..sample_7().commands.len() {
+            let entry = Entry { clock: 1, commands: vec![sample_7().commands[place].clone()] };
+            let names = matches!(place, 2 | 3 | 6) || place + 1 == sample_7().commands.len();
+            assert_eq!(entry.version() == 7, names, "command {place}");
+            let mut bytes = entry.encode();
+            assert_eq!(Entry::decode(&bytes), Ok(entry));
+            bytes[4] = if names { 6 } else { 7 };
+            assert!(Entry::decode(&bytes).is_err(), "command {place} under another version");
         }
     }
 }

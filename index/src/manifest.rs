@@ -21,11 +21,13 @@ use crate::framed::{self, FramedError, Kind};
 /// The manifest's name.
 pub const MANIFEST_FILE: &str = "MANIFEST";
 /// The version of the manifest this program writes, and the newest it reads. It reads all before it, too.
-pub const MANIFEST_VERSION: u32 = 3;
+pub const MANIFEST_VERSION: u32 = 4;
 
 const MANIFEST: Kind = Kind { magic: b"locimani", version: MANIFEST_VERSION, bytes_max: 64 << 20 };
 const MANIFEST_1: Kind = Kind { version: 1, ..MANIFEST };
 const MANIFEST_2: Kind = Kind { version: 2, ..MANIFEST };
+/// Without a collection that has an eviction policy of its own: so whatever an older program can understand, it reads.
+const MANIFEST_3: Kind = Kind { version: 3, ..MANIFEST };
 const ENDS: Kind = Kind { magic: b"lociends", version: 1, bytes_max: 1 << 36 };
 
 /// A file is known by its number; numbers are never given twice.
@@ -128,11 +130,16 @@ impl Manifest {
 
     pub fn encode(&self) -> Vec<u8> {
         let body = rkyv::to_bytes::<rancor::Error>(self).expect("serializing into memory does not fail");
-        framed::encode(&MANIFEST, &body)
+        let has_policy = |collection: &CollectionFiles| collection.schema.eviction_policy.is_some();
+        framed::encode(if self.collections.iter().any(has_policy) { &MANIFEST } else { &MANIFEST_3 }, &body)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Manifest, FramedError> {
         match framed::decode(&MANIFEST, bytes) {
+            Err(FramedError::UnknownVersion(3)) => {
+                let body = framed::decode(&MANIFEST_3, bytes)?;
+                rkyv::from_bytes::<Manifest, rancor::Error>(&body).map_err(damaged)
+            }
             Err(FramedError::UnknownVersion(2)) => {
                 let body = framed::decode(&MANIFEST_2, bytes)?;
                 Ok(rkyv::from_bytes::<v2::Manifest, rancor::Error>(&body).map_err(damaged)?.into())
@@ -185,7 +192,7 @@ fn damaged(error: rancor::Error) -> FramedError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Codes, EmbeddingSpec, IndexKind, IndexSpec, Language, SparseSpec, Storage, TextSpec};
+    use crate::command::{Codes, EmbeddingSpec, IndexKind, IndexSpec, Language, Policy, SparseSpec, Storage, TextSpec};
     use crate::framed::tests::check_damage;
 
     /// What version 1 could say.
@@ -221,6 +228,13 @@ mod tests {
         let mut manifest = sample_2();
         manifest.collections[0].table = Some(TableFile { file: Some(74), keys: 5, sum: 1 << 90 });
         manifest.scripts = vec![b"return 1".to_vec()];
+        manifest
+    }
+
+    /// The same, with everything that version 4 added.
+    fn sample_4() -> Manifest {
+        let mut manifest = sample();
+        manifest.collections[0].schema.eviction_policy = Some(Policy::Lfu);
         manifest
     }
 
@@ -263,15 +277,18 @@ mod tests {
     #[test]
     fn the_format_never_changes() {
         assert_eq!(hex(&sample().encode()), include_str!("../golden/manifest-3.hex").trim());
+        assert_eq!(hex(&sample_4().encode()), include_str!("../golden/manifest-4.hex").trim());
         let ends = Ends { segment: 60, ends: vec![(0, 1 << 16), (9, 7 << 16 | 3)] };
         assert_eq!(hex(&ends.encode()), include_str!("../golden/ends-1.hex").trim());
         assert_eq!(Manifest::decode(&sample().encode()).unwrap(), sample());
+        assert_eq!(Manifest::decode(&sample_4().encode()).unwrap(), sample_4());
         assert_eq!(Ends::decode(&ends.encode()).unwrap(), ends);
     }
 
     #[test]
     fn damage_is_noticed() {
         check_damage(&sample().encode(), Manifest::decode);
+        check_damage(&sample_4().encode(), Manifest::decode);
         check_damage(&golden_1(), Manifest::decode);
         check_damage(&golden_2(), Manifest::decode);
         check_damage(&Ends { segment: 60, ends: vec![(0, 1 << 16)] }.encode(), Ends::decode);

@@ -12,10 +12,10 @@
 //! | `--resp-connections` | 10000 | the most of them at a time |
 //! | `--resp-threads` | half of the processors | so many threads serve them |
 //! | `--resp-maxmemory-mib` | 0 | what their databases may take together; 0: as much as there is |
-//! | `--resp-maxmemory-policy` | noeviction | which of their keys make room then |
+//! | `--resp-maxmemory-policy` | none | which of their keys make room then, and over budgets of their own; `noeviction`: writes are refused |
 //! | `--resp-durability` | synced | when writes to databases are answered that are made from now on; or `buffered` |
 //! | `--resp-cluster` | off | tell them which node leads which keys, as a Redis Cluster does |
-//! | `--eviction-policy` | s3-fifo | which keys make room in collections with a budget of their own |
+//! | `--eviction-policy` | s3-fifo | which keys make room in collections with a budget and without a policy of their own |
 //! | `--no-scripts` | no | refuses scripts and functions, at every door |
 //! | `--advertise` | as `--listen` | where other nodes reach this one |
 //! | `--join` | none | the addresses of other nodes: form or join a cluster at the first start |
@@ -50,7 +50,6 @@ pub const METRICS_DEFAULT: &str = "127.0.0.1:7701";
 const OFF: &str = "off";
 const RESP_NAMESPACE_DEFAULT: &str = "redis";
 const RESP_CONNECTIONS_DEFAULT: u32 = 10_000;
-const RESP_POLICY_DEFAULT: &str = "noeviction";
 const RESP_DURABILITY_DEFAULT: &str = "synced";
 const EVICTION_POLICY_DEFAULT: &str = "s3-fifo";
 const RECALL_ONE_IN_DEFAULT: u32 = 1_000;
@@ -108,10 +107,12 @@ pub struct ServeArgs {
     /// what happens. 0: as much as there is.
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     pub resp_maxmemory_mib: u64,
-    /// Which keys make room then: s3-fifo, or as Redis calls it: allkeys-lru, allkeys-lfu, allkeys-random, volatile-lru,
-    /// volatile-lfu, volatile-random, volatile-ttl; noeviction: none, writes are refused.
-    #[arg(long, value_name = "POLICY", default_value = RESP_POLICY_DEFAULT)]
-    pub resp_maxmemory_policy: String,
+    /// Which keys make room then, and in databases over an eviction budget of their own: s3-fifo, or as Redis calls it: allkeys-lru,
+    /// allkeys-lfu, allkeys-random, volatile-lru, volatile-lfu, volatile-random, volatile-ttl; noeviction: none, writes are refused.
+    /// Unless it is given, a budget of their own goes by --eviction-policy, and writes that all databases together have no room for
+    /// are refused. Databases with a policy of their own (`loci collection alter --eviction-policy`) go by that.
+    #[arg(long, value_name = "POLICY")]
+    pub resp_maxmemory_policy: Option<String>,
     /// When writes to databases that are made from now on are answered: synced, or buffered: once they are in the hands of the
     /// operating system, which a power cut takes back for the last tenth of a second. Nodes with others in their cluster sync
     /// them all the same. `loci collection alter --durability` changes it later.
@@ -121,7 +122,8 @@ pub struct ServeArgs {
     /// nodes or on none.
     #[arg(long)]
     pub resp_cluster: bool,
-    /// Which typed values make room in collections that have an eviction budget of their own; the same names.
+    /// Which typed values make room in collections that have an eviction budget of their own, and no policy; the same names, or lru,
+    /// lfu, random, ttl, none.
     #[arg(long, value_name = "POLICY", default_value = EVICTION_POLICY_DEFAULT)]
     pub eviction_policy: String,
     /// Refuse to run scripts and functions, and to take new ones in: EVAL, FCALL, SCRIPT LOAD, FUNCTION LOAD and their like, from
@@ -379,14 +381,15 @@ impl Config {
             None => resp::threads_default(),
         };
         let eviction_policy = policy("--eviction-policy", &args.eviction_policy)?;
-        let maxmemory_policy = policy("--resp-maxmemory-policy", &args.resp_maxmemory_policy)?;
+        let given = args.resp_maxmemory_policy.as_deref();
+        let maxmemory_policy = given.map(|given| policy("--resp-maxmemory-policy", given)).transpose()?;
         let resp_options = resp::Options {
             namespace: args.resp_namespace,
             connections_max: connections as usize,
             threads,
             password,
             maxmemory_bytes: in_range("--resp-maxmemory-mib", args.resp_maxmemory_mib, 0, u64::MAX >> 20)? << 20,
-            maxmemory_policy: Some(maxmemory_policy).filter(|policy| *policy != Policy::None),
+            maxmemory_policy,
             durability: durability(&args.resp_durability)?,
             cluster: args.resp_cluster,
         };
@@ -497,7 +500,7 @@ fn is_host_and_port(value: &str) -> bool {
 }
 
 fn policy(option: &'static str, value: &str) -> Result<Policy, ConfigError> {
-    Policy::named(value).ok_or_else(|| ConfigError::NotAPolicy { option, value: value.into() })
+    Policy::called(value).ok_or_else(|| ConfigError::NotAPolicy { option, value: value.into() })
 }
 
 fn durability(value: &str) -> Result<Durability, ConfigError> {
@@ -545,7 +548,7 @@ mod tests {
             resp_connections: RESP_CONNECTIONS_DEFAULT,
             resp_threads: None,
             resp_maxmemory_mib: 0,
-            resp_maxmemory_policy: RESP_POLICY_DEFAULT.into(),
+            resp_maxmemory_policy: None,
             resp_durability: RESP_DURABILITY_DEFAULT.into(),
             resp_cluster: false,
             eviction_policy: EVICTION_POLICY_DEFAULT.into(),
@@ -601,7 +604,7 @@ mod tests {
                 |args| args.eviction_policy = "best".into(),
                 "--eviction-policy: \"best\" is none of s3-fifo, allkeys-lru",
             ),
-            (|args| args.resp_maxmemory_policy = "lru".into(), "--resp-maxmemory-policy: \"lru\" is none of"),
+            (|args| args.resp_maxmemory_policy = Some("best".into()), "--resp-maxmemory-policy: \"best\" is none of"),
             (|args| args.resp_durability = "always".into(), "--resp-durability: \"always\" is neither"),
             (
                 |args| args.resp_password_file = Some("/nonexistent".into()),

@@ -357,6 +357,7 @@ impl Node {
             gate: gate.clone(),
             watches: watches.clone(),
             scripts: config.scripts,
+            eviction: eviction.clone(),
         };
         let pace = snapshot::Pace::new(config.snapshot_bytes_per_second);
         let peers = door::Door::new(calls.clone(), metrics.clone(), status.clone(), pace);

@@ -169,6 +169,7 @@ fn altered(schema: &Schema, change: SchemaChange) -> Schema {
     schema.durability = change.durability.unwrap_or(schema.durability);
     schema.retention_millis = change.retention_millis.unwrap_or(schema.retention_millis);
     schema.eviction_bytes = change.eviction_bytes.unwrap_or(schema.eviction_bytes);
+    schema.eviction_policy = change.eviction_policy.unwrap_or(schema.eviction_policy);
     schema.indexes.retain(|index| !change.remove_indexes.contains(&index.path));
     for IndexSpec { path, kind } in change.add_indexes {
         match schema.indexes.iter_mut().find(|index| index.path == path) {
@@ -341,7 +342,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{IndexKind, Language, SparseSpec, TextSpec};
+    use crate::command::{IndexKind, Language, Policy, SparseSpec, TextSpec};
 
     fn spec(name: &str, dimension: u32, metric: u8) -> EmbeddingSpec {
         EmbeddingSpec::new(name, dimension, metric)
@@ -438,6 +439,13 @@ mod tests {
         };
         assert_eq!(altered(&schema, change), expected);
         assert_eq!(altered(&expected, SchemaChange::default()), expected);
+        let to = |eviction_policy| SchemaChange { eviction_policy, ..SchemaChange::default() };
+        let with = altered(&schema, to(Some(Some(Policy::Lru))));
+        assert_eq!(
+            (with.eviction_policy, altered(&with, to(None)).eviction_policy),
+            (Some(Policy::Lru), Some(Policy::Lru))
+        );
+        assert_eq!(altered(&with, to(Some(None))), schema);
     }
 
     #[test]

@@ -5,13 +5,15 @@
 //! records whose hashes cancel out.
 
 use blake3::Hasher;
+use rkyv::option::ArchivedOption;
+use rkyv::rancor;
 use rkyv::rend::f32_le;
 
 use crate::buffer::OwnedContent;
 use crate::command::{
     ArchivedAction, ArchivedCodes, ArchivedCommand, ArchivedContent, ArchivedDurability, ArchivedEmbeddingSpec,
-    ArchivedExpect, ArchivedIndexKind, ArchivedIndexSpec, ArchivedLanguage, ArchivedSchema, ArchivedStorage, Codes,
-    Durability, IndexKind, Language, Schema, Storage,
+    ArchivedExpect, ArchivedIndexKind, ArchivedIndexSpec, ArchivedLanguage, ArchivedPolicy, ArchivedSchema,
+    ArchivedStorage, Codes, Durability, IndexKind, Language, Policy, Schema, Storage,
 };
 use crate::record::SPARSE_MAX;
 use crate::view::{RecordRef, Structure};
@@ -129,6 +131,10 @@ pub(super) fn catalog<'a>(
         }
         number(&mut hasher, u64::MAX);
         later_rules(&mut hasher, schema);
+        if let Some(policy) = schema.eviction_policy {
+            // No flag begins like this.
+            hasher.update(&[3, policy as u8]);
+        }
         flag(&mut hasher, schema.durability == Durability::Buffered);
         number(&mut hasher, schema.retention_millis);
         number(&mut hasher, schema.eviction_bytes);
@@ -218,6 +224,10 @@ pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
                     path(h, removed.iter().map(|name| name.as_str()));
                 }
             }
+            if let ArchivedOption::Some(policy) = &change.eviction_policy {
+                // Nor like this.
+                h.update(&[3, archived_policy(policy)]);
+            }
             let durability = change.durability.as_ref().map(|d| u64::from(matches!(d, ArchivedDurability::Buffered)));
             let retention = change.retention_millis.as_ref().map(|millis| millis.to_native());
             let eviction = change.eviction_bytes.as_ref().map(|bytes| bytes.to_native());
@@ -300,6 +310,12 @@ fn archived_indexes(h: &mut Hasher, indexes: &[ArchivedIndexSpec]) {
     }
 }
 
+/// Its number, or what is none.
+fn archived_policy(policy: &ArchivedOption<ArchivedPolicy>) -> u8 {
+    let number = |policy| rkyv::deserialize::<Policy, rancor::Error>(policy).map_or(u8::MAX, |policy| policy as u8);
+    policy.as_ref().map_or(u8::MAX, number)
+}
+
 fn archived_schema(h: &mut Hasher, schema: &ArchivedSchema) {
     let usual =
         |e: &ArchivedEmbeddingSpec| matches!((&e.storage, &e.codes), (ArchivedStorage::F32, ArchivedCodes::Int8));
@@ -326,6 +342,10 @@ fn archived_schema(h: &mut Hasher, schema: &ArchivedSchema) {
         part(h, embedding.name.as_bytes());
         number(h, u64::from(embedding.dimension.to_native()));
         number(h, u64::from(embedding.metric));
+    }
+    if schema.eviction_policy.is_some() {
+        // No flag begins like this.
+        h.update(&[3, archived_policy(&schema.eviction_policy)]);
     }
     flag(h, matches!(schema.durability, ArchivedDurability::Buffered));
     number(h, schema.retention_millis.to_native());
@@ -428,7 +448,7 @@ mod tests {
         let plain = Schema { embeddings: vec![EmbeddingSpec::new("text", 384, 1)], ..Schema::default() };
         assert_eq!(catalog_of(&plain), "932103a47238a39ab898cd9d941efd867fb5771dcb836fb6ce28fac59dc5266a");
         let mut hashes = vec![catalog_of(&plain)];
-        let changes: [&dyn Fn(&mut Schema); 9] = [
+        let changes: [&dyn Fn(&mut Schema); 11] = [
             &|schema| schema.embeddings[0].storage = Storage::F16,
             &|schema| schema.embeddings[0].codes = Codes::None,
             &|schema| schema.sparse = vec![SparseSpec { name: "words".into() }],
@@ -438,6 +458,8 @@ mod tests {
             &|schema| schema.indexes = vec![IndexSpec { path: vec!["a".into()], kind: IndexKind::Substring }],
             &|schema| schema.indexes = vec![IndexSpec { path: vec!["a".into(); 2], kind: IndexKind::Value }],
             &|schema| schema.durability = Durability::Buffered,
+            &|schema| schema.eviction_policy = Some(Policy::S3Fifo),
+            &|schema| schema.eviction_policy = Some(Policy::None),
         ];
         for change in changes {
             let mut schema = plain.clone();

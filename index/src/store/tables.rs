@@ -388,26 +388,29 @@ impl Store {
         let mut together = Vec::new();
         let namespace = room.namespace.as_ref().filter(|own| own.bytes > 0);
         for (place, state) in self.collections.iter().enumerate() {
-            let own = state.shared.schema.eviction_bytes as usize;
-            let is_one_of_many = namespace.is_some_and(|namespace| *namespace.name == *state.shared.namespace);
+            let (schema, name) = (&state.shared.schema, &state.shared.namespace);
+            let own = schema.eviction_bytes as usize;
+            let is_one_of_many = namespace.is_some_and(|namespace| *namespace.name == **name);
             if own == 0 && !is_one_of_many {
                 continue;
             }
             let Some(bytes) = bytes_of(state) else { continue };
             if own > 0 && bytes > own {
-                limits.push((place, own, room.policy_of(&state.shared.namespace)));
+                limits.push((place, own, room.policy_of(name, schema)));
             }
             if is_one_of_many {
-                together.push((place, bytes));
+                together.push((place, bytes, room.policy_together(name, schema)));
             }
         }
-        let total: usize = together.iter().map(|(_, bytes)| bytes).sum();
+        let total: usize = together.iter().map(|(_, bytes, _)| bytes).sum();
         if let Some(namespace) = namespace
             && let Some(over) = total.checked_sub(namespace.bytes as usize).filter(|over| *over > 0)
-            && let Some(policy) = namespace.policy
         {
-            limits.extend(together.into_iter().map(|(place, bytes)| {
-                let share = (over as u128 * bytes as u128).div_ceil(total.max(1) as u128) as usize;
+            // Those that evict nothing leave it to the others.
+            together.retain(|(.., policy)| *policy != Policy::None);
+            let giving: usize = together.iter().map(|(_, bytes, _)| bytes).sum();
+            limits.extend(together.into_iter().map(|(place, bytes, policy)| {
+                let share = (over as u128 * bytes as u128).div_ceil(giving.max(1) as u128) as usize;
                 (place, bytes.saturating_sub(share), policy)
             }));
         }
@@ -430,6 +433,13 @@ impl Store {
                 commands.push(Command::Reclaim(reclaim.into()));
             }
         }
+        commands.extend(self.expiries(now));
+        commands
+    }
+
+    /// What of this is about keys that have expired by `now`. A member that does not lead asks too, and forgets when it had to look.
+    pub fn expiries(&mut self, now: u64) -> Vec<Command> {
+        let mut commands = Vec::new();
         for state in &self.collections {
             let Some(table) = &state.shared.table else { continue };
             if table.read(|keyspace| keyspace.next_due().is_none_or(|due| due > now)) {

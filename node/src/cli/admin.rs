@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use loci_client::{
-    Alteration, Codes, Description, Durability, EmbeddingSpec, Index, IndexKind, Language, Metric, NodeStats, Schema,
-    Storage, TextSpec,
+    Alteration, Codes, Description, Durability, EmbeddingSpec, EvictionPolicy, Index, IndexKind, Language, Metric,
+    NodeStats, Schema, Storage, TextSpec,
 };
 use serde_json::{Value as Json, json};
 
@@ -154,12 +154,35 @@ pub struct Rules {
     /// The most bytes its typed values, those of clients of Redis, may take: 64MiB, 2GiB; 0: no limit. Then some are evicted.
     #[arg(long, value_name = "BYTES", value_parser = bytes_count)]
     eviction_budget: Option<u64>,
+    /// Which of them: s3-fifo, or as Redis calls it: allkeys-lru, allkeys-lfu, allkeys-random, volatile-lru, volatile-lfu,
+    /// volatile-random, volatile-ttl; noeviction: none, writes are refused; node: as the node that leads is told (`loci serve
+    /// --eviction-policy`).
+    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    eviction_policy: Option<PolicyName>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum DurabilityName {
     Synced,
     Buffered,
+}
+
+/// A policy of a collection's own, or none.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyName(Option<EvictionPolicy>);
+
+/// What stands for no policy of a collection's own.
+const NODE: &str = "node";
+
+fn policy(text: &str) -> Result<PolicyName, String> {
+    if text == NODE {
+        return Ok(PolicyName(None));
+    }
+    let unknown = || {
+        let names: Vec<&str> = EvictionPolicy::names().chain([NODE]).collect();
+        format!("it is none of {}", names.join(", "))
+    };
+    EvictionPolicy::named(text).map(|policy| PolicyName(Some(policy))).ok_or_else(unknown)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -340,6 +363,7 @@ pub async fn collection(command: CollectionCommand) -> Result<(), Failure> {
                 durability: rules.durability.map_or(Durability::Synced, Durability::from),
                 retention: rules.retention.unwrap_or_default(),
                 eviction_bytes: rules.eviction_budget.unwrap_or(0),
+                eviction_policy: rules.eviction_policy.and_then(|policy| policy.0),
                 indexes,
             };
             let collection = connection.collection(&name)?;
@@ -361,7 +385,8 @@ pub async fn collection(command: CollectionCommand) -> Result<(), Failure> {
                 let collections: Vec<Json> = collections.iter().map(description_json).collect();
                 return print_json(&json!({ "collections": collections }));
             }
-            let mut rows = Rows::new(&["namespace", "collection", "embeddings", ">records", ">bytes", ">segments"]);
+            let mut rows =
+                Rows::new(&["namespace", "collection", "embeddings", ">records", ">bytes", ">segments", "eviction"]);
             for found in collections {
                 rows.push([
                     found.namespace.clone(),
@@ -370,6 +395,7 @@ pub async fn collection(command: CollectionCommand) -> Result<(), Failure> {
                     grouped(found.stats.records),
                     bytes_size(found.stats.bytes),
                     found.stats.segments.to_string(),
+                    eviction_shown(&found.schema),
                 ]);
             }
             print(rows.text())
@@ -390,12 +416,13 @@ pub async fn collection(command: CollectionCommand) -> Result<(), Failure> {
                 durability: rules.durability.map(Into::into),
                 retention: rules.retention,
                 eviction_bytes: rules.eviction_budget,
+                eviction_policy: rules.eviction_policy.map(|policy| policy.0),
                 add_indexes,
                 remove_indexes,
             };
             if alteration == Alteration::default() {
-                let message = "nothing to alter: give --durability, --retention, --eviction-budget, --add-index or \
-                               --remove-index";
+                let message = "nothing to alter: give --durability, --retention, --eviction-budget, --eviction-policy, --add-index \
+                               or --remove-index";
                 return Err(Failure::usage(message));
             }
             let altered = connection.collection(&name)?.alter(alteration).await;
@@ -424,6 +451,14 @@ fn embeddings_shown(schema: &Schema) -> String {
     if specs.is_empty() { "none".into() } else { specs.join(" ") }
 }
 
+/// From how many bytes on, and by which policy if it has its own.
+fn eviction_shown(schema: &Schema) -> String {
+    let budget = Some(schema.eviction_bytes).filter(|bytes| *bytes > 0).map(bytes_size);
+    let parts: Vec<String> =
+        budget.into_iter().chain(schema.eviction_policy.map(|policy| policy.name().to_owned())).collect();
+    if parts.is_empty() { "none".into() } else { parts.join(" ") }
+}
+
 fn durability_name(durability: Durability) -> &'static str {
     match durability {
         Durability::Synced => "synced",
@@ -442,6 +477,7 @@ fn description_shown(found: &Description) -> String {
     rows.push(["durability", durability_name(schema.durability)]);
     rows.push(["retention".to_owned(), none_or(time_shown(schema.retention), schema.retention.is_zero())]);
     rows.push(["eviction budget".to_owned(), none_or(bytes_size(schema.eviction_bytes), schema.eviction_bytes == 0)]);
+    rows.push(["eviction policy", schema.eviction_policy.map_or("as the node is told", EvictionPolicy::name)]);
     rows.push(["records".to_owned(), grouped(stats.records)]);
     rows.push(["bytes".to_owned(), bytes_size(stats.bytes)]);
     rows.push(["indexed records".to_owned(), grouped(stats.indexed_records)]);
@@ -495,6 +531,7 @@ fn description_json(found: &Description) -> Json {
         "durability": durability_name(found.schema.durability),
         "retention_millis": found.schema.retention.as_millis() as u64,
         "eviction_bytes": found.schema.eviction_bytes,
+        "eviction_policy": found.schema.eviction_policy.map(EvictionPolicy::name),
         "records": stats.records,
         "bytes": stats.bytes,
         "indexed_records": stats.indexed_records,

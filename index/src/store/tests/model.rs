@@ -101,7 +101,9 @@ impl Model {
             }
             Command::AlterCollection { collection, change } => {
                 let found = self.collections.get_mut(collection).ok_or(Refusal::UnknownCollection(*collection))?;
-                let SchemaChange { durability, retention_millis, eviction_bytes, add_indexes, remove_indexes } = change;
+                let SchemaChange { durability, retention_millis, add_indexes, remove_indexes, .. } = change;
+                let SchemaChange { eviction_bytes, eviction_policy, .. } = change;
+                found.schema.eviction_policy = eviction_policy.unwrap_or(found.schema.eviction_policy);
                 found.schema.durability = durability.unwrap_or(found.schema.durability);
                 found.schema.retention_millis = retention_millis.unwrap_or(found.schema.retention_millis);
                 found.schema.eviction_bytes = eviction_bytes.unwrap_or(found.schema.eviction_bytes);

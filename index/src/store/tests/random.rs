@@ -3,7 +3,9 @@
 use super::model::{Model, ModelCollection};
 use super::*;
 use crate::attributes::{self, Attributes, Value};
-use crate::command::{Durability, IndexKind, IndexSpec, Installation, Language, SchemaChange, SparseSpec, TextSpec};
+use crate::command::{
+    Durability, IndexKind, IndexSpec, Installation, Language, Policy, SchemaChange, SparseSpec, TextSpec,
+};
 use crate::directory::Fault;
 use crate::filter::{Filter, Limit, Range};
 use crate::record::CollectionId;
@@ -76,9 +78,15 @@ fn command(random: &mut Random, model: &Model) -> Command {
         6 => {
             let durability = random.chance(50).then_some(Durability::Buffered);
             let retention_millis = random.chance(50).then_some(5);
+            let eviction_policy = match random.below(4) {
+                0 => Some(None),
+                1 => Some(Some(policy(random))),
+                _ => None,
+            };
             let change = SchemaChange {
                 durability,
                 retention_millis,
+                eviction_policy,
                 add_indexes: if random.chance(50) { vec![index(random)] } else { vec![] },
                 remove_indexes: if random.chance(30) { vec![index(random).path] } else { vec![] },
                 ..SchemaChange::default()
@@ -122,12 +130,17 @@ fn command(random: &mut Random, model: &Model) -> Command {
     }
 }
 
+fn policy(random: &mut Random) -> Policy {
+    [Policy::S3Fifo, Policy::Lfu, Policy::None][random.below(3) as usize]
+}
+
 fn schema(random: &mut Random) -> Schema {
     let embeddings = specs(random.below(3) as usize, 4, Metric::SquaredL2);
     let indexes = if random.chance(50) { vec![index(random)] } else { vec![] };
     let sparse = (0..random.below(3)).map(|i| SparseSpec { name: format!("s{i}") }).collect();
     let text = TextSpec { path: vec!["n".into()], language: Language::Plain };
-    Schema { embeddings, sparse, texts: vec![text], indexes, ..Schema::default() }
+    let eviction_policy = random.chance(20).then(|| policy(random));
+    Schema { embeddings, sparse, texts: vec![text], indexes, eviction_policy, ..Schema::default() }
 }
 
 /// Of a collection that is there, alike or nearly, or of any id: below those that are there, between them, or beyond.

@@ -225,6 +225,72 @@ fn a_cache_keeps_to_its_budget_and_what_is_used_stays() {
     }
 }
 
+/// The keys of a collection.
+fn keys_of(shard: &Shard, collection: u64) -> Vec<String> {
+    let view = shard.store.view();
+    let table = view.collection_by_id(CollectionId(collection)).unwrap().table().unwrap().clone();
+    let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+    let all = |keyspace: &Keyspace| {
+        (0..Keyspace::PARTS).flat_map(|part| keyspace.keys_of_part(part, 0).map(text).collect::<Vec<_>>()).collect()
+    };
+    table.read(all)
+}
+
+#[test]
+fn each_collection_evicts_by_its_own_policy_whatever_the_node_is_told() {
+    // The latter half of the keys have deadlines, the later the higher their numbers.
+    let line = |number: usize| match number {
+        0..500 => format!("SET plain{number} {}", "x".repeat(100)),
+        _ => format!("SET timed{number} {} PXAT {}", "x".repeat(100), 1_000_000 + number),
+    };
+    let lines: Vec<String> = (0..1_000).map(line).collect();
+    let room = |policy| Room { policy, namespace: None };
+    let mut shard = Shard::new(StoreOptions::default());
+    let [ttl, none, usual] = ["ttl", "none", "usual"].map(|name| shard.collection(name, 0));
+    for (collection, policy) in [(ttl, Some(Policy::VolatileTtl)), (none, Some(Policy::None)), (usual, None)] {
+        let change = SchemaChange {
+            eviction_bytes: Some(120_000),
+            eviction_policy: policy.map(Some),
+            ..SchemaChange::default()
+        };
+        assert_eq!(shard.command(Command::AlterCollection { collection, change }), Outcome::Done);
+        shard.command(execution(collection, &lines, false));
+    }
+    let over = |shard: &Shard, room: &Room, collection: u64| {
+        room.is_over_budget(&shard.store.view().collection_by_id(CollectionId(collection)).unwrap())
+    };
+    // Told to evict nothing, a node does so where the collection says nothing itself.
+    let told = room(Policy::None);
+    assert_eq!([ttl, none, usual].map(|collection| over(&shard, &told, collection)), [false, true, true]);
+    let reclaims = shard.store.reclaims(1, &told);
+    shard.entry(1, reclaims.into_iter().map(envelope).collect());
+    assert_eq!((keys_of(&shard, none).len(), keys_of(&shard, usual).len()), (1_000, 1_000));
+    let told = room(Policy::S3Fifo);
+    assert_eq!([ttl, none, usual].map(|collection| over(&shard, &told, collection)), [false, true, false]);
+    let reclaims = shard.store.reclaims(2, &told);
+    shard.entry(2, reclaims.into_iter().map(envelope).collect());
+    let (ttl_keys, usual_keys) = (keys_of(&shard, ttl), keys_of(&shard, usual));
+    assert!(ttl_keys.len() < 900 && usual_keys.len() < 900, "{} {}", ttl_keys.len(), usual_keys.len());
+    assert_eq!(keys_of(&shard, none).len(), 1_000);
+    let plain = |keys: &[String]| keys.iter().filter(|key| key.starts_with("plain")).count();
+    assert_eq!(plain(&ttl_keys), 500, "one without a deadline went");
+    assert!(plain(&usual_keys) < 500, "only those with deadlines went");
+    // Back to what the node is told, and over what a namespace may take together those that keep all leave it to the others.
+    let change = SchemaChange { eviction_policy: Some(None), eviction_bytes: Some(0), ..SchemaChange::default() };
+    for collection in [ttl, usual] {
+        shard.command(Command::AlterCollection { collection, change: change.clone() });
+    }
+    let namespace = NamespaceRoom { name: "n".into(), bytes: 100_000, policy: Some(Policy::Lru) };
+    let told = Room { policy: Policy::S3Fifo, namespace: Some(namespace) };
+    let before = keys_of(&shard, ttl).len() + keys_of(&shard, usual).len();
+    assert!(!told.is_over_together(&shard.store.view(), "n"));
+    let reclaims = shard.store.reclaims(3, &told);
+    shard.entry(3, reclaims.into_iter().map(envelope).collect());
+    let after = keys_of(&shard, ttl).len() + keys_of(&shard, usual).len();
+    assert!(after + 100 < before && keys_of(&shard, none).len() == 1_000, "{before} {after}");
+    assert_eq!(shard.store.digest(), shard.store.digest_from_records());
+}
+
 #[test]
 fn replies_of_one_command_are_bounded_also_those_of_calls_that_write() {
     let mut shard = Shard::new(StoreOptions::default());

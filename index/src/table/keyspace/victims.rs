@@ -26,7 +26,7 @@ impl Keyspace {
     pub fn victims(&mut self, budget: usize, policy: Policy, count: usize, chance: &mut Chance) -> Vec<Box<[u8]>> {
         let mut over = self.memory_bytes().saturating_sub(budget);
         let mut victims = Vec::new();
-        if over == 0 || policy == Policy::None || (policy.is_volatile() && self.timed == 0) {
+        if over == 0 || policy.keeps_all(self.timed) {
             return victims;
         }
         self.go_by(policy);

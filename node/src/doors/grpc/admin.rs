@@ -144,12 +144,13 @@ impl AdminService {
             durability: convert::durability(request.durability)?,
             retention_millis: request.retention_millis,
             eviction_bytes: request.eviction_bytes,
+            eviction_policy: request.eviction_policy.map(convert::eviction_policy).transpose()?,
             add_indexes: convert::indexes(request.add_indexes)?,
             remove_indexes: request.remove_indexes.iter().map(|at| convert::path(at)).collect::<Result<_, _>>()?,
         };
         if change == SchemaChange::default() {
-            let message =
-                "nothing to change; set durability, retention_millis, eviction_bytes, add_indexes or remove_indexes";
+            let message = "nothing to change; set durability, retention_millis, eviction_bytes, eviction_policy, add_indexes or \
+                           remove_indexes";
             return Err(Failure::invalid("nothing_to_change", message));
         }
         not_reserved(&name.0)?;

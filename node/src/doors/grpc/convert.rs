@@ -7,7 +7,7 @@ pub use loci_index::attributes::path_text;
 use loci_index::attributes::{self, Attributes, MapRef, Value, ValueRef};
 use loci_index::command::{
     Codes, Content, Durability, EmbeddingSpec, Expect, IndexKind, IndexSpec, Language, ORIGIN_BYTES_MAX, Origin,
-    REQUEST_ID_BYTES_MAX, Schema, SparseSpec, Storage, TextSpec,
+    Policy, REQUEST_ID_BYTES_MAX, Schema, SparseSpec, Storage, TextSpec,
 };
 use loci_index::distance::Metric;
 use loci_index::filter::{Filter, Limit, Path, Range};
@@ -153,6 +153,7 @@ pub fn schema(schema: Option<v1::Schema>) -> Result<Schema, Failure> {
         durability: durability(schema.durability)?.unwrap_or_default(),
         retention_millis: schema.retention_millis,
         eviction_bytes: schema.eviction_bytes,
+        eviction_policy: eviction_policy(schema.eviction_policy)?,
         indexes: indexes(schema.indexes)?,
         sparse: schema.sparse.into_iter().map(|sparse| SparseSpec { name: sparse.name }).collect(),
         texts: texts.collect::<Result<_, _>>()?,
@@ -186,6 +187,33 @@ pub fn durability(durability: i32) -> Result<Option<Durability>, Failure> {
         Ok(v1::Durability::Buffered) => Ok(Some(Durability::Buffered)),
         Err(_) => Err(Failure::invalid("invalid_durability", format!("durability {durability} is not known"))),
     }
+}
+
+/// What a policy is called on the way.
+const POLICIES: [(Policy, v1::EvictionPolicy); 9] = [
+    (Policy::S3Fifo, v1::EvictionPolicy::S3Fifo),
+    (Policy::Lru, v1::EvictionPolicy::Lru),
+    (Policy::Lfu, v1::EvictionPolicy::Lfu),
+    (Policy::Random, v1::EvictionPolicy::Random),
+    (Policy::VolatileLru, v1::EvictionPolicy::VolatileLru),
+    (Policy::VolatileLfu, v1::EvictionPolicy::VolatileLfu),
+    (Policy::VolatileRandom, v1::EvictionPolicy::VolatileRandom),
+    (Policy::VolatileTtl, v1::EvictionPolicy::VolatileTtl),
+    (Policy::None, v1::EvictionPolicy::None),
+];
+
+/// A policy; `None` if unspecified: as the node is told.
+pub fn eviction_policy(policy: i32) -> Result<Option<Policy>, Failure> {
+    let known = POLICIES.iter().find(|(_, known)| *known as i32 == policy).map(|(policy, _)| *policy);
+    if known.is_none() && policy != v1::EvictionPolicy::Unspecified as i32 {
+        return Err(Failure::invalid("invalid_policy", format!("eviction policy {policy} is not known")));
+    }
+    Ok(known)
+}
+
+fn policy_reply(policy: Policy) -> v1::EvictionPolicy {
+    let known = POLICIES.iter().find(|(known, _)| *known == policy);
+    known.map_or(v1::EvictionPolicy::Unspecified, |(_, reply)| *reply)
 }
 
 /// A collection's rules, for a reply.
@@ -223,6 +251,7 @@ pub fn schema_reply(schema: &Schema) -> v1::Schema {
         } as i32,
         retention_millis: schema.retention_millis,
         eviction_bytes: schema.eviction_bytes,
+        eviction_policy: schema.eviction_policy.map_or(v1::EvictionPolicy::Unspecified, policy_reply) as i32,
         indexes: schema.indexes.iter().map(index_reply).collect(),
         sparse: schema.sparse.iter().map(|sparse| v1::SparseSpec { name: sparse.name.clone() }).collect(),
         texts: texts.collect(),

@@ -256,8 +256,6 @@ pub struct Totals {
     pub evicted: u64,
     /// What they take in memory.
     pub bytes: u64,
-    /// Keys with a deadline.
-    pub timed: usize,
 }
 
 impl Door {
@@ -269,7 +267,6 @@ impl Door {
                 totals.expired += keyspace.expired();
                 totals.evicted += keyspace.evicted();
                 totals.bytes += keyspace.memory_bytes() as u64;
-                totals.timed += keyspace.timed();
             });
             totals
         })
@@ -325,25 +322,43 @@ impl Door {
     }
 
     fn has_no_room(&self, database: u8) -> bool {
-        let rules = self.eviction.load();
-        let Some(own) = &rules.namespace else { return false };
+        let (rules, name) = (self.eviction.load(), Databases::name(database));
         let Ok(homes) = self.homes() else { return false };
-        let totals = self.totals();
-        let stays = |policy: Policy| policy == Policy::None || (policy.is_volatile() && totals.timed == 0);
-        let all = own.bytes.saturating_mul(homes.shards().len() as u64);
-        if all > 0 && totals.bytes > all && stays(own.policy.unwrap_or(Policy::None)) {
-            return true;
-        }
-        // One with a budget of its own, where the policy is none.
-        let Some(policy) = own.policy else { return false };
-        let over = |shard: &ShardHandle| {
-            let view = shard.newest();
-            let found = view.collection(&own.name, &Databases::name(database));
-            let budget = found.as_ref().map_or(0, |found| found.schema().eviction_bytes);
-            let table = found.and_then(|found| found.table().cloned());
-            budget > 0 && table.is_some_and(|table| table.read(|keyspace| keyspace.memory_bytes() as u64 > budget))
+        let views: Vec<_> = homes.shards().iter().map(ShardHandle::newest).collect();
+        let over = |view: &Arc<View>| {
+            view.collection(self.databases.namespace(), &name).is_some_and(|found| rules.is_over_budget(&found))
         };
-        homes.shards().iter().any(over) && stays(policy)
+        // Each shard makes room by itself, so one that is over the share it has may have some that others do not need.
+        let all = rules.namespace.as_ref().map_or(0, |own| own.bytes.saturating_mul(views.len() as u64));
+        let stays = || views.iter().any(|view| rules.is_over_together(view, self.databases.namespace()));
+        views.iter().any(over) || (all > 0 && self.totals().bytes > all && stays())
+    }
+
+    /// What becomes of keys of a database where there is no more room, for clients that ask: what its collection says, or what was
+    /// given for all databases; where neither is so, what its budget goes by if it has one.
+    pub fn policy_of(&self, database: u8) -> Policy {
+        let (rules, catalog) = (self.eviction.load(), self.cluster.catalog().newest());
+        let namespace = self.databases.namespace();
+        let found = catalog.collection(namespace, &Databases::name(database));
+        let schema = found.map_or_else(Schema::default, |found| found.schema().clone());
+        match schema.eviction_bytes {
+            0 => rules.policy_together(namespace, &schema),
+            _ => rules.policy_of(namespace, &schema),
+        }
+    }
+
+    /// Looks whether writes to the databases may have to be refused for want of room, before the node's memory is used up.
+    pub fn look_for_limits(&self) {
+        let (rules, catalog) = (self.eviction.load(), self.cluster.catalog().newest());
+        let namespace = self.databases.namespace();
+        let keeps = |database: u8| {
+            let found = catalog.collection(namespace, &Databases::name(database));
+            found.is_some_and(|found| {
+                found.schema().eviction_bytes > 0 && rules.policy_of(namespace, found.schema()).keeps_all(0)
+            })
+        };
+        let limited = rules.namespace.as_ref().is_some_and(|own| own.bytes > 0) || (0..DATABASES as u8).any(keeps);
+        self.figures.limits_memory.store(limited, Ordering::Relaxed);
     }
 
     /// The state of the databases in a shard, as new as asked; it is known whether this database is there.

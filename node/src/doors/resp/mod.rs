@@ -109,7 +109,7 @@ pub struct Options {
     pub password: Option<String>,
     /// What the databases may take together; zero: as much as there is.
     pub maxmemory_bytes: u64,
-    /// Which keys make room then; none: none do.
+    /// Which keys make room then, and over budgets of their own; none: nobody has said.
     pub maxmemory_policy: Option<Policy>,
     /// When writes are answered, in databases that are made from now on.
     pub durability: Durability,
@@ -240,7 +240,8 @@ impl Door {
         eviction.store(Arc::new(Room { namespace: Some(own), ..(**eviction.load()).clone() }));
         let figures = Figures::default();
         figures.connections_max.store(options.connections_max, Ordering::Relaxed);
-        figures.limits_memory.store(options.maxmemory_bytes > 0, Ordering::Relaxed);
+        // Until it was looked.
+        figures.limits_memory.store(true, Ordering::Relaxed);
         Door {
             failed: ArcSwap::default(),
             cluster,

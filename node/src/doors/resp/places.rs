@@ -220,6 +220,7 @@ impl Door {
             Some(homes) => homes.leave(),
             None => {}
         }
+        self.look_for_limits();
         // Where they are not yet, the next look finds them.
         let _ = self.homes();
     }

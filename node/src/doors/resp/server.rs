@@ -76,6 +76,10 @@ impl Session {
                 let mut found: Vec<(&'static str, String)> = Vec::new();
                 for pattern in rest {
                     for (name, value) in self.door.settings.matching(pattern) {
+                        let value = match name {
+                            "maxmemory-policy" => self.door.policy_of(self.database).name().to_owned(),
+                            _ => value,
+                        };
                         if !found.iter().any(|(known, _)| *known == name) {
                             found.push((name, value));
                         }
@@ -275,7 +279,7 @@ impl Session {
                 let maxmemory = door.settings.get("maxmemory");
                 line("maxmemory", &maxmemory);
                 line("maxmemory_human", &human(maxmemory.parse().unwrap_or(0)));
-                line("maxmemory_policy", &door.settings.get("maxmemory-policy"));
+                line("maxmemory_policy", &door.policy_of(self.database).name());
                 line("mem_fragmentation_ratio", &format_args!("{:.2}", resident as f64 / used.max(1) as f64));
                 line("mem_allocator", &"libc");
                 line("active_defrag_running", &0);
@@ -463,13 +467,13 @@ impl Door {
     fn make_room(&self) {
         let shards = self.databases.known().map_or(1, |homes| homes.shards().len());
         let bytes = self.room_bytes() / shards.max(1) as u64;
-        let policy = Policy::named(&self.settings.get("maxmemory-policy"));
-        self.figures.limits_memory.store(bytes > 0 || policy.is_some(), Ordering::Relaxed);
+        let policy = self.settings.given("maxmemory-policy").and_then(|name| Policy::named(&name));
         self.figures.full.iter().for_each(|full| full.store(0, Ordering::Relaxed));
         self.eviction.rcu(|room| {
             let name = self.databases.namespace().to_owned();
             Room { namespace: Some(NamespaceRoom { name, bytes, policy }), ..(**room).clone() }
         });
+        self.look_for_limits();
     }
 
     /// What became of keys since CONFIG RESETSTAT.

@@ -157,6 +157,11 @@ impl Settings {
         there.unwrap_or_else(|| known(name).map_or_else(String::new, |(_, _, first)| (*first).to_owned()))
     }
 
+    /// A value that was put, or set.
+    pub fn given(&self, name: &str) -> Option<String> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
     /// Says what a setting is, also one that nobody can change.
     pub fn put(&self, name: &str, value: String) {
         if let Some((name, ..)) = known(name) {

@@ -516,7 +516,7 @@ impl Owner {
         self.forget();
         if self.standing.role != Role::Leader {
             // The leader has long had these removed; this member only has to forget when to look at them.
-            self.store.reclaims(self.store.clock().saturating_sub(RECLAIMED_AFTER), &eviction::Room::none());
+            self.store.expiries(self.store.clock().saturating_sub(RECLAIMED_AFTER));
         }
         let stats = self.store.view().stats();
         let history_bytes = self.shared.history.bytes() as u64;
