@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use loci_client::{
-    Alteration, CacheReply, Client, Condition, Consistency, Error, EvictionPolicy, PutOptions, Record, Schema,
-};
+use loci_client::{CacheReply, Client, Condition, Consistency, Error, PutOptions, Record, Schema};
 use loci_tests::chance::Chance;
 use loci_tests::process::{Node, PATIENCE, Start, program};
 use loci_wire::resp::{Reply, ReplyDecoder, ReplyLimits, encode_request};
@@ -532,110 +530,4 @@ async fn a_node_that_is_told_so_runs_no_scripts_at_any_door() {
         assert!(matches!(&failed, Error::Denied { message } if message.contains("turned off")), "{call:?}: {failed:?}");
     }
     cache.set("k", "v").await.expect("it is set");
-}
-
-/// Writes 3,000 keys of a kilobyte each, fifty at a time, and says how many calls were refused for want of room.
-fn fill(resp: &mut Resp) -> usize {
-    let value = "x".repeat(1_000);
-    let mut refused = 0;
-    for from in (0..3_000).step_by(50) {
-        let keys: Vec<String> = (from..from + 50).map(|number| format!("key:{number}")).collect();
-        let call: Vec<&str> = ["MSET"].into_iter().chain(keys.iter().flat_map(|key| [&**key, &*value])).collect();
-        match resp.call(&call).expect("the node answers") {
-            Reply::Status(_) => {}
-            Reply::Error(error) if error.starts_with(b"OOM") => refused += 1,
-            other => panic!("{other:?}"),
-        }
-        // It is looked every few milliseconds whether there is room.
-        std::thread::sleep(Duration::from_millis(4));
-    }
-    refused
-}
-
-/// What a client is told of the policy of the database that it has selected.
-fn policy(resp: &mut Resp) -> String {
-    let Some(Reply::Bulk(text) | Reply::Verbatim(_, text)) = resp.call(&["INFO", "memory"]) else { panic!("a text") };
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let info =
-        text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).expect("the line is there").to_owned();
-    let told = resp.line("CONFIG GET maxmemory-policy");
-    assert!(told.contains(&format!("{info:?}")), "{told} but {info}");
-    info
-}
-
-const MEGABYTE: u64 = 1 << 20;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn collections_of_one_node_evict_each_by_its_own_policy_also_after_a_restart() {
-    let data = tempfile::tempdir().expect("a temporary directory");
-    let node = start(data.path()).await;
-    let (client, mut resp) = (Client::connect(&node.address).await.expect("it answers"), Resp::of(&node));
-    for database in ["SELECT 1", "SELECT 0"] {
-        assert_eq!(resp.line(database), "OK");
-        assert_eq!(resp.line("SET first 1"), "OK");
-    }
-    let alteration = Alteration {
-        eviction_bytes: Some(MEGABYTE),
-        eviction_policy: Some(Some(EvictionPolicy::NoEviction)),
-        ..Alteration::default()
-    };
-    client.collection("redis", "db0").alter(alteration).await.expect("it is altered");
-    run("loci collection alter db1 --namespace redis --eviction-budget 1MiB --eviction-policy lru", &node);
-    let described = run("loci collection describe db1 --namespace redis", &node);
-    assert!(described.contains("eviction policy") && described.contains("allkeys-lru"), "{described}");
-    let listed = run("loci collection list --namespace redis", &node);
-    assert!(listed.contains("1 MiB noeviction") && listed.contains("1 MiB allkeys-lru"), "{listed}");
-    let mut other = Resp::of(&node);
-    assert_eq!(other.line("SELECT 1"), "OK");
-    assert_eq!((policy(&mut resp), policy(&mut other)), ("noeviction".into(), "allkeys-lru".into()));
-    let (kept, evicting) = (fill(&mut resp), fill(&mut other));
-    assert!(kept > 20 && evicting == 0, "{kept} {evicting}");
-    // What was there is there where nothing is evicted; where something is, what comes is.
-    assert_eq!(
-        (resp.line("EXISTS first"), other.line("EXISTS key:2999")),
-        ("(integer) 1".into(), "(integer) 1".into())
-    );
-    let (few, fewer) = (resp.int("DBSIZE").expect("a number"), other.int("DBSIZE").expect("a number"));
-    assert!((500..1_500).contains(&few) && (100..1_500).contains(&fewer), "{few} {fewer}");
-    // The same by gRPC; what makes it smaller is let in.
-    let cache = client.collection("redis", "db0").cache();
-    let failed = cache.set("more", "x").await.expect_err("it is refused");
-    assert_eq!(failed.reason(), Some("no_room"), "{failed:?}");
-    assert_eq!(cache.delete("nope").await, Ok(false));
-    client.collection("redis", "db1").cache().set("more", "x").await.expect("it is set");
-    node.kill();
-    let node = start(data.path()).await;
-    let (client, mut resp) = (Client::connect(&node.address).await.expect("it answers"), Resp::of(&node));
-    let described = client.collection("redis", "db1").describe().await.expect("it is there");
-    assert_eq!(described.schema.eviction_policy, Some(EvictionPolicy::Lru));
-    assert_eq!((policy(&mut resp), resp.line("SELECT 2")), ("noeviction".into(), "OK".into()));
-    assert_eq!(resp.line("SELECT 0"), "OK");
-    assert!(fill(&mut resp) > 55, "it is as full as before");
-    // As the node is told again: then it evicts.
-    run("loci collection alter db0 --namespace redis --eviction-policy node", &node);
-    assert_eq!((fill(&mut resp), policy(&mut resp)), (0, "s3-fifo".into()));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn that_nothing_is_evicted_means_the_same_however_it_is_said() {
-    for given in [None, Some("noeviction"), Some("allkeys-lfu")] {
-        let data = tempfile::tempdir().expect("a temporary directory");
-        let options: Vec<&str> = given.into_iter().flat_map(|policy| ["--resp-maxmemory-policy", policy]).collect();
-        let node = Start::default().with(&["--resp", "127.0.0.1:0"]).with(&options).ready(data.path()).await;
-        let mut resp = Resp::of(&node);
-        assert_eq!(resp.line("SET first 1"), "OK");
-        // Nothing is evicted as long as nothing has a budget, whatever it would go by.
-        assert_eq!(policy(&mut resp), given.unwrap_or("noeviction"));
-        run("loci collection alter db0 --namespace redis --eviction-budget 1MiB", &node);
-        assert_eq!(policy(&mut resp), given.unwrap_or("s3-fifo"));
-        let refused = fill(&mut resp);
-        assert_eq!(refused > 20, given == Some("noeviction"), "{given:?}: {refused}");
-        assert_eq!(resp.line("CONFIG SET maxmemory-policy noeviction"), "OK");
-        assert_eq!(policy(&mut resp), "noeviction");
-        let before = resp.int("DBSIZE").expect("a number");
-        assert!(fill(&mut resp) > 20, "{given:?}");
-        assert!(resp.int("DBSIZE") >= Some(before), "{given:?}: something was evicted");
-        assert_eq!(resp.line("CONFIG SET maxmemory-policy allkeys-random"), "OK");
-        assert_eq!((fill(&mut resp), policy(&mut resp)), (0, "allkeys-random".into()));
-    }
 }

@@ -16,6 +16,64 @@ pub fn brings_code(spec: &Spec, args: &[&[u8]]) -> bool {
     matches!(spec.run, Run::Script) && !args.get(1).is_some_and(|what| others.iter().any(|other| is(what, other)))
 }
 
+/// Commands about a connection or the server, which doors carry out themselves: no script reaches a door.
+pub const OF_DOORS: &[&str] = &[
+    "acl",
+    "asking",
+    "auth",
+    "bgrewriteaof",
+    "bgsave",
+    "client",
+    "cluster",
+    "command",
+    "config",
+    "debug",
+    "discard",
+    "echo",
+    "exec",
+    "failover",
+    "flushall",
+    "hello",
+    "info",
+    "lastsave",
+    "latency",
+    "lolwut",
+    "memory",
+    "module",
+    "monitor",
+    "move",
+    "multi",
+    "ping",
+    "psubscribe",
+    "pubsub",
+    "punsubscribe",
+    "quit",
+    "readonly",
+    "readwrite",
+    "replicaof",
+    "reset",
+    "role",
+    "save",
+    "select",
+    "shutdown",
+    "slaveof",
+    "slowlog",
+    "ssubscribe",
+    "subscribe",
+    "sunsubscribe",
+    "time",
+    "unsubscribe",
+    "unwatch",
+    "wait",
+    "waitaof",
+    "watch",
+];
+
+/// Whether a command is one of those, in whatever case.
+pub fn is_of_doors(name: &[u8]) -> bool {
+    OF_DOORS.iter().any(|known| is(name, known))
+}
+
 const fn eval(name: &'static str, flags: u32) -> Spec {
     Spec { name, arity: -3, flags: NOSCRIPT | flags, keys: Keys::Counted(2, None), run: Run::Script }
 }

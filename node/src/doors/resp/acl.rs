@@ -292,13 +292,25 @@ impl Rules {
     fn apply(&mut self, rule: &str) -> Option<Result<(), String>> {
         let wrong = |reason: &str| Some(Err(format!("ERR Error in ACL SETUSER modifier '{rule}': {reason}")));
         match rule.to_ascii_lowercase().as_str() {
-            "allkeys" => self.keys = vec![(b"*".to_vec(), true, true)],
+            "allkeys" | "~*" => self.keys = vec![(b"*".to_vec(), true, true)],
             "resetkeys" => self.keys.clear(),
-            "allchannels" => self.channels = vec![b"*".to_vec()],
+            "allchannels" | "&*" => self.channels = vec![b"*".to_vec()],
             "resetchannels" => self.channels.clear(),
             "allcommands" | "+@all" => self.commands = vec![(true, Which::All)],
             "nocommands" | "-@all" => self.commands = vec![(false, Which::All)],
             _ => match rule.split_at_checked(1)? {
+                ("~" | "%", _) if self.keys == [(b"*".to_vec(), true, true)] => {
+                    return wrong(
+                        "Adding a pattern after the * pattern (or the 'allkeys' flag) is not valid and does not have any effect. \
+                         Try 'resetkeys' to start with an empty list of patterns",
+                    );
+                }
+                ("&", _) if self.channels == [b"*"] => {
+                    return wrong(
+                        "Adding a pattern after the * pattern (or the 'allchannels' flag) is not valid and does not have any \
+                         effect. Try 'resetchannels' to start with an empty list of channels",
+                    );
+                }
                 ("~", pattern) => self.add_key(pattern, true, true),
                 ("%", rest) => {
                     let Some((permissions, pattern)) = rest.split_once('~') else { return wrong("Syntax error") };

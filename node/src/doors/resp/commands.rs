@@ -373,6 +373,13 @@ mod tests {
     }
 
     #[test]
+    fn scripts_know_what_only_doors_do() {
+        use loci_index::table::commands::{OF_DOORS, find};
+        let only_here = DOOR.iter().map(|(spec, _)| spec.name).filter(|name| find(name.as_bytes()).is_none());
+        assert_eq!(only_here.collect::<Vec<_>>(), OF_DOORS);
+    }
+
+    #[test]
     fn what_the_door_does_is_in_order() {
         assert!(DOOR.is_sorted_by_key(|(spec, _)| spec.name));
     }

@@ -6,7 +6,7 @@ use loci_index::table::commands::{
 use loci_index::table::glob;
 
 use super::acl::{CATEGORIES, is_in};
-use super::commands::{self, Command};
+use super::commands::{self, Command, Do, Way};
 use super::facts::{self, Part};
 use super::session::Session;
 use loci_wire::resp::Writer;
@@ -90,7 +90,7 @@ impl Session {
                     match named(name) {
                         Some((command, None)) => self.describe_one(command),
                         Some((command, Some(part))) => self.describe_part(command, part),
-                        None => self.out.null_array(),
+                        None => self.out.null(),
                     }
                 }
             }
@@ -206,7 +206,11 @@ impl Session {
         if !command.spec.takes(args.len()) || command.wrong_part(args).is_some() {
             return self.out.error("ERR Invalid number of arguments specified for command");
         }
-        let places = command.spec.key_places(args);
+        let mut places = command.spec.key_places(args);
+        // The one part of a command of the door that has a key.
+        if command.way == Way::Door(Do::Memory) && is(args[1], "usage") {
+            places.push(2);
+        }
         if places.is_empty() {
             return self.out.error("ERR The command has no key arguments");
         }

@@ -159,6 +159,8 @@ struct Figures {
     input_bytes: AtomicU64,
     output_bytes: AtomicU64,
     rejected: AtomicU64,
+    /// The most memory of the node's budget that was in use when it was looked.
+    peak_bytes: AtomicU64,
     connections_max: AtomicUsize,
     /// Seconds after which a client that says nothing is closed; zero: never.
     timeout: AtomicU64,
@@ -320,6 +322,8 @@ async fn look(door: Arc<Door>) {
     loop {
         changes.mark_unchanged();
         door.look_again();
+        door.memory_used();
+        door.stats.look(Instant::now());
         if let Some(line) = book::find(&door.cluster.catalog().newest(), door.cluster.me())
             && line.resp != door.port()
             && let Err(failure) = door.cluster.write_resp(door.port(), Instant::now() + LOOK_TIME).await

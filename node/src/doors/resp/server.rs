@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use loci_index::table::commands::is;
+use loci_index::table::commands::{is, parse_int};
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 
 use super::databases::{DATABASES, Databases, Totals};
@@ -241,7 +241,8 @@ impl Session {
                 line("io_threads_active", &0);
             }
             "clients" => {
-                let counts = door.hub.counts();
+                let (counts, clients) = (door.hub.counts(), door.clients.all());
+                let watched: Vec<usize> = clients.iter().map(|client| client.facts().watched).collect();
                 line("connected_clients", &door.clients.len());
                 line("cluster_connections", &0);
                 line("maxclients", &door.figures.connections_max.load(Ordering::Relaxed));
@@ -249,33 +250,24 @@ impl Session {
                 line("client_recent_max_output_buffer", &0);
                 line("blocked_clients", &counts[3]);
                 line("tracking_clients", &counts[4]);
-                line(
-                    "pubsub_clients",
-                    &door.clients.all().iter().filter(|client| client.facts().subscriptions != [0; 3]).count(),
-                );
-                line("watching_clients", &0);
-                line("clients_in_timeout_table", &0);
-                line("total_watched_keys", &0);
-                line("total_blocking_keys", &0);
+                line("pubsub_clients", &clients.iter().filter(|client| client.facts().subscriptions != [0; 3]).count());
+                line("watching_clients", &watched.iter().filter(|keys| **keys > 0).count());
+                line("total_watched_keys", &watched.iter().sum::<usize>());
             }
             "memory" => {
                 let budget = door.status.budget();
-                let (used, resident) = (budget.used(), resident_bytes().unwrap_or(budget.used()));
+                let (used, peak) = door.memory_used();
+                let (dataset, resident) = (door.totals().bytes, resident_bytes().unwrap_or(used));
                 line("used_memory", &used);
                 line("used_memory_human", &human(used));
                 line("used_memory_rss", &resident);
                 line("used_memory_rss_human", &human(resident));
-                line("used_memory_peak", &used);
-                line("used_memory_peak_human", &human(used));
-                line("used_memory_overhead", &0);
-                line("used_memory_startup", &0);
-                line("used_memory_dataset", &used);
+                line("used_memory_peak", &peak);
+                line("used_memory_peak_human", &human(peak));
+                line("used_memory_overhead", &used.saturating_sub(dataset));
+                line("used_memory_dataset", &dataset);
                 line("total_system_memory", &budget.bytes());
                 line("total_system_memory_human", &human(budget.bytes()));
-                line("used_memory_lua", &0);
-                line("used_memory_scripts", &0);
-                line("used_memory_functions", &0);
-                line("number_of_cached_scripts", &0);
                 let maxmemory = door.settings.get("maxmemory");
                 line("maxmemory", &maxmemory);
                 line("maxmemory_human", &human(maxmemory.parse().unwrap_or(0)));
@@ -304,7 +296,7 @@ impl Session {
                 let (figures, counts, totals) = (&door.figures, door.hub.counts(), door.since_reset());
                 line("total_connections_received", &door.clients.seen());
                 line("total_commands_processed", &door.stats.calls());
-                line("instantaneous_ops_per_sec", &0);
+                line("instantaneous_ops_per_sec", &door.stats.rate());
                 line("total_net_input_bytes", &figures.input_bytes.load(Ordering::Relaxed));
                 line("total_net_output_bytes", &figures.output_bytes.load(Ordering::Relaxed));
                 line("rejected_connections", &figures.rejected.load(Ordering::Relaxed));
@@ -347,9 +339,10 @@ impl Session {
                 line("repl_backlog_histlen", &0);
             }
             "cpu" => {
-                let seconds = crate::cpu_time::process_cpu_nanos() as f64 / 1e9;
-                line("used_cpu_sys", &0.0);
-                line("used_cpu_user", &format_args!("{seconds:.6}"));
+                let (user, system) = crate::cpu_time::process_cpu_seconds();
+                line("used_cpu_sys", &format_args!("{system:.6}"));
+                line("used_cpu_user", &format_args!("{user:.6}"));
+                // It has none.
                 line("used_cpu_sys_children", &0.0);
                 line("used_cpu_user_children", &0.0);
             }
@@ -390,7 +383,10 @@ impl Session {
     pub async fn memory(&mut self, args: &[&[u8]]) {
         let (what, rest) = (args[1], &args[2..]);
         match rest {
-            [key] | [key, _, _] if is(what, "usage") => {
+            [key, options @ ..] if is(what, "usage") => {
+                if let Err(error) = samples(options) {
+                    return self.out.error(error);
+                }
                 let database = self.database;
                 let Some(reading) = self.look().await else { return };
                 let now = reading.moment().now;
@@ -404,15 +400,15 @@ impl Session {
                 self.out.verbatim(*b"txt", "Hi Sam, I can't find any memory issue in your instance. I can only account for what occurs on this base.\n");
             }
             [] if is(what, "stats") => {
-                let used = self.door.status.budget().used();
+                let (used, peak) = self.door.memory_used();
                 let keys: usize = self.keyspaces().await.iter().map(|(_, keys, _)| keys).sum();
-                self.out.map(5);
+                let dataset = self.door.totals().bytes;
+                self.out.map(4);
                 for (name, value) in [
-                    ("peak.allocated", used),
+                    ("peak.allocated", peak),
                     ("total.allocated", used),
-                    ("startup.allocated", 0),
                     ("keys.count", keys as u64),
-                    ("dataset.bytes", used),
+                    ("dataset.bytes", dataset),
                 ] {
                     self.out.bulk(name);
                     self.out.int(value as i64);
@@ -476,6 +472,12 @@ impl Door {
         self.look_for_limits();
     }
 
+    /// What the node has in memory of its budget, and the most that it was seen to have.
+    pub fn memory_used(&self) -> (u64, u64) {
+        let used = self.status.budget().used();
+        (used, self.figures.peak_bytes.fetch_max(used, Ordering::Relaxed).max(used))
+    }
+
     /// What became of keys since CONFIG RESETSTAT.
     fn since_reset(&self) -> Totals {
         let (mut totals, before) = (self.totals(), *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner));
@@ -485,6 +487,22 @@ impl Door {
         totals.looked.misses = totals.looked.misses.saturating_sub(before.looked.misses);
         totals
     }
+}
+
+/// What MEMORY USAGE may be told beside the key. How many elements are looked at makes no difference: what a value takes is known.
+fn samples(mut options: &[&[u8]]) -> Result<(), &'static str> {
+    while let [word, rest @ ..] = options {
+        let [count, rest @ ..] = rest else { return Err("ERR syntax error") };
+        if !is(word, "samples") {
+            return Err("ERR syntax error");
+        }
+        match parse_int(count) {
+            Some(0..) => options = rest,
+            Some(_) => return Err("ERR syntax error"),
+            None => return Err("ERR value is not an integer or out of range"),
+        }
+    }
+    Ok(())
 }
 
 /// What follows from a setting that was given when the node was started.

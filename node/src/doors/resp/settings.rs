@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use loci_index::table::commands::parse_int;
 use loci_index::table::eviction::Policy;
 use loci_index::table::glob;
 
@@ -16,110 +17,118 @@ enum Form {
     Fixed,
     /// `yes` or `no`.
     Truth,
-    /// A whole number.
-    Number,
-    /// Bytes, with `kb`, `mb`, `gb` if one likes.
-    Bytes,
-    /// Anything.
+    /// A whole number, from the least to the greatest.
+    Number(i64, i64),
+    /// Bytes, with `kb`, `mb`, `gb` if one likes; so many at least.
+    Bytes(u64),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Anything, unless its name says more.
     Text,
 }
 
+/// A number that C keeps in an `int` in Redis.
+const INT: Form = Form::Number(0, i32::MAX as i64);
+/// A number that it keeps in a longer one.
+const LONG: Form = Form::Number(0, i64::MAX);
+const BYTES: Form = Form::Bytes(0);
+
 /// Names, how they are written, and what they are at first.
 const SETTINGS: &[(&str, Form, &str)] = &[
-    ("acl-pubsub-default", Form::Text, "resetchannels"),
-    ("acllog-max-len", Form::Number, "128"),
-    ("active-expire-effort", Form::Number, "1"),
+    ("acl-pubsub-default", Form::Choice(&["allchannels", "resetchannels"]), "resetchannels"),
+    ("acllog-max-len", LONG, "128"),
+    ("active-expire-effort", Form::Number(1, 10), "1"),
     ("activedefrag", Form::Truth, "no"),
     ("activerehashing", Form::Truth, "yes"),
     ("aof-load-truncated", Form::Truth, "yes"),
     ("aof-rewrite-incremental-fsync", Form::Truth, "yes"),
     ("aof-use-rdb-preamble", Form::Truth, "yes"),
     ("appendfilename", Form::Fixed, "appendonly.aof"),
-    ("appendfsync", Form::Text, "always"),
-    ("appendonly", Form::Text, "yes"),
-    ("auto-aof-rewrite-min-size", Form::Bytes, "67108864"),
-    ("auto-aof-rewrite-percentage", Form::Number, "100"),
+    ("appendfsync", Form::Choice(&["everysec", "always", "no"]), "always"),
+    ("appendonly", Form::Truth, "yes"),
+    ("auto-aof-rewrite-min-size", BYTES, "67108864"),
+    ("auto-aof-rewrite-percentage", INT, "100"),
     ("bind", Form::Fixed, ""),
-    ("busy-reply-threshold", Form::Number, "5000"),
+    ("busy-reply-threshold", LONG, "5000"),
     (
         "client-output-buffer-limit",
         Form::Text,
         "normal 67108864 1048576 60 slave 67108864 1048576 60 pubsub 33554432 1048576 60",
     ),
-    ("client-query-buffer-limit", Form::Bytes, "67108864"),
+    ("client-query-buffer-limit", Form::Bytes(1 << 20), "67108864"),
     ("cluster-enabled", Form::Fixed, "no"),
-    ("cluster-node-timeout", Form::Number, "15000"),
+    ("cluster-node-timeout", LONG, "15000"),
     ("daemonize", Form::Fixed, "no"),
     ("databases", Form::Fixed, "16"),
     ("dbfilename", Form::Fixed, "dump.rdb"),
     ("dir", Form::Fixed, ""),
     ("dynamic-hz", Form::Truth, "yes"),
     ("enable-debug-command", Form::Fixed, "no"),
-    ("hash-max-listpack-entries", Form::Number, "512"),
-    ("hash-max-listpack-value", Form::Number, "64"),
-    ("hash-max-ziplist-entries", Form::Number, "512"),
-    ("hash-max-ziplist-value", Form::Number, "64"),
-    ("hll-sparse-max-bytes", Form::Bytes, "3000"),
-    ("hz", Form::Number, "10"),
+    ("hash-max-listpack-entries", LONG, "512"),
+    ("hash-max-listpack-value", BYTES, "64"),
+    ("hash-max-ziplist-entries", LONG, "512"),
+    ("hash-max-ziplist-value", BYTES, "64"),
+    ("hll-sparse-max-bytes", BYTES, "3000"),
+    ("hz", INT, "10"),
     ("io-threads", Form::Fixed, "1"),
-    ("latency-monitor-threshold", Form::Number, "0"),
+    ("latency-monitor-threshold", LONG, "0"),
     ("latency-tracking", Form::Truth, "yes"),
     ("lazyfree-lazy-eviction", Form::Truth, "no"),
     ("lazyfree-lazy-expire", Form::Truth, "no"),
     ("lazyfree-lazy-server-del", Form::Truth, "no"),
     ("lazyfree-lazy-user-del", Form::Truth, "no"),
     ("lazyfree-lazy-user-flush", Form::Truth, "no"),
-    ("lfu-decay-time", Form::Number, "1"),
-    ("lfu-log-factor", Form::Number, "10"),
-    ("list-compress-depth", Form::Number, "0"),
-    ("list-max-listpack-size", Form::Number, "-2"),
-    ("list-max-ziplist-size", Form::Number, "-2"),
+    ("lfu-decay-time", INT, "1"),
+    ("lfu-log-factor", INT, "10"),
+    ("list-compress-depth", INT, "0"),
+    ("list-max-listpack-size", Form::Number(i32::MIN as i64, i32::MAX as i64), "-2"),
+    ("list-max-ziplist-size", Form::Number(i32::MIN as i64, i32::MAX as i64), "-2"),
     ("logfile", Form::Fixed, ""),
-    ("loglevel", Form::Text, "notice"),
-    ("lua-time-limit", Form::Number, "5000"),
-    ("maxclients", Form::Number, "10000"),
-    ("maxmemory", Form::Bytes, "0"),
-    ("maxmemory-clients", Form::Bytes, "0"),
+    ("loglevel", Form::Choice(&["debug", "verbose", "notice", "warning"]), "notice"),
+    ("lua-time-limit", LONG, "5000"),
+    ("maxclients", Form::Number(1, u32::MAX as i64), "10000"),
+    ("maxmemory", BYTES, "0"),
+    ("maxmemory-clients", BYTES, "0"),
     ("maxmemory-policy", Form::Text, "noeviction"),
-    ("maxmemory-samples", Form::Number, "5"),
-    ("min-replicas-max-lag", Form::Number, "10"),
-    ("min-replicas-to-write", Form::Number, "0"),
+    ("maxmemory-samples", Form::Number(1, i32::MAX as i64), "5"),
+    ("min-replicas-max-lag", INT, "10"),
+    ("min-replicas-to-write", INT, "0"),
     ("no-appendfsync-on-rewrite", Form::Truth, "no"),
     ("notify-keyspace-events", Form::Text, ""),
     ("port", Form::Fixed, "6379"),
     ("protected-mode", Form::Truth, "yes"),
-    ("proto-max-bulk-len", Form::Bytes, "16777216"),
+    ("proto-max-bulk-len", Form::Bytes(1 << 20), "16777216"),
     ("rdbchecksum", Form::Fixed, "yes"),
     ("rdbcompression", Form::Truth, "yes"),
-    ("repl-backlog-size", Form::Bytes, "1048576"),
+    ("repl-backlog-size", Form::Bytes(1), "1048576"),
     ("repl-diskless-sync", Form::Truth, "yes"),
-    ("repl-diskless-sync-delay", Form::Number, "5"),
-    ("repl-timeout", Form::Number, "60"),
+    ("repl-diskless-sync-delay", INT, "5"),
+    ("repl-timeout", Form::Number(1, i32::MAX as i64), "60"),
     ("replica-read-only", Form::Truth, "yes"),
     ("replica-serve-stale-data", Form::Truth, "yes"),
     ("replicaof", Form::Fixed, ""),
     ("requirepass", Form::Text, ""),
     ("save", Form::Text, ""),
-    ("set-max-intset-entries", Form::Number, "512"),
-    ("set-max-listpack-entries", Form::Number, "128"),
-    ("set-max-listpack-value", Form::Number, "64"),
+    ("set-max-intset-entries", LONG, "512"),
+    ("set-max-listpack-entries", LONG, "128"),
+    ("set-max-listpack-value", BYTES, "64"),
     ("slave-read-only", Form::Truth, "yes"),
-    ("slowlog-log-slower-than", Form::Number, "10000"),
-    ("slowlog-max-len", Form::Number, "128"),
+    ("slowlog-log-slower-than", Form::Number(-1, i64::MAX), "10000"),
+    ("slowlog-max-len", LONG, "128"),
     ("stop-writes-on-bgsave-error", Form::Truth, "yes"),
-    ("stream-node-max-bytes", Form::Bytes, "4096"),
-    ("stream-node-max-entries", Form::Number, "100"),
+    ("stream-node-max-bytes", BYTES, "4096"),
+    ("stream-node-max-entries", LONG, "100"),
     ("supervised", Form::Fixed, "no"),
     ("tcp-backlog", Form::Fixed, "511"),
-    ("tcp-keepalive", Form::Number, "300"),
-    ("timeout", Form::Number, "0"),
+    ("tcp-keepalive", INT, "300"),
+    ("timeout", INT, "0"),
     ("tls-port", Form::Fixed, "0"),
-    ("tracking-table-max-keys", Form::Number, "1000000"),
+    ("tracking-table-max-keys", LONG, "1000000"),
     ("unixsocket", Form::Fixed, ""),
-    ("zset-max-listpack-entries", Form::Number, "128"),
-    ("zset-max-listpack-value", Form::Number, "64"),
-    ("zset-max-ziplist-entries", Form::Number, "128"),
-    ("zset-max-ziplist-value", Form::Number, "64"),
+    ("zset-max-listpack-entries", LONG, "128"),
+    ("zset-max-listpack-value", BYTES, "64"),
+    ("zset-max-ziplist-entries", LONG, "128"),
+    ("zset-max-ziplist-value", BYTES, "64"),
 ];
 
 /// What is set.
@@ -179,12 +188,29 @@ impl Settings {
                 Ok(value.to_ascii_lowercase())
             }
             Form::Truth => refused("argument must be 'yes' or 'no'"),
-            Form::Number if value.parse::<i64>().is_ok() => Ok(value.into()),
-            Form::Number => refused("argument couldn't be parsed into an integer"),
-            Form::Bytes => match bytes(value) {
-                Some(bytes) => Ok(bytes.to_string()),
+            Form::Number(least, most) => match parse_int(value.as_bytes()) {
+                Some(number) if (*least..=*most).contains(&number) => Ok(value.into()),
+                Some(_) => refused(&format!("argument must be between {least} and {most} inclusive")),
+                None => refused("argument couldn't be parsed into an integer"),
+            },
+            // A share of all memory.
+            Form::Bytes(_) if name == "maxmemory-clients" && is_percentage(value) => Ok(value.into()),
+            Form::Bytes(_) if name == "maxmemory-clients" && bytes(value).is_none() => {
+                refused("argument must be a memory or percent value")
+            }
+            Form::Bytes(least) => match bytes(value) {
+                Some(bytes) if bytes >= *least => Ok(bytes.to_string()),
+                Some(_) => refused(&format!("argument must be between {least} and {} inclusive", i64::MAX)),
                 None => refused("argument must be a memory value"),
             },
+            Form::Choice(words) => match words.iter().find(|word| word.eq_ignore_ascii_case(value)) {
+                Some(word) => Ok((*word).into()),
+                None => refused(&format!("argument(s) must be one of the following: {}", words.join(", "))),
+            },
+            Form::Text if name == "save" && !is_save(value) => refused("Invalid save parameters"),
+            Form::Text if name == "client-output-buffer-limit" => {
+                buffer_limits(value).map_err(|why| SetError::Refused(why.into()))
+            }
             Form::Text if name == "notify-keyspace-events" => match notify::flags(value) {
                 Some(flags) => Ok(notify::text(flags)),
                 None => refused("Invalid event class character. Use 'Ag$lshzxeKEtmdn'."),
@@ -199,6 +225,37 @@ impl Settings {
             Form::Text => Ok(value.into()),
         }
     }
+}
+
+fn is_percentage(value: &str) -> bool {
+    value.strip_suffix('%').is_some_and(|share| share.parse::<u8>().is_ok_and(|share| share <= 100))
+}
+
+/// When Redis would write its file: pairs of seconds and changes, or nothing.
+fn is_save(value: &str) -> bool {
+    let numbers: Option<Vec<i64>> = value.split_ascii_whitespace().map(|word| parse_int(word.as_bytes())).collect();
+    numbers.is_some_and(|numbers| {
+        numbers.len().is_multiple_of(2) && numbers.chunks_exact(2).all(|pair| pair[0] >= 1 && pair[1] >= 0)
+    })
+}
+
+/// What may wait for clients of each kind, as it would be in a Redis: a hard limit, a soft one, and for so many seconds.
+fn buffer_limits(value: &str) -> Result<String, &'static str> {
+    let words: Vec<&str> = value.split_ascii_whitespace().collect();
+    if words.is_empty() || !words.len().is_multiple_of(4) {
+        return Err("Wrong number of arguments in buffer limit configuration.");
+    }
+    let mut written = Vec::new();
+    for limit in words.chunks_exact(4) {
+        if !["normal", "slave", "replica", "pubsub"].iter().any(|kind| kind.eq_ignore_ascii_case(limit[0])) {
+            return Err("Invalid client class specified in buffer limit configuration.");
+        }
+        let wrong = "Error in hard, soft or soft_seconds setting in buffer limit configuration.";
+        let seconds = parse_int(limit[3].as_bytes()).filter(|seconds| *seconds >= 0).ok_or(wrong)?;
+        let [hard, soft] = [limit[1], limit[2]].map(|text| bytes(text).ok_or(wrong));
+        written.push(format!("{} {} {} {seconds}", limit[0].to_ascii_lowercase(), hard?, soft?));
+    }
+    Ok(written.join(" "))
 }
 
 /// Bytes as they are written in a configuration: `100mb`.
@@ -288,8 +345,68 @@ mod tests {
             ("notify-keyspace-events", "Kl$", Ok("$lK")),
             ("notify-keyspace-events", "Q", Err(())),
             ("nonsense", "1", Err(())),
+            ("maxmemory-clients", "10%", Ok("10%")),
+            ("maxmemory-clients", "101%", Err(())),
+            ("appendfsync", "EVERYSEC", Ok("everysec")),
+            ("slowlog-log-slower-than", "-1", Ok("-1")),
+            ("list-max-listpack-size", "-2", Ok("-2")),
+            ("save", "900 1 60 1000", Ok("900 1 60 1000")),
+            ("save", "", Ok("")),
+            ("client-output-buffer-limit", "NORMAL 1mb 0 60", Ok("normal 1048576 0 60")),
         ] {
             assert_eq!(settings.check(name, value).as_deref().map_err(|_| ()), expected, "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_in_the_words_of_redis() {
+        let settings = Settings::default();
+        let between = |least: i64, most: i64| format!("argument must be between {least} and {most} inclusive");
+        let int = || "argument couldn't be parsed into an integer".to_owned();
+        for (name, value, why) in [
+            ("maxclients", "-5", between(1, 4_294_967_295)),
+            ("maxclients", "0", between(1, 4_294_967_295)),
+            ("maxclients", "many", int()),
+            ("timeout", "-1", between(0, 2_147_483_647)),
+            ("timeout", "05", int()),
+            ("timeout", "", int()),
+            ("slowlog-max-len", "-1", between(0, i64::MAX)),
+            ("slowlog-max-len", "99999999999999999999", int()),
+            ("slowlog-log-slower-than", "-2", between(-1, i64::MAX)),
+            ("active-expire-effort", "11", between(1, 10)),
+            ("list-max-listpack-size", "4294967296", between(-2_147_483_648, 2_147_483_647)),
+            ("client-query-buffer-limit", "0", between(1_048_576, i64::MAX)),
+            ("maxmemory-clients", "x", "argument must be a memory or percent value".into()),
+            ("hash-max-listpack-value", "-1", "argument must be a memory value".into()),
+            ("appendfsync", "nonsense", "argument(s) must be one of the following: everysec, always, no".into()),
+            ("appendonly", "maybe", "argument must be 'yes' or 'no'".into()),
+            ("save", "900", "Invalid save parameters".into()),
+            ("save", "0 1", "Invalid save parameters".into()),
+            (
+                "client-output-buffer-limit",
+                "normal 1 1",
+                "Wrong number of arguments in buffer limit configuration.".into(),
+            ),
+            (
+                "client-output-buffer-limit",
+                "nobody 0 0 0",
+                "Invalid client class specified in buffer limit configuration.".into(),
+            ),
+            (
+                "client-output-buffer-limit",
+                "normal x 0 0",
+                "Error in hard, soft or soft_seconds setting in buffer limit configuration.".into(),
+            ),
+        ] {
+            assert_eq!(settings.check(name, value), Err(SetError::Refused(why)), "{name} {value:?}");
+        }
+    }
+
+    #[test]
+    fn each_setting_is_at_first_what_it_could_be_set_to() {
+        let settings = Settings::default();
+        for (name, form, first) in SETTINGS.iter().filter(|(_, form, _)| *form != Form::Fixed) {
+            assert_eq!(settings.check(name, first), Ok((*first).to_owned()), "{name} {form:?}");
         }
     }
 

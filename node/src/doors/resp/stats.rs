@@ -19,6 +19,8 @@ use crate::metrics::Redis;
 
 /// Buckets of a histogram of microseconds; each ends at twice what the one before does, the first at one.
 const BUCKETS: usize = 32;
+/// Over how long it is counted how many commands are called in a second.
+const RATE_OVER: Duration = Duration::from_millis(400);
 /// The most kinds of errors that are told apart.
 const ERRORS_MAX: usize = 128;
 
@@ -58,12 +60,22 @@ pub struct Stats {
     all: Box<[Stat]>,
     errors: Mutex<BTreeMap<Box<str>, u64>>,
     error_replies: AtomicU64,
+    /// When it was looked last how many calls there were, and how many.
+    looked: Mutex<Option<(Instant, u64)>>,
+    /// In a second, between the last two looks.
+    rate: AtomicU64,
 }
 
 impl Default for Stats {
     fn default() -> Stats {
         let all = (0..commands::count()).map(|_| Stat::default()).collect();
-        Stats { all, errors: Mutex::default(), error_replies: AtomicU64::new(0) }
+        Stats {
+            all,
+            errors: Mutex::default(),
+            error_replies: AtomicU64::new(0),
+            looked: Mutex::default(),
+            rate: AtomicU64::new(0),
+        }
     }
 }
 
@@ -169,6 +181,25 @@ impl Stats {
         self.all.iter().map(|stat| stat.calls.load(Ordering::Relaxed)).sum()
     }
 
+    /// Looks how many there were since the last look, if that is a moment ago.
+    pub fn look(&self, now: Instant) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = looked.map_or(RATE_OVER, |(at, _)| now.saturating_duration_since(at));
+        if since < RATE_OVER {
+            return;
+        }
+        let calls = self.calls();
+        if let Some((_, before)) = looked.replace((now, calls)) {
+            let rate = u128::from(calls.saturating_sub(before)) * 1_000_000 / since.as_micros().max(1);
+            self.rate.store(u64::try_from(rate).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// How many are called in a second, as it was lately.
+    pub fn rate(&self) -> u64 {
+        self.rate.load(Ordering::Relaxed)
+    }
+
     /// How many replies were errors.
     pub fn error_replies(&self) -> u64 {
         self.error_replies.load(Ordering::Relaxed)
@@ -239,7 +270,17 @@ mod tests {
         assert_eq!((stats.error_replies(), stats.errors()), (1_001, vec![("WRONGTYPE".into(), 1_001)]));
         let used: Vec<_> = stats.used().into_iter().map(|(name, _)| name).collect();
         assert_eq!(used, ["config", "get", "set"]);
+        stats.look(since);
+        assert_eq!(stats.rate(), 0, "nothing to compare with");
+        (0..600).for_each(|_| tally.called(number(b"get")));
+        stats.take_in(&mut tally, since, &metrics);
+        stats.look(since + Duration::from_millis(399));
+        assert_eq!(stats.rate(), 0, "too early");
+        stats.look(since + Duration::from_millis(500));
+        assert_eq!(stats.rate(), 1_200);
         stats.reset();
+        stats.look(since + Duration::from_secs(2));
+        assert_eq!(stats.rate(), 0);
         assert_eq!((stats.calls(), stats.used().len(), stats.errors().len()), (0, 0, 0));
     }
 }
