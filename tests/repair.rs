@@ -17,7 +17,7 @@ use loci_tests::{say, seed};
 /// Writes so many memories with values of so many bytes, and waits until they are in segments on every node.
 async fn furnish(cluster: &Cluster, records: u64, bytes: usize, chance: &mut Chance) {
     let client = cluster.client();
-    let memories = client.collection("default", "memories");
+    let memories = client.collection(cluster.namespace(), "memories");
     for page in 0..records / 100 {
         let record = |number: u64| {
             let embedding: Vec<f32> = (0..DIMENSION).map(|_| chance.component()).collect();
@@ -47,10 +47,6 @@ fn flip(file: &Path, chance: &mut Chance) -> u64 {
     at
 }
 
-fn store_files(cluster: &Cluster, number: usize) -> Vec<PathBuf> {
-    files_below(&cluster.data(number).join("shards/1"))
-}
-
 /// Waits until `cluster status` names this file as repaired by the node, or nothing.
 async fn wait_note(cluster: &Cluster, number: usize, file: Option<&str>) {
     let begun = Instant::now();
@@ -68,9 +64,20 @@ async fn wait_note(cluster: &Cluster, number: usize, file: Option<&str>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_damaged_file_of_a_store_is_fetched_from_another_member() {
+    fetches_what_is_damaged(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_damaged_file_of_a_namespaces_own_shard_is_fetched_from_another_member() {
+    fetches_what_is_damaged(1).await;
+}
+
+/// Of the catalog's shard, or of the only one of a namespace with a shard of its own.
+async fn fetches_what_is_damaged(shards: u32) {
     let seed = seed();
     let mut chance = Chance::new(seed);
-    let mut cluster = Cluster::start(Plan::default()).await;
+    let mut cluster = Cluster::start(Plan { shards, ..Plan::default() }).await;
+    let folder = cluster.data(2).join(if shards == 0 { "shards/1" } else { "shards/2" });
     furnish(&cluster, 1_000, 200, &mut chance).await;
     let begun = Instant::now();
     while !cluster.data(2).join("PEERS").exists() {
@@ -84,8 +91,8 @@ async fn every_damaged_file_of_a_store_is_fetched_from_another_member() {
     let mut healed = Vec::new();
     let kinds: Vec<String> = {
         let name = |file: &PathBuf| file.file_name().expect("it has a name").to_string_lossy().into_owned();
-        let mut kinds: Vec<String> = store_files(&cluster, 2).iter().map(name).collect();
-        kinds.retain(|name| fs::metadata(cluster.data(2).join("shards/1").join(name)).is_ok_and(|file| file.len() > 0));
+        let mut kinds: Vec<String> = files_below(&folder).iter().map(name).collect();
+        kinds.retain(|name| fs::metadata(folder.join(name)).is_ok_and(|file| file.len() > 0));
         // One of each kind.
         kinds.dedup_by_key(|name| name.split('-').next().expect("a name").to_owned());
         kinds
@@ -93,7 +100,7 @@ async fn every_damaged_file_of_a_store_is_fetched_from_another_member() {
     for (round, kind) in kinds.iter().enumerate() {
         let prefix = kind.split('-').next().expect("a name").to_owned();
         let of_kind = |file: &PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
-        let Some(file) = store_files(&cluster, 2).into_iter().find(of_kind) else { continue };
+        let Some(file) = files_below(&folder).into_iter().find(of_kind) else { continue };
         let name = file.file_name().expect("it has a name").to_string_lossy().into_owned();
         // The others go on; without --join it knows whom to ask from what it remembers.
         let at = if round % 3 == 2 {
@@ -101,7 +108,8 @@ async fn every_damaged_file_of_a_store_is_fetched_from_another_member() {
         } else {
             flip(&file, &mut chance)
         };
-        cluster.client().collection("default", "cache").put(Record::new(name.clone())).await.expect("two write");
+        let cache = cluster.client().collection(cluster.namespace(), "cache");
+        cache.put(Record::new(name.clone())).await.expect("two write");
         let mut start = cluster.start_of(2);
         let join = start.options.iter().position(|option| option == "--join").expect("it is given");
         start.options.drain(join..join + 2);
@@ -115,7 +123,7 @@ async fn every_damaged_file_of_a_store_is_fetched_from_another_member() {
             healed.push(prefix);
         }
         cluster.same_state().await;
-        let damaged = cluster.data(2).join("shards/1.damaged");
+        let damaged = folder.with_extension("damaged");
         assert!(!damaged.exists(), "{context}");
         stop(&mut cluster, 2);
     }

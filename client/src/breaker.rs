@@ -54,7 +54,7 @@ impl Verdict {
         let detail = loci_wire::decode_detail(status.details()).unwrap_or_default();
         // Of the others, such as "not_leader", the cluster is the reason and not the node.
         match detail.reason.as_str() {
-            "starting" | "stopping" | "removed" => Verdict::Nobody,
+            "starting" | "stopping" | "removed" | "damaged" => Verdict::Nobody,
             _ => Verdict::Answered,
         }
     }

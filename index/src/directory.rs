@@ -18,9 +18,12 @@
 
 #![expect(unsafe_code, reason = "mapping a file into memory is unsafe by nature; this is the only module that does it")]
 
+mod checked;
 pub(crate) mod huge;
 mod ram;
 
+pub(crate) use checked::checksum;
+pub use checked::{Named, OpenFile, Readable};
 pub use ram::{Fault, RamDirectory};
 
 use std::fs::{self, File, OpenOptions};
@@ -304,6 +307,11 @@ impl MmapDirectory {
             }
         }
         Ok(MmapDirectory { path })
+    }
+
+    /// A directory that somebody else uses: nothing of it is made or removed.
+    pub fn used(path: impl Into<PathBuf>) -> MmapDirectory {
+        MmapDirectory { path: path.into() }
     }
 
     /// Where it is.

@@ -52,6 +52,18 @@ pub(crate) fn encode(kind: &Kind, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The length of the body and its checksum, by a header whose own checksum is right.
+pub(crate) fn promised(header: &[u8; HEADER_BYTES]) -> Result<(u64, u32), FramedError> {
+    if u32_at(header, 28) != crc32fast::hash(&header[..28]) {
+        return Err(damaged("its header's checksum does not fit", 0));
+    }
+    Ok((u64::from(u32_at(header, 16)) | u64::from(u32_at(header, 20)) << 32, u32_at(header, 24)))
+}
+
+fn u32_at(header: &[u8; HEADER_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+}
+
 /// The verified body, aligned for an archive.
 pub(crate) fn decode(kind: &Kind, bytes: &[u8]) -> Result<AlignedVec<16>, FramedError> {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
@@ -60,19 +72,16 @@ pub(crate) fn decode(kind: &Kind, bytes: &[u8]) -> Result<AlignedVec<16>, Framed
     if header[..8] != *kind.magic {
         return Err(FramedError::Foreign);
     }
-    let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    if u32_at(28) != crc32fast::hash(&header[..28]) {
-        return Err(damaged("its header's checksum does not fit", 0));
+    let (length, crc) = promised(header)?;
+    let version = u32_at(header, 8);
+    if version != kind.version {
+        return Err(FramedError::UnknownVersion(version));
     }
-    if u32_at(8) != kind.version {
-        return Err(FramedError::UnknownVersion(u32_at(8)));
-    }
-    let length = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
     let body = &bytes[HEADER_BYTES..];
     if length != body.len() as u64 {
         return Err(damaged(format!("its body has {} bytes instead of {length}", body.len()), HEADER_BYTES));
     }
-    if u32_at(24) != crc32fast::hash(body) {
+    if crc != crc32fast::hash(body) {
         return Err(damaged("its body's checksum does not fit", HEADER_BYTES));
     }
     let mut aligned = AlignedVec::new();

@@ -41,6 +41,9 @@ pub(crate) const MERGE_ROWS_MAX: u64 = 1 << 20;
 const AT_REST_TIMES: u64 = 8;
 
 impl Candidate {
+    /// A segment that may not be read: it looks so large that it is never chosen.
+    pub const NEVER: Candidate = Candidate { rows: u32::MAX, ended: 0, bytes: 0, unlinked: 0 };
+
     fn live(&self) -> u64 {
         u64::from(self.rows.saturating_sub(self.ended))
     }
@@ -155,6 +158,9 @@ mod tests {
         check(&[segment(600_000, 0, 0); 9], None);
         check(&[segment(600_000, 200_000, 0); 2], Some((2, &[0, 1])));
         check(&[segment(900_000, 300_000, 0); 2], Some((2, &[0])));
+        check(&[Candidate::NEVER; 4], None);
+        check(&[segment(8_192, 0, 8_192), Candidate::NEVER, segment(10, 0, 10)], Some((1, &[0, 2])));
+        check(&[Candidate::NEVER, segment(9, 9, 0)], Some((0, &[1])));
     }
 
     #[test]
@@ -185,6 +191,8 @@ mod tests {
         check_at_rest(&[600_000, 400_000, 300_000], Some(&[1, 2]));
         check_at_rest(&[400_000, 400_000, 400_000], Some(&[0, 1]));
         let large = Candidate { rows: 10, ended: 0, bytes: 3 << 30, unlinked: 0 };
+        let alike = [segment(9, 0, 0), Candidate::NEVER, segment(9, 0, 0)];
+        assert_eq!(choose_at_rest(&alike), Some(vec![0, 2]), "what may not be read is left alone");
         assert_eq!(choose_at_rest(&[large, large]), None, "large values weigh as many records");
     }
 

@@ -3,7 +3,7 @@
 //! Most segments have few ended versions, and a new one has none: the ends take no memory until the first.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::record::Position;
 use crate::segment::Segment;
@@ -15,12 +15,13 @@ pub(crate) struct Sealed {
     pub file: u64,
     ends: OnceLock<Box<[AtomicU64]>>,
     ended: AtomicU32,
+    damaged: AtomicBool,
 }
 
 impl Sealed {
     /// A segment none of whose versions has ended.
     pub fn new(segment: Segment, file: u64) -> Sealed {
-        Sealed { segment, file, ends: OnceLock::new(), ended: AtomicU32::new(0) }
+        Sealed { segment, file, ends: OnceLock::new(), ended: AtomicU32::new(0), damaged: AtomicBool::new(false) }
     }
 
     /// How many rows there are, ended ones too.
@@ -31,6 +32,16 @@ impl Sealed {
     /// How many of them have ended.
     pub fn ended(&self) -> u32 {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Notes that its file is not what was written: nothing of it may be written elsewhere.
+    pub fn note_damage(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its file is not what was written.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     pub fn end(&self, row: u32) -> Position {

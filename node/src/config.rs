@@ -25,6 +25,7 @@
 //! | `--walk-rate` | 100 | so many records a second are searched for by their own embedding; 0: none |
 //! | `--graph-threads` | as many as processors | so many threads link graphs, at low priority |
 //! | `--snapshot-mib-per-second` | 0: as fast as they can | how fast snapshots leave the node |
+//! | `--scrub-mib-per-second` | 8 | how fast files are read to be compared with their checksums; 0: never |
 //! | `--replace-after-seconds` | 300 | a node that is silent for so long loses its members of shards that are on some nodes only |
 //! | `--log-file-mib` | 64 | size of one file of the log |
 //! | `--watch-history-mib` | 16 | what the newest entries changed is kept so long for watchers, a shard; 0: no watches |
@@ -54,6 +55,7 @@ const RESP_DURABILITY_DEFAULT: &str = "synced";
 const EVICTION_POLICY_DEFAULT: &str = "s3-fifo";
 const RECALL_ONE_IN_DEFAULT: u32 = 1_000;
 const WALK_RATE_DEFAULT: u32 = 100;
+const SCRUB_MIB_PER_SECOND_DEFAULT: u64 = 8;
 const REPLACE_AFTER_SECONDS_DEFAULT: u64 = placement::REPLACE_AFTER.as_secs();
 const REPLACE_AFTER_SECONDS_MAX: u64 = 30 * 24 * 3600;
 const LOG_FILE_MIB_DEFAULT: u64 = 64;
@@ -152,6 +154,10 @@ pub struct ServeArgs {
     /// can.
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     pub snapshot_mib_per_second: u64,
+    /// All files of the node's shards are read again and again, no faster than this, and compared with their checksums; 8 MiB a
+    /// second are 675 GiB a day. 0: never while the node runs.
+    #[arg(long, value_name = "MIB", default_value_t = SCRUB_MIB_PER_SECOND_DEFAULT)]
+    pub scrub_mib_per_second: u64,
     /// A node that does not answer for so long loses its members of shards that are on some nodes only (`loci namespace create
     /// --replicas`): other nodes get them, if there are any. The same on every node.
     #[arg(long, value_name = "SECONDS", default_value_t = REPLACE_AFTER_SECONDS_DEFAULT)]
@@ -219,6 +225,8 @@ pub struct Config {
     pub graph_threads: usize,
     /// So many bytes of snapshots leave in a second; none: as many as can.
     pub snapshot_bytes_per_second: Option<u64>,
+    /// So many bytes of files are compared with their checksums in a second; zero: none.
+    pub scrub_bytes_per_second: u64,
     /// How long a node may be silent until others get its members of shards that are on some nodes only.
     pub replace_after: Duration,
     /// The size of one file of the log.
@@ -399,6 +407,7 @@ impl Config {
         };
         let pace = in_range("--snapshot-mib-per-second", args.snapshot_mib_per_second, 0, u64::MAX >> 20)?;
         let snapshot_bytes_per_second = (pace > 0).then_some(pace << 20);
+        let scrub = in_range("--scrub-mib-per-second", args.scrub_mib_per_second, 0, u64::MAX >> 20)?;
         let silent = in_range("--replace-after-seconds", args.replace_after_seconds, 1, REPLACE_AFTER_SECONDS_MAX)?;
         let replace_after = Duration::from_secs(silent);
         let watch_history_bytes =
@@ -430,6 +439,7 @@ impl Config {
             walk_rate: args.walk_rate,
             graph_threads: args.graph_threads.map_or_else(processors, |threads| threads as usize),
             snapshot_bytes_per_second,
+            scrub_bytes_per_second: scrub << 20,
             replace_after,
             log_file_bytes,
             watch_history_bytes,
@@ -457,6 +467,7 @@ impl Config {
             walk_rate: WALK_RATE_DEFAULT,
             graph_threads: processors(),
             snapshot_bytes_per_second: None,
+            scrub_bytes_per_second: SCRUB_MIB_PER_SECOND_DEFAULT << 20,
             replace_after: placement::REPLACE_AFTER,
             log_file_bytes: 4 << 20,
             watch_history_bytes: (WATCH_HISTORY_MIB_DEFAULT as usize) << 20,
@@ -559,6 +570,7 @@ mod tests {
             walk_rate: WALK_RATE_DEFAULT,
             graph_threads: None,
             snapshot_mib_per_second: 0,
+            scrub_mib_per_second: SCRUB_MIB_PER_SECOND_DEFAULT,
             replace_after_seconds: REPLACE_AFTER_SECONDS_DEFAULT,
             log_file_mib: LOG_FILE_MIB_DEFAULT,
             watch_history_mib: WATCH_HISTORY_MIB_DEFAULT,

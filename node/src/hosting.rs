@@ -95,21 +95,45 @@ pub fn make_store(
 
 /// Opens the store of a shard. One that is damaged, of a shard with other members, is fetched from one of them, however long that
 /// takes.
-pub fn open_store(path: &Path, options: &StoreOptions, care: Option<Care<'_>>) -> Result<OpenedStore, RunError> {
+pub fn open_store<'a>(path: &Path, options: &StoreOptions, care: Option<Care<'a>>) -> Result<OpenedStore, RunError> {
     let open_it = || open(path, options, |directory| Store::open(directory, options.clone()));
-    let error = match open_it() {
-        Err(RunError::Store { error, .. }) if repair::is_damage(&error) => error,
-        other => return other,
-    };
     let has_others = |care: &Care<'_>| repair::has_others(care.state, MemberId(care.identity.member));
-    let Some(Care { identity, shard, state, addresses }) = care.filter(has_others) else {
-        return Err(RunError::Store { path: path.to_owned(), error });
+    let care = care.filter(has_others);
+    let patient_of = |care: &Care<'a>, what| Patient {
+        identity: care.identity,
+        shard: care.shard,
+        store: path,
+        what,
+        start: care.state.start,
     };
-    if addresses.is_empty() {
-        return Err(RunError::NobodyToAsk { path: path.to_owned(), error });
-    }
-    let what = error.to_string();
-    let patient = Patient { identity, shard, store: path, what: &what, start: state.start };
+    let marked = repair::marked(path);
+    let can_be_had = |care: &Care<'a>| !care.addresses.is_empty() || patient_of(care, "").fetched().is_some();
+    let what = match &marked {
+        // It was found while the node ran.
+        Some(what) if care.as_ref().is_some_and(can_be_had) => what.clone(),
+        _ => {
+            let error = match open_it() {
+                Err(RunError::Store { error, .. }) if error.is_damage() => error,
+                other => {
+                    if other.is_ok() && marked.is_some() {
+                        // Every byte of it was read and is right.
+                        repair::unmark(path);
+                    }
+                    return other;
+                }
+            };
+            match &care {
+                None => return Err(RunError::Store { path: path.to_owned(), error }),
+                Some(care) if care.addresses.is_empty() => {
+                    return Err(RunError::NobodyToAsk { path: path.to_owned(), error });
+                }
+                Some(_) => error.to_string(),
+            }
+        }
+    };
+    let care = care.expect("it is looked after by others");
+    let patient = patient_of(&care, &what);
+    let (shard, addresses) = (care.shard, care.addresses);
     let failed = |error| RunError::Disk { path: path.to_owned(), error };
     Handle::current().block_on(patient.mend(addresses)).map_err(failed)?;
     let opened = open_it()?;

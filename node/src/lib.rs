@@ -24,6 +24,7 @@ pub mod hosting;
 pub mod log_thread;
 pub mod search_threads;
 pub mod idle;
+pub mod scrub;
 
 pub mod clock;
 pub mod cpu_time;

@@ -12,8 +12,6 @@
 
 mod error;
 
-use std::future::Future;
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +26,7 @@ use loci_raft::{
 };
 use loci_wire::v1;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -55,6 +53,7 @@ use crate::log_thread::{LogFigures, LogThread};
 use crate::memory::Budget;
 use crate::metrics::{Endpoint, Metrics};
 use crate::residency::{Residency, ResidencyFigures};
+use crate::scrub::{Scrub, ScrubFigures};
 use crate::search_threads::SearchThreads;
 use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle};
 use crate::shards::{CATALOG, Served, Shards};
@@ -62,6 +61,8 @@ use crate::status::{NodeStatus, Parts};
 use crate::trace;
 use crate::watches::Watches;
 pub use error::RunError;
+
+pub use serving::serve;
 
 const SHARD: ShardId = ShardId(CATALOG);
 /// How long another member may take to lead in the place of one that stops.
@@ -119,29 +120,6 @@ pub fn serve_command(args: ServeArgs) -> Result<(), RunError> {
     ended
 }
 
-/// Runs a node until `shutdown` resolves. Says on standard output where it listens, once it does.
-pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    tokio::pin!(shutdown);
-    // A node may wait for others for long.
-    let node = tokio::select! {
-        node = Node::start(config) => node?,
-        () = &mut shutdown => return Ok(()),
-    };
-    tokio::select! {
-        () = node.ready() => {
-            let mut stdout = std::io::stdout();
-            // Whoever started this may have closed it.
-            if let Some(address) = node.resp_addr() {
-                let _ = writeln!(stdout, "redis clients on {address}");
-            }
-            let _ = writeln!(stdout, "listening on {}", node.local_addr()).and_then(|()| stdout.flush());
-            shutdown.await;
-        }
-        () = &mut shutdown => {}
-    }
-    node.shutdown().await
-}
-
 /// Lines on standard error from now on. Does nothing if the program already has its own.
 pub fn init_tracing(format: LogFormat, level: &str) {
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -193,6 +171,9 @@ pub struct Node {
     search: SearchThreads,
     idle: Idle,
     residency: Residency,
+    scrub: Scrub,
+    /// Whether it is to stop and start again, because what it has is damaged and others have it.
+    again: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
     status: Arc<NodeStatus>,
     data: DataDirectory,
@@ -330,6 +311,8 @@ impl Node {
             (config.walk_rate, walker.clone()),
         )?;
         let residency = Residency::start(shards.clone(), data.path(), budget.clone(), residency_figures.clone())?;
+        let scrubbed = Arc::new(ScrubFigures::default());
+        let scrub = Scrub::start(config.scrub_bytes_per_second, shards.clone(), scrubbed.clone())?;
         let metrics = Arc::new(Metrics::new());
         let watches = Watches::default();
         let status = Arc::new(NodeStatus::new(Parts {
@@ -342,6 +325,7 @@ impl Node {
             recall: recall.clone(),
             walker,
             residency: residency_figures,
+            scrub: scrubbed,
             transfers: cluster.transfers().clone(),
             forwarded: cluster.links().forwarded().clone(),
             watches: watches.clone(),
@@ -376,6 +360,8 @@ impl Node {
         runtime.spawn(placement::look_after(cluster.clone()));
         runtime.spawn(repair::remember_peers(cluster.clone(), data.path().to_owned()));
         runtime.spawn(repair::note(cluster.clone(), repaired));
+        let (start_again, again) = watch::channel(false);
+        runtime.spawn(repair::tend(cluster.clone(), data.path().to_owned(), start_again));
         let endpoint = match metrics_listener {
             None => None,
             Some(listener) => {
@@ -438,6 +424,8 @@ impl Node {
             search,
             idle,
             residency,
+            scrub,
+            again,
             metrics,
             status,
             data,
@@ -474,6 +462,14 @@ impl Node {
         &self.handle
     }
 
+    /// Waits until it is to stop and start again, which most never see.
+    pub async fn is_to_start_again(&self) {
+        let mut again = self.again.clone();
+        if again.wait_for(|again| *again).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Waits until clients are served.
     pub async fn ready(&self) {
         for shard in self.cluster.shards().handles() {
@@ -499,6 +495,7 @@ impl Node {
             search,
             idle: idling,
             residency,
+            scrub,
             ..
         } = self;
         let Node { metrics, status, data, .. } = self;
@@ -541,6 +538,7 @@ impl Node {
             }
             idling.stop();
             residency.stop();
+            scrub.stop();
             host.stop();
             shard.stop();
             cluster.shards().clear();
@@ -564,7 +562,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Has another member lead, so that nobody has to wait for an election when this one is gone.
-async fn hand_over(cluster: Cluster) {
+pub(crate) async fn hand_over(cluster: Cluster) {
     let (shard, me) = (cluster.shard(), cluster.me());
     let (Some(leader), Some(members)) = (shard.leader(), shard.members()) else { return };
     let voters = members.voters();
@@ -828,5 +826,6 @@ impl Drop for Sockets {
     }
 }
 
+mod serving;
 #[cfg(test)]
 mod tests;

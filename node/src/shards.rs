@@ -52,6 +52,11 @@ impl Shards {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&id).map(|served| served.handle.clone())
     }
 
+    /// All, with where their files are.
+    pub fn all(&self) -> Vec<Served> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     /// All, ascending by number.
     pub fn handles(&self) -> Vec<ShardHandle> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().map(|served| served.handle.clone()).collect()

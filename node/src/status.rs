@@ -16,6 +16,7 @@ use crate::idle::walker::WalkerFigures;
 use crate::log_thread::LogFigures;
 use crate::memory::Budget;
 use crate::residency::ResidencyFigures;
+use crate::scrub::ScrubFigures;
 use crate::search_threads::SearchThreads;
 use crate::shard::ShardHandle;
 use crate::shards::{CATALOG, Shards};
@@ -33,6 +34,7 @@ pub struct NodeStatus {
     recall: Arc<Recall>,
     walker: Arc<WalkerFigures>,
     residency: Arc<ResidencyFigures>,
+    scrub: Arc<ScrubFigures>,
     transfers: Transfers,
     forwarded: Arc<Forwarded>,
     at_start: Vec<ShardHandle>,
@@ -53,6 +55,7 @@ pub(crate) struct Parts {
     pub recall: Arc<Recall>,
     pub walker: Arc<WalkerFigures>,
     pub residency: Arc<ResidencyFigures>,
+    pub scrub: Arc<ScrubFigures>,
     pub transfers: Transfers,
     pub forwarded: Arc<Forwarded>,
     pub watches: Watches,
@@ -64,7 +67,7 @@ impl NodeStatus {
     /// Of a node that has just started.
     pub(crate) fn new(parts: Parts) -> NodeStatus {
         let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency, .. } = parts;
-        let Parts { transfers, forwarded, watches, repaired, strangers, .. } = parts;
+        let Parts { scrub, transfers, forwarded, watches, repaired, strangers, .. } = parts;
         NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
@@ -77,6 +80,7 @@ impl NodeStatus {
             recall,
             walker,
             residency,
+            scrub,
             transfers,
             forwarded,
             watches,
@@ -139,6 +143,11 @@ impl NodeStatus {
     /// How much this node had other nodes do.
     pub fn forwarded(&self) -> &Forwarded {
         &self.forwarded
+    }
+
+    /// What was read to be compared with its checksums.
+    pub fn scrub(&self) -> &ScrubFigures {
+        &self.scrub
     }
 
     /// How far snapshots have come.

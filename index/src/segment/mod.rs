@@ -60,6 +60,7 @@
 //! A section that a reader does not know is ignored, so sections can be added without a new version. Version 1 had no
 //! codes, f32 only, and embeddings always in the order of rows; its meta says nothing of storage.
 
+mod check;
 mod indexes;
 mod inverted;
 mod nearest;
@@ -69,6 +70,7 @@ mod write;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use check::check;
 pub use nearest::{Effort, Search};
 pub use read::Segment;
 pub(crate) use write::working_bytes;

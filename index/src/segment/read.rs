@@ -16,7 +16,7 @@ use super::{
     Meta1, NO_NODE, NO_SLOT, NO_VALUE, PAGE, SegmentError, VERSION, slot_of, stride_of,
 };
 use crate::codes::{self, Codes};
-use crate::directory::{Directory, Mapped};
+use crate::directory::{Directory, Mapped, Named, Readable};
 use crate::distance::Metric;
 use crate::graph::search::CodeBook;
 use crate::graph::{GraphRef, GraphShape, Vectors};
@@ -78,12 +78,12 @@ struct Graph {
 impl Segment {
     /// Opens a segment after checking every byte of it; the cost is reading the file once.
     pub fn open(directory: &dyn Directory, name: &str) -> Result<Segment, SegmentError> {
-        let file_bytes = directory.len(name)?;
-        let opening = Opening { directory, name, file_bytes };
+        let file = Named { directory, name };
+        let opening = Opening::of(&file)?;
         let head = opening.head()?;
         let table = opening.table(&head)?;
         let mapped = directory.open(name)?;
-        if mapped.len() as u64 != file_bytes {
+        if mapped.len() as u64 != opening.file_bytes {
             return Err(opening.corrupt(16, "the file has changed its length"));
         }
         let meta = opening.meta(&head, &table)?;
@@ -347,18 +347,29 @@ impl std::fmt::Debug for Segment {
 
 /// A segment that is being checked.
 pub(super) struct Opening<'a> {
-    directory: &'a dyn Directory,
-    name: &'a str,
+    file: &'a dyn Readable,
     file_bytes: u64,
 }
 
-struct Head {
+pub(super) struct Head {
     version: u32,
     section_count: u32,
     rows: u32,
     hash_seed: u64,
     collection: u64,
     table_crc: u32,
+}
+
+/// A line of the table whose section has not been looked at yet.
+pub(super) struct Line {
+    kind: u16,
+    field: u16,
+    /// Where the section and its padding are, and what is in there together.
+    pub start: u64,
+    pub end: u64,
+    pub crc: u32,
+    /// How many bytes are the section's.
+    bytes: u64,
 }
 
 /// A line of the table. Kinds that are not known stay in it.
@@ -388,28 +399,32 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Opening<'_> {
+    pub(super) fn of(file: &dyn Readable) -> Result<Opening<'_>, SegmentError> {
+        Ok(Opening { file, file_bytes: file.bytes()? })
+    }
+
     pub(super) fn corrupt(&self, offset: u64, what: &'static str) -> SegmentError {
-        SegmentError::Corrupt { file: self.name.to_string(), offset, what }
+        SegmentError::Corrupt { file: self.file.name().to_string(), offset, what }
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Vec<u8>, SegmentError> {
         let mut bytes = Vec::new();
-        self.directory.read_range(self.name, range, &mut |part| bytes.extend_from_slice(part))?;
+        self.file.read_range(range, &mut |part| bytes.extend_from_slice(part))?;
         Ok(bytes)
     }
 
     /// The crc is believed first, then the version, then the rest.
-    fn head(&self) -> Result<Head, SegmentError> {
+    pub(super) fn head(&self) -> Result<Head, SegmentError> {
         let head = self.bytes(0..self.file_bytes.min(HEADER_BYTES as u64))?;
         if !head.starts_with(&MAGIC) {
-            return Err(SegmentError::NotASegment(self.name.to_string()));
+            return Err(SegmentError::NotASegment(self.file.name().to_string()));
         }
         if head.len() < HEADER_BYTES || crc32fast::hash(&head[..60]) != u32_at(&head, 60) {
             return Err(self.corrupt(0, "the header's checksum is wrong"));
         }
         let version = u32_at(&head, 8);
         if version > VERSION {
-            return Err(SegmentError::UnknownVersion { file: self.name.to_string(), version });
+            return Err(SegmentError::UnknownVersion { file: self.file.name().to_string(), version });
         }
         if version == 0 {
             return Err(self.corrupt(8, "there never was such a version"));
@@ -427,8 +442,8 @@ impl Opening<'_> {
         })
     }
 
-    /// The table, after the checksums of all sections.
-    fn table(&self, head: &Head) -> Result<Vec<Entry>, SegmentError> {
+    /// The lines of the table. Their sections fill the file without gaps, so every byte is under a checksum.
+    pub(super) fn lines(&self, head: &Head) -> Result<Vec<Line>, SegmentError> {
         let table_at = HEADER_BYTES as u64;
         if head.section_count > SECTIONS_MAX {
             return Err(self.corrupt(12, "there are too many sections"));
@@ -442,21 +457,32 @@ impl Opening<'_> {
         if crc32fast::hash(&table) != head.table_crc {
             return Err(self.corrupt(table_at, "the table's checksum is wrong"));
         }
-        let mut entries = Vec::new();
+        let mut lines = Vec::new();
         for entry in table[..used].chunks_exact(ENTRY_BYTES) {
             let kinds = u32_at(entry, 0);
-            let (crc, offset, bytes) = (u32_at(entry, 4), u64_at(entry, 8), u64_at(entry, 16));
-            // The sections fill the file without gaps, so every byte is under a checksum.
-            let end = offset.checked_add(bytes).filter(|end| *end <= self.file_bytes);
-            let Some(end) = end.filter(|_| offset == next) else {
+            let (crc, start, bytes) = (u32_at(entry, 4), u64_at(entry, 8), u64_at(entry, 16));
+            let end = start.checked_add(bytes).filter(|end| *end <= self.file_bytes);
+            let Some(end) = end.filter(|_| start == next) else {
                 return Err(self.corrupt(table_at, "a section is not where it should be"));
             };
             next = end.next_multiple_of(PAGE);
             if next > self.file_bytes {
-                return Err(self.corrupt(offset, "the last section is cut off"));
+                return Err(self.corrupt(start, "the last section is cut off"));
             }
+            lines.push(Line { kind: kinds as u16, field: (kinds >> 16) as u16, start, end: next, crc, bytes });
+        }
+        if next != self.file_bytes {
+            return Err(self.corrupt(next, "there is something after the last section"));
+        }
+        Ok(lines)
+    }
+
+    /// The table, after the checksums of all sections.
+    fn table(&self, head: &Head) -> Result<Vec<Entry>, SegmentError> {
+        let mut entries = Vec::new();
+        for Line { kind, field, start, end, crc, bytes } in self.lines(head)? {
             let mut hasher = crc32fast::Hasher::new();
-            self.directory.read_range(self.name, offset..next, &mut |part| {
+            self.file.read_range(start..end, &mut |part| {
                 hasher.update(part);
                 // Small parts are read at once.
                 if part.len() >= GIVING_WAY_BYTES {
@@ -464,16 +490,12 @@ impl Opening<'_> {
                 }
             })?;
             if hasher.finalize() != crc {
-                return Err(self.corrupt(offset, "a section's checksum is wrong"));
+                return Err(self.corrupt(start, "a section's checksum is wrong"));
             }
-            let (Ok(start), Ok(end)) = (usize::try_from(offset), usize::try_from(end)) else {
-                return Err(self.corrupt(offset, "the file is too large for this machine"));
+            let (Ok(first), Ok(last)) = (usize::try_from(start), usize::try_from(start + bytes)) else {
+                return Err(self.corrupt(start, "the file is too large for this machine"));
             };
-            let (kind, field) = (kinds as u16, (kinds >> 16) as u16);
-            entries.push(Entry { kind, field, range: start..end });
-        }
-        if next != self.file_bytes {
-            return Err(self.corrupt(next, "there is something after the last section"));
+            entries.push(Entry { kind, field, range: first..last });
         }
         Ok(entries)
     }
@@ -528,7 +550,7 @@ impl Opening<'_> {
         let offsets = |kind| self.exactly(table, kind, 0, rows + 1, 8);
         let bytes = |kind| self.section(table, kind, 0);
         let mut segment = Segment {
-            name: self.name.to_string(),
+            name: self.file.name().to_string(),
             rows: head.rows,
             hash_seed: head.hash_seed,
             collection: head.collection,

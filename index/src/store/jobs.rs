@@ -15,23 +15,29 @@
 //! over when the new segment is installed. The new segment is part of a state after T, so the manifest names it from the
 //! next checkpoint on, and until then the files it replaces stay.
 //!
+//! What a merge writes gets checksums of its own, so the sources are checked before it may take their place ([`damage`]).
+//!
 //! A job that fails changes nothing: frozen buffers stay frozen and are part of the next attempt. It is offered again
 //! after a second of the log's clock, or when a checkpoint is requested.
+
+mod choice;
+mod damage;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use damage::{Remedy, check_file, named_files};
+
 use super::tables::{self, Saved, WrittenTable};
 use super::{Location, Store, StoreOptions, new_buffer};
 use crate::buffer::Buffer;
-use crate::command::{Codes, IndexSpec, Schema, Storage};
+use crate::command::{Codes, Schema, Storage};
 use crate::directory::{Directory, DirectoryError};
 use crate::distance::Metric;
 use crate::graph::GraphOptions;
 use crate::manifest::{CollectionFiles, Ends, FileName, MANIFEST_FILE, Manifest, SegmentFiles};
-use crate::merge::{self, Candidate};
 use crate::record::{CollectionId, Position};
 use crate::requests::RequestsPicture;
 use crate::sealed::Sealed;
@@ -85,6 +91,14 @@ pub enum JobError {
     /// A segment could not be written or opened.
     #[error("{0}")]
     Segment(#[from] SegmentError),
+    /// A file that it was to read is not what was written, and nothing came of it.
+    #[error("{error}")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        error: SegmentError,
+    },
     /// The caller's flag was raised.
     #[error("the job was cancelled")]
     Cancelled,
@@ -442,8 +456,9 @@ impl Merge {
             hash_seed,
         };
         created.push(FileName::Segment(file));
-        let sealed = write_segment(directory, file, &spec, &records, cancel)?;
+        let written = write_segment(directory, file, &spec, &records, cancel);
         drop(records);
+        let sealed = damage::sound(written, directory, &sources, position, cancel)?;
         Ok(Merged { id, sources, sealed, file })
     }
 }
@@ -513,16 +528,6 @@ fn field_specs(collection: &Collection) -> Vec<FieldSpec> {
     });
     // A collection is only made with metrics that there are.
     specs.flatten().collect()
-}
-
-/// What merging wants to know of a segment, and how many of its rows have an embedding.
-fn candidate(sealed: &Sealed) -> (Candidate, u32) {
-    let fields = 0..sealed.segment.fields().len();
-    let embedded = fields.clone().map(|field| sealed.segment.embeddings(field)).max().unwrap_or(0);
-    let linked = fields.clone().all(|field| sealed.segment.has_graph(field));
-    let unlinked = if linked { 0 } else { embedded };
-    let bytes = sealed.segment.file_bytes();
-    (Candidate { rows: sealed.len(), ended: sealed.ended(), bytes, unlinked }, embedded)
 }
 
 impl Store {
@@ -665,93 +670,6 @@ impl Store {
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
-    /// The place of a segment that is to be linked anew: its collection's, and its own in there.
-    fn next_relink(&mut self) -> Option<(usize, Vec<usize>)> {
-        while let Some(file) = self.work.relink.pop_first() {
-            for (place, state) in self.collections.iter().enumerate() {
-                // One that is gone meanwhile needs nothing any more.
-                if let Some(segment) = state.shared.segments.iter().position(|sealed| sealed.file == file) {
-                    return Some((place, vec![segment]));
-                }
-            }
-        }
-        None
-    }
-
-    /// The place of a segment that was written before one of its collection's indexes was declared.
-    fn next_reindex(&self) -> Option<(usize, Vec<usize>)> {
-        let lacks = |sealed: &Sealed, index: &IndexSpec| sealed.segment.indexed().all(|there| there != index);
-        self.collections.iter().enumerate().find_map(|(place, state)| {
-            let Collection { schema, segments, .. } = &*state.shared;
-            let place_of = segments.iter().position(|sealed| schema.indexes.iter().any(|index| lacks(sealed, index)));
-            Some((place, vec![place_of?]))
-        })
-    }
-
-    fn next_merge(&mut self) -> Option<Merge> {
-        let graph_rows_min = self.options.graph_rows_min;
-        let choices = self.collections.iter().enumerate().filter_map(|(place, state)| {
-            let candidates: Vec<_> = state.shared.segments.iter().map(|sealed| candidate(sealed).0).collect();
-            let (urgency, places) = merge::choose(&candidates, graph_rows_min)?;
-            Some((urgency, place, places))
-        });
-        let chosen = choices.min().map(|(_, place, places)| (place, places));
-        let relink = self.next_relink();
-        let anew = relink.is_some();
-        let mut at_rest = false;
-        let (place, places) = match relink {
-            Some(relink) => relink,
-            None => chosen.or_else(|| self.next_reindex()).or_else(|| {
-                at_rest = true;
-                self.next_at_rest()
-            })?,
-        };
-        let shared = Arc::clone(&self.collections[place].shared);
-        let sources: Vec<_> = places.iter().filter_map(|&place| shared.segments.get(place).map(Arc::clone)).collect();
-        let embedded: u64 = sources.iter().map(|sealed| u64::from(candidate(sealed).1)).sum();
-        let ended: u64 = sources.iter().map(|sealed| u64::from(sealed.ended())).sum();
-        let graph = (embedded >= u64::from(graph_rows_min) + ended).then_some(self.options.graph);
-        let file = self.next_file();
-        let files = sources.iter().map(|sealed| sealed.file).collect();
-        self.work.merging = Some(Merging { sources: files, file, at_rest, ended: Vec::new() });
-        Some(Merge {
-            id: shared.id,
-            fields: field_specs(&shared),
-            schema: Arc::clone(&shared.schema),
-            sources,
-            position: Position::end_of(self.applied),
-            file,
-            graph,
-            anew,
-            at_rest,
-            hash_seed: self.hash_seed(),
-        })
-    }
-
-    /// Whether a merge is under way that is only for rest ([`Job::is_for_rest`]), while one waits that searches need: then
-    /// its flag should be raised.
-    pub fn is_kept_from_merging(&self) -> bool {
-        let Some(merging) = self.work.merging.as_ref().filter(|merging| merging.at_rest && self.work.look) else {
-            return false;
-        };
-        self.collections.iter().any(|state| {
-            let others = state.shared.segments.iter().filter(|sealed| !merging.sources.contains(&sealed.file));
-            let candidates: Vec<_> = others.map(|sealed| candidate(sealed).0).collect();
-            merge::choose(&candidates, self.options.graph_rows_min).is_some()
-        })
-    }
-
-    /// The place of a collection whose segments may as well be merged while nobody writes, and their own.
-    fn next_at_rest(&self) -> Option<(usize, Vec<usize>)> {
-        if !self.work.resting || self.work.checkpoint_running {
-            return None;
-        }
-        self.collections.iter().enumerate().find_map(|(place, state)| {
-            let candidates: Vec<_> = state.shared.segments.iter().map(|sealed| candidate(sealed).0).collect();
-            Some((place, merge::choose_at_rest(&candidates)?))
-        })
-    }
-
     /// Takes in what came of a job.
     pub fn install(&mut self, done: Done) -> Installed {
         self.work.look = true;
@@ -774,8 +692,12 @@ impl Store {
                     JobKind::Merge => self.work.merging = None,
                 }
                 self.work.files.extend(left);
+                if let JobError::Damaged { file, .. } = &error {
+                    self.note_damage(file);
+                }
                 // Whoever cancels a job wants something else done now, such as the last checkpoint of a stop.
-                if !matches!(error, JobError::Cancelled) {
+                // What is damaged is not read again.
+                if !matches!(error, JobError::Cancelled | JobError::Damaged { .. }) {
                     self.work.failed_at = Some(self.clock);
                 }
                 Installed { kind, forget_up_to: None, error: Some(error) }

@@ -20,7 +20,7 @@ use super::entry::{Entry, Times, Value};
 use super::keyspace::{Keyspace, STRIPES, TagNames};
 use super::objects::Object;
 use super::tags::Tags;
-use crate::directory::{Directory, DirectoryError};
+use crate::directory::{Directory, DirectoryError, Readable, checksum};
 
 const MAGIC: &[u8; 8] = b"locitabl";
 /// The version of the format this program writes, and the newest it reads.
@@ -306,6 +306,48 @@ pub(crate) fn read(directory: &dyn Directory, name: &str, seed: u64) -> Result<K
     }
 }
 
+/// Reads all of a table's file and compares it with its checksums, entries aside. Before each part `go_on` is asked, with the
+/// part's bytes; a no ends it, and is the answer.
+pub(crate) fn check(file: &dyn Readable, go_on: &mut dyn FnMut(u64) -> bool) -> Result<bool, FileError> {
+    let damaged = |offset: u64, what| FileError::Damaged { offset, what };
+    let bytes = file.bytes()?;
+    let read = |at: u64, len: usize, what| -> Result<Vec<u8>, FileError> {
+        let end = at + len as u64;
+        if end > bytes {
+            return Err(damaged(at, what));
+        }
+        let mut read = Vec::with_capacity(len);
+        file.read_range(at..end, &mut |part| read.extend_from_slice(part))?;
+        Ok(read)
+    };
+    let number = |bytes: &[u8], at: usize| {
+        bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |number| u32::from_le_bytes(*number))
+    };
+    let header = read(0, HEADER_BYTES, "it ends within its header")?;
+    if number(&header, 20) != crc32fast::hash(&header[..20]) {
+        return Err(damaged(0, "its header's checksum does not fit"));
+    }
+    let mut at = HEADER_BYTES as u64;
+    loop {
+        let head = read(at, BLOCK_HEADER_BYTES, "it ends before its end")?;
+        let (len, crc) = (number(&head, 0), number(&head, 4));
+        let start = at + BLOCK_HEADER_BYTES as u64;
+        if len == END {
+            let whole = crc == crc32fast::hash(&head[..4]) && start == bytes;
+            return if whole { Ok(true) } else { Err(damaged(at, "its end is not where it should be")) };
+        }
+        let end = start + u64::from(len);
+        if end > bytes {
+            return Err(damaged(at, "it ends within a block"));
+        }
+        match checksum(file, start..end, go_on)? {
+            Some(computed) if computed == crc => at = end,
+            Some(_) => return Err(damaged(at, "a block's checksum does not fit")),
+            None => return Ok(false),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,6 +382,12 @@ mod tests {
         read(&directory, "t", 7)
     }
 
+    fn check_bytes(bytes: &[u8]) -> Result<bool, FileError> {
+        let directory = RamDirectory::new();
+        directory.put("t", bytes);
+        check(&crate::directory::Named { directory: &directory, name: "t" }, &mut |_| true)
+    }
+
     const PLAIN: [&str; 3] = ["SET s text PX 5000", "HSET h f v g w", "LEASE.ACQUIRE l me 7000"];
     const TAGGED: [&str; 2] = ["TAG.SET s users:1 a", "TAG.SET h a"];
 
@@ -366,12 +414,15 @@ mod tests {
         let (bytes, _) = written(&[&PLAIN[..], &TAGGED].concat());
         for len in 0..bytes.len() {
             assert!(read_bytes(&bytes[..len]).is_err(), "cut at {len}");
+            assert!(check_bytes(&bytes[..len]).is_err(), "cut at {len}");
         }
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(read_bytes(&damaged).is_err(), "bit {bit}");
+            assert!(check_bytes(&damaged).is_err(), "bit {bit}");
         }
+        assert!(matches!(check_bytes(&bytes), Ok(true)));
         let mut newer = bytes;
         newer[8] = 3;
         let crc = crc32fast::hash(&newer[..20]).to_le_bytes();

@@ -30,6 +30,7 @@ mod ingest;
 mod bench;
 mod cache;
 mod demo;
+mod verify;
 
 use std::io;
 use std::process::ExitCode;
@@ -63,6 +64,8 @@ enum Command {
     /// The cluster: who takes part and who leads, and who is to; show it and change it.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Compare the files of a node on this machine with their checksums; it may run.
+    Verify(verify::VerifyArgs),
     /// How the node is doing.
     Stats(admin::StatsArgs),
     /// Write a record.
@@ -148,6 +151,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Namespace(command) => admin::namespace(command).await,
         Command::Collection(command) => admin::collection(command).await,
         Command::Cluster(command) => cluster::cluster(command).await,
+        Command::Verify(args) => verify::verify(&args),
         Command::Stats(args) => admin::stats(args).await,
         Command::Put(args) => records::put(args).await,
         Command::Get(args) => records::get(args).await,

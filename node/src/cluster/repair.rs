@@ -1,11 +1,19 @@
 //! Repair: a node whose store is damaged takes it out of service and gets the state from another member.
 //!
 //! ```text
-//!   start: the store cannot be read, the log can, and says that there are other members
+//!   start: the store cannot be read, or is marked; the log can, and says that there are other members
 //!     --> ask those of PEERS and --join --> their state, fetched beside the damaged one, at or after the start of the own log
 //!     --> shards/N -> shards/N.damaged, the fetched one -> shards/N --> opened --> shards/N.damaged removed
 //!     --> told: an error in the node's log, a metric, a note in the book that `loci cluster status` shows
+//!
+//!   later: a shard has found a file damaged ([`crate::shard::Damage`]), and answers no reads here any more
+//!     --> somebody else leads --> the state is fetched beside the damaged one, while the node runs --> shards/N/DAMAGED
+//!     --> the other members are there, or were waited for --> the node stops and starts again, in the same process: as above
 //! ```
+//!
+//! A running node does not exchange the store under its readers, because what it has applied may be newer than any other
+//! member's checkpoint: log and store are put together at a start, as always. It stops only once the state is here, so nobody
+//! waits for the transfer, and a node that finds nobody to get it from goes on as it is.
 //!
 //! What is mended is the store, which holds nothing that was promised to anybody: every entry in it is committed, and the
 //! others have it. The promises of a member (whom it voted for, what it has acknowledged) are in its **log**, which stays as it
@@ -23,19 +31,18 @@
 //! Always:
 //! - the damaged store is there until another was fetched whole, and a process that ends in between begins again;
 //! - nothing is repaired on a single node, or from a node of another cluster;
+//! - a node does not stop to be repaired while there is damage that nobody can repair: it would not start again;
 //! - a file of a newer program is not damaged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use loci_index::directory::DirectoryError;
-use loci_index::segment::SegmentError;
-use loci_index::store::StoreError;
 use loci_raft::{LogIndex, MemberId, ShardState};
 use loci_wire::v1;
+use tokio::sync::watch;
 use tonic::Status;
 
 use super::snapshot::{self, Stand};
@@ -45,6 +52,10 @@ use crate::identity::{ClusterId, Identity};
 
 /// Has the addresses of the others.
 const PEERS_FILE: &str = "PEERS";
+/// In a store that is to be exchanged at the next start: says why, for people.
+const DAMAGED_FILE: &str = "DAMAGED";
+/// More than anybody says.
+const DAMAGED_BYTES_MAX: u64 = 1 << 12;
 /// More than the addresses of all members that there can be.
 const PEERS_BYTES_MAX: u64 = 1 << 16;
 /// How often the others are asked again.
@@ -53,27 +64,12 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// How often the book is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is told that nobody can repair something.
+const TELL_ALONE_EVERY: Duration = Duration::from_secs(600);
+/// Where other members are away, so long is waited for them before this one goes too, for the moment that it takes.
+const COMPANY_TIME: Duration = Duration::from_secs(300);
 /// How long a note may take to be written.
 const NOTE_TIME: Duration = Duration::from_secs(5);
-/// The error of a disk that cannot read a block (`EIO`).
-const UNREADABLE: i32 = 5;
-
-/// Whether a store that does not open is damaged, and not only in the wrong hands.
-pub fn is_damage(error: &StoreError) -> bool {
-    match error {
-        StoreError::Missing | StoreError::Foreign { .. } | StoreError::Damaged { .. } => true,
-        StoreError::Segment(SegmentError::Corrupt { .. } | SegmentError::NotASegment(_)) => true,
-        StoreError::Segment(SegmentError::Directory(error)) | StoreError::Directory(error) => match error {
-            DirectoryError::Missing(_)
-            | DirectoryError::Empty(_)
-            | DirectoryError::TooLarge { .. }
-            | DirectoryError::Short { .. } => true,
-            DirectoryError::Io { source, .. } => source.raw_os_error() == Some(UNREADABLE),
-            DirectoryError::Name(_) | DirectoryError::Exists(_) | DirectoryError::Full(_) => false,
-        },
-        StoreError::Segment(_) | StoreError::Exists | StoreError::NewerVersion { .. } => false,
-    }
-}
 
 /// Whether a member's log says that there are others.
 pub fn has_others(state: &ShardState, me: MemberId) -> bool {
@@ -111,7 +107,10 @@ impl Patient<'_> {
             what = self.what,
             "the store is damaged: it is out of service, and fetched from another member"
         );
-        let stand = self.fetch(addresses).await;
+        let stand = match self.fetched() {
+            Some(stand) => stand,
+            None => self.fetch(addresses).await,
+        };
         let damaged = self.damaged();
         remove(&damaged)?;
         match fs::rename(self.store, &damaged) {
@@ -129,27 +128,40 @@ impl Patient<'_> {
         remove(&self.damaged())
     }
 
+    /// The state that was fetched already, if it will do.
+    pub fn fetched(&self) -> Option<Stand> {
+        snapshot::received(self.store).filter(|stand| stand.index >= self.start)
+    }
+
     async fn fetch(&self, addresses: &[String]) -> Stand {
-        let mut told: Option<Instant> = None;
+        let mut told = None;
         loop {
-            let mut waits_for = Vec::new();
-            for address in addresses {
-                match self.fetch_from(address).await {
-                    Ok(stand) if stand.index >= self.start => return stand,
-                    Ok(stand) => waits_for.push(format!(
-                        "{address}, whose state stands at entry {}, before this node's log begins",
-                        stand.index.0
-                    )),
-                    Err(status) => waits_for.push(format!("{address}, which says: {}", status.message())),
-                }
-            }
-            if told.is_none_or(|told| told.elapsed() > TELL_EVERY) {
-                told = Some(Instant::now());
-                let waits_for = waits_for.join("; ");
-                tracing::error!(shard = self.shard, waits_for, "nobody has the state of the damaged store yet");
+            if let Some(stand) = self.try_to_fetch(addresses, &mut told).await {
+                return stand;
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
+    }
+
+    /// Asks each of them once. Where none has it, that is told now and then: `told` is when it was last.
+    async fn try_to_fetch(&self, addresses: &[String], told: &mut Option<Instant>) -> Option<Stand> {
+        let mut waits_for = Vec::new();
+        for address in addresses {
+            match self.fetch_from(address).await {
+                Ok(stand) if stand.index >= self.start => return Some(stand),
+                Ok(stand) => waits_for.push(format!(
+                    "{address}, whose state stands at entry {}, before this node's log begins",
+                    stand.index.0
+                )),
+                Err(status) => waits_for.push(format!("{address}, which says: {}", status.message())),
+            }
+        }
+        if told.is_none_or(|told| told.elapsed() > TELL_EVERY) {
+            *told = Some(Instant::now());
+            let waits_for = waits_for.join("; ");
+            tracing::error!(shard = self.shard, waits_for, "nobody has the state of the damaged store yet");
+        }
+        None
     }
 
     async fn fetch_from(&self, address: &str) -> Result<Stand, Status> {
@@ -175,6 +187,117 @@ fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+/// Has a store exchanged at the next start.
+fn mark(store: &Path, what: &str) -> io::Result<()> {
+    let mut file = File::create(store.join(DAMAGED_FILE))?;
+    writeln!(file, "{what}")?;
+    file.sync_all()?;
+    File::open(store)?.sync_all()
+}
+
+/// Why a store is to be exchanged, if it is.
+pub fn marked(store: &Path) -> Option<String> {
+    let file = File::open(store.join(DAMAGED_FILE)).ok()?;
+    let mut text = Vec::new();
+    // What it says is for people: that it is there is enough.
+    let _ = io::Read::read_to_end(&mut io::Read::take(file, DAMAGED_BYTES_MAX), &mut text);
+    Some(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// The store is not exchanged after all.
+pub fn unmark(store: &Path) {
+    // It is asked again at the next start.
+    let _ = fs::remove_file(store.join(DAMAGED_FILE));
+}
+
+/// Looks after damage that is found while the node runs: see the front page. Says through `again` that the node is to stop and
+/// start again.
+pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
+    let mut alone = BTreeMap::new();
+    let mut told = None;
+    // Fetched and to be exchanged; nobody may fetch anything else for them meanwhile.
+    let mut ready = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let (mut damaged, mut hopeless) = (0, false);
+        for served in cluster.shards().all() {
+            let shard = served.handle.id();
+            let found = served.handle.damages();
+            let Some((file, what)) = found.first() else {
+                // What was damaged is gone by itself.
+                if ready.remove(&shard).is_some() {
+                    unmark(&served.files);
+                }
+                continue;
+            };
+            damaged += 1;
+            let me = cluster.me();
+            if !served.handle.members().is_some_and(|members| members.all().any(|member| member != me)) {
+                hopeless = true;
+                let last = alone.entry(shard).or_insert_with(Instant::now);
+                if last.elapsed() >= TELL_ALONE_EVERY {
+                    *last = Instant::now();
+                    tracing::error!(
+                        shard,
+                        file,
+                        what,
+                        "a file is still damaged, and no other member has what was in it"
+                    );
+                }
+                continue;
+            }
+            crate::run::hand_over(cluster.of(served.handle.clone())).await;
+            if ready.contains_key(&shard) {
+                continue;
+            }
+            let Some(held) = served.receiving.hold() else { continue };
+            // The log may begin after that by the time that it counts: then it is fetched anew.
+            let start = LogIndex(0);
+            let patient = Patient { identity: cluster.identity(), shard, store: &served.files, what, start };
+            let addresses = addresses(&cluster, &data);
+            if let Some(stand) = patient.try_to_fetch(&addresses, &mut told).await {
+                match mark(&served.files, what) {
+                    Ok(()) => {
+                        tracing::warn!(shard, index = stand.index.0, "the state of a damaged shard was fetched");
+                        ready.insert(shard, held);
+                    }
+                    Err(error) => tracing::error!(shard, %error, "a damaged store could not be marked"),
+                }
+            }
+        }
+        if damaged > 0 && ready.len() == damaged && !hopeless {
+            wait_for_company(&addresses(&cluster, &data)).await;
+            // Whoever waits for it may be gone, with the node.
+            let _ = again.send(true);
+            // What was fetched is held until the node has stopped.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Where the others are, as far as is known.
+fn addresses(cluster: &Cluster, data: &Path) -> Vec<String> {
+    let lines = book::read(&cluster.catalog().newest());
+    let others = lines.into_iter().filter(|(member, line)| *member != cluster.me() && !line.removed);
+    let mut addresses: BTreeSet<String> = others.map(|(_, line)| line.address).collect();
+    if addresses.is_empty() {
+        addresses = remembered(data);
+    }
+    addresses.into_iter().collect()
+}
+
+/// Waits until all others answer, but not forever: a second one that is away would stop what needs a majority.
+async fn wait_for_company(addresses: &[String]) {
+    let begun = Instant::now();
+    while begun.elapsed() < COMPANY_TIME {
+        let answers = futures_util::future::join_all(addresses.iter().map(|address| formation::who(address))).await;
+        if answers.iter().all(Result::is_ok) {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -251,12 +374,15 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_file_and_a_full_disk_are_not_damage() {
-        assert!(is_damage(&StoreError::Missing));
-        assert!(is_damage(&StoreError::Damaged { file: "f".into(), offset: 0, what: String::new() }));
-        assert!(is_damage(&StoreError::Directory(DirectoryError::Missing("f".into()))));
-        assert!(!is_damage(&StoreError::NewerVersion { file: "f".into(), version: 9, known: 1 }));
-        assert!(!is_damage(&StoreError::Directory(DirectoryError::Full("f".into()))));
-        assert!(!is_damage(&StoreError::Segment(SegmentError::UnknownVersion { file: "f".into(), version: 9 })));
+    fn a_mark_says_why_and_goes_with_the_store() {
+        let data = tempfile::tempdir().unwrap();
+        let store = data.path().join("1");
+        fs::create_dir(&store).unwrap();
+        assert_eq!(marked(&store), None);
+        mark(&store, "segment 7 is damaged at byte 9").unwrap();
+        assert_eq!(marked(&store).as_deref(), Some("segment 7 is damaged at byte 9"));
+        unmark(&store);
+        assert_eq!(marked(&store), None);
+        unmark(&store);
     }
 }

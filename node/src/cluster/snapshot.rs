@@ -19,7 +19,9 @@
 //! - a stream that breaks is gone on with: whoever fetches says how much of which files it has, with checksums, and is sent
 //!   the rest of those that begin like that;
 //! - whenever the process ends, the next start finds either the old state or the new one ([`settle`]);
-//! - what was received takes the place of a store only if it is newer, and every byte of it has been checked.
+//! - what was received takes the place of a store only if it is newer, and every byte of it has been checked;
+//! - a file is checked before its first piece is sent, and again when all of it was received: damage does not spread, and whoever
+//!   has it hears of it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -29,8 +31,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use loci_index::directory::{Directory, MmapDirectory};
-use loci_index::store::{MANIFEST_FILE, Store, StoreError, StoreOptions, checkpoint_files};
+use loci_index::directory::{Directory, MmapDirectory, OpenFile};
+use loci_index::store::{MANIFEST_FILE, Store, StoreError, StoreOptions, check_file, checkpoint_files};
 use loci_raft::{LogIndex, MemberId, Members, Message, Term};
 use loci_wire::v1;
 use loci_wire::v1::snapshot_part::Part as Wire;
@@ -41,7 +43,7 @@ use tonic::{Code, Status, Streaming};
 use super::Cluster;
 use super::transfers::{Account, Direction, Transfers};
 use crate::doors::grpc::Failure;
-use crate::shard::{Fetching, Install, StoreOpener};
+use crate::shard::{Damage, Fetching, FoundBy, Install, ShardHandle, StoreOpener};
 
 /// Says where in the log the files beside it stand.
 pub const SNAPSHOT_FILE: &str = "SNAPSHOT";
@@ -146,6 +148,12 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Where the state stands that lies whole beside a store, if one does.
+pub fn received(store: &Path) -> Option<Stand> {
+    // One whose SNAPSHOT cannot be read is as good as none: it can be fetched again.
+    Stand::read(&incoming(store)).ok().flatten()
+}
+
 /// The entry up to which the store in a directory holds the state; none if there is no store that can be opened.
 fn checkpoint_of(store: &Path) -> Option<u64> {
     let directory = MmapDirectory::open(store).ok()?;
@@ -203,8 +211,7 @@ pub fn throw_away(store: &Path) -> io::Result<()> {
 pub fn settle(store: &Path) -> io::Result<()> {
     let (new, old) = (incoming(store), outgoing(store));
     let parent = store.parent().unwrap_or(Path::new("."));
-    // One whose SNAPSHOT cannot be read is as good as none: it can be fetched again.
-    let whole = matches!(Stand::read(&new), Ok(Some(_)));
+    let whole = received(store).is_some();
     if whole && is_better(&new, if store.exists() { store } else { &old }) {
         if store.exists() {
             remove(&old)?;
@@ -319,10 +326,10 @@ pub async fn serve(
             Ok((head, opened)) => {
                 tracing::info!(member = member.0, index = head.index, files = head.files.len(), "sending a snapshot");
                 let (parts, stream) = mpsc::channel(PIECES_WAITING);
-                let shard = cluster.shard().id();
-                let account = cluster.transfers().begin(shard, Direction::Sent, member, bytes_of(&head));
+                let shard = cluster.shard().clone();
+                let account = cluster.transfers().begin(shard.id(), Direction::Sent, member, bytes_of(&head));
                 let pace = pace.clone();
-                tokio::task::spawn_blocking(move || send(head, opened, &parts, (&account, &pace), fetching));
+                tokio::task::spawn_blocking(move || send(head, opened, &parts, (&shard, &account, &pace), fetching));
                 return Ok(ReceiverStream::new(stream));
             }
             Err(error) => last = Some(error),
@@ -339,7 +346,8 @@ fn open_files(
     have: &[v1::SnapshotBegun],
 ) -> io::Result<(v1::SnapshotHead, Vec<(File, u64)>)> {
     let which = fs::metadata(store)?.ino();
-    let directory = MmapDirectory::open(store).map_err(io::Error::other)?;
+    // Somebody writes there.
+    let directory = MmapDirectory::used(store);
     let (manifest, applied, names) = checkpoint_files(&directory as &dyn Directory).map_err(io::Error::other)?;
     if applied != stand.index.0 {
         return Err(io::Error::other("another checkpoint was made meanwhile"));
@@ -384,14 +392,28 @@ fn send(
     head: v1::SnapshotHead,
     files: Vec<(File, u64)>,
     parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>,
-    (account, pace): (&Account, &Pace),
+    (shard, account, pace): (&ShardHandle, &Account, &Pace),
     fetching: Fetching,
 ) {
     let part = |wire| Ok(v1::SnapshotPart { part: Some(wire) });
+    let names: Vec<String> = head.files.iter().map(|file| file.name.clone()).collect();
     account.add(head.files.iter().map(|file| file.skipped).fold(0, u64::saturating_add));
     let mut sent = parts.blocking_send(part(Wire::Head(head))).is_ok();
-    for (mut file, bytes) in files {
+    for ((mut file, bytes), name) in files.into_iter().zip(names) {
         let mut left = bytes;
+        // The manifest is a copy of what was read and understood.
+        if left > 0
+            && sent
+            && name != MANIFEST_FILE
+            && let Err(error) = check_open(&file, &name, parts)
+        {
+            if error.is_damage() {
+                shard.damage_found(Damage { file: name, what: error.to_string(), by: FoundBy::Snapshot });
+            }
+            // The other side may have gone.
+            let _ = parts.blocking_send(Err(Status::data_loss(format!("its own file is damaged: {error}"))));
+            return;
+        }
         while left > 0 && sent {
             let mut piece = vec![0; (left as usize).min(PIECE_BYTES)];
             let read = file.read_exact(&mut piece);
@@ -410,6 +432,32 @@ fn send(
     if sent {
         fetching.has_all();
     }
+}
+
+/// Compares a file with its checksums, unless the other side goes meanwhile.
+fn check_open(
+    file: &File,
+    name: &str,
+    parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>,
+) -> Result<(), StoreError> {
+    let Ok(file) = file.try_clone() else { return Ok(()) };
+    check_file(&OpenFile::new(file, name), &mut |_| !parts.is_closed()).map(|_| ())
+}
+
+/// Compares what was received with its checksums. What is damaged is not gone on with.
+fn check_received(into: &Path, names: &[String]) -> Result<(), Status> {
+    for name in names {
+        let checked = File::open(into.join(name)).map(|file| check_file(&OpenFile::new(file, name), &mut |_| true));
+        let error = match checked {
+            Ok(Ok(_)) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // What cannot be removed is found damaged again.
+        let _ = fs::remove_file(into.join(name));
+        return Err(Status::data_loss(format!("the snapshot is not what was promised: {error}")));
+    }
+    Ok(())
 }
 
 async fn next_part(parts: &mut Streaming<v1::SnapshotPart>) -> Result<Option<v1::SnapshotPart>, Status> {
@@ -444,6 +492,7 @@ pub async fn fetch(
         account.add(skipped);
     }
     keep_only(&into, &head.files).map_err(io)?;
+    let names: Vec<String> = head.files.iter().map(|file| file.name.clone()).collect();
     for v1::SnapshotFile { name, bytes, skipped } in head.files {
         if name.contains('/') || name.starts_with('.') || name == SNAPSHOT_FILE {
             return Err(wrong("a file has a name that ours never have"));
@@ -479,6 +528,10 @@ pub async fn fetch(
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(io)?;
     }
+    let there = into.clone();
+    tokio::task::spawn_blocking(move || check_received(&there, &names))
+        .await
+        .map_err(|error| Status::internal(error.to_string()))??;
     let written = stand.clone();
     tokio::task::spawn_blocking(move || {
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(into.join("SNAPSHOT.new"))?;
@@ -523,10 +576,8 @@ impl Receiving {
     /// Fetches the snapshot's files from whoever sent its message, and then hands both to the shard. While one is being
     /// fetched others are ignored: the leader says it again.
     pub fn begin(&self, cluster: &Cluster, message: Message) {
-        if self.under_way.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (receiving, cluster, under_way) = (self.clone(), cluster.clone(), UnderWay(self.under_way.clone()));
+        let Some(under_way) = self.hold() else { return };
+        let (receiving, cluster) = (self.clone(), cluster.clone());
         tokio::spawn(async move {
             let from = message.from();
             if let Err(status) = receiving.receive(&cluster, message).await {
@@ -534,6 +585,11 @@ impl Receiving {
             }
             drop(under_way);
         });
+    }
+
+    /// Has nothing else fetched until what it gives is dropped; none: something is.
+    pub fn hold(&self) -> Option<UnderWay> {
+        (!self.under_way.swap(true, Ordering::AcqRel)).then(|| UnderWay(self.under_way.clone()))
     }
 
     /// Whether one is being fetched.
@@ -561,7 +617,7 @@ impl Receiving {
 }
 
 /// Another may be fetched when this is gone.
-struct UnderWay(Arc<AtomicBool>);
+pub struct UnderWay(Arc<AtomicBool>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {

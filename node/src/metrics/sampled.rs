@@ -40,6 +40,7 @@ impl Collector for Sampled {
         self.shards(&mut page)?;
         self.members(&mut page)?;
         self.snapshots(&mut page)?;
+        self.scrub(&mut page)?;
         self.watches(&mut page)?;
         self.semantic(&mut page)?;
         self.collections(&mut page)?;
@@ -177,6 +178,21 @@ impl Sampled {
         page.gauges("loci_snapshot_under_way_bytes", "Bytes of a snapshot under way that have gone or come", bytes)?;
         let total = each().map(|(labels, one)| (labels, one.bytes_total));
         page.gauges("loci_snapshot_under_way_total_bytes", "Of how many", total)
+    }
+
+    fn scrub(&self, page: &mut Page<'_>) -> fmt::Result {
+        let scrub = self.status.scrub();
+        page.counter("loci_scrub_bytes", "Bytes read to be compared with their checksums", scrub.bytes())?;
+        page.counter("loci_scrub_files", "Files found sound by that", scrub.files())?;
+        page.counter("loci_scrub_rounds", "How often all files were read", scrub.rounds())?;
+        let shards = self.status.shards();
+        let rows: Vec<_> = shards.iter().map(|shard| (shard.id().to_string(), shard)).collect();
+        let known = rows.iter().map(|(id, shard)| ([("shard", &**id)], shard.damages().len() as u64));
+        page.gauges("loci_scrub_damaged_files", "Damaged files whose records only others have", known)?;
+        let found = rows.iter().flat_map(|(id, shard)| {
+            shard.damage_counts().map(|(by, count)| ([("shard", &**id), ("found_by", by)], count))
+        });
+        page.counters("loci_scrub_damage_found", "Damaged files found while the node runs", found)
     }
 
     fn collections(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -12,6 +12,7 @@ use loci_index::view::{View, ViewHandle};
 use loci_raft::{MemberChange, MemberId, Members, Message, Part};
 use tokio::sync::{oneshot, watch};
 
+use super::damage::Damages;
 use super::events::{Listeners, Told};
 use super::history::History;
 use super::owner::FOREVER;
@@ -98,6 +99,8 @@ pub(super) struct Shared {
     /// The last entry that another member may know to be committed; the lease does not answer reads of an older view.
     pub committed: AtomicU64,
     pub progress: Mutex<Progress>,
+    /// What is not what was written.
+    pub damages: Damages,
     /// Who hears what happens to typed values.
     pub listeners: Listeners,
     /// What the newest entries changed.
@@ -145,6 +148,7 @@ impl Shared {
             members: Mutex::default(),
             fingerprints: Mutex::default(),
             progress: Mutex::default(),
+            damages: Damages::default(),
             listeners,
             history,
             budget,
@@ -261,6 +265,9 @@ impl ShardHandle {
             // A node that stops answers the calls that it had begun.
             Phase::Ready | Phase::Stopping => {}
             Phase::Removed => return Err(ReadError::Removed),
+        }
+        if shared.damages.is_out_of_service() {
+            return Err(ReadError::Damaged { shard: shared.id });
         }
         match level {
             Level::Stale => {}

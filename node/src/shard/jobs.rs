@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use loci_index::directory::Directory;
-use loci_index::store::{Job, JobKind};
+use loci_index::directory::{Directory, Named};
+use loci_index::store::{Job, JobKind, StoreError, check_file};
 
-use super::Event;
+use super::{Damage, Event, FoundBy};
 use crate::fatal;
 use crate::log_thread::Syncer;
 use crate::memory::Budget;
@@ -143,7 +143,7 @@ fn run(
 ) {
     for job in queue {
         syncer.map(Syncer::sync);
-        let kind = job.kind();
+        let (kind, sources) = (job.kind(), job.sources());
         let _working = budget.work(job.working_bytes());
         match catch_unwind(AssertUnwindSafe(|| job.run(directory, cancel))) {
             // The owner may be gone, and then nobody needs it.
@@ -151,6 +151,14 @@ fn run(
             // The store waits for this merge forever and begins no other: slower, but whole.
             Err(_) if kind == JobKind::Merge => {
                 tracing::error!("a merge panicked: segments are not merged any more until the next start");
+                // What it read may not have been what was written.
+                for file in sources {
+                    let checked = check_file(&Named { directory, name: &file }, &mut |_| true);
+                    if let Some(error) = checked.err().filter(StoreError::is_damage) {
+                        let damage = Damage { file, what: error.to_string(), by: FoundBy::Merge };
+                        drop(events.send(Event::DamageFound(damage)));
+                    }
+                }
                 drop(events.send(Event::MergeLost));
             }
             Err(_) => fatal::stop("a checkpoint panicked: the log could not be shortened any more"),

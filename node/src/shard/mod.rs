@@ -19,6 +19,7 @@
 //! - Nothing waits without a bound: a full queue, a full memory and a full disk are answered at once.
 //! - A caller that has gone, or whose deadline has passed while its write was still queued, is never logged.
 
+mod damage;
 mod events;
 mod handle;
 mod history;
@@ -38,6 +39,7 @@ use loci_index::store::{Done, Job, Store};
 use loci_raft::{MemberChange, MemberId, Message, Replica, TransferError};
 use tokio::sync::oneshot;
 
+pub use damage::{Damage, FoundBy};
 pub use events::{Happened, Told};
 pub use handle::ShardHandle;
 pub use history::{History, Lost, Piece};
@@ -162,6 +164,12 @@ pub enum ReadError {
     /// Nobody said in time how new the answer must be: no leader can be reached, or none has a majority.
     #[error("shard {shard} has no leader that a majority follows; retry, or read `stale`")]
     Unconfirmed {
+        /// The shard.
+        shard: u32,
+    },
+    /// A file of its store is damaged, and other members have what was in it.
+    #[error("a file of shard {shard} is damaged on this node, which fetches it from another: ask that one; retry")]
+    Damaged {
         /// The shard.
         shard: u32,
     },
@@ -345,6 +353,8 @@ pub enum Event {
     },
     /// A merge ended in a panic, and nothing comes of it.
     MergeLost,
+    /// A file of the store is not what was written.
+    DamageFound(Damage),
     /// A segment's graphs are to be built anew.
     Relink(u64),
     /// The node is stopping.

@@ -3,6 +3,7 @@
 mod ask;
 mod churn;
 mod effects;
+mod damage;
 mod faults;
 mod indexes;
 mod installation;

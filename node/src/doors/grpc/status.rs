@@ -178,6 +178,7 @@ impl From<ReadError> for Failure {
             ReadError::DeadlineExceeded { .. } => Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message),
             ReadError::Unconfirmed { .. } => Failure::new(Code::Unavailable, "no_leader", message),
             ReadError::Behind { .. } => Failure::new(Code::Unavailable, "behind", message),
+            ReadError::Damaged { .. } => Failure::new(Code::Unavailable, "damaged", message),
             ReadError::NotReady => Failure::new(Code::Unavailable, "starting", message),
             ReadError::Removed => Failure::new(Code::Unavailable, "removed", message),
             ReadError::Stopping => Failure::new(Code::Unavailable, "stopping", message),

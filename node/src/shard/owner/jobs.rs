@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use loci_index::store::{Done, JobError, JobKind};
+use loci_index::store::{Done, JobError, JobKind, Remedy};
 
 use super::Owner;
+use crate::shard::{Damage, FoundBy};
 
 /// How often the store is asked for jobs, which looks at all of its collections.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -166,6 +167,11 @@ impl Owner {
                 Some(_) => {}
             }
         }
+        if let Some(JobError::Damaged { file, error }) = installed.error {
+            self.damage_found(Damage { file, what: error.to_string(), by: FoundBy::Merge });
+            self.publish(|progress| progress.jobs_failed += 1);
+            return;
+        }
         if let Some(error) = installed.error {
             if self.stopping.is_none() {
                 tracing::warn!(shard, kind, %error, "a job failed and will be tried again");
@@ -190,6 +196,41 @@ impl Owner {
             None => {
                 self.publish(|progress| progress.merges += 1);
                 tracing::info!(shard, millis, "merge");
+            }
+        }
+    }
+
+    /// A file is not what was written: see [`crate::shard::Damage`].
+    pub(super) fn damage_found(&mut self, Damage { file, what, by }: Damage) {
+        let (shard, damages) = (self.shared.id, &self.shared.damages);
+        if damages.has(&file) {
+            return;
+        }
+        match self.store.note_damage(&file) {
+            Remedy::NotNeeded => {}
+            Remedy::Renewed => {
+                damages.count(by);
+                tracing::error!(
+                    shard,
+                    file,
+                    what,
+                    by = by.name(),
+                    "a file is damaged, and is written anew: look at the disk"
+                );
+                self.work.ask_again();
+            }
+            Remedy::Elsewhere => {
+                damages.count(by);
+                let others = self.replica.members().all().any(|member| member != self.replica.me());
+                let done = if others {
+                    "a file is damaged: the shard is out of service here, until its state is fetched from another member"
+                } else {
+                    "a file is damaged, and there is no other member that has what was in it: what is read from it may be \
+                     wrong, nothing of it is merged, and the node will not start with it again; read what you need, and \
+                     restore it from a copy"
+                };
+                tracing::error!(shard, file, what, by = by.name(), "{done}");
+                damages.note(file, what, others);
             }
         }
     }

@@ -290,6 +290,7 @@ impl Owner {
             store.show_in(self.shared.view.clone());
             store.listen(self.shared.listeners.listening.clone());
             self.store = store;
+            self.shared.damages.clear();
             self.known.checkpoint = stand.clone();
             self.known.beginning = None;
             self.known.term = stand.term;

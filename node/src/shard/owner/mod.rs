@@ -264,6 +264,7 @@ impl Owner {
             }
             Event::JobDone(done) => self.install(done),
             Event::MergeLost => self.work.merge_lost(),
+            Event::DamageFound(damage) => self.damage_found(damage),
             Event::Change { changes, reply } => self.change(&changes, reply),
             Event::Transfer { to, reply } => self.transfer(to, reply),
             Event::Checkpoint(reply) => self.want_checkpoint(reply),

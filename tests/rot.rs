@@ -1,0 +1,245 @@
+//! A byte of a sealed file changes on the disk while the program runs: of one of three real nodes, which mends itself from another
+//! member and serves what was written; of a node by itself, which says so.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use loci_client::{Client, Collection, Consistency, Metric, Record, Schema};
+use loci_tests::chance::Chance;
+use loci_tests::cluster::load::DIMENSION;
+use loci_tests::cluster::{Cluster, Plan, files_below};
+use loci_tests::process::{Node, PATIENCE, Start, command};
+use loci_tests::seed;
+
+/// So much is more than a node leaves in memory once nobody writes.
+const RECORDS: u64 = 300;
+const VALUE_BYTES: usize = 5_000;
+const QUICK: [&str; 2] = ["--scrub-mib-per-second", "500"];
+const NEVER: [&str; 2] = ["--scrub-mib-per-second", "0"];
+
+type Values = BTreeMap<String, Vec<u8>>;
+
+/// Writes records, and says what is in them.
+async fn furnish(memories: &Collection, name: &str, chance: &mut Chance) -> Values {
+    let mut values = Values::new();
+    for number in 0..RECORDS {
+        let key = format!("{name} {number}");
+        let value = [format!("{key} is ").into_bytes(), chance.bytes(VALUE_BYTES)].concat();
+        values.insert(key, value);
+    }
+    for page in values.iter().collect::<Vec<_>>().chunks(50) {
+        let record = |(key, value): &(&String, &Vec<u8>)| {
+            let embedding: Vec<f32> = (0..DIMENSION).map(|_| chance.component()).collect();
+            Record::new((*key).clone()).with_embedding(embedding).with_value((*value).clone())
+        };
+        let page: Vec<Record> = page.iter().map(record).collect();
+        memories.put_many(page).await.expect("a page is written");
+    }
+    values
+}
+
+/// A segment below a folder that has a value, and where in it.
+fn find(folder: &Path, value: &[u8]) -> Option<(PathBuf, u64)> {
+    let is_segment =
+        |file: &PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-"));
+    files_below(folder).into_iter().filter(is_segment).find_map(|file| {
+        // It may be merged away meanwhile.
+        let bytes = fs::read(&file).ok()?;
+        let at = bytes.windows(64).position(|window| window == &value[..64])?;
+        (!file.to_string_lossy().ends_with(".tmp")).then_some((file, at as u64))
+    })
+}
+
+async fn wait<T>(what: &str, log: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}\n{}", log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until a record lies in a segment, and changes a byte in the middle of its value. Gives the segment's name.
+async fn rot(folder: &Path, value: &[u8], log: impl Fn() -> String) -> String {
+    let (file, at) = wait("a segment", log, || find(folder, value)).await;
+    let opened = File::options().read(true).write(true).open(&file).expect("a segment can be opened");
+    let (mut byte, at) = ([0], at + VALUE_BYTES as u64 / 2);
+    opened.read_exact_at(&mut byte, at).expect("it is in there");
+    opened.write_all_at(&[byte[0] ^ 4], at).expect("it can be changed");
+    file.file_name().expect("it has a name").to_string_lossy().into_owned()
+}
+
+async fn wait_log(node: &Node, text: &str) {
+    wait(text, || node.log(), || node.log().contains(text).then_some(())).await;
+}
+
+/// Whether a node has these values, once it answers.
+async fn has(collection: &Collection, values: &Values, log: impl Fn() -> String) {
+    for (key, value) in values {
+        let begun = Instant::now();
+        let found = loop {
+            match collection.get(key.clone()).await {
+                Ok(found) => break found,
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{key}: {error}\n{}", log()),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert!(found.and_then(|record| record.value).is_some_and(|found| found == value), "{key} is not what it was");
+    }
+}
+
+fn verify(data: &Path) -> Output {
+    command(&["verify", "--data", data.to_str().expect("a path")]).output().expect("it runs")
+}
+
+/// A follower, or whoever leads, of the shard that has the records finds a damaged segment and mends itself.
+async fn mends_itself(shards: u32, leader: bool, options: [&str; 2], by: &str) {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let plan = Plan { shards, options: options.map(str::to_owned).to_vec(), ..Plan::default() };
+    let cluster = Cluster::start(plan).await;
+    let leads = cluster.leader().await;
+    let number = if leader { leads } else { (leads + 1) % 3 };
+    let node = cluster.node(number);
+    let memories = cluster.client().collection(cluster.namespace(), "memories");
+    let mut values = furnish(&memories, "early", &mut chance).await;
+    // The first shard after the catalog's is a namespace's own.
+    let shard = if shards == 0 { 1 } else { 2 };
+    let folder = cluster.data(number).join("shards").join(shard.to_string());
+    let name = rot(&folder, &values[&format!("early {}", chance.below(RECORDS))], || node.log()).await;
+    // Something else to merge it with.
+    values.extend(furnish(&memories, "late", &mut chance).await);
+    wait_log(node, "a file is damaged: the shard is out of service here").await;
+    wait_log(node, "starting again, with what was fetched from another member").await;
+    wait_log(node, "takes its place").await;
+    let log = node.log();
+    for said in [&*name, "damaged at byte", &format!("\"{by}\"")] {
+        assert!(log.contains(said), "LOCI_SEED={seed}: {said} is not said: {log}");
+    }
+    let here = cluster.client_of(number).collection(cluster.namespace(), "memories");
+    has(&here.clone().with_consistency(Consistency::Stale), &values, || node.log()).await;
+    has(&memories, &values, || cluster.logs()).await;
+    cluster.wait_voters(3).await;
+    cluster.same_state().await;
+    let begun = Instant::now();
+    loop {
+        let described = cluster.client().describe_cluster().await.expect("some node answers");
+        let member = described.members.into_iter().find(|member| member.address == cluster.advertised(number));
+        let note = member.map(|member| member.note).unwrap_or_default();
+        if note.contains(&name) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "LOCI_SEED={seed}: the note is {note:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for other in 0..3 {
+        let verified = verify(&cluster.data(other));
+        assert!(verified.status.success(), "LOCI_SEED={seed}: node {other}: {verified:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_finds_damage_by_the_scrub_and_mends_itself() {
+    mends_itself(0, false, QUICK, "scrub").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_finds_damage_by_the_scrub_and_mends_itself() {
+    mends_itself(0, true, QUICK, "scrub").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_makes_no_damage_permanent() {
+    mends_itself(0, false, NEVER, "merge").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespaces_own_shard_is_mended_too() {
+    mends_itself(1, false, QUICK, "scrub").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_not_sent_to_another_member() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let options = NEVER.map(str::to_owned).to_vec();
+    let mut cluster = Cluster::start(Plan { options, ..Plan::default() }).await;
+    let memories = cluster.client().collection("default", "memories");
+    let values = furnish(&memories, "early", &mut chance).await;
+    let folder = cluster.data(0).join("shards/1");
+    let name = rot(&folder, &values["early 7"], || cluster.node(0).log()).await;
+    // It asks the first node first.
+    let number = cluster.add().await;
+    let log = cluster.node(0).log();
+    assert!(log.contains(&name) && log.contains("\"snapshot\""), "LOCI_SEED={seed}: {log}");
+    let there = cluster.client_of(number).collection("default", "memories");
+    has(&there.with_consistency(Consistency::Stale), &values, || cluster.logs()).await;
+    wait_log(cluster.node(0), "takes its place").await;
+    let here = cluster.client_of(0).collection("default", "memories");
+    has(&here.with_consistency(Consistency::Stale), &values, || cluster.logs()).await;
+    cluster.same_state().await;
+}
+
+fn metric(address: &str, line: &str) -> Option<u64> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).ok()?;
+    page.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_by_itself_says_so_merges_nothing_of_it_and_serves_the_rest() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let data = tempfile::tempdir().unwrap();
+    let metrics =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").to_string();
+    let node = Start::default().with(&QUICK).with(&["--metrics", &metrics]).ready(data.path()).await;
+    let client = Client::connect(format!("http://{}", node.address)).await.expect("it answers");
+    client.create_namespace_on("default", 0, 0, true).await.expect("a namespace is made");
+    let memories = client.collection("default", "memories");
+    let schema = Schema::default().with_embedding("text", DIMENSION, Metric::SquaredL2);
+    memories.ensure(schema).await.expect("a collection is made");
+    let mut values = furnish(&memories, "early", &mut chance).await;
+    let name = rot(&data.path().join("shards/1"), &values["early 7"], || node.log()).await;
+    wait_log(&node, "there is no other member that has what was in it").await;
+    let log = node.log();
+    assert!(log.contains(&name) && log.contains("damaged at byte"), "LOCI_SEED={seed}: {log}");
+    assert_eq!(metric(&metrics, "loci_scrub_damaged_files{shard=\"1\"}"), Some(1));
+    assert_eq!(metric(&metrics, "loci_scrub_damage_found_total{shard=\"1\",found_by=\"scrub\"}"), Some(1));
+    values.extend(furnish(&memories, "late", &mut chance).await);
+    values.remove("early 7");
+    has(&memories, &values, || node.log()).await;
+    let rounds = || metric(&metrics, "loci_scrub_rounds_total").unwrap_or(0);
+    let before = rounds();
+    wait("three rounds", || node.log(), || (rounds() >= before + 3).then_some(())).await;
+    assert!(data.path().join("shards/1").join(&name).exists(), "it is merged with nothing");
+    assert_eq!(
+        metric(&metrics, "loci_scrub_damage_found_total{shard=\"1\",found_by=\"scrub\"}"),
+        Some(1),
+        "found once"
+    );
+    let verified = verify(data.path());
+    let said = [verified.stdout, verified.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(!verified.status.success() && said.contains("damaged at byte"), "LOCI_SEED={seed}: {said}");
+    // A file that memory has is written anew.
+    let manifest = data.path().join("shards/1/MANIFEST");
+    let opened = File::options().write(true).open(&manifest).expect("there is a manifest");
+    opened.write_all_at(b"rotten", 100).expect("it can be changed");
+    wait_log(&node, "is written anew").await;
+    let sound = || fs::read(&manifest).is_ok_and(|bytes| !bytes.windows(6).any(|window| window == b"rotten"));
+    wait("a new manifest", || node.log(), || sound().then_some(())).await;
+    assert!(node.terminate().success());
+    let ended = Node::refused(data.path(), &[]);
+    assert!(ended.log.contains(&name) && ended.log.contains("damaged at byte"), "LOCI_SEED={seed}: {}", ended.log);
+}
