@@ -138,16 +138,15 @@ impl Reader {
 
     fn round(&mut self) {
         for served in self.shards.all() {
-            for name in files(&served) {
+            for name in files(&served).into_iter().flatten() {
                 self.look_at(&served, &name);
                 if self.is_stopping() {
                     return;
                 }
             }
             // Merged away, or taken in anew.
-            let needed = files(&served);
             for (file, _) in served.handle.damages() {
-                if !needed.contains(&file) {
+                if files(&served).is_some_and(|needed| !needed.contains(&file)) {
                     served.handle.damage_gone(&file);
                 }
             }
@@ -158,7 +157,8 @@ impl Reader {
     fn look_at(&mut self, served: &Served, name: &str) {
         let Err(first) = self.check(served, name) else { return };
         self.wait_until(Instant::now() + AGAIN_AFTER);
-        if self.is_stopping() || !files(served).contains(name) {
+        let is_needed = || files(served).is_some_and(|needed| needed.contains(name));
+        if self.is_stopping() || !is_needed() {
             return;
         }
         let shard = served.handle.id();
@@ -166,7 +166,7 @@ impl Reader {
             Ok(()) => {
                 tracing::warn!(shard, file = name, error = %first, "a file was read wrong, and right the next time")
             }
-            Err(error) if error.is_damage() && files(served).contains(name) => {
+            Err(error) if error.is_damage() && is_needed() => {
                 let damage = Damage { file: name.to_owned(), what: error.to_string(), by: FoundBy::Scrub };
                 served.handle.damage_found(damage);
             }
@@ -184,19 +184,18 @@ impl Reader {
     }
 }
 
-/// The files that a shard needs, as far as its manifest can be read.
-fn files(served: &Served) -> BTreeSet<String> {
+/// The files that a shard needs, as far as its manifest can be read; none: it has just ended, or is just taking in another state.
+fn files(served: &Served) -> Option<BTreeSet<String>> {
     let directory = MmapDirectory::used(&served.files);
     let named = match named_files(&directory) {
         Ok(named) => named,
         // It is looked at like any other file.
         Err(error) if !is_missing(&error) => vec![MANIFEST_FILE.to_owned()],
-        // The shard has just ended, or is just taking in another state.
-        Err(_) => return BTreeSet::new(),
+        Err(_) => return None,
     };
     let view = served.handle.newest();
     let segments = view.segments().map(|(_, segment)| segment.name().to_owned());
-    named.into_iter().chain(segments).collect()
+    Some(named.into_iter().chain(segments).collect())
 }
 
 fn is_missing(error: &StoreError) -> bool {
