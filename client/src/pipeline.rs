@@ -1,4 +1,5 @@
-//! Streams that carry the calls of many tasks, answered in any order.
+//! Streams that carry the calls of many tasks, answered in any order. What is to come after something else is called once that is
+//! answered: calls that are under way together may take different ways, and come in any order.
 //!
 //! ```text
 //! tasks --call--> where it goes --> lane of that node: [ submissions ] --> driver --id, call--> the node

@@ -191,6 +191,8 @@ mod tests {
             metrics = "off"
             insecure = true
             resp-cluster = true
+            resp-maxmemory-policy = "noeviction"
+            no-scripts = true
             memory-mib = 4_096
             recall-one-in = 0
             walk-rate = 10
@@ -217,7 +219,7 @@ mod tests {
         let from_file = Config::from_args(parsed(text, &[]).unwrap()).unwrap();
         let typed = [
             "--data=/var/lib/loci --listen 10.0.0.1:7700 --advertise db1.example.org:7700 --metrics off --insecure",
-            "--resp-cluster",
+            "--resp-cluster --resp-maxmemory-policy noeviction --no-scripts",
             "--join 10.0.0.2:7700,10.0.0.3:7700 --memory-mib 4096 --recall-one-in 0 --walk-rate 10 --graph-threads 2",
             "--resp-threads 3 --log-file-mib 16 --otlp http://127.0.0.1:4317 --trace-sample 0.5 --log-format json --log-level warn",
         ];

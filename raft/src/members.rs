@@ -172,6 +172,11 @@ impl Members {
         Ok(Members { voters, learners, voters_outgoing, learners_next })
     }
 
+    /// Whether somebody else than this member votes, and so has what is agreed on, or nearly.
+    pub fn votes_another(&self, me: MemberId) -> bool {
+        self.voters().iter().any(|voter| *voter != me)
+    }
+
     /// Those whose agreement counts, in ascending order.
     pub fn voters(&self) -> &[MemberId] {
         &self.voters

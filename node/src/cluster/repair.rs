@@ -213,10 +213,13 @@ pub fn unmark(store: &Path) {
     let _ = fs::remove_file(store.join(DAMAGED_FILE));
 }
 
+/// How long after a state could not be fetched it is tried anew: each time others read their files for it.
+const FETCH_AGAIN: Duration = Duration::from_secs(5);
+
 /// Looks after damage that is found while the node runs: see the front page. Says through `again` that the node is to stop and
 /// start again.
 pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
-    let mut alone = BTreeMap::new();
+    let (mut alone, mut failed) = (BTreeMap::new(), BTreeMap::<u32, Instant>::new());
     let mut told = None;
     // Fetched and to be exchanged; nobody may fetch anything else for them meanwhile.
     let mut ready = BTreeMap::new();
@@ -235,7 +238,7 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
             };
             damaged += 1;
             let me = cluster.me();
-            if !served.handle.members().is_some_and(|members| members.all().any(|member| member != me)) {
+            if !served.handle.members().is_some_and(|members| members.votes_another(me)) {
                 hopeless = true;
                 let last = alone.entry(shard).or_insert_with(Instant::now);
                 if last.elapsed() >= TELL_ALONE_EVERY {
@@ -250,12 +253,12 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
                 continue;
             }
             crate::run::hand_over(cluster.of(served.handle.clone())).await;
-            if ready.contains_key(&shard) {
+            if ready.contains_key(&shard) || failed.get(&shard).is_some_and(|last| last.elapsed() < FETCH_AGAIN) {
                 continue;
             }
             let Some(held) = served.receiving.hold() else { continue };
-            // The log may begin after that by the time that it counts: then it is fetched anew.
-            let start = LogIndex(0);
+            // This node's log goes back to its own checkpoint at least, when it is opened with what is fetched.
+            let start = LogIndex(served.handle.status().checkpoint);
             let patient = Patient { identity: cluster.identity(), shard, store: &served.files, what, start };
             let addresses = addresses(&cluster, &data);
             if let Some(stand) = patient.try_to_fetch(&addresses, &mut told).await {
@@ -263,10 +266,12 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
                     Ok(()) => {
                         tracing::warn!(shard, index = stand.index.0, "the state of a damaged shard was fetched");
                         ready.insert(shard, held);
+                        continue;
                     }
                     Err(error) => tracing::error!(shard, %error, "a damaged store could not be marked"),
                 }
             }
+            failed.insert(shard, Instant::now());
         }
         if damaged > 0 && ready.len() == damaged && !hopeless {
             wait_for_company(&addresses(&cluster, &data)).await;

@@ -88,7 +88,7 @@ pub fn part(shard: &ShardHandle) -> v1::ShardPart {
         learners: members.as_ref().map_or_else(Vec::new, |members| ids(members.learners())),
         changing: members.as_ref().is_some_and(|members| members.joint()),
         records: shard.newest().stats().records,
-        ready: shard.is_ready(),
+        ready: shard.is_ready() && !shard.is_out_of_service(),
         progress: others
             .map(|known| v1::MemberProgress {
                 member: known.member.0,

@@ -62,6 +62,8 @@ const CHECKPOINT_TIME: Duration = Duration::from_secs(60);
 pub const PACE_MIN: u64 = 1 << 20;
 /// How long the next piece may take to come.
 const PIECE_TIME: Duration = Duration::from_secs(90);
+/// No disk reads fewer bytes a second in order.
+const READ_PACE_MIN: u64 = 8 << 20;
 /// How often a checkpoint is made anew because the last did not know the member yet, or its files went away meanwhile.
 const ATTEMPTS: usize = 5;
 
@@ -460,10 +462,15 @@ fn check_received(into: &Path, names: &[String]) -> Result<(), Status> {
     Ok(())
 }
 
-async fn next_part(parts: &mut Streaming<v1::SnapshotPart>) -> Result<Option<v1::SnapshotPart>, Status> {
-    match tokio::time::timeout(PIECE_TIME, parts.message()).await {
+/// The next part of a stream; of a file of so many bytes, all of which are read before its first.
+async fn next_part(
+    parts: &mut Streaming<v1::SnapshotPart>,
+    file_bytes: u64,
+) -> Result<Option<v1::SnapshotPart>, Status> {
+    let time = PIECE_TIME + Duration::from_secs(file_bytes / READ_PACE_MIN);
+    match tokio::time::timeout(time, parts.message()).await {
         Ok(part) => part,
-        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {PIECE_TIME:?}"))),
+        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {time:?}"))),
     }
 }
 
@@ -480,7 +487,7 @@ pub async fn fetch(
         remove(&into).map_err(io)?;
     }
     fs::create_dir_all(&into).map_err(io)?;
-    let Some(v1::SnapshotPart { part: Some(Wire::Head(head)) }) = next_part(&mut parts).await? else {
+    let Some(v1::SnapshotPart { part: Some(Wire::Head(head)) }) = next_part(&mut parts, 0).await? else {
         return Err(wrong("it has no head"));
     };
     let account = transfers.begin(shard, Direction::Received, from, bytes_of(&head));
@@ -509,7 +516,7 @@ pub async fn fetch(
         };
         let mut left = bytes.checked_sub(skipped).ok_or_else(|| wrong("more of a file is not sent than there is"))?;
         while left > 0 {
-            let Some(v1::SnapshotPart { part: Some(Wire::Bytes(piece)) }) = next_part(&mut parts).await? else {
+            let Some(v1::SnapshotPart { part: Some(Wire::Bytes(piece)) }) = next_part(&mut parts, bytes).await? else {
                 return Err(wrong("it ends early"));
             };
             left =

@@ -8,7 +8,7 @@ use loci_client::{Client, Record};
 
 use super::transfers::Direction;
 use crate::config::Config;
-use crate::run::Node;
+use crate::run::{Node, RunError};
 
 /// Long enough for elections on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -266,9 +266,23 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Starts a node again where it was.
+/// Starts a node where one was; something else may have the address for a moment.
+async fn start_at(at: std::net::SocketAddr, data: &Path, join: &[String]) -> Node {
+    let begun = Instant::now();
+    loop {
+        match Node::start(Config { listen: at, ..config(data, join) }).await {
+            Ok(node) => return node,
+            Err(RunError::Listen { .. }) if begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Starts a node again where it was, and waits until it is ready.
 async fn again(at: std::net::SocketAddr, data: &Path, join: &[String]) -> Node {
-    let node = Node::start(Config { listen: at, ..config(data, join) }).await.unwrap();
+    let node = start_at(at, data, join).await;
     tokio::time::timeout(PATIENCE, node.ready()).await.expect("the node becomes ready");
     node
 }
@@ -286,7 +300,7 @@ async fn a_node_that_is_told_its_own_address_asks_itself_and_does_not_wait_for_t
     for _ in 0..3 {
         third.shutdown().await.unwrap();
         let begun = Instant::now();
-        third = Node::start(Config { listen: at, ..config(&data.path().join("3"), &join) }).await.unwrap();
+        third = start_at(at, &data.path().join("3"), &join).await;
         fastest = fastest.min(begun.elapsed());
     }
     third.ready().await;

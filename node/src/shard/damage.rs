@@ -111,6 +111,11 @@ impl ShardHandle {
         let _ = self.0.events.send(Event::DamageFound(damage));
     }
 
+    /// Whether another member is to answer in its place, because of such a file.
+    pub fn is_out_of_service(&self) -> bool {
+        self.0.damages.is_out_of_service()
+    }
+
     /// The files whose records have to come from elsewhere, and what is wrong with them.
     pub fn damages(&self) -> Vec<(String, String)> {
         self.0.damages.known().iter().map(|(file, what)| (file.clone(), what.clone())).collect()

@@ -221,7 +221,8 @@ impl Owner {
             }
             Remedy::Elsewhere => {
                 damages.count(by);
-                let others = self.replica.members().all().any(|member| member != self.replica.me());
+                // A learner may have nothing yet.
+                let others = self.replica.members().votes_another(self.replica.me());
                 let done = if others {
                     "a file is damaged: the shard is out of service here, until its state is fetched from another member"
                 } else {
