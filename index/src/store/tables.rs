@@ -282,13 +282,15 @@ impl Store {
                     (Some(_), Ok(spec)) if matches!(spec.run, Run::Swap) => swap(&mut locked, &args, &mut out),
                     (Some(keyspace), Ok(spec)) => {
                         lookups::take();
-                        let room = match (execute::asks(spec), too_much) {
-                            (true, _) => REPLIES_BYTES_MAX.saturating_sub(before),
-                            (false, true) => REPLY_BYTES_MIN,
-                            (false, false) => TAKEN_BYTES_MAX,
+                        // Of reads among others it is not said that their own reply is too long: it need not be.
+                        let (room, refusal) = match (execute::asks(spec), too_much) {
+                            (true, _) if before == 0 => (REPLIES_BYTES_MAX, ASKED_TOO_MUCH),
+                            (true, _) => (REPLIES_BYTES_MAX.saturating_sub(before), REPLIES_REFUSED),
+                            (false, true) => (REPLY_BYTES_MIN, REPLY_LEFT_OUT),
+                            (false, false) => (TAKEN_BYTES_MAX, REPLY_LEFT_OUT),
                         };
                         if !execute::write_within(keyspace, spec, &args, moment, room, &mut out) {
-                            out.error(if execute::asks(spec) { ASKED_TOO_MUCH } else { REPLY_LEFT_OUT });
+                            out.error(refusal);
                         }
                         if matches!(spec.run, Run::Read(_)) {
                             tables[usize::from(database)].looked(lookups::take());

@@ -45,9 +45,10 @@ pub fn unknown(args: &[&[u8]]) -> Failure {
 
 /// Carries out a call that writes, or reads among calls that write. The reply, a failure too, is added to the tape.
 pub fn write(keyspace: &mut Keyspace, spec: &Spec, args: &[&[u8]], moment: Moment, out: &mut Tape) {
-    let room = if asks(spec) { REPLY_BYTES_MAX } else { TAKEN_BYTES_MAX };
+    let (room, too_much) =
+        if asks(spec) { (REPLY_BYTES_MAX, ASKED_TOO_MUCH) } else { (TAKEN_BYTES_MAX, TOOK_TOO_MUCH) };
     if !write_within(keyspace, spec, args, moment, room, out) {
-        out.error(if asks(spec) { ASKED_TOO_MUCH } else { TOOK_TOO_MUCH });
+        out.error(too_much);
     }
 }
 

@@ -324,6 +324,9 @@ fn the_reply_to_one_call_is_bounded_and_what_would_be_lost_with_it_is_not() {
     let told = replies(&mut shard, collection, &[&mget, &["INCR", "n"], &hgetex, few, &["INCR", "n"]]);
     assert_eq!([&*told[0], &told[1], &told[2], &told[4]], [long, "(integer) 1", long, "(integer) 2"]);
     assert!(told[3].starts_with("[\""));
+    // One that has no room because of the others.
+    let told = replies(&mut shard, collection, &[few, few]);
+    assert!(told[0].starts_with("[\"") && told[1].contains("not carried out: the replies to the calls"), "{}", told[1]);
     // What is taken away is given, however much it is.
     let element = "x".repeat(1_000_000);
     let elements = [&["LPUSH", "l"][..], &[&*element; 70]].concat();
