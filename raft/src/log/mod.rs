@@ -24,6 +24,7 @@
 //!   removed and not used again.
 
 mod answers;
+mod check;
 mod frame;
 mod reader;
 mod recover;
@@ -39,6 +40,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use answers::{Cut, LogError, LogStats, Recovered, ShardState};
+pub use check::{Checked, LogChecker};
 use frame::{FRAME_HEAD_BYTES, HEADER_BYTES, Header, Kind, NUMBER_FRAME_BYTES, SECTOR_BYTES};
 pub use reader::{LogReader, ReadError};
 use reader::{OpenFiles, Place, ShardIndex};

@@ -184,6 +184,15 @@ impl OpenFiles {
         self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&sequence);
     }
 
+    /// The numbers of all of them, ascending.
+    pub(super) fn sequences(&self) -> Vec<u64> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    pub(super) fn file(&self, sequence: u64) -> Option<Arc<dyn DiskFile>> {
+        self.get(sequence).map(|found| found.file)
+    }
+
     fn get(&self, sequence: u64) -> Option<ReadFile> {
         self.files.read().unwrap_or_else(PoisonError::into_inner).get(&sequence).cloned()
     }

@@ -170,7 +170,7 @@ fn number_in(name: &str, prefix: &str) -> Option<u64> {
     ours.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
 
-fn read_header<F: DiskFile>(file: &F, name: &str, sequence: u64) -> Result<Header, LogError> {
+pub(super) fn read_header<F: DiskFile + ?Sized>(file: &F, name: &str, sequence: u64) -> Result<Header, LogError> {
     let damaged = |offset, what| LogError::Damaged { file: name.to_owned(), offset, what };
     let mut bytes = [0; HEADER_BYTES as usize];
     let read = file.read_at(&mut bytes, 0).map_err(failed("reading", name))?;
@@ -310,7 +310,7 @@ fn wipe<F: DiskFile>(file: &LiveFile<F>, offset: u64) -> Result<u64, LogError> {
 }
 
 /// A piece of a file in memory, read in big steps.
-struct Window {
+pub(super) struct Window {
     bytes: Vec<u8>,
     start: u64,
     /// Nothing beyond this offset is looked at.
@@ -318,12 +318,12 @@ struct Window {
 }
 
 impl Window {
-    fn new(start: u64, limit: u64) -> Window {
+    pub(super) fn new(start: u64, limit: u64) -> Window {
         Window { bytes: Vec::new(), start, limit }
     }
 
     /// `len` bytes at `at`, which never goes back; none if the file does not have that many.
-    fn get<F: DiskFile>(&mut self, file: &F, at: u64, len: u64) -> io::Result<Option<&[u8]>> {
+    pub(super) fn get<F: DiskFile + ?Sized>(&mut self, file: &F, at: u64, len: u64) -> io::Result<Option<&[u8]>> {
         if at.checked_add(len).is_none_or(|end| end > self.limit) {
             return Ok(None);
         }
