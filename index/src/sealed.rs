@@ -39,6 +39,11 @@ impl Sealed {
         self.damaged.store(true, Ordering::Relaxed);
     }
 
+    /// Notes that its file is what was written after all.
+    pub fn note_sound(&self) {
+        self.damaged.store(false, Ordering::Relaxed);
+    }
+
     /// Whether its file is not what was written.
     pub fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Relaxed)

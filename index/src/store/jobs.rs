@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use damage::{Remedy, check_file, named_files};
+pub use damage::{Remedy, check_file, check_file_twice, named_files};
 
 use super::tables::{self, Saved, WrittenTable};
 use super::{Location, Store, StoreOptions, new_buffer};
@@ -97,6 +97,14 @@ pub enum JobError {
         /// The file.
         file: String,
         /// What is wrong with it.
+        error: SegmentError,
+    },
+    /// A file that it was to read was read wrong, and right the next time. Nothing came of it.
+    #[error("{file} was read wrong, and right the next time: {error}")]
+    Misread {
+        /// The file.
+        file: String,
+        /// What was wrong with it.
         error: SegmentError,
     },
     /// The caller's flag was raised.

@@ -36,7 +36,7 @@ pub use crate::manifest::{MANIFEST_FILE, MANIFEST_VERSION};
 pub use crate::requests::{REQUEST_AGE_MAX_MILLIS, REQUEST_BYTES_MAX};
 pub use apply::{ApplyError, DUE_PER_ENTRY_MAX};
 pub use catalog::{COLLECTIONS_MAX, NAMESPACES_MAX, SchemaError, check_name, check_schema};
-pub use jobs::{Done, Installed, Job, JobError, JobKind, Remedy, check_file, named_files};
+pub use jobs::{Done, Installed, Job, JobError, JobKind, Remedy, check_file, check_file_twice, named_files};
 pub use open::{StoreError, checkpoint_files};
 
 use crate::buffer::{Buffer, Row};

@@ -10,9 +10,13 @@
 //!                         anything else   memory has what was in it: the next checkpoint writes it anew
 //! ```
 //!
-//! Sources are checked after they were read: what is damaged stays so, and whoever reads it later sees it too.
+//! Sources are checked after they were read: what is damaged stays so, and whoever reads it later sees it too. One reading is not
+//! believed, because memory and cables err too: what is right the next time was read wrong, and the merge with it, which is done
+//! again. And what was found damaged twice and is right later can be read again ([`Store::note_sound`]).
 //!
-//! Always: what is wrong under a checksum never comes to lie under a right one.
+//! Always:
+//! - what is wrong under a checksum never comes to lie under a right one;
+//! - what counts as damaged was found so of two readings.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -109,14 +113,36 @@ pub(super) fn sound(
             way::give();
             !cancel.load(Ordering::Relaxed)
         };
-        match segment::check(&Named { directory, name: &name }, &mut go_on) {
-            Ok(true) => {}
+        let file = Named { directory, name: &name };
+        let error = match segment::check(&file, &mut go_on) {
+            Ok(true) => continue,
             Ok(false) => return Err(JobError::Cancelled),
-            Err(error) if is_damaged(&error) => return Err(JobError::Damaged { file: name, error }),
+            Err(error) if is_damaged(&error) => error,
             Err(error) => return Err(error.into()),
-        }
+        };
+        return Err(match segment::check(&file, &mut go_on) {
+            // What was written of it may be what was read wrong.
+            Ok(true) => JobError::Misread { file: name, error },
+            Ok(false) => JobError::Cancelled,
+            Err(error) if is_damaged(&error) => JobError::Damaged { file: name, error },
+            Err(error) => error.into(),
+        });
     }
     written
+}
+
+/// Reads all of a store's file as [`check_file`] does, and where it looks damaged once more: then `again` is told of the first
+/// error. What is said is what the last reading found.
+pub fn check_file_twice(
+    file: &dyn Readable,
+    go_on: &mut dyn FnMut(u64) -> bool,
+    again: impl FnOnce(&StoreError),
+) -> Result<bool, StoreError> {
+    match check_file(file, go_on) {
+        Err(error) if error.is_damage() => again(&error),
+        other => return other,
+    }
+    check_file(file, go_on)
 }
 
 /// The error of a disk that cannot read a block (`EIO`).
@@ -191,5 +217,13 @@ impl Store {
         work.outdated = true;
         self.request_checkpoint();
         Remedy::Renewed
+    }
+
+    /// Takes in that a segment's file is what was written after all: it can be merged again.
+    pub fn note_sound(&mut self, name: &str) {
+        let Some(FileName::Segment(number)) = FileName::parse(name) else { return };
+        let segments = self.collections.iter().flat_map(|state| &state.shared.segments);
+        segments.filter(|sealed| sealed.file == number).for_each(|sealed| sealed.note_sound());
+        self.work.look = true;
     }
 }

@@ -1,10 +1,13 @@
 //! A file that changes on the disk while the store is open: noticed, spread by nothing, and mended where memory can.
 
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::command::Execution;
-use crate::directory::{DirectoryError, Named};
+use crate::directory::{Directory, DirectoryError, Mapped, Named, NewFile};
 use crate::segment::SegmentError;
-use crate::store::{JobError, JobKind, MANIFEST_FILE, Remedy, StoreError, check_file, named_files};
+use crate::store::{JobError, JobKind, MANIFEST_FILE, Remedy, StoreError, check_file, check_file_twice, named_files};
 use crate::table::call::Packed;
 
 /// A shard with segments, ends, requests and a table on its disk, and more than one segment to merge.
@@ -120,6 +123,107 @@ fn merged(relink: bool) {
 fn a_merge_makes_no_damage_permanent_and_is_not_tried_again_with_the_damaged() {
     merged(false);
     merged(true);
+}
+
+/// A directory of which some readings of one file are wrong.
+struct Misreading {
+    inner: RamDirectory,
+    file: String,
+    bit: usize,
+    /// So many of the next are.
+    wrong: std::sync::atomic::AtomicU32,
+}
+
+impl Directory for Misreading {
+    fn create(&self, name: &str) -> Result<Box<dyn NewFile>, DirectoryError> {
+        self.inner.create(name)
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<Mapped>, DirectoryError> {
+        self.inner.open(name)
+    }
+
+    fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, DirectoryError> {
+        self.inner.read(name, bytes_max)
+    }
+
+    fn read_range(&self, name: &str, range: Range<u64>, each: &mut dyn FnMut(&[u8])) -> Result<(), DirectoryError> {
+        let (bit, has) = (self.bit, range.contains(&(self.bit as u64 / 8)));
+        let wrong =
+            || self.wrong.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        let flips = name == self.file && has && wrong();
+        let mut at = range.start as usize;
+        self.inner.read_range(name, range, &mut |part| {
+            let mut part = part.to_vec();
+            if flips && let Some(byte) = (bit / 8).checked_sub(at).and_then(|at| part.get_mut(at)) {
+                *byte ^= 1 << (bit % 8);
+            }
+            at += part.len();
+            each(&part);
+        })
+    }
+
+    fn list(&self) -> Result<Vec<String>, DirectoryError> {
+        self.inner.list()
+    }
+
+    fn remove(&self, name: &str) -> Result<(), DirectoryError> {
+        self.inner.remove(name)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), DirectoryError> {
+        self.inner.replace(name, bytes)
+    }
+
+    fn len(&self, name: &str) -> Result<u64, DirectoryError> {
+        self.inner.len(name)
+    }
+}
+
+#[test]
+fn one_wrong_reading_is_not_damage_and_two_can_be_taken_back() {
+    for wrong in [1, 2] {
+        let (mut shard, _) = shard();
+        let expected = shard.store.digest();
+        let file = of_kind(&shard, "segment").pop().unwrap();
+        let whole = shard.directory.bytes(&file).unwrap();
+        let bit = 8 * whole.windows(4).position(|window| window == b"text").unwrap();
+        let misreading = Misreading { inner: shard.directory.clone(), file: file.clone(), bit, wrong: wrong.into() };
+        let merge = |shard: &mut Shard| {
+            shard.store.rest();
+            let job = shard.store.next_job().expect("there is something to merge");
+            assert_eq!(job.kind(), JobKind::Merge);
+            let done = job.run(&misreading, &AtomicBool::new(false));
+            shard.store.install(done).error
+        };
+        let files = shard.files();
+        match merge(&mut shard).expect("nothing comes of it") {
+            JobError::Misread { file: read, .. } if wrong == 1 => assert_eq!(read, file),
+            JobError::Damaged { file: read, .. } if wrong == 2 => {
+                assert_eq!(read, file);
+                assert_eq!(shard.store.note_damage(&file), Remedy::Elsewhere);
+                shard.store.note_sound(&file);
+            }
+            other => panic!("{wrong} readings are wrong: {other}"),
+        }
+        assert_eq!(shard.files(), files, "nothing was replaced");
+        // As it is tried again where nobody writes.
+        shard.store.request_checkpoint();
+        assert!(merge(&mut shard).is_none(), "it is read right, and merged");
+        checkpoint(&mut shard);
+        assert!(!shard.files().contains(&file));
+        assert_eq!(shard.store.digest(), expected);
+        shard.restart();
+    }
+    let (shard, _) = shard();
+    let file = of_kind(&shard, "segment").remove(0);
+    for (wrong, expected) in [(0, Some(true)), (1, Some(true)), (2, None)] {
+        let directory =
+            Misreading { inner: shard.directory.clone(), file: file.clone(), bit: 9_000, wrong: wrong.into() };
+        let mut told = 0;
+        let checked = check_file_twice(&Named { directory: &directory, name: &file }, &mut |_| true, |_| told += 1);
+        assert_eq!((checked.ok(), told), (expected, u32::from(wrong > 0)), "{wrong} readings are wrong");
+    }
 }
 
 #[test]
