@@ -269,6 +269,11 @@ async fn a_namespace_comes_to_have_other_members_under_load_and_loses_nothing() 
     client.create_namespace_with("everywhere", 2).await.unwrap();
     fill(&client).await;
     settled(&cluster, "they are spread", |shards| even(shards, 4)).await;
+    let listed = client.describe_namespaces().await.unwrap();
+    let listed: Vec<_> = listed.iter().map(|found| (&*found.name, found.shards.len(), found.replicas)).collect();
+    for expected in [("beside", 2, 3), ("default", 0, 0), ("everywhere", 2, 0), ("wide", SHARDS as usize, 3)] {
+        assert!(listed.contains(&expected), "{listed:?}");
+    }
     for (namespace, replicas, reason) in
         [("wide", 5, "too_few_nodes"), ("default", 3, "on_all_nodes"), ("everywhere", 3, "on_all_nodes")]
     {

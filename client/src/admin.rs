@@ -220,6 +220,17 @@ pub struct Alteration {
     pub remove_indexes: Vec<String>,
 }
 
+/// Where the records of a namespace are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceDescription {
+    /// Its name.
+    pub name: String,
+    /// The shards of its own that hold its records, in the order of the slots that they hold; none: they are with the catalog.
+    pub shards: Vec<u32>,
+    /// On how many nodes each of them is to be; zero: on every node.
+    pub replicas: u32,
+}
+
 /// A collection, its rules, and what it holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
@@ -462,13 +473,24 @@ impl Client {
 
     /// All namespaces, with the shards of those that have some of their own, in the order of the slots that they hold.
     pub async fn namespaces_with_shards(&self) -> Result<Vec<(String, Vec<u32>)>, Error> {
+        let described = self.describe_namespaces().await?;
+        Ok(described.into_iter().map(|namespace| (namespace.name, namespace.shards)).collect())
+    }
+
+    /// All namespaces, with where their records are.
+    pub async fn describe_namespaces(&self) -> Result<Vec<NamespaceDescription>, Error> {
         let reply = self
             .admin(|mut admin, remaining| async move {
                 let request = within(v1::ListNamespacesRequest {}, remaining);
                 admin.list_namespaces(request).await
             })
             .await?;
-        Ok(reply.namespaces.into_iter().map(|namespace| (namespace.name, namespace.shards)).collect())
+        let described = |namespace: v1::NamespaceDescription| NamespaceDescription {
+            name: namespace.name,
+            shards: namespace.shards,
+            replicas: namespace.replicas,
+        };
+        Ok(reply.namespaces.into_iter().map(described).collect())
     }
 
     /// Removes a namespace with all its collections and records.

@@ -77,7 +77,7 @@ mod wish;
 
 pub use admin::{
     Alteration, Changed, Codes, CollectionStats, Description, Durability, EmbeddingSpec, EvictionPolicy, Index,
-    IndexKind, Language, Metric, NodeStats, Schema, ShardStats, Storage, TextSpec,
+    IndexKind, Language, Metric, NamespaceDescription, NodeStats, Schema, ShardStats, Storage, TextSpec,
 };
 pub use batch::{Batch, Removals};
 pub use cache::{Cache, CacheReply, Commands, Executed, Lease};

@@ -321,17 +321,25 @@ pub async fn namespace(command: NamespaceCommand) -> Result<(), Failure> {
             done(&connection, "namespace", &name, if changed.existed { "existed" } else { "created" })
         }
         NamespaceCommand::List { connection } => {
-            let found = connection.client()?.namespaces_with_shards().await;
+            let found = connection.client()?.describe_namespaces().await;
             let found = found.map_err(|error| Failure::call(connection.node(), error))?;
             if connection.json {
-                let names: Vec<&String> = found.iter().map(|(name, _)| name).collect();
-                let shards: BTreeMap<&String, &Vec<u32>> = found.iter().map(|(name, shards)| (name, shards)).collect();
-                return print_json(&json!({ "namespaces": names, "shards": shards }));
+                let names: Vec<&String> = found.iter().map(|found| &found.name).collect();
+                let shards: BTreeMap<&String, &Vec<u32>> =
+                    found.iter().map(|found| (&found.name, &found.shards)).collect();
+                let replicas: BTreeMap<&String, u32> =
+                    found.iter().map(|found| (&found.name, found.replicas)).collect();
+                return print_json(&json!({ "namespaces": names, "shards": shards, "replicas": replicas }));
             }
-            let mut rows = Rows::new(&["namespace", "shards"]);
-            for (name, shards) in found {
-                let shards = shards.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-                rows.push([name, if shards.is_empty() { "with the catalog".into() } else { shards }]);
+            let mut rows = Rows::new(&["namespace", "shards", "replicas"]);
+            for namespace in found {
+                let shards = namespace.shards.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+                let replicas = namespace.replicas;
+                rows.push([
+                    namespace.name,
+                    if shards.is_empty() { "with the catalog".into() } else { shards },
+                    if replicas == 0 { "every node".into() } else { replicas.to_string() },
+                ]);
             }
             print(rows.text())
         }

@@ -383,6 +383,7 @@ impl Admin for AdminService {
             let namespaces = names.iter().map(|name| v1::NamespaceDescription {
                 name: name.clone(),
                 shards: Route::find(&view, name).route().map_or_else(Vec::new, |route| route.shards().to_vec()),
+                replicas: book::replicas(&view, name),
             });
             Ok(v1::ListNamespacesReply { namespaces: namespaces.collect(), names })
         })
