@@ -11,6 +11,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use loci_client::{Client, Collection, Consistency, Metric, Record, Schema};
+use loci_tests::api::serving;
 use loci_tests::chance::Chance;
 use loci_tests::cluster::load::DIMENSION;
 use loci_tests::cluster::{Cluster, Plan, files_below};
@@ -186,6 +187,102 @@ async fn damage_is_not_sent_to_another_member() {
     wait_log(cluster.node(first), "takes its place").await;
     let here = cluster.client_of(first).collection("default", "memories");
     has(&here.with_consistency(Consistency::Stale), &values, || cluster.logs()).await;
+    cluster.same_state().await;
+}
+
+/// As long as a member is away whoever is damaged does not stop: others answer for it, and it says that it serves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stays_ready_and_asks_others_while_a_namespaces_shard_is_out_of_service() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let plan = Plan { shards: 1, options: QUICK.map(str::to_owned).to_vec(), ..Plan::default() };
+    let cluster = Cluster::start(plan).await;
+    let leads = cluster.leader().await;
+    let (number, away) = ((leads + 1) % 3, (leads + 2) % 3);
+    let node = cluster.node(number);
+    let memories = cluster.client().collection("wide", "memories");
+    let values = furnish(&memories, "early", &mut chance).await;
+    rot(&cluster.data(number).join("shards/2"), &values["early 7"], || node.log()).await;
+    cluster.node(away).send_stop();
+    wait_log(node, "a file is damaged: the shard is out of service here").await;
+    let here = cluster.client_of(number).collection("wide", "memories");
+    has(&here, &values, || node.log()).await;
+    has(&here.with_consistency(Consistency::Stale), &values, || node.log()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(serving(&node.address).await, "LOCI_SEED={seed}: {}", node.log());
+    assert!(!node.log().contains("starting again"), "LOCI_SEED={seed}: it waits for the one that is away");
+    cluster.node(away).send_go_on();
+    wait_log(node, "takes its place").await;
+    cluster.wait_voters(3).await;
+    cluster.same_state().await;
+}
+
+/// Without the catalog a node has nothing to say, and says so; others have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_catalog_is_out_of_service_is_not_ready_until_it_is_mended() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let cluster = Cluster::start(Plan { options: QUICK.map(str::to_owned).to_vec(), ..Plan::default() }).await;
+    let leads = cluster.leader().await;
+    let (number, away) = ((leads + 1) % 3, (leads + 2) % 3);
+    let node = cluster.node(number);
+    let memories = cluster.client().collection("default", "memories");
+    let values = furnish(&memories, "early", &mut chance).await;
+    rot(&cluster.data(number).join("shards/1"), &values["early 7"], || node.log()).await;
+    cluster.node(away).send_stop();
+    wait_log(node, "a file is damaged: the shard is out of service here").await;
+    let begun = Instant::now();
+    while serving(&node.address).await {
+        assert!(begun.elapsed() < PATIENCE, "LOCI_SEED={seed}: it serves without a catalog: {}", node.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Whoever asked it asks the one that is left.
+    has(&memories, &values, || cluster.logs()).await;
+    cluster.node(away).send_go_on();
+    wait_log(node, "takes its place").await;
+    wait("ready", || node.log(), || node.log().matches("the shard is ready").nth(1).map(|_| ())).await;
+    while !serving(&node.address).await {
+        assert!(begun.elapsed() < PATIENCE, "LOCI_SEED={seed}: {}", node.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// When a line of a log was written that has this text, of those behind another.
+fn written(log: &str, text: &str, behind: Option<&str>) -> Option<String> {
+    let lines = log.lines().skip_while(|line| behind.is_some_and(|behind| !line.starts_with(behind)));
+    lines.into_iter().find(|line| line.contains(text))?.split_whitespace().next().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_damaged_nodes_are_not_away_at_once() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let cluster = Cluster::start(Plan { options: QUICK.map(str::to_owned).to_vec(), ..Plan::default() }).await;
+    let memories = cluster.client().collection("default", "memories");
+    let values = furnish(&memories, "early", &mut chance).await;
+    let leads = cluster.leader().await;
+    let damaged = [(leads + 1) % 3, (leads + 2) % 3];
+    for number in damaged {
+        let node = cluster.node(number);
+        rot(&cluster.data(number).join("shards/1"), &values["early 7"], || node.log()).await;
+    }
+    let mut away = Vec::new();
+    for number in damaged {
+        let node = cluster.node(number);
+        wait_log(node, "takes its place").await;
+        // The times of a log can be compared as they are.
+        let back = || {
+            let log = node.log();
+            let went = written(&log, "starting again", None)?;
+            let back = written(&log, "the shard is ready", Some(&went))?;
+            Some((went, back))
+        };
+        away.push(wait("ready again", || node.log(), back).await);
+    }
+    away.sort();
+    assert!(away[0].1 < away[1].0, "LOCI_SEED={seed}: {away:?}");
+    has(&memories, &values, || cluster.logs()).await;
+    cluster.wait_voters(3).await;
     cluster.same_state().await;
 }
 

@@ -52,7 +52,9 @@ impl Verdict {
             return Verdict::Answered;
         }
         let detail = loci_wire::decode_detail(status.details()).unwrap_or_default();
-        // Of the others, such as "not_leader", the cluster is the reason and not the node.
+        // Of the others, such as "not_leader", the cluster is the reason and not the node; or it is one shard of the node, as
+        // with "shard_damaged": whoever tries again asks another, and the node is asked for what it has. With "damaged" it has
+        // no catalog, and without that nothing.
         match detail.reason.as_str() {
             "starting" | "stopping" | "removed" | "damaged" => Verdict::Nobody,
             _ => Verdict::Answered,
@@ -220,6 +222,8 @@ mod tests {
         };
         assert_eq!(said(Code::Unavailable, "stopping"), Verdict::Nobody);
         assert_eq!(said(Code::Unavailable, "not_leader"), Verdict::Answered);
+        assert_eq!(said(Code::Unavailable, "damaged"), Verdict::Nobody);
+        assert_eq!(said(Code::Unavailable, "shard_damaged"), Verdict::Answered);
         assert_eq!(said(Code::NotFound, "unknown_collection"), Verdict::Answered);
         assert_eq!(said(Code::DeadlineExceeded, "deadline_exceeded"), Verdict::Answered);
         assert_eq!(Verdict::of(&Status::cancelled("Timeout expired")), Verdict::Slow);

@@ -115,9 +115,12 @@ pub fn open_store<'a>(path: &Path, options: &StoreOptions, care: Option<Care<'a>
             let error = match open_it() {
                 Err(RunError::Store { error, .. }) if error.is_damage() => error,
                 other => {
-                    if other.is_ok() && marked.is_some() {
-                        // Every byte of it was read and is right.
-                        repair::unmark(path);
+                    if other.is_ok() {
+                        // Every byte of it was read and is right. A power cut may have left the one that it was fetched for.
+                        repair::discharge(path).map_err(|error| RunError::Disk { path: path.to_owned(), error })?;
+                        if marked.is_some() {
+                            repair::unmark(path);
+                        }
                     }
                     return other;
                 }
@@ -137,7 +140,7 @@ pub fn open_store<'a>(path: &Path, options: &StoreOptions, care: Option<Care<'a>
     let failed = |error| RunError::Disk { path: path.to_owned(), error };
     Handle::current().block_on(patient.mend(addresses)).map_err(failed)?;
     let opened = open_it()?;
-    patient.discharge().map_err(failed)?;
+    repair::discharge(path).map_err(failed)?;
     let repaired = format!("fetched its store of shard {shard} anew when it started: {what}");
     Ok(OpenedStore { repaired: Some(repaired), ..opened })
 }
@@ -560,6 +563,23 @@ fn digest_key(hex: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_power_cut_left_of_a_repair_goes_at_the_next_start() {
+        let data = tempfile::tempdir().unwrap();
+        let (path, left) = (data.path().join("2"), data.path().join("2.damaged"));
+        let options = StoreOptions::default();
+        drop(make_store(&path, &options, [7; 32], LogIndex(5)).unwrap());
+        let manifest = path.join(loci_index::store::MANIFEST_FILE);
+        let whole = std::fs::read(&manifest).unwrap();
+        std::fs::create_dir(&left).unwrap();
+        std::fs::write(left.join("segment-0000000000000001"), "damaged").unwrap();
+        // As long as it is not known whether the one that took its place can be read it stays.
+        std::fs::write(&manifest, &whole[..whole.len() - 1]).unwrap();
+        assert!(open_store(&path, &options, None).is_err() && left.exists());
+        std::fs::write(&manifest, &whole).unwrap();
+        assert!(open_store(&path, &options, None).is_ok() && !left.exists());
+    }
 
     #[test]
     fn a_digest_key_is_64_digits() {

@@ -16,6 +16,9 @@
 //!
 //! A shard that comes later begins with [`LogOpener::open`].
 //!
+//! What is damaged in a file that is full ([`LogCare`]) matters at the next start, which reads all files that are in use; so the
+//! shards for which it is kept are asked to need it no longer ([`Report::Damaged`]), and with that it goes.
+//!
 //! Before a shard proposes an entry it asks for room ([`LogHandle::reserve`]), which costs two loads while there is some.
 //! When there is none it asks this thread to make it, and hears [`Report::Room`] or [`Report::Full`].
 //!
@@ -23,6 +26,7 @@
 //! process: what the disk then holds is unknown, and only a restart finds out. A full disk does not: an append that finds no
 //! space is tried again until there is some, and what comes after it waits, in order.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
@@ -30,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use loci_raft::{Append, FileDisk, Log, LogError, LogReader, LogStats, ShardId, ShardState, SyncMark};
+use loci_raft::{Append, FileDisk, Log, LogChecker, LogError, LogReader, LogStats, ShardId, ShardState, SyncMark};
 
 use crate::fatal;
 use crate::metrics::Latencies;
@@ -67,6 +71,8 @@ pub enum Report {
     Room,
     /// The log has [`PINNED_FILES`] files or more, and the oldest is there for this shard only.
     Pins,
+    /// A file is damaged that is there for this shard: what is in it, and before it, should be forgotten.
+    Damaged,
     /// There is no room, and the disk has none either.
     Full {
         /// What the log needs.
@@ -157,6 +163,10 @@ pub struct LogFigures {
     outstanding: AtomicU64,
     /// Whether an append or reservation last found no space.
     full: AtomicBool,
+    /// Files that are not what was written, and are still in use.
+    damaged: Mutex<BTreeSet<u64>>,
+    /// How many were found so.
+    damage_found: AtomicU64,
 }
 
 impl LogFigures {
@@ -168,6 +178,17 @@ impl LogFigures {
     /// Whether the disk was full when the log last needed space.
     pub fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
+    }
+
+    /// The files of it that are not what was written, and that it still needs.
+    pub fn damaged(&self) -> Vec<String> {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.iter().map(|sequence| LogChecker::name(*sequence)).collect()
+    }
+
+    /// How many files were found not to be what was written.
+    pub fn damage_found(&self) -> u64 {
+        self.damage_found.load(Ordering::Relaxed)
     }
 
     /// So many bytes that were on their way have been appended.
@@ -328,6 +349,51 @@ impl Syncer {
     }
 }
 
+/// Looks after the full files of a running log.
+#[derive(Clone)]
+pub struct LogCare {
+    owner: Weak<Mutex<Owner>>,
+    checker: LogChecker,
+    figures: Arc<LogFigures>,
+}
+
+impl LogCare {
+    /// Checks them.
+    pub fn checker(&self) -> &LogChecker {
+        &self.checker
+    }
+
+    /// A file is not what was written, of two readings.
+    pub fn damage_found(&self, sequence: u64) {
+        let mut damaged = self.figures.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged.insert(sequence) {
+            self.figures.damage_found.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks the shards for which damaged files are kept to need them no longer; to be called until there are none. Those that are
+    /// gone, and if others are not: for whom they are kept.
+    pub fn let_go(&self) -> (Vec<u64>, Option<Vec<ShardId>>) {
+        let mut damaged = self.figures.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<u64> = damaged.iter().copied().filter(|sequence| !self.checker.is_full(*sequence)).collect();
+        damaged.retain(|sequence| !gone.contains(sequence));
+        let (Some(newest), Some(owner)) = (damaged.last().copied(), self.owner.upgrade()) else {
+            return (gone, None);
+        };
+        drop(damaged);
+        let mut owner = lock(&owner);
+        let kept_for = owner.log.kept_for(newest);
+        for (_, listener) in owner.listeners.iter().filter(|(shard, _)| kept_for.contains(shard)) {
+            listener(Report::Damaged);
+        }
+        if kept_for.is_empty() {
+            // With it files go that nobody needs.
+            owner.sync(&mut Vec::new());
+        }
+        (gone, Some(kept_for))
+    }
+}
+
 /// A way to let further shards use a running log. The thread ends only after it is gone.
 #[derive(Clone)]
 pub struct LogOpener {
@@ -337,6 +403,12 @@ pub struct LogOpener {
 }
 
 impl LogOpener {
+    /// A way to look after its full files.
+    pub fn care(&self) -> LogCare {
+        let checker = lock(&self.owner).log.checker();
+        LogCare { owner: Arc::downgrade(&self.owner), checker, figures: self.figures.clone() }
+    }
+
     /// Has the log begin with what `begin` says for a shard, synced, and gives it its part. None: the log has nothing of the
     /// shard. Waits for the log thread.
     pub fn open(&self, shard: ShardId, listener: Listener, begin: Begin) -> Result<Option<OpenedShard>, LogError> {

@@ -86,6 +86,8 @@ const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 const TASKS_PER_LOOK: u32 = 8;
 /// The services whose health is told one by one, besides the node's.
 const SERVICES: [&str; 4] = ["loci.v1.Records", "loci.v1.Admin", "loci.v1.Changes", "loci.v1.SemanticCache"];
+/// How often it is looked whether the node serves.
+const HEALTH_LOOK: Duration = Duration::from_millis(500);
 /// Signals this close together are one.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// The exit code after a second signal, as shells have it for an interrupted program.
@@ -161,8 +163,8 @@ pub struct Node {
     endpoint: Option<Endpoint>,
     resp: Option<Resp>,
     health: HealthReporter,
-    /// Says that the node serves, and that it does not any more once it is removed from the cluster.
-    becoming_healthy: JoinHandle<()>,
+    /// Says whether the node serves.
+    telling_health: JoinHandle<()>,
     shard: Shard,
     handle: ShardHandle,
     host: Arc<Host>,
@@ -274,6 +276,7 @@ impl Node {
             cluster: cluster.clone(),
             runtime: runtime.handle().clone(),
         };
+        let log_care = log_opener.care();
         let host = Arc::new(Host::new(hosting, log_opener));
         let starting = host.clone();
         let started = blocking(move || -> Result<Vec<String>, RunError> {
@@ -312,14 +315,14 @@ impl Node {
         )?;
         let residency = Residency::start(shards.clone(), data.path(), budget.clone(), residency_figures.clone())?;
         let scrubbed = Arc::new(ScrubFigures::default());
-        let scrub = Scrub::start(config.scrub_bytes_per_second, shards.clone(), scrubbed.clone())?;
+        let scrub = Scrub::start(config.scrub_bytes_per_second, shards.clone(), log_care, scrubbed.clone())?;
         let metrics = Arc::new(Metrics::new());
         let watches = Watches::default();
         let status = Arc::new(NodeStatus::new(Parts {
             node: identity.node,
             started_millis: clock.now_millis(),
             shards: shards.clone(),
-            log: figures,
+            log: figures.clone(),
             budget,
             search: search.clone(),
             recall: recall.clone(),
@@ -359,7 +362,7 @@ impl Node {
         runtime.spawn(mirror::run(cluster.clone()));
         runtime.spawn(placement::look_after(cluster.clone()));
         runtime.spawn(repair::remember_peers(cluster.clone(), data.path().to_owned()));
-        runtime.spawn(repair::note(cluster.clone(), repaired));
+        runtime.spawn(repair::note(cluster.clone(), repaired, figures));
         let (start_again, again) = watch::channel(false);
         runtime.spawn(repair::tend(cluster.clone(), data.path().to_owned(), start_again));
         let endpoint = match metrics_listener {
@@ -394,17 +397,21 @@ impl Node {
             millis = begun.elapsed().as_millis() as u64,
             "started"
         );
-        let (watched, all, reporter) = (handle.clone(), shards.handles(), health.clone());
-        let becoming_healthy = runtime.spawn(async move {
+        let (all, reporter, watched) = (shards.handles(), health.clone(), status.clone());
+        let telling_health = runtime.spawn(async move {
             let _ = is_not_serving.await;
             for shard in &all {
                 shard.ready().await;
             }
-            if watched.is_ready() {
-                set_health(&reporter, ServingStatus::Serving).await;
+            let mut told = false;
+            loop {
+                let serves = watched.is_ready();
+                if std::mem::replace(&mut told, serves) != serves {
+                    let serving = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+                    set_health(&reporter, serving).await;
+                }
+                tokio::time::sleep(HEALTH_LOOK).await;
             }
-            watched.removed().await;
-            set_health(&reporter, ServingStatus::NotServing).await;
         });
         let sockets = Sockets(Some(runtime));
         Ok(Node {
@@ -415,7 +422,7 @@ impl Node {
             endpoint,
             resp,
             health,
-            becoming_healthy,
+            telling_health,
             shard,
             handle,
             host,
@@ -486,7 +493,7 @@ impl Node {
             endpoint,
             resp,
             health,
-            becoming_healthy,
+            telling_health,
             shard,
             handle,
             host,
@@ -503,8 +510,8 @@ impl Node {
         status.drain();
         status.watches().close();
         // Never after this: what is said last counts.
-        becoming_healthy.abort();
-        let _ = becoming_healthy.await;
+        telling_health.abort();
+        let _ = telling_health.await;
         set_health(&health, ServingStatus::NotServing).await;
         let all = cluster.shards().handles();
         futures_util::future::join_all(all.into_iter().map(|shard| hand_over(cluster.of(shard)))).await;

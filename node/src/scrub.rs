@@ -3,7 +3,10 @@
 //! ```text
 //!   round: each shard --> files that its manifest names, segments that it has --> sound? --no--> looked at once more
 //!            |                                                                                       |
-//!            '--> rest, nine times as long as that took (a second at least, an hour at most)         '--> the shard is told
+//!            v                                                                                       '--> the shard is told
+//!          the log --> files that are full --> sound? --no--> looked at once more --> the shards need them no longer, and they go
+//!            |
+//!            '--> rest, nine times as long as that took (a second at least, an hour at most)
 //! ```
 //!
 //! A disk may give back other bytes than it was given, months later, of a file that nobody reads. Segments are checked when they are
@@ -11,9 +14,12 @@
 //! ([`crate::shard::Damage`]) and by [`repair`](crate::cluster::repair).
 //!
 //! One thread of the lowest priority reads no faster than it was told to, and leaves in memory what it found there and nothing else.
-//! The files of the log are not read: those that still matter are read at the start, and by members that are behind.
 //!
-//! Always: what is damaged was found so twice, of two readings.
+//! A node that starts reads all files of its log, and does not start where one of them is damaged, because it could have forgotten
+//! what it promised. While it runs it knows, and each file of the log begins with all promises: so a damaged one needs only to go,
+//! before the next start. What stands in it is in the shards' checkpoints, or soon will be; who lacks it is sent a snapshot.
+//!
+//! Always: what is damaged was found so twice, of two readings; and what counts as damaged no longer was right in two.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +29,9 @@ use std::time::{Duration, Instant};
 
 use loci_index::directory::{DirectoryError, MmapDirectory};
 use loci_index::store::{MANIFEST_FILE, StoreError, check_file, named_files};
+use loci_raft::{Checked, LogChecker, LogError};
 
+use crate::log_thread::LogCare;
 use crate::shard::{Damage, FoundBy};
 use crate::shards::{Served, Shards};
 
@@ -37,6 +45,10 @@ const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(3_600);
 /// What looks damaged is looked at again after this: files come and go.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// How often shards are asked to need a damaged file of the log no longer,
+const LET_GO_EVERY: Duration = Duration::from_secs(1);
+/// and how often it is told that it is still there.
+const TELL_EVERY: Duration = Duration::from_secs(600);
 
 /// What the scrub tells.
 #[derive(Debug, Default)]
@@ -72,13 +84,19 @@ pub(crate) struct Scrub {
 
 impl Scrub {
     /// Starts it; with no bytes a second it does nothing.
-    pub fn start(bytes_per_second: u64, shards: Shards, figures: Arc<ScrubFigures>) -> std::io::Result<Scrub> {
+    pub fn start(
+        bytes_per_second: u64,
+        shards: Shards,
+        log: LogCare,
+        figures: Arc<ScrubFigures>,
+    ) -> std::io::Result<Scrub> {
         let stopping = Arc::new(AtomicBool::new(false));
         if bytes_per_second == 0 {
             return Ok(Scrub { stopping, thread: None });
         }
         let now = Instant::now();
-        let mut reader = Reader { shards, figures, bytes_per_second, next: now, stopping: stopping.clone() };
+        let stops = stopping.clone();
+        let mut reader = Reader { shards, log, figures, bytes_per_second, next: now, told: None, stopping: stops };
         let thread = std::thread::Builder::new().name("loci-scrub".into()).spawn(move || {
             // Of this thread alone on Linux. Without the right to do so it merely competes with the others.
             let _ = rustix::process::setpriority_process(None, NICENESS);
@@ -86,7 +104,7 @@ impl Scrub {
                 let begun = Instant::now();
                 reader.round();
                 let rest = (begun.elapsed() * REST_TIMES).clamp(REST_MIN, REST_MAX);
-                reader.wait_until(Instant::now() + rest);
+                reader.rest_until(Instant::now() + rest);
             }
         })?;
         Ok(Scrub { stopping, thread: Some(thread) })
@@ -105,10 +123,13 @@ impl Scrub {
 
 struct Reader {
     shards: Shards,
+    log: LogCare,
     figures: Arc<ScrubFigures>,
     bytes_per_second: u64,
     /// When the next part may be read.
     next: Instant,
+    /// While a file of the log is damaged: when that was last told.
+    told: Option<Instant>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -125,6 +146,15 @@ impl Reader {
             }
             std::thread::park_timeout(left);
         }
+    }
+
+    /// The same, and meanwhile has damaged files of the log go.
+    fn rest_until(&mut self, moment: Instant) {
+        while self.told.is_some() && Instant::now() < moment && !self.is_stopping() {
+            self.let_go();
+            self.wait_until(moment.min(Instant::now() + LET_GO_EVERY));
+        }
+        self.wait_until(moment);
     }
 
     /// Waits until so many bytes more may be read. No: the node stops.
@@ -151,11 +181,73 @@ impl Reader {
                 }
             }
         }
+        for sequence in self.log.checker().full() {
+            self.look_at_log(sequence);
+            if self.is_stopping() {
+                return;
+            }
+        }
         self.figures.rounds.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn look_at_log(&mut self, sequence: u64) {
+        let checker = self.log.checker().clone();
+        let first = match checker.check(sequence, &mut |bytes| self.may_read(bytes)) {
+            Ok(Checked::Sound) => {
+                self.figures.files.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Ok(_) => return,
+            Err(error) => error,
+        };
+        self.wait_until(Instant::now() + AGAIN_AFTER);
+        let file = LogChecker::name(sequence);
+        match checker.check(sequence, &mut |bytes| self.may_read(bytes)) {
+            Ok(Checked::Sound) => {
+                tracing::warn!(file, error = %first, "a file of the log was read wrong, and right the next time")
+            }
+            Ok(_) => {}
+            Err(error) if is_log_damage(&error) => {
+                tracing::error!(
+                    file,
+                    %error,
+                    "a file of the log is damaged: what is in it goes into the shards' checkpoints, and then it goes; until                      then this node would not start again: look at the disk"
+                );
+                self.log.damage_found(sequence);
+                self.told.get_or_insert_with(Instant::now);
+                self.let_go();
+            }
+            Err(error) => tracing::warn!(file, %error, "a file of the log could not be checked"),
+        }
+    }
+
+    /// Has damaged files of the log go, as soon as nobody needs what stands there.
+    fn let_go(&mut self) {
+        let (gone, kept_for) = self.log.let_go();
+        for sequence in gone {
+            let file = LogChecker::name(sequence);
+            tracing::warn!(file, "the damaged file of the log is gone, and nobody needs what was in it");
+        }
+        let Some(kept_for) = kept_for else {
+            self.told = None;
+            return;
+        };
+        if self.told.is_some_and(|told| told.elapsed() >= TELL_EVERY) {
+            self.told = Some(Instant::now());
+            tracing::error!(
+                shards = ?kept_for,
+                "a damaged file of the log is still needed, because no checkpoint has what is in it: this node would not \
+                 start again"
+            );
+        }
+    }
+
     fn look_at(&mut self, served: &Served, name: &str) {
-        let Err(first) = self.check(served, name) else { return };
+        let first = match self.check(served, name) {
+            Ok(()) if served.handle.is_damaged(name) => return self.doubt_damage(served, name),
+            Ok(()) => return,
+            Err(error) => error,
+        };
         self.wait_until(Instant::now() + AGAIN_AFTER);
         let is_needed = || files(served).is_some_and(|needed| needed.contains(name));
         if self.is_stopping() || !is_needed() {
@@ -174,6 +266,14 @@ impl Reader {
         }
     }
 
+    /// A file that counts as damaged was read right.
+    fn doubt_damage(&mut self, served: &Served, name: &str) {
+        self.wait_until(Instant::now() + AGAIN_AFTER);
+        if self.check(served, name).is_ok() && !self.is_stopping() {
+            served.handle.damage_refuted(name);
+        }
+    }
+
     /// Well, or the node stops.
     fn check(&mut self, served: &Served, name: &str) -> Result<(), StoreError> {
         let file = MmapDirectory::used(&served.files).open_to_check(name)?;
@@ -183,6 +283,18 @@ impl Reader {
         Ok(())
     }
 }
+
+/// Whether a file of the log is not what was written. Nobody puts a file of another there while the log is open.
+fn is_log_damage(error: &LogError) -> bool {
+    match error {
+        LogError::Damaged { .. } | LogError::Foreign { .. } | LogError::NewerVersion { .. } => true,
+        LogError::Io { source, .. } => source.raw_os_error() == Some(UNREADABLE),
+        _ => false,
+    }
+}
+
+/// The error of a disk that cannot read a block (`EIO`).
+const UNREADABLE: i32 = 5;
 
 /// The files that a shard needs, as far as its manifest can be read; none: it has just ended, or is just taking in another state.
 fn files(served: &Served) -> Option<BTreeSet<String>> {

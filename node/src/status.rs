@@ -170,12 +170,14 @@ impl NodeStatus {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the shards that were there at the start have answered, the one that holds the catalog does, and the node is not
-    /// about to stop. Shards that come later are waited for by those who make them.
+    /// Whether the shards that were there at the start have answered, the one that holds the catalog does, each that is out of
+    /// service here is answered for by others, and the node is not about to stop. Shards that come later are waited for by those
+    /// who make them.
     pub fn is_ready(&self) -> bool {
         let catalog = || self.shards.handle(CATALOG).is_some_and(|catalog| catalog.is_ready());
         let started = self.at_start.iter().all(ShardHandle::has_been_ready);
-        started && !self.draining.load(Ordering::Relaxed) && catalog()
+        let answered = || self.shards.handles().iter().all(ShardHandle::is_answered_for);
+        started && !self.draining.load(Ordering::Relaxed) && catalog() && answered()
     }
 
     /// The answer to `Stats`.

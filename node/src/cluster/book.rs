@@ -9,6 +9,7 @@
 //! | `shards` | the shard's number in decimal digits, from 2 on | `{"founders": [1, 2, 3], "digest_key": "64 hexadecimal digits"}`, and of one that is on some nodes only `"replicas": 3, "holders": [1, 2, 3], "leaving": [4], "moved": true` |
 //! | `namespaces` | the name of a namespace with shards of its own | `{"shards": [2, 3, 4], "made": true}`, and if they are on some nodes only `"replicas": 3` |
 //! | `settings` | `cluster` | `{"voters": 5}` |
+//! | `settings` | `away` | `{"member": 2}`: that node stops to be repaired, see [`super::turns`] |
 //!
 //! Always:
 //! - a number that stands in the book is never given to another node. One that is removed stays, marked;
@@ -36,8 +37,9 @@ const NODES: &str = "nodes";
 const SHARDS: &str = "shards";
 const NAMESPACES: &str = "namespaces";
 const SETTINGS: &str = "settings";
-/// The only key of the settings.
+/// The keys of the settings.
 const CLUSTER: &str = "cluster";
+const AWAY: &str = "away";
 /// More members than a shard can have ever had in a life of being replaced.
 const NODES_MAX: usize = 100_000;
 
@@ -159,6 +161,35 @@ pub fn settings(view: &View) -> Settings {
 /// None: there is no book yet.
 pub fn setting(view: &View, settings: &Settings) -> Option<Envelope> {
     instead(view, SETTINGS, CLUSTER, settings)
+}
+
+/// Who stops to be repaired, or has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    /// The member.
+    pub member: u64,
+}
+
+/// Who is away, and the version of that.
+pub fn away(view: &View) -> Option<(Away, u64)> {
+    let record = view.collection(NAMESPACE, SETTINGS)?.get(AWAY.as_bytes(), view.clock())?;
+    // One that nobody can read is nobody's.
+    let away = serde_json::from_slice(record.value()?).unwrap_or(Away { member: 0 });
+    Some((away, record.version()))
+}
+
+/// The command that says that a member goes, in the place of what the view says. Refused if it is something else by then. None:
+/// there is no place for it yet.
+pub fn going(view: &View, member: MemberId) -> Option<Envelope> {
+    instead(view, SETTINGS, AWAY, &Away { member: member.0 })
+}
+
+/// The command that says that whoever is away by this view is back. Refused if that is something else by then.
+pub fn back(view: &View) -> Option<Envelope> {
+    let (collection, key) = (view.collection(NAMESPACE, SETTINGS)?.id().0, AWAY.as_bytes().to_vec());
+    let condition = Condition { collection, key: key.clone(), expect: Expect::Version(away(view)?.1) };
+    let change = Change { collection, key, action: Action::Delete };
+    Some(own(Command::Write { conditions: vec![condition], changes: vec![change] }))
 }
 
 /// All that a view's book says of members.

@@ -10,7 +10,7 @@
 //!   door        the same on their way in (service `loci.v1.Peers`)
 //!   snapshot    a shard's files, from one node to another
 //!   transfers   how far they have come
-//!   repair      a damaged store is fetched from another member
+//!   repair      a damaged store is fetched from another member; turns: one node at a time stops for it
 //!   agreement   whether all members have the same state; whoever has not stops
 //!   placement   which nodes have a member of a shard that not every node has; sightings: where such a shard is
 //!   policy      which member votes, and leads: decided where the shard is led, carried out by the shard
@@ -39,6 +39,7 @@ pub mod sightings;
 pub mod snapshot;
 pub mod strangers;
 pub mod transfers;
+mod turns;
 #[cfg(test)]
 mod tests;
 

@@ -8,7 +8,8 @@
 //!
 //!   later: a shard has found a file damaged ([`crate::shard::Damage`]), and answers no reads here any more
 //!     --> somebody else leads --> the state is fetched beside the damaged one, while the node runs --> shards/N/DAMAGED
-//!     --> the other members are there, or were waited for --> the node stops and starts again, in the same process: as above
+//!     --> it is this node's turn ([`super::turns`]) --> the other members are there, or were waited for
+//!     --> the node stops and starts again, in the same process: as above
 //! ```
 //!
 //! A running node does not exchange the store under its readers, because what it has applied may be newer than any other
@@ -31,13 +32,16 @@
 //! Always:
 //! - the damaged store is there until another was fetched whole, and a process that ends in between begins again;
 //! - nothing is repaired on a single node, or from a node of another cluster;
-//! - a node does not stop to be repaired while there is damage that nobody can repair: it would not start again;
+//! - a node does not stop to be repaired while there is damage that nobody can repair: it would not start again. Nor does it keep
+//!   anything fetched for that time, which would be old, or keep the leader's snapshots from a shard;
+//! - of a damaged store that was exchanged nothing is left, wherever the power failed meanwhile;
 //! - a file of a newer program is not damaged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loci_raft::{LogIndex, MemberId, ShardState};
@@ -47,8 +51,11 @@ use tonic::Status;
 
 use super::snapshot::{self, Stand};
 use super::transfers::Transfers;
+use super::turns::Turns;
 use super::{Cluster, book, formation, links};
 use crate::identity::{ClusterId, Identity};
+use crate::log_thread::LogFigures;
+use crate::shards::Served;
 
 /// Has the addresses of the others.
 const PEERS_FILE: &str = "PEERS";
@@ -68,6 +75,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const TELL_ALONE_EVERY: Duration = Duration::from_secs(600);
 /// Where other members are away, so long is waited for them before this one goes too, for the moment that it takes.
 const COMPANY_TIME: Duration = Duration::from_secs(300);
+/// How long another member may take to say that it is there.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// How long a note may take to be written.
 const NOTE_TIME: Duration = Duration::from_secs(5);
 
@@ -91,13 +100,18 @@ pub struct Patient<'a> {
     pub start: LogIndex,
 }
 
-impl Patient<'_> {
-    fn damaged(&self) -> PathBuf {
-        let mut name = self.store.as_os_str().to_owned();
-        name.push(".damaged");
-        name.into()
-    }
+fn damaged(store: &Path) -> PathBuf {
+    let mut name = store.as_os_str().to_owned();
+    name.push(".damaged");
+    name.into()
+}
 
+/// A store can be read: nobody needs the damaged one any more that was there before it.
+pub fn discharge(store: &Path) -> io::Result<()> {
+    remove(&damaged(store))
+}
+
+impl Patient<'_> {
     /// Gets the state from whoever has it, however long that takes, and puts it in the place of the damaged one.
     pub async fn mend(&self, addresses: &[String]) -> io::Result<()> {
         let begun = Instant::now();
@@ -111,7 +125,7 @@ impl Patient<'_> {
             Some(stand) => stand,
             None => self.fetch(addresses).await,
         };
-        let damaged = self.damaged();
+        let damaged = damaged(self.store);
         remove(&damaged)?;
         match fs::rename(self.store, &damaged) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -121,11 +135,6 @@ impl Patient<'_> {
         let millis = begun.elapsed().as_millis() as u64;
         tracing::warn!(shard = self.shard, index = stand.index.0, millis, "the store was fetched and takes its place");
         Ok(())
-    }
-
-    /// The fetched one can be read: nobody needs the other any more.
-    pub fn discharge(&self) -> io::Result<()> {
-        remove(&self.damaged())
     }
 
     /// The state that was fetched already, if it will do.
@@ -220,26 +229,31 @@ const FETCH_AGAIN: Duration = Duration::from_secs(5);
 /// start again.
 pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
     let (mut alone, mut failed) = (BTreeMap::new(), BTreeMap::<u32, Instant>::new());
-    let mut told = None;
+    let (mut told, mut turns) = (None, Turns::default());
     // Fetched and to be exchanged; nobody may fetch anything else for them meanwhile.
     let mut ready = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let (mut damaged, mut hopeless) = (0, false);
-        for served in cluster.shards().all() {
+        let me = cluster.me();
+        let all = cluster.shards().all();
+        let is_hopeless = |served: &Served| {
+            let others = served.handle.members().is_some_and(|members| members.votes_another(me));
+            !others && !served.handle.damages().is_empty()
+        };
+        let hopeless = all.iter().any(is_hopeless);
+        let mut damaged = 0;
+        for served in all {
             let shard = served.handle.id();
             let found = served.handle.damages();
             let Some((file, what)) = found.first() else {
-                // What was damaged is gone by itself.
+                // What was damaged is gone by itself, or was not damaged.
                 if ready.remove(&shard).is_some() {
-                    unmark(&served.files);
+                    give_up(&served.files);
                 }
                 continue;
             };
             damaged += 1;
-            let me = cluster.me();
-            if !served.handle.members().is_some_and(|members| members.votes_another(me)) {
-                hopeless = true;
+            if is_hopeless(&served) {
                 let last = alone.entry(shard).or_insert_with(Instant::now);
                 if last.elapsed() >= TELL_ALONE_EVERY {
                     *last = Instant::now();
@@ -253,6 +267,13 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
                 continue;
             }
             crate::run::hand_over(cluster.of(served.handle.clone())).await;
+            if hopeless {
+                // This node does not stop: what was fetched would grow old, and nothing newer could come.
+                if ready.remove(&shard).is_some() {
+                    give_up(&served.files);
+                }
+                continue;
+            }
             if ready.contains_key(&shard) || failed.get(&shard).is_some_and(|last| last.elapsed() < FETCH_AGAIN) {
                 continue;
             }
@@ -273,13 +294,28 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
             }
             failed.insert(shard, Instant::now());
         }
-        if damaged > 0 && ready.len() == damaged && !hopeless {
-            wait_for_company(&addresses(&cluster, &data)).await;
+        if damaged == 0 || ready.len() != damaged || hopeless {
+            turns.give_back(&cluster).await;
+            continue;
+        }
+        if !turns.take(&cluster).await {
+            continue;
+        }
+        wait_for_company(&cluster).await;
+        if turns.take(&cluster).await {
             // Whoever waits for it may be gone, with the node.
             let _ = again.send(true);
             // What was fetched is held until the node has stopped.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// What was fetched for a store is not to take its place.
+fn give_up(store: &Path) {
+    unmark(store);
+    if let Err(error) = snapshot::drop_received(store) {
+        tracing::warn!(store = %store.display(), %error, "what was fetched could not be removed");
     }
 }
 
@@ -294,12 +330,18 @@ fn addresses(cluster: &Cluster, data: &Path) -> Vec<String> {
     addresses.into_iter().collect()
 }
 
-/// Waits until all others answer, but not forever: a second one that is away would stop what needs a majority.
-async fn wait_for_company(addresses: &[String]) {
+/// Waits until all others take part, but not forever: a second one that is away would stop what needs a majority.
+async fn wait_for_company(cluster: &Cluster) {
     let begun = Instant::now();
     while begun.elapsed() < COMPANY_TIME {
-        let answers = futures_util::future::join_all(addresses.iter().map(|address| formation::who(address))).await;
-        if answers.iter().all(Result::is_ok) {
+        let lines = book::read(&cluster.catalog().newest());
+        let others = lines.iter().filter(|(member, line)| **member != cluster.me() && !line.removed);
+        // One that starts says who it is long before it takes part: so it is asked for its shards.
+        let answers = others.map(|(member, _)| async {
+            let asking = async { cluster.links().client(*member)?.parts(v1::PartsRequest {}).await };
+            matches!(tokio::time::timeout(ANSWER_TIME, asking).await, Ok(Ok(_)))
+        });
+        if futures_util::future::join_all(answers).await.into_iter().all(|answered| answered) {
             return;
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -347,16 +389,22 @@ pub async fn remember_peers(cluster: Cluster, data: PathBuf) {
     }
 }
 
-/// Sees to it that the book says what was repaired at this start; nothing, if nothing was.
-pub async fn note(cluster: Cluster, note: String) {
+/// Sees to it that the book says what was repaired at this start, and which files of the log were found damaged since; nothing,
+/// if there is nothing to say.
+pub async fn note(cluster: Cluster, repaired: String, log: Arc<LogFigures>) {
+    let mut found = String::new();
     loop {
-        match book::find(&cluster.shard().newest(), cluster.me()) {
-            // It has never been in a cluster of several.
-            None if note.is_empty() => return,
-            Some(line) if line.note == note => return,
-            _ => {}
+        let damaged = log.damaged();
+        if !damaged.is_empty() {
+            found = format!("found its log damaged while it ran, in {}", damaged.join(", "));
         }
-        if let Err(failure) = cluster.write_note(&note, Instant::now() + NOTE_TIME).await {
+        let both = if repaired.is_empty() || found.is_empty() { "" } else { "; " };
+        let note = format!("{repaired}{both}{found}");
+        // One that has never been in a cluster of several has no line.
+        let line = book::find(&cluster.shard().newest(), cluster.me());
+        if line.map_or_else(|| !note.is_empty(), |line| line.note != note)
+            && let Err(failure) = cluster.write_note(&note, Instant::now() + NOTE_TIME).await
+        {
             tracing::debug!(error = failure.message, "what was repaired could not be written into the book");
         }
         tokio::time::sleep(LOOK_EVERY).await;

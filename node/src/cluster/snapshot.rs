@@ -32,7 +32,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use loci_index::directory::{Directory, MmapDirectory, OpenFile};
-use loci_index::store::{MANIFEST_FILE, Store, StoreError, StoreOptions, check_file, checkpoint_files};
+use loci_index::store::{
+    MANIFEST_FILE, Store, StoreError, StoreOptions, check_file, check_file_twice, checkpoint_files,
+};
 use loci_raft::{LogIndex, MemberId, Members, Message, Term};
 use loci_wire::v1;
 use loci_wire::v1::snapshot_part::Part as Wire;
@@ -64,6 +66,8 @@ pub const PACE_MIN: u64 = 1 << 20;
 const PIECE_TIME: Duration = Duration::from_secs(90);
 /// No disk reads fewer bytes a second in order.
 const READ_PACE_MIN: u64 = 8 << 20;
+/// A file is not read more slowly than this before it is sent, twice if it looks damaged, see [`next_part`].
+const CHECK_PACE_MIN: u64 = 4 * READ_PACE_MIN;
 /// How often a checkpoint is made anew because the last did not know the member yet, or its files went away meanwhile.
 const ATTEMPTS: usize = 5;
 
@@ -156,6 +160,11 @@ pub fn received(store: &Path) -> Option<Stand> {
     Stand::read(&incoming(store)).ok().flatten()
 }
 
+/// Throws away what was received for a store.
+pub fn drop_received(store: &Path) -> io::Result<()> {
+    remove(&incoming(store))
+}
+
 /// The entry up to which the store in a directory holds the state; none if there is no store that can be opened.
 fn checkpoint_of(store: &Path) -> Option<u64> {
     let directory = MmapDirectory::open(store).ok()?;
@@ -243,6 +252,12 @@ impl Pace {
     pub fn new(bytes_per_second: Option<u64>) -> Pace {
         let bytes_per_second = bytes_per_second.map(|bytes| bytes.max(PACE_MIN));
         Pace { bytes_per_second, next: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    /// How fast one who sends reads a file before it sends any of it: as fast as it may be sent, but never so slowly that whoever
+    /// waits for it gives up.
+    fn of_reading(&self) -> Pace {
+        Pace::new(self.bytes_per_second.map(|bytes| bytes.max(CHECK_PACE_MIN)))
     }
 
     /// How long a piece has to wait that wants to go now.
@@ -400,6 +415,8 @@ fn send(
     let part = |wire| Ok(v1::SnapshotPart { part: Some(wire) });
     let names: Vec<String> = head.files.iter().map(|file| file.name.clone()).collect();
     account.add(head.files.iter().map(|file| file.skipped).fold(0, u64::saturating_add));
+    let (index, bytes_of_all) = (LogIndex(head.index), bytes_of(&head));
+    let reading = pace.of_reading();
     let mut sent = parts.blocking_send(part(Wire::Head(head))).is_ok();
     for ((mut file, bytes), name) in files.into_iter().zip(names) {
         let mut left = bytes;
@@ -407,7 +424,7 @@ fn send(
         if left > 0
             && sent
             && name != MANIFEST_FILE
-            && let Err(error) = check_open(&file, &name, parts)
+            && let Err(error) = check_open(&file, &name, &reading, parts)
         {
             if error.is_damage() {
                 shard.damage_found(Damage { file: name, what: error.to_string(), by: FoundBy::Snapshot });
@@ -432,18 +449,24 @@ fn send(
         }
     }
     if sent {
-        fetching.has_all();
+        fetching.has_all(index, bytes_of_all);
     }
 }
 
-/// Compares a file with its checksums, unless the other side goes meanwhile.
+/// Compares a file with its checksums, twice before it counts as damaged, unless the other side goes meanwhile.
 fn check_open(
     file: &File,
     name: &str,
+    pace: &Pace,
     parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>,
 ) -> Result<(), StoreError> {
     let Ok(file) = file.try_clone() else { return Ok(()) };
-    check_file(&OpenFile::new(file, name), &mut |_| !parts.is_closed()).map(|_| ())
+    let again = |error: &StoreError| tracing::warn!(file = name, %error, "a file looks damaged, and is read once more");
+    let mut go_on = |bytes| {
+        std::thread::sleep(pace.take(bytes, Instant::now()));
+        !parts.is_closed()
+    };
+    check_file_twice(&OpenFile::new(file, name), &mut go_on, again).map(|_| ())
 }
 
 /// Compares what was received with its checksums. What is damaged is not gone on with.
@@ -722,6 +745,12 @@ mod tests {
         assert_eq!(pace.take(1 << 20, now), Duration::from_millis(750));
         assert_eq!(pace.take(1 << 20, now + Duration::from_secs(5)), Duration::ZERO);
         assert_eq!(Pace::new(None).take(u64::MAX, now), Duration::ZERO);
+        // Reading is paced by itself, and not too slowly.
+        let reading = pace.of_reading();
+        assert_eq!(reading.take(64 << 20, now), Duration::ZERO);
+        assert_eq!(reading.take(1, now), Duration::from_secs(64 << 20) / CHECK_PACE_MIN as u32);
+        assert_eq!(Pace::new(Some(64 << 20)).of_reading().bytes_per_second, Some(64 << 20));
+        assert_eq!(Pace::new(None).of_reading().take(u64::MAX, now), Duration::ZERO);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use loci_client::{Client, Record};
+use loci_raft::MemberId;
 
 use super::transfers::Direction;
 use crate::config::Config;
@@ -217,6 +218,40 @@ async fn a_member_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
     again.ready().await;
     assert_eq!(get(&client(&[&again]).await, "after").await.as_deref(), Some("1"));
     for node in [again, first, second] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_kept_for_a_member_that_takes_a_snapshot_in_and_says_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let [first, second, third] = three(data.path()).await;
+    let others = client(&[&first, &second]).await;
+    others.collection("default", "cache").ensure(loci_client::Schema::default()).await.unwrap();
+    let (address, path) = (third.local_addr(), data.path().join("3"));
+    third.shutdown().await.unwrap();
+    put(&others, "before", "1").await;
+    // As if it had just been sent one.
+    for node in [&first, &second] {
+        let stand = node.shard().checkpoint().await.unwrap();
+        node.shard().fetched_by(MemberId(3)).has_all(stand.index, 30 << 30);
+    }
+    let value = "x".repeat(1 << 20);
+    for number in 0..60 {
+        put(&others, &format!("large {}", number % 4), &value).await;
+    }
+    let back = Node::start(Config { listen: address, ..config(&path, &[]) }).await.unwrap();
+    back.ready().await;
+    put(&others, "after", "1").await;
+    assert_eq!(get(&client(&[&back]).await, "after").await.as_deref(), Some("1"));
+    assert!(!back.status().transfers().totals().contains_key(&(1, Direction::Received)), "it needs no other");
+    // Once it follows the log, that is kept for it as for everybody.
+    for number in 0..60 {
+        put(&others, &format!("large {}", number % 4), &value).await;
+    }
+    let leads = || [&first, &second].into_iter().find(|node| node.shard().status().role == "leader");
+    until("the log is short", async || leads().is_some_and(|node| node.status().log().stats().files < 16)).await;
+    for node in [back, first, second] {
         node.shutdown().await.unwrap();
     }
 }

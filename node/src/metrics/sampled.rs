@@ -304,6 +304,9 @@ impl Sampled {
         page.gauge("loci_log_bytes", "Bytes of the log's files", stats.bytes)?;
         page.gauge("loci_log_files", "Files of the log in use", stats.files as u64)?;
         page.gauge("loci_log_spare_files", "Files of the log ready for use", stats.spares as u64)?;
+        let damaged = figures.damaged().len() as u64;
+        page.gauge("loci_log_damaged_files", "Files of the log that are damaged and still needed", damaged)?;
+        page.counter("loci_log_damage_found", "Files of the log found damaged while it ran", figures.damage_found())?;
         page.gauge("loci_log_full", "Whether the disk under the log is full", u64::from(figures.is_full()))
     }
 

@@ -94,6 +94,45 @@ async fn what_was_written_is_there_after_a_restart_with_the_same_digest() {
 }
 
 #[tokio::test]
+async fn a_damaged_file_of_the_log_goes_while_the_node_runs_so_that_it_starts_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let config =
+        || Config { log_file_bytes: 64 << 10, scrub_bytes_per_second: 1 << 30, ..Config::local(directory.path()) };
+    let node = Node::start(config()).await.unwrap();
+    node.ready().await;
+    let id = collection(&node).await;
+    for key in 0..60 {
+        write(&node, put(id, &key.to_string(), value(&"v".repeat(5_000 + key)))).await;
+    }
+    let files = || {
+        let names = std::fs::read_dir(directory.path().join("log")).unwrap().map(|entry| entry.unwrap().path());
+        let mut names: Vec<_> = names.filter(|path| !path.to_string_lossy().contains("spare")).collect();
+        names.sort();
+        names
+    };
+    let damaged = files()[1].clone();
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    bytes[3_000] ^= 1;
+    std::fs::write(&damaged, &bytes).unwrap();
+    let log = node.status().log();
+    let begun = Instant::now();
+    while log.damage_found() == 0 || !log.damaged().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?} is still there", log.damaged());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!damaged.exists(), "it is used no longer under that name");
+    write(&node, put(id, "60", value("later"))).await;
+    assert_eq!(log.damage_found(), 1);
+    node.shutdown().await.unwrap();
+
+    let node = Node::start(config()).await.unwrap();
+    node.ready().await;
+    assert_eq!(get(&node, "1").await.map(|value| value.len()), Some(5_001));
+    assert_eq!(get(&node, "60").await.as_deref(), Some(&b"later"[..]));
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_write_by_many_callers_is_seen_by_each_as_soon_as_it_is_answered() {
     let directory = tempfile::tempdir().unwrap();
     let node = Arc::new(start(directory.path()).await);

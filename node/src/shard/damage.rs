@@ -9,6 +9,9 @@
 //!                                                            '-- there are none: reads go on, it is told again and again
 //! ```
 //!
+//! Whoever finds it has read it twice. What is right again later, twice too, is what was written after all: then it is read here
+//! as before.
+//!
 //! Always: what is damaged is told once when it is found, whoever finds it again.
 
 use std::collections::BTreeMap;
@@ -17,6 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Event;
 use super::handle::ShardHandle;
+use crate::shards::CATALOG;
 
 /// Who noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,9 +115,27 @@ impl ShardHandle {
         let _ = self.0.events.send(Event::DamageFound(damage));
     }
 
+    /// Whether a file of the store is known not to be what was written.
+    pub fn is_damaged(&self, file: &str) -> bool {
+        self.0.damages.has(file)
+    }
+
+    /// Says that a file that was found damaged is what was written after all.
+    pub fn damage_refuted(&self, file: &str) {
+        // A shard that has ended reads it at its next start.
+        let _ = self.0.events.send(Event::DamageRefuted(file.to_owned()));
+    }
+
     /// Whether another member is to answer in its place, because of such a file.
     pub fn is_out_of_service(&self) -> bool {
         self.0.damages.is_out_of_service()
+    }
+
+    /// Whether a node can answer calls for it: from here, or by asking others, which it can for every shard but the catalog's.
+    pub fn is_answered_for(&self) -> bool {
+        let shared = &*self.0;
+        let others = || self.members().is_some_and(|members| members.votes_another(shared.me));
+        !self.is_out_of_service() || (shared.id != CATALOG && others())
     }
 
     /// The files whose records have to come from elsewhere, and what is wrong with them.

@@ -518,13 +518,6 @@ impl ShardHandle {
         self.0.phase() == Phase::Stopping
     }
 
-    /// Waits until this member takes part no longer, which most never see.
-    pub async fn removed(&self) {
-        while self.0.phase() != Phase::Removed {
-            tokio::time::sleep(REMOVED_LOOK).await;
-        }
-    }
-
     async fn wait_for(&self, wanted: u64, deadline: Option<Instant>) -> Result<(), ReadError> {
         let mut applied = self.0.applied.subscribe();
         if *applied.borrow_and_update() >= wanted {

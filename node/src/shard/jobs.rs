@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use loci_index::directory::{Directory, Named};
-use loci_index::store::{Job, JobKind, StoreError, check_file};
+use loci_index::store::{Job, JobKind, StoreError, check_file_twice};
 
 use super::{Damage, Event, FoundBy};
 use crate::fatal;
@@ -153,7 +153,7 @@ fn run(
                 tracing::error!("a merge panicked: segments are not merged any more until the next start");
                 // What it read may not have been what was written.
                 for file in sources {
-                    let checked = check_file(&Named { directory, name: &file }, &mut |_| true);
+                    let checked = check_file_twice(&Named { directory, name: &file }, &mut |_| true, |_| ());
                     if let Some(error) = checked.err().filter(StoreError::is_damage) {
                         let damage = Damage { file, what: error.to_string(), by: FoundBy::Merge };
                         drop(events.send(Event::DamageFound(damage)));

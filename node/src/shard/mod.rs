@@ -355,6 +355,8 @@ pub enum Event {
     MergeLost,
     /// A file of the store is not what was written.
     DamageFound(Damage),
+    /// A file that was found damaged is what was written after all.
+    DamageRefuted(String),
     /// A segment's graphs are to be built anew.
     Relink(u64),
     /// The node is stopping.

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 use crate::gate;
 use crate::search_threads::RunError;
 use crate::shard::{ChangeError, ReadError, WriteError};
+use crate::shards::CATALOG;
 
 /// When to come back after a refusal for want of memory or disk.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -178,7 +179,9 @@ impl From<ReadError> for Failure {
             ReadError::DeadlineExceeded { .. } => Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message),
             ReadError::Unconfirmed { .. } => Failure::new(Code::Unavailable, "no_leader", message),
             ReadError::Behind { .. } => Failure::new(Code::Unavailable, "behind", message),
-            ReadError::Damaged { .. } => Failure::new(Code::Unavailable, "damaged", message),
+            // Without the catalog a node can answer next to nothing.
+            ReadError::Damaged { shard: CATALOG } => Failure::new(Code::Unavailable, "damaged", message),
+            ReadError::Damaged { .. } => Failure::new(Code::Unavailable, "shard_damaged", message),
             ReadError::NotReady => Failure::new(Code::Unavailable, "starting", message),
             ReadError::Removed => Failure::new(Code::Unavailable, "removed", message),
             ReadError::Stopping => Failure::new(Code::Unavailable, "stopping", message),

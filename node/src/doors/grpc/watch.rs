@@ -35,6 +35,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::calls::Calls;
 use super::convert::{self, Parts};
+use super::far;
 use super::home::{self, Place, find, place, running};
 use super::records::deadline;
 use super::status::Failure;
@@ -206,7 +207,7 @@ impl Calls {
         let starts = shards.iter().map(|&id| {
             let from = parts().find(|part| part.shard == id).map(|part| part.index);
             async move {
-                let here = self.cluster.held(id).is_some_and(|shard| shard.is_ready());
+                let here = far::is_here(&self.cluster, id);
                 if !here && !self.cluster.is_only() {
                     return Ok(Start::There(Box::new(self.begin_relay(id, request, from, deadline).await?)));
                 }

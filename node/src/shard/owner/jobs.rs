@@ -236,6 +236,21 @@ impl Owner {
         }
     }
 
+    /// A file that was found damaged is what was written after all.
+    pub(super) fn damage_refuted(&mut self, file: &str) {
+        let (shard, damages) = (self.shared.id, &self.shared.damages);
+        if damages.has(file) {
+            self.store.note_sound(file);
+            damages.forget(file);
+            self.work.ask_again();
+            tracing::warn!(
+                shard,
+                file,
+                "a file that was found damaged is read right again: look at the disk, and at the memory"
+            );
+        }
+    }
+
     /// Under load there are several a second: then one line for all of them now and then.
     fn tell_of_checkpoint(&mut self, index: u64, millis: u64) {
         let shard = self.shared.id;

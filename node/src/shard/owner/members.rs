@@ -28,7 +28,7 @@ use crate::shard::{ChangeError, Fingerprint, Happened, Install, MemberProgress};
 const FINGERPRINT_EVERY: u64 = 64;
 /// the last so many of them.
 const FINGERPRINTS: usize = 256;
-/// So many times as much is kept while a member is being sent a snapshot.
+/// So many times as much is kept while a member is being sent a snapshot, takes it in, or goes on from there.
 const SENDING_TIMES: u64 = 16;
 /// Who was heard of within so many ticks counts as active.
 pub(super) const ACTIVE_TICKS: u32 = 2 * ELECTION_TICKS;
@@ -52,8 +52,10 @@ pub(super) struct Known {
     installing: Option<(Install, oneshot::Sender<()>)>,
     /// Snapshots that members were told of.
     offers: Offers,
-    /// The log is long because of this shard.
+    /// The log is long because of this shard,
     pins: bool,
+    /// or keeps a damaged file for it.
+    pins_damaged: bool,
     /// No lease in this term: somebody was told to take over.
     no_lease_in: Option<Term>,
 }
@@ -77,6 +79,7 @@ impl Known {
             installing: None,
             offers: Offers::default(),
             pins: false,
+            pins_damaged: false,
             no_lease_in: None,
         }
     }
@@ -90,6 +93,12 @@ impl Known {
     pub fn applied(&mut self, term: Term, bytes: u64) {
         self.term = term;
         self.bytes += bytes;
+    }
+
+    /// The last checkpoint after which more than so many bytes of entries came; zero: there is none.
+    fn far_back(&self, bytes: u64) -> u64 {
+        let far = self.passed.iter().take_while(|(_, passed)| self.bytes - passed > bytes);
+        far.last().map_or(0, |(index, _)| *index)
     }
 }
 
@@ -188,9 +197,10 @@ impl Owner {
         self.forget();
     }
 
-    /// The log is long because of what it keeps for this shard.
-    pub(super) fn pins_log(&mut self) {
+    /// The log is long because of what it keeps for this shard, or damaged there.
+    pub(super) fn pins_log(&mut self, damaged: bool) {
         self.known.pins = true;
+        self.known.pins_damaged |= damaged;
         if self.store.applied() > self.known.checkpoint.index.0 {
             self.store.request_checkpoint();
             self.work.ask_again();
@@ -206,13 +216,13 @@ impl Owner {
         // Everything before this lies so far back that a snapshot is the shorter way. Who is being sent one needs what comes
         // after it, or would be sent another, and another.
         let progress = self.replica.progress();
-        let sending = progress.iter().any(|known| known.snapshot.is_some()) || known.offers.any_fetched();
-        let kept = self.options.kept_bytes * if sending { SENDING_TIMES } else { 1 };
-        let mut far_back = 0;
-        while let Some((index, bytes)) = known.passed.front().copied()
-            && known.bytes - bytes > kept
-        {
-            far_back = index;
+        let kept = self.options.kept_bytes;
+        let matched = |member| progress.iter().find(|known| known.member == member).map(|known| known.matched);
+        let usual = LogIndex(known.far_back(kept));
+        known.offers.heard(matched, usual, self.now);
+        let sending = progress.iter().any(|known| known.snapshot.is_some()) || known.offers.any_under_way();
+        let mut far_back = if sending { known.far_back(kept * SENDING_TIMES) } else { usual.0 };
+        while known.passed.front().is_some_and(|(index, _)| *index <= far_back) {
             known.passed.pop_front();
         }
         let others = self.replica.members().all().any(|member| member != self.replica.me());
@@ -222,8 +232,10 @@ impl Owner {
             // Whoever leads next must be able to tell the others what they lack.
             Role::Follower | Role::Candidate => 0,
         };
-        // What keeps other shards' entries on the disk is far back, however little of its own came after it.
-        if std::mem::take(&mut known.pins) && !sending {
+        // What keeps other shards' entries on the disk is far back, however little of its own came after it. What is damaged there
+        // helps nobody, who is being sent a snapshot least of all.
+        let damaged = std::mem::take(&mut known.pins_damaged);
+        if std::mem::take(&mut known.pins) && !sending || damaged {
             far_back = checkpoint;
         }
         let up_to = slowest.max(far_back).min(checkpoint);

@@ -256,7 +256,8 @@ impl Owner {
                 self.note_synced(mark);
                 self.replica.synced(mark);
             }
-            Event::Log(Report::Pins) => self.pins_log(),
+            Event::Log(Report::Pins) => self.pins_log(false),
+            Event::Log(Report::Damaged) => self.pins_log(true),
             Event::Log(Report::Room) => self.room = Room::default(),
             Event::Log(Report::Full { needed_bytes }) => {
                 self.room = Room { asked: false, full: Some(Full { needed_bytes, asked_at: self.now }) };
@@ -265,6 +266,7 @@ impl Owner {
             Event::JobDone(done) => self.install(done),
             Event::MergeLost => self.work.merge_lost(),
             Event::DamageFound(damage) => self.damage_found(damage),
+            Event::DamageRefuted(file) => self.damage_refuted(&file),
             Event::Change { changes, reply } => self.change(&changes, reply),
             Event::Transfer { to, reply } => self.transfer(to, reply),
             Event::Checkpoint(reply) => self.want_checkpoint(reply),

@@ -37,6 +37,7 @@ use super::convert::{self, NAMESPACE_DEFAULT};
 use super::cursor::Cursor;
 use super::home::{self, Name, check_token, find};
 use super::status::Failure;
+use crate::cluster::Cluster;
 use crate::cluster::links::never_connected;
 use crate::router::{Found, Route};
 use crate::shard::WriteError;
@@ -102,6 +103,11 @@ fn is_elsewhere(failure: &Failure) -> bool {
     matches!(failure.detail.reason.as_str(), "no_such_shard" | "not_leader" | "starting" | "removed")
 }
 
+/// Whether a shard answers here. One that is out of service does not, though it takes part.
+pub fn is_here(cluster: &Cluster, shard: u32) -> bool {
+    cluster.held(shard).is_some_and(|shard| shard.is_ready() && !shard.is_out_of_service())
+}
+
 /// Another kind of answer than the call has.
 pub fn other_reply() -> Failure {
     Failure::new(
@@ -124,7 +130,7 @@ impl Calls {
         }
         let Found::Route(route) = Route::find(&self.cluster.catalog().newest(), namespace) else { return None };
         let shards = wanted(&route)?;
-        let here = |shard: &u32| self.cluster.held(*shard).is_some_and(|shard| shard.is_ready());
+        let here = |shard: &u32| is_here(&self.cluster, *shard);
         (!shards.iter().all(here)).then_some(Far { route, shards })
     }
 
@@ -177,7 +183,7 @@ impl Calls {
         let until = patience.deadline.min(Instant::now() + patience.look);
         let mut refused: Vec<MemberId> = Vec::new();
         loop {
-            let here = |shard: &u32| self.cluster.held(*shard).is_some_and(|shard| shard.is_ready());
+            let here = |shard: &u32| is_here(&self.cluster, *shard);
             let tried = if shards.iter().all(here) {
                 self.ask_here(shards, question.clone(), patience.deadline).await
             } else {
