@@ -26,7 +26,7 @@ use crate::breaker::Verdict;
 use crate::hedge::{Hedge, Recent};
 use crate::nodes::{Failed, Node, Nodes, random_number};
 use crate::retry::{Budget, Policy};
-use crate::silence::gave_up;
+use crate::silence::{QUIET, gave_up};
 use crate::wish::{Wish, is_stale};
 use crate::{Collection, Error, Pipeline, Watch};
 
@@ -428,13 +428,7 @@ impl Client {
         made: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failed> {
         let nodes = &self.shared.nodes;
-        let answer = tokio::select! {
-            biased;
-            answer = timeout_at(deadline, made) => answer,
-            // Who would not try again waits.
-            () = nodes.silence(node), if self.shared.policy.retries > 0 => return Err(gave_up(node)),
-        };
-        match answer {
+        match self.unless_silent(node, QUIET, timeout_at(deadline, made)).await? {
             Ok(Ok(reply)) => {
                 nodes.ended(node, Verdict::Answered);
                 nodes.read(wish, node, reply.metadata());
@@ -449,6 +443,29 @@ impl Client {
                 nodes.ended(node, Verdict::Slow);
                 Err(late().into())
             }
+        }
+    }
+
+    /// Waits for something that a node is to say, unless nothing is heard of it any more.
+    pub(crate) async fn unless_silent<T>(
+        &self,
+        node: &Arc<Node>,
+        quiet: Duration,
+        said: impl Future<Output = T>,
+    ) -> Result<T, Failed> {
+        tokio::select! {
+            biased;
+            said = said => Ok(said),
+            () = self.silence(node, quiet) => Err(gave_up(node)),
+        }
+    }
+
+    /// Returns once nothing is heard of a node any more, and another is to be asked.
+    pub(crate) async fn silence(&self, node: &Arc<Node>, quiet: Duration) {
+        match self.shared.policy.retries {
+            // Who would not try again waits.
+            0 => std::future::pending().await,
+            _ => self.shared.nodes.silence(node, quiet).await,
         }
     }
 

@@ -163,12 +163,19 @@ impl Nodes {
     }
 
     /// The same, for calls that like to go where others went: to `home`, if nobody else answers them better.
-    pub fn choose_near(&self, spot: Option<&Spot<Arc<Node>>>, wish: Wish<'_>, home: Option<&Arc<Node>>) -> Arc<Node> {
-        let led = spot.and_then(|spot| spot.leader.as_ref()).is_some_and(|leader| wish.leads() && leader.lets_in());
+    pub fn choose_near(
+        &self,
+        spot: Option<&Spot<Arc<Node>>>,
+        wish: Wish<'_>,
+        home: Option<&Arc<Node>>,
+        not: Option<&Arc<Node>>,
+    ) -> Arc<Node> {
+        let fits = |node: &Arc<Node>| node.lets_in() && not.is_none_or(|not| !Arc::ptr_eq(not, node));
+        let led = spot.and_then(|spot| spot.leader.as_ref()).is_some_and(|leader| wish.leads() && fits(leader));
         let has = |node: &Arc<Node>| spot.is_none_or(|spot| spot.holders.is_empty() || spot.holders.contains(node));
         match home {
-            Some(home) if !led && home.lets_in() && has(home) => Arc::clone(home),
-            _ => self.choose_at(spot, wish, None),
+            Some(home) if !led && fits(home) && has(home) => Arc::clone(home),
+            _ => self.choose_at(spot, wish, not),
         }
     }
 
@@ -484,12 +491,19 @@ mod tests {
         assert_eq!(holders, ["2", "3"]);
         // What others went to is gone to, if it has the shard.
         let near = |wish, home: usize| {
-            nodes.choose_near(nodes.spot(wish).as_ref(), wish, Some(&at(&nodes, home))).address.clone()
+            nodes.choose_near(nodes.spot(wish).as_ref(), wish, Some(&at(&nodes, home)), None).address.clone()
         };
         assert_eq!(near(Wish::HolderOf("wide", (0, 0)), 1), "127.0.0.1:2");
         assert_ne!(near(Wish::HolderOf("wide", (0, 0)), 3), "127.0.0.1:4");
         assert_eq!(near(Wish::LeaderOf("wide", (0, 0)), 1), "127.0.0.1:1");
         assert_eq!(near(Wish::Leader("wide"), 3), "127.0.0.1:4");
+        // But not where a call has just failed.
+        let other = |wish, home: usize, not: usize| {
+            let (home, not) = (at(&nodes, home), at(&nodes, not));
+            nodes.choose_near(nodes.spot(wish).as_ref(), wish, Some(&home), Some(&not)).address.clone()
+        };
+        assert_eq!(other(Wish::LeaderOf("wide", (0, 0)), 1, 0), "127.0.0.1:2");
+        assert_ne!(other(Wish::Leader("wide"), 3, 3), "127.0.0.1:4");
         // While the leader does not answer, others that have the shard are asked, and if there are none, anybody.
         nodes.ended(&at(&nodes, 2), Verdict::Nobody);
         assert_eq!(chosen(&nodes, Wish::LeaderOf("wide", (100, 100)), 2), ["2", "2"]);

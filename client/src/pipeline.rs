@@ -13,6 +13,8 @@
 //! opens for the next call. The calls under way are bounded: when there are too many, the next one waits for its turn.
 
 use std::collections::HashMap;
+use std::future::pending;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use tonic::{Status, Streaming};
 use crate::breaker::Verdict;
 use crate::client::records;
 use crate::nodes::{Failed, Node};
+use crate::silence::{QUIET, gave_up};
 use crate::wish::Wish;
 use crate::{Client, Collection, Error};
 
@@ -96,22 +99,27 @@ impl Pipeline {
 
     pub(crate) async fn call(&self, call: Call, timeout: Duration) -> Result<Reply, Error> {
         self.client
-            .retrying_errors(timeout, |deadline, _| {
+            .retrying_errors(timeout, |deadline, not| {
                 let call = call.clone();
                 async move {
                     let remaining = deadline.saturating_duration_since(Instant::now());
-                    self.submit(call, remaining).await.map_err(|failed| (failed, None))
+                    self.submit(call, remaining, not).await
                 }
             })
             .await
     }
 
-    async fn submit(&self, call: Call, remaining: Duration) -> Result<Reply, Failed> {
-        let stopped = || Failed::from(Error::Unavailable { message: "the pipeline has stopped".into() });
+    async fn submit(
+        &self,
+        call: Call,
+        remaining: Duration,
+        not: Option<Arc<Node>>,
+    ) -> Result<Reply, (Failed, Option<Arc<Node>>)> {
+        let stopped = || (Failed::from(Error::Unavailable { message: "the pipeline has stopped".into() }), None);
         let room = self.room.clone().acquire_owned().await;
         let (answer, answered) = oneshot::channel();
         let wish = Wish::of(&call);
-        let (lane, known) = self.lane(wish);
+        let (node, lane, known) = self.lane(wish, not.as_ref());
         let namespace = wish.namespace().map(str::to_owned);
         let submission = Submission {
             submitted: Submitted { namespace, answer, _room: room.map_err(|_| stopped())? },
@@ -125,27 +133,31 @@ impl Pipeline {
         };
         lane.try_send(submission).map_err(|_| stopped())?;
         drop(lane);
-        answered.await.map_err(|_| stopped())?
+        answered.await.map_err(|_| stopped())?.map_err(|failed| (failed, Some(node)))
     }
 
-    /// The lane that a call goes on, and by what that was decided.
-    fn lane(&self, wish: Wish<'_>) -> (mpsc::Sender<Submission>, Option<v1::KnownRoute>) {
+    /// The node that a call goes to, another than `not` if one is to be had, its lane, and by what that was decided.
+    fn lane(
+        &self,
+        wish: Wish<'_>,
+        not: Option<&Arc<Node>>,
+    ) -> (Arc<Node>, mpsc::Sender<Submission>, Option<v1::KnownRoute>) {
         let nodes = self.client.nodes();
         let spot = nodes.spot(wish);
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let node = nodes.choose_near(spot.as_ref(), wish, lanes.home.as_ref());
+        let node = nodes.choose_near(spot.as_ref(), wish, lanes.home.as_ref(), not);
         if lanes.home.as_ref().is_none_or(|home| !home.lets_in()) {
             lanes.home = Some(Arc::clone(&node));
         }
         let known = spot.and_then(|spot| spot.known);
         if let Some((_, lane)) = lanes.all.iter().find(|(to, _)| Arc::ptr_eq(to, &node)) {
-            return (lane.clone(), known);
+            return (node, lane.clone(), known);
         }
         // There are never more submissions than permits, so sending one does not wait.
         let (lane, receiver) = mpsc::channel(self.in_flight);
         tokio::spawn(drive(self.client.clone(), Arc::clone(&node), receiver, self.in_flight));
-        lanes.all.push((node, lane.clone()));
-        (lane, known)
+        lanes.all.push((Arc::clone(&node), lane.clone()));
+        (node, lane, known)
     }
 }
 
@@ -157,18 +169,19 @@ async fn drive(client: Client, node: Arc<Node>, mut submissions: mpsc::Receiver<
         let mut next_id = 1;
         send(first, &requests, &mut under_way, &mut next_id);
         let mut stub = records(node.channel());
-        let opened = timeout(OPEN_TIMEOUT, stub.pipeline(ReceiverStream::new(receiver))).await;
-        let failed = match opened {
-            Ok(Ok(replies)) => {
+        let opening = timeout(OPEN_TIMEOUT, stub.pipeline(ReceiverStream::new(receiver)));
+        let failed = match client.unless_silent(&node, QUIET, opening).await {
+            Err(failed) => failed,
+            Ok(Ok(Ok(replies))) => {
                 client.nodes().ended(&node, Verdict::Answered);
                 let stream = Stream { client: &client, node: &node, requests: Some(requests) };
                 stream.run(&mut submissions, replies.into_inner(), &mut under_way, &mut next_id).await
             }
-            Ok(Err(status)) => {
+            Ok(Ok(Err(status))) => {
                 client.nodes().ended(&node, Verdict::of(&status));
                 Failed::of(&status)
             }
-            Err(_) => {
+            Ok(Err(_)) => {
                 client.nodes().ended(&node, Verdict::Nobody);
                 let message = format!("the node accepted no pipeline within {OPEN_TIMEOUT:?}");
                 Failed { error: Error::Unavailable { message }, reached: false }
@@ -205,8 +218,22 @@ impl Stream<'_> {
         let nodes = self.client.nodes();
         let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Of the node, while something is due from it.
+        let mut silence: Option<Pin<Box<_>>> = None;
         loop {
+            match under_way.is_empty() {
+                true => silence = None,
+                false if silence.is_none() => silence = Some(Box::pin(self.client.silence(self.node, QUIET))),
+                false => {}
+            }
+            let silent = async {
+                match &mut silence {
+                    Some(silence) => silence.await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
+                () = silent => return gave_up(self.node),
                 submission = submissions.recv(), if self.requests.is_some() => match (submission, &self.requests) {
                     (Some(submission), Some(requests)) => send(submission, requests, under_way, next_id),
                     // The last handle is gone: tell the node that nothing more comes, and wait for what is under way.

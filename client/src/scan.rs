@@ -4,6 +4,7 @@
 //! last page ended. A scan of a pipeline asks for each page.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
@@ -15,7 +16,8 @@ use tonic::Streaming;
 use crate::breaker::Verdict;
 use crate::client::records;
 use crate::collection::unexpected;
-use crate::nodes::Failed;
+use crate::nodes::{Failed, Node};
+use crate::silence::QUIET;
 use crate::wish::Wish;
 use crate::{Collection, Error, Filter, Record};
 
@@ -38,7 +40,7 @@ const RECORDS_AHEAD: usize = 256;
 pub struct Scan {
     collection: Collection,
     request: v1::ScanRequest,
-    stream: Option<Streaming<v1::ScanReply>>,
+    stream: Option<(Arc<Node>, Streaming<v1::ScanReply>)>,
     ready: VecDeque<Record>,
     at_end: bool,
 }
@@ -130,14 +132,19 @@ impl Scan {
     /// A stream that ends before the last page, or breaks, is opened again once; from then on the calls' own retries
     /// decide.
     async fn page_of_stream(&mut self) -> Result<v1::ScanReply, Error> {
-        let Some(stream) = &mut self.stream else {
+        let Some((node, stream)) = &mut self.stream else {
             return self.open().await;
         };
-        let next = tokio::time::timeout(self.collection.call_timeout(), stream.message()).await;
-        match next {
-            Ok(Ok(Some(page))) => Ok(page),
-            Ok(Ok(None)) => self.open().await,
-            Ok(Err(status)) => {
+        let client = self.collection.client();
+        let next = tokio::time::timeout(self.collection.call_timeout(), stream.message());
+        match client.unless_silent(node, QUIET, next).await {
+            Ok(Ok(Ok(Some(page)))) => {
+                client.nodes().ended(node, Verdict::Answered);
+                Ok(page)
+            }
+            // It ended, or nothing is heard of the node any more.
+            Ok(Ok(Ok(None))) | Err(_) => self.open().await,
+            Ok(Ok(Err(status))) => {
                 let error = Error::from_status(&status);
                 // The stream as a whole has a deadline, which a slow reader of a large collection outlives.
                 if error.is_transient() || matches!(error, Error::DeadlineExceeded { .. }) {
@@ -146,7 +153,7 @@ impl Scan {
                     Err(error)
                 }
             }
-            Err(_) => {
+            Ok(Err(_)) => {
                 Err(Error::DeadlineExceeded { message: format!("no page within {:?}", self.collection.call_timeout()) })
             }
         }
@@ -157,7 +164,7 @@ impl Scan {
         self.stream = None;
         let client = self.collection.client();
         let timeout = self.collection.call_timeout();
-        let (page, stream) = client
+        let (node, page, stream) = client
             .retrying_errors(timeout, |deadline, not| {
                 let wish = Wish::of_scan(&self.request);
                 let node = client.nodes().choose(wish, not.as_ref());
@@ -170,13 +177,14 @@ impl Scan {
                         let mut stream = reply.into_inner();
                         Ok::<_, tonic::Status>((stream.message().await?, stream))
                     };
-                    match opened.await {
-                        Ok((Some(page), stream)) => {
+                    match client.unless_silent(&node, QUIET, opened).await {
+                        Err(failed) => Err((failed, Some(node))),
+                        Ok(Ok((Some(page), stream))) => {
                             client.nodes().ended(&node, Verdict::Answered);
-                            Ok((page, stream))
+                            Ok((node, page, stream))
                         }
-                        Ok((None, _)) => Err((Error::protocol("a scan without a page").into(), Some(node))),
-                        Err(status) => {
+                        Ok(Ok((None, _))) => Err((Error::protocol("a scan without a page").into(), Some(node))),
+                        Ok(Err(status)) => {
                             client.nodes().ended(&node, Verdict::of(&status));
                             Err((Failed::of(&status), Some(node)))
                         }
@@ -184,7 +192,7 @@ impl Scan {
                 }
             })
             .await?;
-        self.stream = Some(stream);
+        self.stream = Some((node, stream));
         Ok(page)
     }
 

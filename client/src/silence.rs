@@ -1,13 +1,14 @@
 //! Silence: when a call stops waiting for a node of which nothing is heard any more, because its machine has died or it hangs.
 //!
 //! ```text
-//!   a call waits --QUIET without an answer to any call--> the node is asked for a sign of life, on a connection of its own
+//!   a call waits --so long without an answer to any call--> the node is asked for a sign of life, on a connection of its own
 //!     it answers -----------------------------------------> the call waits on, and so forth
 //!     ANSWER_TIME without one, and another could be asked --> the call is made again there, and the node is left out
 //! ```
 //!
 //! A connection that breaks says so at once; of one at whose other end nothing happens only time tells. Every call can be made
-//! twice: reads by their nature, writes by their request id.
+//! twice: reads by their nature, writes by their request id. Streams are the same as long as something is due on them: a reply on a
+//! pipeline, a page of a scan. On a watch nothing may be due for long, so it is asked less often there.
 //!
 //! Always: with nobody else to ask, a call waits as long as its time lasts.
 
@@ -24,7 +25,9 @@ use crate::breaker::Verdict;
 use crate::nodes::{Failed, Node, Nodes};
 
 /// Nothing was heard of a node for so long while a call waited: then it is asked.
-const QUIET: Duration = Duration::from_millis(500);
+pub(crate) const QUIET: Duration = Duration::from_millis(500);
+/// The same, where it may be that nothing is to be said.
+pub(crate) const QUIET_WATCH: Duration = Duration::from_secs(1);
 /// How long the sign of life may take.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// How often is looked whether it came.
@@ -66,9 +69,11 @@ fn ask(node: &Arc<Node>) {
     let node = Arc::clone(node);
     tokio::spawn(async move {
         let mut health = HealthClient::new(node.heard.channel.clone());
-        // Whether it serves is not the question.
-        if let Ok(Ok(_)) = timeout(ANSWER_TIME, health.check(HealthCheckRequest::default())).await {
-            node.heard.note();
+        // Whether it serves, and whom, is not the question.
+        match timeout(ANSWER_TIME, health.check(HealthCheckRequest::default())).await {
+            Ok(Ok(_)) => node.heard.note(),
+            Ok(Err(status)) if Verdict::of(&status) == Verdict::Answered => node.heard.note(),
+            Ok(Err(_)) | Err(_) => {}
         }
         node.heard.asking.store(false, Ordering::Relaxed);
     });
@@ -77,11 +82,11 @@ fn ask(node: &Arc<Node>) {
 impl Nodes {
     /// Returns once nothing is heard of a node any more and another could be asked; never, if that does not come to be. Whoever
     /// waits for an answer from the node waits for this, too.
-    pub async fn silence(&self, node: &Arc<Node>) {
+    pub async fn silence(&self, node: &Arc<Node>, quiet: Duration) {
         let begun = Instant::now();
         loop {
             let heard = node.heard.at().max(begun);
-            sleep_until(heard + QUIET).await;
+            sleep_until(heard + quiet).await;
             if node.heard.at() > heard {
                 continue;
             }
@@ -124,7 +129,7 @@ mod tests {
         let (_listeners, nodes) = mute(2);
         let node = nodes.choose(crate::wish::Wish::Any, None);
         let begun = Instant::now();
-        timeout(Duration::from_secs(30), nodes.silence(&node)).await.expect("it is given up");
+        timeout(Duration::from_secs(30), nodes.silence(&node, QUIET)).await.expect("it is given up");
         assert!(begun.elapsed() >= QUIET + ANSWER_TIME);
         assert!(!node.lets_in(), "others do not have to find out");
     }
@@ -134,7 +139,7 @@ mod tests {
         let (_listeners, nodes) = mute(1);
         let node = nodes.choose(crate::wish::Wish::Any, None);
         let patience = 2 * (QUIET + ANSWER_TIME);
-        timeout(patience, nodes.silence(&node)).await.expect_err("there is nobody else");
+        timeout(patience, nodes.silence(&node, QUIET)).await.expect_err("there is nobody else");
         let (_listeners, nodes) = mute(2);
         let node = nodes.choose(crate::wish::Wish::Any, None);
         let answers = async {
@@ -144,9 +149,24 @@ mod tests {
             }
         };
         tokio::select! {
-            () = nodes.silence(&node) => panic!("it answers others"),
+            () = nodes.silence(&node, QUIET) => panic!("it answers others"),
             () = answers => {}
             () = sleep(patience) => {}
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_refuses_to_say_how_it_is_lives() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        // It has no service of health, and says so.
+        let server = tonic::transport::Server::builder().add_routes(tonic::service::Routes::default());
+        tokio::spawn(server.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
+        let (_listeners, others) = mute(1);
+        let other = others.choose(crate::wish::Wish::Any, None).address().to_owned();
+        let nodes = Nodes::connect(&[address, other], 1, true).unwrap();
+        let node = nodes.choose(crate::wish::Wish::Any, None);
+        timeout(3 * (QUIET + ANSWER_TIME), nodes.silence(&node, QUIET)).await.expect_err("it lives");
+        assert!(node.lets_in());
     }
 }

@@ -17,6 +17,7 @@ use tonic::Streaming;
 
 use crate::breaker::Verdict;
 use crate::nodes::{Failed, Node};
+use crate::silence::{QUIET, QUIET_WATCH};
 use crate::wish::Wish;
 use crate::{Client, Error, Filter, Parts, Record, Token};
 
@@ -230,10 +231,17 @@ impl Watch {
             }
             self.begin().await?;
             let Some((node, stream)) = &mut self.stream else { continue };
-            match stream.message().await {
-                Ok(Some(reply)) => self.take(reply)?,
-                Ok(None) => self.stream = None,
-                Err(status) => {
+            match self.client.unless_silent(node, QUIET_WATCH, stream.message()).await {
+                Ok(Ok(Some(reply))) => {
+                    self.client.nodes().ended(node, Verdict::Answered);
+                    self.take(reply)?;
+                }
+                Ok(Ok(None)) => self.stream = None,
+                Err(Failed { error, .. }) => {
+                    self.stream = None;
+                    tracing::debug!(%error, "a watch goes on");
+                }
+                Ok(Err(status)) => {
                     self.client.nodes().ended(node, Verdict::of(&status));
                     self.stream = None;
                     let error = Error::from_status(&status);
@@ -300,13 +308,14 @@ impl Watch {
                         let mut stream = changes.watch(request).await?.into_inner();
                         Ok::<_, tonic::Status>((stream.message().await?, stream))
                     };
-                    match opened.await {
-                        Ok((Some(reply), stream)) => {
+                    match client.unless_silent(&node, QUIET, opened).await {
+                        Err(failed) => Err((failed, Some(node))),
+                        Ok(Ok((Some(reply), stream))) => {
                             client.nodes().ended(&node, Verdict::Answered);
                             Ok((node, reply, stream))
                         }
-                        Ok((None, _)) => Err((Error::protocol("a watch without a reply").into(), Some(node))),
-                        Err(status) => {
+                        Ok(Ok((None, _))) => Err((Error::protocol("a watch without a reply").into(), Some(node))),
+                        Ok(Err(status)) => {
                             client.nodes().ended(&node, Verdict::of(&status));
                             Err((Failed::of(&status), Some(node)))
                         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use loci_client::{Builder, Client, Collection, Consistency, Error, Hedge, Record};
+use loci_wire::v1::changes_server::{Changes, ChangesServer};
 use loci_wire::v1::records_server::{Records, RecordsServer};
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 use tokio::net::TcpListener;
@@ -28,6 +29,13 @@ enum Mood {
     Fails(&'static str),
     /// It has too much to do.
     Overloaded,
+    /// The next call stops the whole node, for longer than any test takes; a stream, after its first reply.
+    Freezes,
+}
+
+/// Nothing else of a node that is [served apart](apart) goes on.
+fn freeze() {
+    std::thread::sleep(Duration::from_secs(120));
 }
 
 #[derive(Default)]
@@ -93,6 +101,10 @@ impl Fake {
             Mood::Answers => Ok(Response::new(reply)),
             Mood::Fails(reason) => Err(detail(reason, 0)),
             Mood::Overloaded => Err(detail("overloaded", 1)),
+            Mood::Freezes => {
+                freeze();
+                Err(detail("stopping", 0))
+            }
             Mood::Hangs => {
                 let _cancelled = Cancelled(self.cancelled.clone());
                 pending().await
@@ -111,6 +123,40 @@ impl Fake {
 
 #[derive(Clone)]
 struct Door(Arc<Fake>);
+
+type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Fake {
+    /// Replies of a stream, after which nothing comes of a node that freezes, and the end of others.
+    fn told<T: Send + 'static>(self: Arc<Fake>, replies: Vec<T>) -> Told<T> {
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for reply in replies {
+                let _ = sender.send(Ok(reply)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if matches!(*self.mood.lock().unwrap(), Mood::Freezes) {
+                    freeze();
+                }
+            }
+        });
+        Box::pin(ReceiverStream::new(receiver))
+    }
+}
+
+#[tonic::async_trait]
+impl Changes for Door {
+    type WatchStream = Told<v1::WatchReply>;
+
+    /// Tells where the watch begins, and of one change.
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let token = |index| Some(v1::Token { shard: 1, index, others: Vec::new() });
+        let mut event = v1::WatchEvent { index: 7, key: "k".into(), ..Default::default() };
+        event.set_kind(v1::WatchKind::Created);
+        let replies = [(Vec::new(), 6), (vec![event], 7)];
+        let replies = replies.map(|(events, index)| v1::WatchReply { events, token: token(index), shard: 1 });
+        Ok(Response::new(self.0.clone().told(replies.into())))
+    }
+}
 
 #[tonic::async_trait]
 impl Records for Door {
@@ -137,7 +183,18 @@ impl Records for Door {
                 fake.piped.fetch_add(1, Ordering::Relaxed);
                 fake.known.lock().unwrap().push(request.known);
                 assert!(matches!(request.call, Some(Call::Put(_))));
-                let reply = Some(Reply::Write(v1::WriteReply::default()));
+                let reply = match *fake.mood.lock().unwrap() {
+                    Mood::Fails(reason) => {
+                        let detail = Some(v1::ErrorDetail { reason: reason.into(), ..Default::default() });
+                        Reply::Error(v1::CallError { code: Code::Unavailable as i32, message: reason.into(), detail })
+                    }
+                    Mood::Freezes => {
+                        freeze();
+                        return;
+                    }
+                    _ => Reply::Write(v1::WriteReply::default()),
+                };
+                let reply = Some(reply);
                 let reply = v1::PipelineReply { id: request.id, reply, leader: fake.hint() };
                 if sender.send(Ok(reply)).await.is_err() {
                     return;
@@ -147,8 +204,16 @@ impl Records for Door {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn scan_stream(&self, _: Request<v1::ScanRequest>) -> Answer<Self::ScanStreamStream> {
-        Err(Status::unimplemented("scan_stream"))
+    /// Two pages of one record each.
+    async fn scan_stream(&self, request: Request<v1::ScanRequest>) -> Answer<Self::ScanStreamStream> {
+        let page = |key: &'static str, cursor: &'static str| v1::ScanReply {
+            records: vec![v1::Record { key: key.into(), ..Default::default() }],
+            cursor: cursor.into(),
+            ..Default::default()
+        };
+        let pages =
+            if request.get_ref().cursor.is_empty() { vec![page("a", "b"), page("b", "")] } else { vec![page("b", "")] };
+        Ok(Response::new(self.0.clone().told(pages)))
     }
 
     async fn delete(&self, _: Request<v1::DeleteRequest>) -> Answer<v1::DeleteReply> {
@@ -186,9 +251,40 @@ async fn listen() -> (TcpListener, String) {
 
 fn serve(listener: TcpListener) -> Arc<Fake> {
     let fake = Arc::new(Fake::default());
-    let server = tonic::transport::Server::builder().add_service(RecordsServer::new(Door(fake.clone())));
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    tokio::spawn(serving(listener, fake.clone()));
     fake
+}
+
+async fn serving(listener: TcpListener, fake: Arc<Fake>) {
+    let server = tonic::transport::Server::builder()
+        .add_service(RecordsServer::new(Door(fake.clone())))
+        .add_service(ChangesServer::new(Door(fake)));
+    server.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("it serves");
+}
+
+/// A node on a thread of its own, so that all of it can stop.
+async fn apart(listener: TcpListener) -> Arc<Fake> {
+    let fake = Arc::new(Fake::default());
+    let (served, listener) = (fake.clone(), listener.into_std().expect("a listener"));
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async move {
+            serving(TcpListener::from_std(listener).expect("a listener"), served).await;
+        });
+    });
+    fake
+}
+
+/// Two nodes, of which the first stops with the next call, or a stream's first reply; and a client that calls it first and has less
+/// time than it takes a connection to be given up.
+async fn one_that_freezes() -> ([Arc<Fake>; 2], Client) {
+    let (first, at_first) = listen().await;
+    let (second, at_second) = listen().await;
+    let nodes = [apart(first).await, serve(second)];
+    let builder = Client::builder().address(&at_first).address(&at_second).connections(1);
+    let client = builder.timeout(Duration::from_millis(3_500)).connect_lazy().unwrap();
+    *nodes[0].mood.lock().unwrap() = Mood::Freezes;
+    (nodes, client)
 }
 
 /// Two nodes, and a client that is given both addresses.
@@ -464,4 +560,54 @@ async fn a_pipeline_moves_to_the_leader_and_loses_no_call() {
     assert_eq!(piped.iter().sum::<usize>(), 50, "{piped:?}");
     assert!((1..=10).contains(&piped[0]), "{piped:?}");
     assert_eq!(client.figures().retries, 0);
+}
+
+#[tokio::test]
+async fn a_pipeline_does_not_stay_with_a_leader_that_answers_and_cannot() {
+    let (nodes, addresses, builder) = two().await;
+    // Cut off from its peers, it leads nobody any more, and the other has not heard of another yet.
+    for node in &nodes {
+        *node.leader.lock().unwrap() = Some(addresses[1].clone());
+    }
+    let client = builder.connect_lazy().unwrap();
+    let notes = client.pipeline().collection("ns", "notes");
+    notes.put(Record::new("k")).await.expect("written");
+    *nodes[1].mood.lock().unwrap() = Mood::Fails("not_leader");
+    for _ in 0..5 {
+        notes.put(Record::new("k")).await.expect("the other node finds who leads");
+    }
+    let piped: Vec<usize> = nodes.iter().map(|node| node.piped.load(Ordering::Relaxed)).collect();
+    assert_eq!((piped, client.figures().retries), (vec![6, 5], 5));
+}
+
+#[tokio::test]
+async fn calls_on_a_pipeline_to_a_node_that_hangs_are_made_elsewhere() {
+    let (nodes, client) = one_that_freezes().await;
+    let notes = client.pipeline().collection("ns", "notes");
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let notes = notes.clone();
+            tokio::spawn(async move { notes.put(Record::new("k")).await })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().expect("written by the other node");
+    }
+    assert_eq!(nodes[1].piped.load(Ordering::Relaxed), 10);
+}
+
+#[tokio::test]
+async fn a_scan_and_a_watch_go_on_elsewhere_when_their_node_hangs() {
+    let (_nodes, client) = one_that_freezes().await;
+    let mut scan = notes(&client).scan();
+    let mut keys = Vec::new();
+    while let Some(record) = scan.next().await.expect("a page of the other node") {
+        keys.push(record.key);
+    }
+    assert_eq!(keys, ["a", "b"]);
+    let (_nodes, client) = one_that_freezes().await;
+    let mut watch = notes(&client).watch();
+    assert_eq!(watch.begin().await.expect("it begins").parts().collect::<Vec<_>>(), [(1, 6)]);
+    let next = tokio::time::timeout(client.timeout(), watch.next()).await.expect("before the connection is given up");
+    assert_eq!(next.expect("told by the other node").index, 7);
 }
