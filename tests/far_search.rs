@@ -240,6 +240,19 @@ async fn a_shard_that_cannot_answer_fails_a_search_or_is_named() {
             let left: Vec<Vec<u8>> = all.iter().filter(|key| there.contains(key)).cloned().collect();
             assert_eq!(there, left);
             assert!(there.len() < all.len(), "the node that was killed had none of {} records", all.len());
+            // Near to a record that is away there is nothing to search for; near to one that is there is.
+            let away = all.iter().find(|key| !there.contains(key)).expect("it had some").clone();
+            let like = Recommend::new().like(vec![1.0, -1.0, 2.0, 0.0]).like_key(away.clone());
+            for (query, key) in [(Query::near_key(away.clone()), &away), (like.into(), &away)] {
+                let failed = wide.find(query).partial().found().await;
+                let Err(Error::Refused { message, reason }) = &failed else { panic!("{failed:?}\n{}", cluster.logs()) };
+                let key = String::from_utf8_lossy(key);
+                assert!(reason == "example_away" && message.contains(&*key) && message.contains("shard"), "{message}");
+                searches += 1;
+            }
+            let found = wide.find(Query::near_key(there[0].clone())).partial().found().await.expect("it is there");
+            assert_eq!(found.missing.len(), expected.len());
+            searches += 1;
         }
     }
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?} for {searches} searches without a node", begun.elapsed());

@@ -13,7 +13,7 @@ use super::super::convert::{self, NAMESPACE_DEFAULT, Parts};
 use super::super::explain;
 use super::super::home::{Reading, Wanted};
 use super::super::status::Failure;
-use super::leaves::{Own, corpus_reply};
+use super::leaves::{Own, check_count, corpus_reply};
 use crate::cpu_time::thread_cpu_nanos;
 
 /// What a hit takes besides its record.
@@ -23,6 +23,7 @@ impl Calls {
     /// What leaves find in the shards that are asked for, all of them here.
     pub async fn find_here(&self, request: v1::FindRequest, deadline: Instant) -> Result<v1::FindReply, Failure> {
         let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
+        check_count(&request.leaves)?;
         let effort = ask::effort(request.ef, request.exact)?;
         let (parts, consistency) = (Parts::from(request.parts), request.consistency.as_ref());
         let reading = Reading::new(&self.cluster, name, Wanted::All, consistency, deadline).await?;
@@ -38,8 +39,8 @@ impl Calls {
             let (mut records, mut found) = (Vec::new(), Vec::with_capacity(leaves.len()));
             for (number, leaf) in leaves.into_iter().enumerate() {
                 let about = |failure: Failure| failure.number(number);
-                let own = Own::new(leaf, collection.schema()).map_err(about)?;
-                let leaf = own.leaf(effort, now);
+                let own = Own::new(leaf, effort, now, collection.schema()).map_err(about)?;
+                let leaf = own.leaf();
                 if count {
                     let counted = all.count_words(&leaf, scratch, keep_going);
                     let corpus = counted.map_err(|error| about(error.into()))?.map(corpus_reply);

@@ -50,6 +50,9 @@ const ASKED_AT_ONCE: usize = 8;
 /// The most that the answers of all shards take before they are put together.
 const ANSWERS_BYTES_MAX: usize = 4 * REPLY_BYTES_MAX;
 
+/// A node of an older version does not know what it is asked.
+const OLDER_NODE: &str = "older_node";
+
 /// An answer on its way.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
 
@@ -100,7 +103,7 @@ pub struct Far {
 
 /// Whether another node may do better.
 fn is_elsewhere(failure: &Failure) -> bool {
-    matches!(failure.detail.reason.as_str(), "no_such_shard" | "not_leader" | "starting" | "removed")
+    matches!(failure.detail.reason.as_str(), "no_such_shard" | "not_leader" | "starting" | "removed" | OLDER_NODE)
 }
 
 /// Whether a shard answers here. One that is out of service does not, though it takes part.
@@ -115,6 +118,14 @@ pub fn other_reply() -> Failure {
         "other_reply",
         "another node answered with the reply of another call; please report this",
     )
+}
+
+fn older_node(member: MemberId, address: &str) -> Failure {
+    let message = format!(
+        "member {member}, the node at {address}, runs an older version that cannot answer this for other nodes, and no other node \
+         has the shard: upgrade it, then retry"
+    );
+    Failure::new(Code::Unavailable, OLDER_NODE, message)
 }
 
 impl Calls {
@@ -182,6 +193,7 @@ impl Calls {
     ) -> Result<Said, Failure> {
         let until = patience.deadline.min(Instant::now() + patience.look);
         let mut refused: Vec<MemberId> = Vec::new();
+        let mut older = None;
         loop {
             let here = |shard: &u32| is_here(&self.cluster, *shard);
             let tried = if shards.iter().all(here) {
@@ -193,6 +205,8 @@ impl Calls {
                         refused.push(member);
                         tried
                     }
+                    // As long as nobody else has the shards, this is why.
+                    None if older.is_some() => return older.map_or_else(|| Err(other_reply()), Err),
                     None => {
                         refused.clear();
                         let message = format!("no node is known that has shards {shards:?}; retry");
@@ -205,6 +219,9 @@ impl Calls {
                     let again = is_elsewhere(&failure) || (!writes && failure.code == Code::Unavailable);
                     if !again {
                         return Err(failure);
+                    }
+                    if failure.detail.reason == OLDER_NODE {
+                        older = Some(failure);
                     }
                     for shard in shards {
                         self.cluster.look_for(*shard).await;
@@ -256,6 +273,11 @@ impl Calls {
         match said {
             Ok(said) => said.ok_or_else(other_reply),
             Err(status) if !status.details().is_empty() => Err(Failure::from_status(&status)),
+            // It was not even looked at.
+            Err(status) if status.code() == Code::Unimplemented => {
+                let address = self.cluster.address_of(&self.cluster.catalog().newest(), member);
+                Err(older_node(member, address.as_deref().unwrap_or("an unknown address")))
+            }
             // Said by the transport, not by the node.
             Err(status) if !writes || never_connected(&status) => {
                 let message = format!("member {member} does not answer: {}; retry", status.message());

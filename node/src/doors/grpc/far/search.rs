@@ -13,7 +13,7 @@
 //! the answer is the same, but where graphs are walked.
 //!
 //! Always: a shard that cannot be asked fails the search, or, if the request allows for parts, is named as missing and not asked in
-//! a later round. A round reads each shard as new as asked, and not all rounds the same moment: a record that changes between two is
+//! a later round; but with a record in it that is searched near to, which is said. A round reads each shard as new as asked, and not all rounds the same moment: a record that changes between two is
 //! found as it is in the last. What all shards say in a round is bounded.
 
 use std::borrow::Cow;
@@ -39,6 +39,7 @@ use super::super::home::{Name, check_token, find};
 use super::super::status::Failure;
 use super::leaves::{as_compared, corpus_reply, is_by_words, keys, own_corpus, split};
 use super::{Far, Patience, Question, Said, joined, other_reply};
+use crate::router::Route;
 use crate::shard::Level;
 
 /// How long a search that does without a shard looks for a node that has it.
@@ -137,6 +138,8 @@ struct Search<'c> {
     /// The leaves of all queries, one after the other, and whose each is.
     leaves: Vec<v1::Leaf>,
     queries: Vec<usize>,
+    /// Where keys are.
+    route: Route,
     /// The shards that have answered so far.
     shards: Vec<u32>,
     missing: Vec<v1::MissingShard>,
@@ -170,7 +173,8 @@ impl Calls {
             asks.push(ask);
         }
         let explanations = vec![v1::Explanation::default(); asks.len()];
-        let (asks, shards, missing) = (Arc::new(asks), far.shards, Vec::new());
+        let Far { route, shards } = far;
+        let (asks, missing) = (Arc::new(asks), Vec::new());
         let mut search = Search {
             calls: self,
             name,
@@ -179,6 +183,7 @@ impl Calls {
             asks,
             leaves,
             queries,
+            route,
             shards,
             missing,
             explanations,
@@ -206,19 +211,28 @@ impl Search<'_> {
         let mut bytes = 0;
         let all: Vec<Bytes> = known.keys().cloned().collect();
         for keys in all.chunks(KEYS_AT_ONCE) {
-            let get = v1::GetRequest {
+            let mut shares: BTreeMap<u32, Vec<Bytes>> = BTreeMap::new();
+            keys.iter().for_each(|key| shares.entry(self.route.shard(key)).or_default().push(key.clone()));
+            let shards: Vec<u32> = shares.keys().copied().collect();
+            let get = |shard: u32| v1::GetRequest {
                 collection: self.request.collection.clone(),
-                keys: keys.to_vec(),
+                keys: shares.get(&shard).cloned().unwrap_or_default(),
                 parts: Some(v1::Parts { value: false, attributes: false, embeddings: true }),
                 consistency: self.request.consistency.clone(),
             };
-            let Reply::Get(found) = self.calls.clone().answer(Call::Get(get), false, self.deadline).await? else {
-                return Err(other_reply());
-            };
-            for (key, found) in keys.iter().zip(found.records) {
-                let embeddings = found.record.map(|record| record.embeddings);
-                bytes += embeddings.iter().flatten().map(prost::Message::encoded_len).sum::<usize>();
-                known.insert(key.clone(), embeddings);
+            let question = |shard| Question::Call(Box::new(Call::Get(get(shard))));
+            let said = self.calls.ask_all(&shards, self.patience(), question, |failure| self.forgives(failure)).await?;
+            for ((shard, keys), said) in shares.iter().zip(said) {
+                let found = match said {
+                    Ok(Said::Reply(Reply::Get(found))) => found.records,
+                    Ok(_) => return Err(other_reply()),
+                    Err(failure) => return Err(self.example_away(*shard, keys, &failure)),
+                };
+                for (key, found) in keys.iter().zip(found) {
+                    let embeddings = found.record.map(|record| record.embeddings);
+                    bytes += embeddings.iter().flatten().map(prost::Message::encoded_len).sum::<usize>();
+                    known.insert(key.clone(), embeddings);
+                }
             }
             if bytes > REPLY_BYTES_MAX {
                 return Err(too_large_reply());
@@ -240,6 +254,37 @@ impl Search<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Without the records that it is to be near to, a query asks for nothing, and no part of its answer is one.
+    fn example_away(&self, shard: u32, keys: &[Bytes], failure: &Failure) -> Failure {
+        let is_named = |leaf: &v1::Leaf| self::keys(leaf).into_iter().find(|key| keys.contains(key));
+        let named = self.leaves.iter().zip(&self.queries).find_map(|(leaf, query)| Some((is_named(leaf)?, *query)));
+        let (key, query) = named.unwrap_or_default();
+        let message = format!(
+            "record {:?}, which is to be searched near to, is in shard {shard}, which cannot answer: {}; without it there is nothing \
+             to search for, not in the other shards either",
+            String::from_utf8_lossy(&key),
+            failure.message
+        );
+        Failure::new(Code::FailedPrecondition, "example_away", message).number(query)
+    }
+
+    /// How long a round may take.
+    fn patience(&self) -> Patience {
+        let now = Instant::now();
+        match self.request.partial {
+            false => Patience::until(self.deadline),
+            // Whoever does without some wants the others, and not to wait for all of the time there is.
+            true => {
+                Patience { look: LOOK_TIME_PARTIAL, deadline: now + self.deadline.saturating_duration_since(now) / 2 }
+            }
+        }
+    }
+
+    /// Whether the search does without a shard that fails so.
+    fn forgives(&self, failure: &Failure) -> bool {
+        self.request.partial && is_missing(failure)
     }
 
     /// Counts words over all shards.
@@ -394,16 +439,8 @@ impl Search<'_> {
             leaves,
             count,
         };
-        let (partial, now) = (self.request.partial, Instant::now());
-        let patience = match partial {
-            false => Patience::until(self.deadline),
-            // Whoever does without some wants the others, and not to wait for all of the time there is.
-            true => {
-                Patience { look: LOOK_TIME_PARTIAL, deadline: now + self.deadline.saturating_duration_since(now) / 2 }
-            }
-        };
-        let forgives = |failure: &Failure| partial && is_missing(failure);
-        let said = self.calls.ask_all(&self.shards, patience, |_| Question::Find(request.clone()), forgives).await;
+        let question = |_| Question::Find(request.clone());
+        let said = self.calls.ask_all(&self.shards, self.patience(), question, |failure| self.forgives(failure)).await;
         let said = said.map_err(|failure| {
             let leaf = numbers.get(failure.detail.number as usize);
             match leaf.and_then(|leaf| self.queries.get(*leaf)) {
