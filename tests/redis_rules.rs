@@ -9,6 +9,9 @@ use loci_client::{Alteration, Error, EvictionPolicy};
 use loci_tests::process::{Node, PATIENCE, Start, command};
 use loci_tests::resp::Client;
 use loci_wire::resp::Reply;
+use loci_wire::v1;
+use loci_wire::v1::cache_client::CacheClient;
+use tonic::Code;
 
 async fn start(data: &Path, options: &[&str]) -> Node {
     Start::default().with(&["--resp", "127.0.0.1:0"]).with(options).ready(data).await
@@ -97,6 +100,14 @@ async fn collections_of_one_node_evict_each_by_its_own_policy_also_after_a_resta
     let listed = collection(&node, &["list"]);
     assert!(listed.contains("MiB noeviction") && listed.contains("MiB allkeys-lru"), "{listed}");
     assert_eq!((policy(&mut kept), policy(&mut evicting)), ("noeviction".into(), "allkeys-lru".into()));
+    let mut api = CacheClient::connect(format!("http://{}", node.address)).await.expect("it answers");
+    let count = v1::ExecuteRequest {
+        origin: Some(v1::Origin { request_id: "counted once".into(), ..v1::Origin::default() }),
+        collection: Some(v1::CollectionName { namespace: "redis".into(), collection: "db0".into() }),
+        commands: vec![v1::CacheCommand { arguments: vec!["INCR".into(), "counter".into()] }],
+        ..v1::ExecuteRequest::default()
+    };
+    let counted = api.execute(count.clone()).await.expect("there is room").into_inner().replies;
     let refused = (fill(&mut kept), fill(&mut evicting));
     assert!(refused.0 > 20 && refused.1 == 0, "{refused:?}");
     // What was there is there where nothing is evicted; where something is, what comes is.
@@ -110,6 +121,10 @@ async fn collections_of_one_node_evict_each_by_its_own_policy_also_after_a_resta
     let is_full =
         |error: &Error| matches!(error, Error::Overloaded { message, retry_after: None } if message.contains("budget"));
     assert!(is_full(&failed), "{failed:?}");
+    let again = api.execute(count.clone()).await.expect("it was carried out before there was no more room");
+    assert_eq!(again.into_inner().replies, counted);
+    let other = v1::ExecuteRequest { origin: None, ..count };
+    assert_eq!(api.execute(other).await.expect_err("it is refused").code(), Code::ResourceExhausted);
     assert_eq!(cache.delete("nope").await, Ok(false));
     native.collection("redis", "db1").cache().set("more", "x").await.expect("it is set");
     node.kill();

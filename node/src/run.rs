@@ -55,7 +55,7 @@ use crate::metrics::{Endpoint, Metrics};
 use crate::residency::{Residency, ResidencyFigures};
 use crate::scrub::{Scrub, ScrubFigures};
 use crate::search_threads::SearchThreads;
-use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle};
+use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle, Siblings};
 use crate::shards::{CATALOG, Served, Shards};
 use crate::status::{NodeStatus, Parts};
 use crate::trace;
@@ -344,7 +344,6 @@ impl Node {
             gate: gate.clone(),
             watches: watches.clone(),
             scripts: config.scripts,
-            eviction: eviction.clone(),
         };
         let pace = snapshot::Pace::new(config.snapshot_bytes_per_second);
         let peers = door::Door::new(calls.clone(), metrics.clone(), status.clone(), pace);
@@ -791,6 +790,7 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         kept_bytes: KEPT_FILES * config.log_file_bytes,
         log_path: log_path.display().to_string(),
         eviction: Arc::new(ArcSwap::from_pointee(Room { policy: config.eviction_policy, namespace: None })),
+        siblings: Siblings::default(),
         history_bytes: config.watch_history_bytes,
     };
     let stood = book::find(&catalog.store.view(), me).map(|line| line.address);

@@ -313,6 +313,11 @@ impl Store {
         }
     }
 
+    /// Whether a request was answered, and how is still known.
+    pub fn has_answered(&self, principal: &str, request_id: &[u8]) -> bool {
+        self.requests.find(principal, request_id).is_some()
+    }
+
     /// Where readers find the newest view.
     pub fn views(&self) -> ViewHandle {
         self.views.clone()

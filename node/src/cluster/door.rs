@@ -225,7 +225,7 @@ impl Peers for Door {
         };
         // Not forwarded again: two nodes that each believe the other to lead would play ball.
         let shard = self.served(shard)?.handle;
-        let write = pin!(shard.write(envelope, Some(deadline)));
+        let write = pin!(shard.write_as(envelope, request.within_room, Some(deadline)));
         let ended = |written: &Result<_, _>| if written.is_ok() { 0 } else { Code::Unavailable as i32 };
         let written = trace::call("forwarded", traceparent.as_deref(), write, ended).await.map_err(Failure::from)?;
         Ok(Response::new(v1::ForwardReply { outcome: written.outcome.encode().into(), index: written.index }))

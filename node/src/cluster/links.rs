@@ -271,15 +271,15 @@ impl Links {
     pub async fn forward(
         &self,
         to: MemberId,
-        shard: u32,
-        entry: Vec<u8>,
+        request: v1::ForwardRequest,
         deadline: Instant,
         step: Option<&Step>,
     ) -> Result<v1::ForwardReply, NotWritten> {
         self.0.forwarded.writes.fetch_add(1, Ordering::Relaxed);
         let there = |status: Status| NotWritten::There(Box::new(status));
         let mut client = self.client(to).map_err(there)?;
-        let mut request = Request::new(v1::ForwardRequest { shard, entry: entry.into() });
+        let shard = request.shard;
+        let mut request = Request::new(request);
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         if let Some(traceparent) = step.and_then(|step| MetadataValue::try_from(step.spot().traceparent()).ok()) {
             request.metadata_mut().insert(TRACEPARENT, traceparent);

@@ -48,6 +48,7 @@ use std::time::{Duration, Instant};
 
 use loci_index::command::{Entry, Envelope, Outcome};
 use loci_raft::MemberId;
+use loci_wire::v1;
 use tonic::Status;
 
 use crate::identity::{Identity, RunId};
@@ -74,6 +75,8 @@ pub struct Cluster {
     shard: ShardHandle,
     /// Of a call that another node asks this one: the shards that it asks for.
     only: Option<Arc<[u32]>>,
+    /// What it writes may not make full collections larger.
+    within_room: bool,
 }
 
 struct Shared {
@@ -145,12 +148,17 @@ impl Cluster {
             replace_after,
             gifts,
         };
-        Cluster { shared: Arc::new(shared), shard, only: None }
+        Cluster { shared: Arc::new(shared), shard, only: None, within_room: false }
     }
 
     /// The same, of another shard that runs here.
     pub fn of(&self, shard: ShardHandle) -> Cluster {
-        Cluster { shared: self.shared.clone(), shard, only: self.only.clone() }
+        Cluster { shared: self.shared.clone(), shard, only: self.only.clone(), within_room: self.within_room }
+    }
+
+    /// The same, for writes that are refused where they would make a collection larger that is over its budget and evicts nothing.
+    pub fn within_room(&self) -> Cluster {
+        Cluster { within_room: true, ..self.clone() }
     }
 
     /// The same, for a call that another node asks this one, about these shards.
@@ -285,7 +293,7 @@ impl Cluster {
             None => self.leader(deadline).await.ok_or(WriteError::NotLeader { shard: shard.id() })?,
         };
         if leader == self.me() {
-            return Ok(shard.write(envelope, Some(deadline)).await?);
+            return Ok(shard.write_as(envelope, self.within_room, Some(deadline)).await?);
         }
         // Far larger than the rest of a write that waits, and often not needed.
         Box::pin(self.hand_on(leader, shard.id(), envelope, deadline)).await
@@ -313,7 +321,8 @@ impl Cluster {
         let entry = Entry { clock: 0, commands: vec![envelope] }.encode();
         // Ends with the answer.
         let step = trace::here().and_then(|spot| spot.begin("forward"));
-        let forwarded = self.shared.links.forward(leader, shard, entry, deadline, step.as_ref());
+        let request = v1::ForwardRequest { shard, entry: entry.into(), within_room: self.within_room };
+        let forwarded = self.shared.links.forward(leader, request, deadline, step.as_ref());
         let reply = tokio::select! {
             biased;
             reply = forwarded => reply?,

@@ -210,6 +210,17 @@ impl ShardHandle {
     ///
     /// Dropping the future abandons the write if it is not yet on its way to the disk.
     pub async fn write(&self, envelope: Envelope, deadline: Option<Instant>) -> Result<Written, WriteError> {
+        self.write_as(envelope, false, deadline).await
+    }
+
+    /// The same. `within_room`: it is refused if it would make a collection larger that is over its budget and evicts nothing,
+    /// unless its request was carried out before.
+    pub async fn write_as(
+        &self,
+        envelope: Envelope,
+        within_room: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Written, WriteError> {
         let shared = &*self.0;
         match shared.phase() {
             Phase::Starting => return Err(WriteError::NotReady),
@@ -233,7 +244,7 @@ impl ShardHandle {
 
         let turn = Turn::new();
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { envelope, permit, since, turn: turn.clone(), spot: trace::here(), reply };
+        let waiting = Waiting { envelope, within_room, permit, since, turn: turn.clone(), spot: trace::here(), reply };
         shared.events.send(Event::Write(waiting)).map_err(|_| WriteError::Stopping)?;
         let abandon = AbandonOnDrop(turn);
         let answer = match deadline {

@@ -26,6 +26,7 @@ mod history;
 mod jobs;
 mod owner;
 mod queue;
+mod room;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub use handle::ShardHandle;
 pub use history::{History, Lost, Piece};
 pub use owner::{Fetch, Fetching, Owner, OwnerOptions};
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
+pub use room::Siblings;
 
 use crate::clock::Clock;
 use crate::cluster::snapshot::Stand;
@@ -101,6 +103,17 @@ pub enum WriteError {
         used_bytes: u64,
         /// What may be used.
         budget_bytes: u64,
+    },
+    /// It would make something larger that is over its budget, and nothing there may make room.
+    #[error(
+        "collection {collection:?} of namespace {namespace:?} has used up its eviction budget, or that of its namespace, and its \
+         policy evicts nothing; remove something, or `loci collection alter` its --eviction-budget or --eviction-policy"
+    )]
+    NoRoom {
+        /// Whose.
+        namespace: String,
+        /// What would be larger.
+        collection: String,
     },
     /// One write is larger than an entry may be.
     #[error("the write takes {bytes} bytes in the log, more than {max}: split it")]
@@ -438,6 +451,7 @@ fn make(mailbox: Mailbox, beginning: Beginning, jobs: jobs::Jobs) -> (ShardHandl
     let Beginning { id, replica, store, log, budget, clock, outbox, options, history } = beginning;
     let history = History::open(store.applied(), options.history_bytes, history);
     let shared = Arc::new(handle::Shared::new(id, replica.me(), sender, &store, budget, clock, history));
+    options.siblings.add(id, store.views());
     let parts = owner::Parts { shared: shared.clone(), options, replica, store, log, jobs, outbox };
     (ShardHandle(shared), Owner::new(parts), receiver)
 }

@@ -57,6 +57,8 @@ pub struct Permit {
 #[derive(Debug)]
 pub struct Waiting {
     pub envelope: Envelope,
+    /// Whether it may not make full collections larger.
+    pub within_room: bool,
     pub permit: Permit,
     pub since: Instant,
     pub turn: Turn,
@@ -223,7 +225,7 @@ pub(super) fn only_frees(command: &Command) -> bool {
 }
 
 /// Whether no call makes the data larger.
-fn only_calls_that_free(calls: &[u8]) -> bool {
+pub(super) fn only_calls_that_free(calls: &[u8]) -> bool {
     let (mut unpacked, mut args) = (Unpacked::new(calls), Vec::new());
     while unpacked.next_into(&mut args).is_some() {
         if commands::find(args[0]).is_some_and(|spec| spec.is(commands::DENYOOM)) {

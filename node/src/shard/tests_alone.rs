@@ -4,9 +4,14 @@ use std::future::Future;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use loci_index::command::{Action, Change, Command, Content, Durability, Envelope, Origin, Outcome, Schema};
+use arc_swap::ArcSwap;
+use loci_index::command::{
+    Action, Change, Command, Content, Durability, Envelope, Execution, Origin, Outcome, Schema, SchemaChange,
+};
 use loci_index::directory::MmapDirectory;
 use loci_index::store::StoreOptions;
+use loci_index::table::call::Packed;
+use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 use loci_raft::{FOUNDING_INDEX, FileDisk, Log, LogOptions, Members, ReplicaOptions, ShardId, founding};
 
 use super::handle::Phase;
@@ -20,15 +25,31 @@ struct Alone {
     events: Receiver<Event>,
     log: Arc<LogFigures>,
     _opener: LogOpener,
+    _closing: Closing,
     _folder: tempfile::TempDir,
+}
+
+/// Waits for the log's end, once nobody uses it any more: until then its folder has to be there.
+struct Closing(Option<LogThread>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.take().map(LogThread::close);
+    }
 }
 
 impl Alone {
     fn new() -> Alone {
+        Alone::told(1, Arc::default(), Siblings::default())
+    }
+
+    /// Of a node that makes room by these rules, and has these shards.
+    fn told(id: u32, eviction: Arc<ArcSwap<Room>>, siblings: Siblings) -> Alone {
         let folder = tempfile::tempdir().unwrap();
         let (log, _) = Log::open(FileDisk::open(folder.path().join("log")).unwrap(), LogOptions::default()).unwrap();
         let figures = Arc::new(LogFigures::default());
-        let (_, _, opener) = LogThread::start(log, folder.path().into(), Arc::clone(&figures), Vec::new()).unwrap();
+        let (thread, _, opener) =
+            LogThread::start(log, folder.path().into(), Arc::clone(&figures), Vec::new()).unwrap();
         let mailbox = Mailbox::new();
         let members = Arc::new(Members::voting([MemberId(1)]).unwrap());
         let begin: Begin = Box::new(move |_| founding(ShardId(1), &members));
@@ -39,7 +60,7 @@ impl Alone {
         let jobs = jobs::Jobs::start(&directory, &mailbox.sender, &budget, opened.handle.syncer()).unwrap();
         let store = Store::create(directory, StoreOptions::default(), [7; 32], FOUNDING_INDEX.0).unwrap();
         let beginning = Beginning {
-            id: 1,
+            id,
             replica: Replica::restore(options, &opened.state, opened.reader).unwrap(),
             store,
             log: opened.handle,
@@ -51,13 +72,22 @@ impl Alone {
                 buffers_bytes_max: 1 << 30,
                 kept_bytes: 1 << 20,
                 log_path: "the log".into(),
-                eviction: Default::default(),
+                eviction,
+                siblings,
                 history_bytes: 0,
             },
             history: None,
         };
         let (handle, owner, events) = make(mailbox, beginning, jobs);
-        let mut alone = Alone { handle, owner, events, log: figures, _opener: opener, _folder: folder };
+        let mut alone = Alone {
+            handle,
+            owner,
+            events,
+            log: figures,
+            _opener: opener,
+            _closing: Closing(Some(thread)),
+            _folder: folder,
+        };
         while alone.handle.0.phase() != Phase::Ready {
             alone.turn();
         }
@@ -73,13 +103,41 @@ impl Alone {
 
     fn write(&mut self, command: Command) -> Outcome {
         let handle = self.handle.clone();
-        let mut writing = Box::pin(handle.write(Envelope { origin: Origin::default(), command }, None));
+        let writing = async move { handle.write(Envelope { origin: Origin::default(), command }, None).await };
+        self.until(writing).unwrap().outcome
+    }
+
+    /// Turns until a write is answered.
+    fn until(&mut self, writing: impl Future<Output = Result<Written, WriteError>>) -> Result<Written, WriteError> {
+        let mut writing = std::pin::pin!(writing);
         loop {
             if let Poll::Ready(written) = writing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                return written.unwrap().outcome;
+                return written;
             }
             self.turn();
         }
+    }
+
+    /// A command on typed values that may not make a full collection larger, with a request id.
+    fn command(
+        &self,
+        collection: u64,
+        id: &str,
+        words: &[&str],
+    ) -> impl Future<Output = Result<Written, WriteError>> + use<> {
+        let mut packed = Packed::new();
+        packed.push(0, words.iter().map(|word| word.as_bytes()));
+        let (collections, calls) = (vec![collection], packed.into_bytes());
+        let execution = Execution { collections, conditions: Vec::new(), calls, atomic: false };
+        let origin = Origin { request_id: id.as_bytes().to_vec(), ..Origin::default() };
+        let (handle, command) = (self.handle.clone(), Command::Execute(execution.into()));
+        async move { handle.write_as(Envelope { origin, command }, true, None).await }
+    }
+
+    /// Has it carried out.
+    fn execute(&mut self, collection: u64, id: &str, words: &[&str]) -> Result<Outcome, WriteError> {
+        let writing = self.command(collection, id, words);
+        self.until(writing).map(|written| written.outcome)
     }
 
     fn collection(&mut self, name: &str, durability: Durability) -> u64 {
@@ -115,4 +173,74 @@ fn what_is_only_written_is_synced_before_a_checkpoint_holds_it() {
         alone.turn();
     }
     assert!(alone.log.sync_seconds.count() >= before + 2);
+}
+
+fn is_refused<T: std::fmt::Debug>(done: Result<T, WriteError>) -> bool {
+    match done {
+        Err(WriteError::NoRoom { namespace, collection }) => (&*namespace, &*collection) == ("n", "c"),
+        _ => false,
+    }
+}
+
+#[test]
+fn what_finds_no_room_is_refused_unless_it_was_asked_for_before() {
+    let large = "x".repeat(500_000);
+    let mut alone = Alone::new();
+    let collection = alone.collection("c", Durability::Synced);
+    let change = SchemaChange {
+        eviction_bytes: Some(400_000),
+        eviction_policy: Some(Some(Policy::None)),
+        ..SchemaChange::default()
+    };
+    alone.write(Command::AlterCollection { collection, change });
+    let first = alone.execute(collection, "a", &["INCRBYFLOAT", "n", "1"]).unwrap();
+    let filled = alone.execute(collection, "b", &["SET", "k", &large]).unwrap();
+    assert!(is_refused(alone.execute(collection, "c", &["SET", "l", "1"])));
+    assert!(is_refused(alone.execute(collection, "", &["SET", "l", "1"])), "without an id");
+    assert_eq!(alone.execute(collection, "a", &["INCRBYFLOAT", "n", "1"]), Ok(first));
+    assert_eq!(alone.execute(collection, "b", &["SET", "k", &large]), Ok(filled));
+    assert!(
+        alone.execute(collection, "d", &["GET", "k"]).is_ok() && alone.execute(collection, "e", &["DEL", "k"]).is_ok()
+    );
+    assert!(alone.execute(collection, "c", &["SET", "l", "1"]).is_ok(), "what was refused can be tried again");
+}
+
+#[test]
+fn a_request_under_way_is_asked_for_again_without_room() {
+    let large = "x".repeat(500_000);
+    let (eviction, siblings) = (Arc::<ArcSwap<Room>>::default(), Siblings::default());
+    let mut alone = Alone::told(1, eviction.clone(), siblings);
+    let collection = alone.collection("c", Durability::Synced);
+    alone.execute(collection, "a", &["SET", "k", &large]).unwrap();
+    let writing = alone.command(collection, "b", &["INCR", "n"]);
+    let mut writing = std::pin::pin!(writing);
+    assert!(writing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    for event in alone.events.try_iter() {
+        alone.owner.take(event).unwrap();
+    }
+    assert!(alone.owner.propose(), "it is on its way");
+    let own = NamespaceRoom { name: "n".into(), bytes: 1_000, all_bytes: 1_000, policy: Some(Policy::None) };
+    eviction.store(Arc::new(Room { namespace: Some(own), ..Room::default() }));
+    let again = alone.command(collection, "b", &["INCR", "n"]);
+    let again = alone.until(again).unwrap();
+    assert_eq!(alone.until(writing).unwrap().outcome, again.outcome);
+    assert!(is_refused(alone.execute(collection, "c", &["INCR", "n"])));
+}
+
+#[test]
+fn what_shards_may_take_together_is_used_up_in_all_of_them() {
+    let large = "x".repeat(500_000);
+    let own = NamespaceRoom { name: "n".into(), bytes: 600_000, all_bytes: 1_200_000, policy: None };
+    let room = Arc::new(ArcSwap::from_pointee(Room { namespace: Some(own), ..Room::default() }));
+    let siblings = Siblings::default();
+    let [mut one, mut other] = [1, 2].map(|id| Alone::told(id, room.clone(), siblings.clone()));
+    let [of_one, of_other] = [&mut one, &mut other].map(|shard| shard.collection("c", Durability::Synced));
+    one.execute(of_one, "a", &["SET", "k", &large]).unwrap();
+    one.execute(of_one, "b", &["SET", "l", &large]).unwrap();
+    // It has more than its share, and the other needs less than its.
+    one.execute(of_one, "c", &["SET", "m", "1"]).unwrap();
+    other.execute(of_other, "a", &["SET", "k", &large]).unwrap();
+    assert!(is_refused(one.execute(of_one, "d", &["SET", "n", "1"])));
+    siblings.remove(2);
+    one.execute(of_one, "d", &["SET", "n", "1"]).unwrap();
 }

@@ -246,6 +246,7 @@ impl Running {
                 kept_bytes: build.kept_bytes,
                 log_path: "the log".into(),
                 eviction: Default::default(),
+                siblings: Default::default(),
                 history_bytes: 1 << 20,
             },
             history: None,

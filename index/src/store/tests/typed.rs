@@ -280,7 +280,7 @@ fn each_collection_evicts_by_its_own_policy_whatever_the_node_is_told() {
     for collection in [ttl, usual] {
         shard.command(Command::AlterCollection { collection, change: change.clone() });
     }
-    let namespace = NamespaceRoom { name: "n".into(), bytes: 100_000, policy: Some(Policy::Lru) };
+    let namespace = NamespaceRoom { name: "n".into(), bytes: 100_000, all_bytes: 100_000, policy: Some(Policy::Lru) };
     let told = Room { policy: Policy::S3Fifo, namespace: Some(namespace) };
     let before = keys_of(&shard, ttl).len() + keys_of(&shard, usual).len();
     assert!(!told.is_over_together(&shard.store.view(), "n"));
@@ -498,7 +498,7 @@ fn the_collections_of_a_namespace_keep_to_what_they_may_take_together() {
             (0..50).map(|at| format!("SET k{round}-{at} {} PX 1000000", "x".repeat(100))).collect()
         };
         let room = |bytes| {
-            let namespace = NamespaceRoom { name: namespace.clone(), bytes, policy: Some(policy) };
+            let namespace = NamespaceRoom { name: namespace.clone(), bytes, all_bytes: bytes, policy: Some(policy) };
             Room { policy: Policy::None, namespace: Some(namespace) }
         };
         shard.entry(1, vec![envelope(execution(collections[1], &["SET kept 1".into()], false))]);

@@ -14,8 +14,11 @@ pub(super) mod queues;
 pub(super) mod duel;
 mod ghosts;
 
+use std::sync::Arc;
+
 pub use crate::command::Policy;
 use crate::command::Schema;
+use crate::table::Table;
 use crate::view::{CollectionView, View};
 
 /// Names: as Redis has them but for its own, and short ones.
@@ -78,8 +81,10 @@ pub struct Room {
 pub struct NamespaceRoom {
     /// Which.
     pub name: String,
-    /// In bytes; zero: as much as there is.
+    /// In each of its shards, in bytes; zero: as much as there is.
     pub bytes: u64,
+    /// In all of its shards.
+    pub all_bytes: u64,
     /// How they make room, over a budget of their own too, unless they say otherwise themselves. None: nobody has said. Then what
     /// they take together makes no room, as with Redis, and over its own budget a collection does as others do.
     pub policy: Option<Policy>,
@@ -124,6 +129,19 @@ impl Room {
         }
         bytes > most && stays
     }
+
+    /// The same, in all these shards of the namespace: each makes room by itself, so one that has more than its share may have what
+    /// others do not need.
+    pub fn is_over_in_all(&self, views: &[Arc<View>], namespace: &str) -> bool {
+        let Some(most) = self.of(namespace).map(|own| own.all_bytes).filter(|bytes| *bytes > 0) else { return false };
+        let of_namespace = |view: &View| -> u64 {
+            let tables = view.collections().filter(|collection| collection.namespace() == namespace);
+            let bytes = |table: &Arc<Table>| table.read(|keyspace| keyspace.memory_bytes() as u64);
+            tables.filter_map(|collection| collection.table().map(bytes)).sum()
+        };
+        views.iter().map(|view| of_namespace(view)).sum::<u64>() > most
+            && views.iter().any(|view| self.is_over_together(view, namespace))
+    }
 }
 
 #[cfg(test)]
@@ -141,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_collection_has_the_last_word_then_its_namespace_then_the_node() {
-        let namespace = |policy| Some(NamespaceRoom { name: "n".into(), bytes: 1, policy });
+        let namespace = |policy| Some(NamespaceRoom { name: "n".into(), bytes: 1, all_bytes: 1, policy });
         let schema = |eviction_policy| Schema { eviction_policy, ..Schema::default() };
         let (lru, lfu, none) = (Some(Policy::Lru), Some(Policy::Lfu), Some(Policy::None));
         // What the collection says, what its namespace, then what holds over its budget, and over what they may take together.

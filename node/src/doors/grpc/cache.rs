@@ -16,8 +16,7 @@ use futures_util::future::join_all;
 use loci_index::command::{Command, Execution, Expect, Origin, Outcome, Refusal};
 use loci_index::record::VALUE_BYTES_MAX;
 use loci_index::table::call::Packed;
-use loci_index::table::commands::{self, DENYOOM, FAST, Keys, Run, Spec};
-use loci_index::table::eviction::Room;
+use loci_index::table::commands::{self, FAST, Keys, Run, Spec};
 use loci_index::table::execute::{self, Moment};
 use loci_index::table::slots::{Span, Within};
 use loci_index::table::tape::{Item, Items, Tape};
@@ -280,10 +279,8 @@ impl Calls {
         shares.retain(|shard, _| self.cluster.is_asked_for(*shard));
         let parts = homes.iter().zip(shares.values());
         let spread = route.as_ref().is_some_and(|route| route.shards().len() > 1);
-        let room = self.eviction.load_full();
-        let how = (spread, &*room);
         let written =
-            join_all(parts.map(|(home, share)| write(home, &asking, share, how, origin.clone(), deadline))).await;
+            join_all(parts.map(|(home, share)| write(home, &asking, share, spread, origin.clone(), deadline))).await;
         let mut replies = Replies::new(asking.asked.len());
         let mut tokens = Vec::new();
         for ((home, share), written) in homes.iter().zip(shares.values()).zip(written) {
@@ -382,15 +379,11 @@ async fn write(
     home: &Home,
     asking: &Asking,
     share: &[usize],
-    (spread, room): (bool, &Room),
+    spread: bool,
     origin: Origin,
     deadline: Instant,
 ) -> Result<(Vec<u8>, u64), Failure> {
     let found = find(&home.view, &asking.name)?;
-    let grows = share.iter().filter_map(|number| asking.asked.get(*number)).any(|asked| asked.spec.is(DENYOOM));
-    if grows && (room.is_over_budget(&found) || room.is_over_together(&home.view, &asking.name.0)) {
-        return Err(no_room(&asking.name));
-    }
     let collection = found.id().0;
     let mut packed = Packed::new();
     for asked in share.iter().filter_map(|number| asking.asked.get(*number)) {
@@ -410,7 +403,7 @@ async fn write(
         calls: packed.into_bytes(),
         atomic: asking.atomic,
     };
-    match log(&home.cluster, origin, Command::Execute(execution.into()), deadline).await? {
+    match log(&home.cluster.within_room(), origin, Command::Execute(execution.into()), deadline).await? {
         (Outcome::Executed(Some(tape)), index) => Ok((tape, index)),
         (outcome, _) => Err(Failure::new(
             Code::Internal,
@@ -498,14 +491,6 @@ impl Replies {
     fn after(self, first: usize) -> Result<Vec<v1::CacheReply>, Failure> {
         self.replies.into_iter().skip(first).map(|reply| reply.ok_or_else(damaged)).collect()
     }
-}
-
-fn no_room((namespace, collection): &Name) -> Failure {
-    let message = format!(
-        "collection {collection:?} of namespace {namespace:?} has used up its eviction budget, or that of its namespace, and its policy \
-         evicts nothing; remove something, or `loci collection alter` its --eviction-budget or --eviction-policy"
-    );
-    Failure::new(Code::ResourceExhausted, "no_room", message)
 }
 
 /// Of commands that write: not to be tried again as if nothing had happened.

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use loci_index::command::{Command, Envelope, Origin, Outcome};
 use loci_index::filter::Filter;
-use loci_index::table::eviction::Room;
 use loci_index::view::{self, Effort, SearchRequest, SearchResult, SearchScratch, View};
 use loci_wire::v1;
 use tonic::Code;
@@ -63,8 +61,6 @@ pub struct Calls {
     pub watches: Watches,
     /// Whether scripts run that clients bring along.
     pub scripts: bool,
-    /// What makes room in tables while this node leads.
-    pub eviction: Arc<ArcSwap<Room>>,
 }
 
 /// What the cluster knows about itself is for reading only.

@@ -160,6 +160,7 @@ impl From<WriteError> for Failure {
             WriteError::MemoryFull { .. } => {
                 Failure::new(Code::ResourceExhausted, "memory_full", message).retry_after(FULL_RETRY_AFTER)
             }
+            WriteError::NoRoom { .. } => Failure::new(Code::ResourceExhausted, "no_room", message),
             WriteError::TooLarge { .. } => Failure::invalid("write_too_large", message),
             WriteError::NotLeader { .. } => Failure::new(Code::Unavailable, "not_leader", message),
             WriteError::Unconfirmed { .. } => Failure::new(Code::Unavailable, "unconfirmed", message),

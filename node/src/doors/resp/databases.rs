@@ -215,7 +215,7 @@ pub fn unread(error: &ReadError) -> String {
 fn unwritten(error: &NotWritten) -> String {
     match error {
         NotWritten::Here(WriteError::NotReady) => "LOADING the node is still reading its log".into(),
-        NotWritten::Here(WriteError::MemoryFull { .. }) => {
+        NotWritten::Here(WriteError::MemoryFull { .. } | WriteError::NoRoom { .. }) => {
             "OOM command not allowed when used memory > 'maxmemory'.".into()
         }
         NotWritten::Here(error @ WriteError::DiskFull { .. }) => format!("MISCONF {error}"),
@@ -227,7 +227,7 @@ fn unwritten(error: &NotWritten) -> String {
         NotWritten::There(status) => {
             let failure = Failure::from_status(status);
             match failure.detail.reason.as_str() {
-                "memory_full" => "OOM command not allowed when used memory > 'maxmemory'.".into(),
+                "memory_full" | "no_room" => "OOM command not allowed when used memory > 'maxmemory'.".into(),
                 "disk_full" => format!("MISCONF {}", failure.message),
                 "unconfirmed" | "deadline_exceeded" | "stopping" => format!("UNCONFIRMED {}", failure.message),
                 _ => format!("TRYAGAIN {}", failure.message),
@@ -328,10 +328,7 @@ impl Door {
         let over = |view: &Arc<View>| {
             view.collection(self.databases.namespace(), &name).is_some_and(|found| rules.is_over_budget(&found))
         };
-        // Each shard makes room by itself, so one that is over the share it has may have some that others do not need.
-        let all = rules.namespace.as_ref().map_or(0, |own| own.bytes.saturating_mul(views.len() as u64));
-        let stays = || views.iter().any(|view| rules.is_over_together(view, self.databases.namespace()));
-        views.iter().any(over) || (all > 0 && self.totals().bytes > all && stays())
+        views.iter().any(over) || rules.is_over_in_all(&views, self.databases.namespace())
     }
 
     /// What becomes of keys of a database where there is no more room, for clients that ask: what its collection says, or what was

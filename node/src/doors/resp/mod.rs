@@ -237,8 +237,8 @@ impl Door {
         if options.cluster {
             settings.put("cluster-enabled", "yes".into());
         }
-        let own =
-            NamespaceRoom { name: options.namespace, bytes: options.maxmemory_bytes, policy: options.maxmemory_policy };
+        let (bytes, policy) = (options.maxmemory_bytes, options.maxmemory_policy);
+        let own = NamespaceRoom { name: options.namespace, bytes, all_bytes: bytes, policy };
         eviction.store(Arc::new(Room { namespace: Some(own), ..(**eviction.load()).clone() }));
         let figures = Figures::default();
         figures.connections_max.store(options.connections_max, Ordering::Relaxed);

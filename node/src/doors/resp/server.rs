@@ -462,12 +462,13 @@ impl Door {
     /// What CONFIG says of memory is what makes room from now on.
     fn make_room(&self) {
         let shards = self.databases.known().map_or(1, |homes| homes.shards().len());
-        let bytes = self.room_bytes() / shards.max(1) as u64;
+        let all_bytes = self.room_bytes();
+        let bytes = all_bytes / shards.max(1) as u64;
         let policy = self.settings.given("maxmemory-policy").and_then(|name| Policy::named(&name));
         self.figures.full.iter().for_each(|full| full.store(0, Ordering::Relaxed));
         self.eviction.rcu(|room| {
             let name = self.databases.namespace().to_owned();
-            Room { namespace: Some(NamespaceRoom { name, bytes, policy }), ..(**room).clone() }
+            Room { namespace: Some(NamespaceRoom { name, bytes, all_bytes, policy }), ..(**room).clone() }
         });
         self.look_for_limits();
     }

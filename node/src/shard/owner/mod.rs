@@ -47,6 +47,7 @@ use super::events::Happened;
 use super::handle::{Phase, Progress, Shared};
 use super::jobs::Jobs;
 use super::queue::Waiting;
+use super::room::Siblings;
 use super::{Event, Fatal, Outbox};
 use crate::cluster::snapshot::Stand;
 use crate::log_thread::{LogHandle, Report, Safety};
@@ -84,6 +85,8 @@ pub struct OwnerOptions {
     pub log_path: String,
     /// What makes room, and where, while this member leads; it may change.
     pub eviction: Arc<ArcSwap<eviction::Room>>,
+    /// What the shards of the node have.
+    pub siblings: Siblings,
     /// So many bytes of what the newest entries changed are kept for watchers; zero: none.
     pub history_bytes: usize,
 }
@@ -540,6 +543,7 @@ impl Owner {
 
     /// Ends what is left once [`Owner::is_done`], or when nobody can send events any more.
     pub fn finish(mut self) -> Result<(), Fatal> {
+        self.options.siblings.remove(self.shared.id);
         self.shared.set_phase(Phase::Stopping);
         // What the last checkpoint made superfluous.
         self.settle()?;

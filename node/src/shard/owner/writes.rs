@@ -22,7 +22,7 @@ use super::times::Times;
 use super::{APPEND_BYTES, Owner, Phase, TICK};
 use crate::log_thread::Safety;
 use crate::shard::queue::{self, Permit, Waiting};
-use crate::shard::{WriteError, Written};
+use crate::shard::{WriteError, Written, room};
 use crate::trace::Spot;
 
 /// Entries proposed and not yet applied.
@@ -55,6 +55,8 @@ pub(super) struct Batch {
     pub times: Option<Times>,
     /// What its writers want to be true before they are answered.
     pub safety: Safety,
+    /// Who asked for commands on typed values, and under which request id.
+    pub requests: Vec<Origin>,
 }
 
 /// Who waits for one command's outcome.
@@ -126,7 +128,7 @@ impl Owner {
     }
 
     /// Makes an entry of what waits. Whether it did.
-    pub(super) fn propose(&mut self) -> bool {
+    pub(in crate::shard) fn propose(&mut self) -> bool {
         if self.proposed.len() >= IN_FLIGHT_MAX {
             return false;
         }
@@ -167,8 +169,13 @@ impl Owner {
             return false;
         }
         let (mut commands, mut waiters) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for Waiting { envelope, permit, since, turn, spot, reply } in self.waiting.drain(..count) {
-            if turn.begin() {
+        for _ in 0..count {
+            let Some(write) = self.waiting.pop_front() else { break };
+            let refusal = self.no_room(&write);
+            let Waiting { envelope, permit, since, turn, spot, reply, .. } = write;
+            if let Some(refusal) = refusal {
+                Waiter { reply, permit, since, spot }.answer(Err(refusal));
+            } else if turn.begin() {
                 commands.push(envelope);
                 waiters.push(Waiter { reply, since, permit, spot });
             }
@@ -179,13 +186,18 @@ impl Owner {
         let buffered = commands.iter().all(|envelope| self.store.is_buffered(&envelope.command));
         let safety = if buffered { Safety::Written } else { Safety::Synced };
         commands.extend(reclaims);
-        let entry = Entry { clock, commands }.encode();
-        match self.replica.propose(entry) {
+        let entry = Entry { clock, commands };
+        let encoded = entry.encode();
+        match self.replica.propose(encoded) {
             Ok(proposed) => {
                 self.proposed_clock = clock;
                 self.last_due = Some(self.now);
                 let times = Times::begin(&waiters, self.now);
-                self.proposed.push_back(Batch { proposed, waiters, times, safety });
+                let is_known = |envelope: &Envelope| {
+                    matches!(envelope.command, Command::Execute(_)) && !envelope.origin.request_id.is_empty()
+                };
+                let requests = entry.commands.into_iter().filter(is_known).map(|envelope| envelope.origin).collect();
+                self.proposed.push_back(Batch { proposed, waiters, times, safety, requests });
             }
             Err(error) => {
                 let answer = self.not_proposed(&error, bytes);
@@ -197,6 +209,14 @@ impl Owner {
             }
         }
         true
+    }
+
+    fn no_room(&self, write: &Waiting) -> Option<WriteError> {
+        let is_it =
+            |one: &Origin, other: &Origin| (&one.principal, &one.request_id) == (&other.principal, &other.request_id);
+        let under_way =
+            |origin: &Origin| self.proposed.iter().flat_map(|batch| &batch.requests).any(|other| is_it(origin, other));
+        room::refusal(write, &self.store, &self.evicted_by, &self.options.siblings, under_way)
     }
 
     fn not_proposed(&self, error: &ProposeError, bytes: usize) -> WriteError {
