@@ -23,18 +23,15 @@ use loci_index::view::View;
 
 use super::Door;
 use super::places::{Homes, MOVED_ON, Place};
-use crate::cluster::NotWritten;
 use crate::doors::grpc::Failure;
 use crate::gate::{self, Pass};
 use crate::metrics::UnderWayOwned;
-use crate::shard::{Level, ReadError, ShardHandle, WriteError};
+use crate::shard::{Level, ReadError, ShardHandle};
 
 /// How many there are.
 pub const DATABASES: usize = 16;
 /// So many milliseconds it is believed that a database has room, or none.
 const FULL_FOR: u64 = 2;
-/// What nobody leads is tried again after this.
-const RETRY: Duration = Duration::from_millis(20);
 /// A command that is at work has ended after about this.
 pub const AT_WORK: Duration = Duration::from_millis(1);
 
@@ -209,39 +206,6 @@ pub fn unread(error: &ReadError) -> String {
     match error {
         ReadError::NotReady => "LOADING the node is still reading its log".into(),
         _ => format!("TRYAGAIN {error}"),
-    }
-}
-
-fn unwritten(error: &NotWritten) -> String {
-    match error {
-        NotWritten::Here(WriteError::NotReady) => "LOADING the node is still reading its log".into(),
-        NotWritten::Here(WriteError::MemoryFull { .. } | WriteError::NoRoom { .. }) => {
-            "OOM command not allowed when used memory > 'maxmemory'.".into()
-        }
-        NotWritten::Here(error @ WriteError::DiskFull { .. }) => format!("MISCONF {error}"),
-        NotWritten::Here(error @ WriteError::TooLarge { .. }) => format!("ERR {error}"),
-        NotWritten::Here(
-            error @ (WriteError::Unconfirmed { .. } | WriteError::DeadlineExceeded | WriteError::Stopping),
-        ) => format!("UNCONFIRMED {error}"),
-        NotWritten::Here(error) => format!("TRYAGAIN {error}"),
-        NotWritten::There(status) => {
-            let failure = Failure::from_status(status);
-            match failure.detail.reason.as_str() {
-                "memory_full" | "no_room" => "OOM command not allowed when used memory > 'maxmemory'.".into(),
-                "disk_full" => format!("MISCONF {}", failure.message),
-                "unconfirmed" | "deadline_exceeded" | "stopping" => format!("UNCONFIRMED {}", failure.message),
-                _ => format!("TRYAGAIN {}", failure.message),
-            }
-        }
-    }
-}
-
-/// Whether nothing changed, and another node leads or soon will.
-fn is_led_elsewhere(error: &NotWritten) -> bool {
-    match error {
-        NotWritten::Here(WriteError::NotLeader { .. }) => true,
-        NotWritten::Here(_) => false,
-        NotWritten::There(status) => Failure::from_status(status).detail.reason == "not_leader",
     }
 }
 
@@ -468,20 +432,6 @@ impl Door {
             }
         }
         Err(MOVED_ON.into())
-    }
-
-    /// Writes where the shard is led, also if that changes meanwhile.
-    async fn log(&self, home: &ShardHandle, envelope: Envelope, deadline: Instant) -> Result<Outcome, String> {
-        let cluster = self.cluster.of(home.clone());
-        loop {
-            match cluster.write(envelope.clone(), deadline).await {
-                Ok(written) => return Ok(written.outcome),
-                Err(error) if is_led_elsewhere(&error) && Instant::now() + RETRY < deadline => {
-                    tokio::time::sleep(RETRY).await;
-                }
-                Err(error) => return Err(unwritten(&error)),
-            }
-        }
     }
 
     /// Makes a database, or finds it. Says the number of its collection; none: the databases are in other shards by now.

@@ -15,7 +15,7 @@
 //! | [`session`] | one connection's state; a request finds its way |
 //! | [`commands`], [`facts`], [`describe`] | commands by name; COMMAND |
 //! | [`pipeline`], [`transactions`] | calls on their way to the log; MULTI, EXEC, WATCH |
-//! | [`databases`], [`places`] | `SELECT`'s databases, each a collection: views, the log, making them; the shards that hold them |
+//! | [`databases`], [`writes`], [`places`] | `SELECT`'s databases, each a collection: views, making them; the log; the shards that hold them |
 //! | [`slots`], [`everywhere`], [`reach`] | several shards, and clients of a cluster: where a request goes; what is about all keys; which nodes answer |
 //! | [`blocking`], [`pubsub`], [`tracking`], [`hub`] | what waits for others, and how it hears of them |
 //! | [`act`], [`client_command`], [`acl_command`], [`server`], [`cluster`] | commands of the door itself |
@@ -35,6 +35,7 @@ mod facts;
 mod pipeline;
 mod transactions;
 mod databases;
+mod writes;
 mod places;
 mod slots;
 mod reach;
@@ -85,6 +86,7 @@ pub use lanes::Lanes;
 use settings::Settings;
 use slow::Slow;
 use stats::Stats;
+use writes::RequestIds;
 
 /// The version of Redis whose ways it has, for clients that ask before they use what is newer.
 const SERVER_VERSION: &str = "7.4.0";
@@ -203,6 +205,7 @@ struct Door {
     forgotten: Mutex<Totals>,
     slow: Slow,
     eviction: Arc<ArcSwap<Room>>,
+    request_ids: RequestIds,
     scripts: bool,
     started: Instant,
     address: SocketAddr,
@@ -240,6 +243,7 @@ impl Door {
         let (bytes, policy) = (options.maxmemory_bytes, options.maxmemory_policy);
         let own = NamespaceRoom { name: options.namespace, bytes, all_bytes: bytes, policy };
         eviction.store(Arc::new(Room { namespace: Some(own), ..(**eviction.load()).clone() }));
+        let request_ids = RequestIds::of(cluster.run());
         let figures = Figures::default();
         figures.connections_max.store(options.connections_max, Ordering::Relaxed);
         // Until it was looked.
@@ -262,6 +266,7 @@ impl Door {
             forgotten: Mutex::default(),
             slow: Slow::default(),
             eviction,
+            request_ids,
             scripts,
             started: Instant::now(),
             address,

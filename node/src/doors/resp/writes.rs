@@ -1,0 +1,114 @@
+//! Writes: to the log of a shard, wherever that is led.
+//!
+//! ```text
+//!   led here ------> the shard's queue --------------------------------------------------> outcome
+//!   led elsewhere -> a request id, the node that leads --answers--------------------------> outcome
+//!                                          '--gone, or led no longer--> asked again, as soon as somebody leads
+//! ```
+//!
+//! Always: what is handed on is carried out once. Whoever is asked again finds the request id in the state, if the one before has
+//! done it: for as long as the outcome is kept. What this node led itself needs no id, and takes none of the room for outcomes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use loci_index::command::{Envelope, Outcome};
+
+use super::Door;
+use crate::cluster::NotWritten;
+use crate::doors::grpc::Failure;
+use crate::identity::RunId;
+use crate::shard::{ShardHandle, WriteError};
+
+/// What nobody leads is tried again after this.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Request ids of this process.
+pub struct RequestIds {
+    /// No other process has it.
+    run: RunId,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    /// Of a process.
+    pub fn of(run: RunId) -> RequestIds {
+        RequestIds { run, next: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> Vec<u8> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        [&self.run.0[..], &number.to_le_bytes()].concat()
+    }
+}
+
+impl Door {
+    /// Writes where the shard is led, also if that changes meanwhile.
+    pub async fn log(&self, home: &ShardHandle, mut envelope: Envelope, deadline: Instant) -> Result<Outcome, String> {
+        let cluster = self.cluster.of(home.clone());
+        // Once nobody knows what became of an attempt, this is so until one is answered.
+        let mut unknown = None;
+        loop {
+            if home.leader() != Some(cluster.me()) && envelope.origin.request_id.is_empty() {
+                envelope.origin.request_id = self.request_ids.next();
+            }
+            let error = match cluster.write(envelope.clone(), deadline).await {
+                Ok(written) => return Ok(written.outcome),
+                Err(error) => error,
+            };
+            let (said, may_be_done) = (unwritten(&error), is_unknown(&error));
+            let again = is_led_elsewhere(&error) || (may_be_done && !envelope.origin.request_id.is_empty());
+            if may_be_done && unknown.is_none() {
+                unknown = Some(said.clone());
+            }
+            if !again || Instant::now() + RETRY >= deadline {
+                return Err(unknown.unwrap_or(said));
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+fn unwritten(error: &NotWritten) -> String {
+    match error {
+        NotWritten::Here(WriteError::NotReady) => "LOADING the node is still reading its log".into(),
+        NotWritten::Here(WriteError::MemoryFull { .. } | WriteError::NoRoom { .. }) => {
+            "OOM command not allowed when used memory > 'maxmemory'.".into()
+        }
+        NotWritten::Here(error @ WriteError::DiskFull { .. }) => format!("MISCONF {error}"),
+        NotWritten::Here(error @ WriteError::TooLarge { .. }) => format!("ERR {error}"),
+        NotWritten::Here(
+            error @ (WriteError::Unconfirmed { .. } | WriteError::DeadlineExceeded | WriteError::Stopping),
+        ) => format!("UNCONFIRMED {error}"),
+        NotWritten::Here(error) => format!("TRYAGAIN {error}"),
+        NotWritten::There(status) => {
+            let failure = Failure::from_status(status);
+            match failure.detail.reason.as_str() {
+                "memory_full" | "no_room" => "OOM command not allowed when used memory > 'maxmemory'.".into(),
+                "disk_full" => format!("MISCONF {}", failure.message),
+                "unconfirmed" | "deadline_exceeded" | "stopping" => format!("UNCONFIRMED {}", failure.message),
+                _ => format!("TRYAGAIN {}", failure.message),
+            }
+        }
+    }
+}
+
+/// Whether nobody knows what became of it, and another node may.
+fn is_unknown(error: &NotWritten) -> bool {
+    match error {
+        NotWritten::Here(WriteError::Unconfirmed { .. }) => true,
+        NotWritten::Here(_) => false,
+        NotWritten::There(status) => {
+            matches!(Failure::from_status(status).detail.reason.as_str(), "unconfirmed" | "stopping")
+        }
+    }
+}
+
+/// Whether nothing changed, and another node leads or soon will.
+fn is_led_elsewhere(error: &NotWritten) -> bool {
+    match error {
+        NotWritten::Here(WriteError::NotLeader { .. }) => true,
+        NotWritten::Here(_) => false,
+        NotWritten::There(status) => Failure::from_status(status).detail.reason == "not_leader",
+    }
+}
