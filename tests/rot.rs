@@ -247,6 +247,42 @@ async fn a_node_whose_catalog_is_out_of_service_is_not_ready_until_it_is_mended(
     }
 }
 
+/// One with damage that nobody can mend would not start again. It waits with everything else until that is gone, and keeps nothing
+/// meanwhile that would be old then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_does_not_stop_while_there_is_damage_that_nobody_can_mend() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let plan = Plan { shards: 1, replicas: 1, options: QUICK.map(str::to_owned).to_vec(), ..Plan::default() };
+    let cluster = Cluster::start(plan).await;
+    let client = cluster.client();
+    let alone = client.collection("wide", "memories");
+    let values = furnish(&alone, "early", &mut chance).await;
+    let holder = || {
+        let folder = |number: usize| cluster.data(number).join("shards/2");
+        (0..3).find(|number| folder(*number).exists() && find(&folder(*number), &values["early 7"]).is_some())
+    };
+    let number = wait("a segment", || cluster.logs(), holder).await;
+    let (node, shards) = (cluster.node(number), cluster.data(number).join("shards"));
+    rot(&shards.join("2"), &values["early 7"], || node.log()).await;
+    wait_log(node, "there is no other member that has what was in it").await;
+    client.ensure_namespace("default").await.expect("there is a namespace");
+    let shared = client.collection("default", "memories");
+    let schema = Schema::default().with_embedding("text", DIMENSION, Metric::SquaredL2);
+    shared.ensure(schema).await.expect("a collection is made");
+    let values = furnish(&shared, "late", &mut chance).await;
+    rot(&shards.join("1"), &values["late 7"], || node.log()).await;
+    wait_log(node, "a file is damaged: the shard is out of service here").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let log = node.log();
+    assert!(!log.contains("starting again") && !log.contains("was fetched"), "LOCI_SEED={seed}: {log}");
+    assert!(!shards.join("1/DAMAGED").exists() && !shards.join("1.incoming").exists(), "LOCI_SEED={seed}");
+    client.drop_namespace("wide").await.expect("it can be dropped");
+    wait_log(node, "takes its place").await;
+    has(&shared, &values, || cluster.logs()).await;
+    cluster.wait_voters(3).await;
+}
+
 /// When a line of a log was written that has this text, of those behind another.
 fn written(log: &str, text: &str, behind: Option<&str>) -> Option<String> {
     let lines = log.lines().skip_while(|line| behind.is_some_and(|behind| !line.starts_with(behind)));

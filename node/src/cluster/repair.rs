@@ -229,7 +229,7 @@ const FETCH_AGAIN: Duration = Duration::from_secs(5);
 /// start again.
 pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
     let (mut alone, mut failed) = (BTreeMap::new(), BTreeMap::<u32, Instant>::new());
-    let (mut told, mut turns) = (None, Turns::default());
+    let (mut told, mut turns, mut waits) = (None, Turns::default(), None);
     // Fetched and to be exchanged; nobody may fetch anything else for them meanwhile.
     let mut ready = BTreeMap::new();
     loop {
@@ -295,14 +295,20 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
             failed.insert(shard, Instant::now());
         }
         if damaged == 0 || ready.len() != damaged || hopeless {
+            waits = None;
             turns.give_back(&cluster).await;
             continue;
         }
-        if !turns.take(&cluster).await {
+        if !turns.has(&cluster) && !turns.take(&cluster).await {
+            waits = None;
             continue;
         }
-        wait_for_company(&cluster).await;
-        if turns.take(&cluster).await {
+        // A second one that is away would stop what needs a majority. But it may never come back.
+        let since = *waits.get_or_insert_with(Instant::now);
+        if since.elapsed() < COMPANY_TIME && !has_company(&cluster).await {
+            continue;
+        }
+        if turns.take(&cluster).await && !cluster.shards().all().iter().any(is_hopeless) {
             // Whoever waits for it may be gone, with the node.
             let _ = again.send(true);
             // What was fetched is held until the node has stopped.
@@ -330,22 +336,16 @@ fn addresses(cluster: &Cluster, data: &Path) -> Vec<String> {
     addresses.into_iter().collect()
 }
 
-/// Waits until all others take part, but not forever: a second one that is away would stop what needs a majority.
-async fn wait_for_company(cluster: &Cluster) {
-    let begun = Instant::now();
-    while begun.elapsed() < COMPANY_TIME {
-        let lines = book::read(&cluster.catalog().newest());
-        let others = lines.iter().filter(|(member, line)| **member != cluster.me() && !line.removed);
-        // One that starts says who it is long before it takes part: so it is asked for its shards.
-        let answers = others.map(|(member, _)| async {
-            let asking = async { cluster.links().client(*member)?.parts(v1::PartsRequest {}).await };
-            matches!(tokio::time::timeout(ANSWER_TIME, asking).await, Ok(Ok(_)))
-        });
-        if futures_util::future::join_all(answers).await.into_iter().all(|answered| answered) {
-            return;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
+/// Whether all others take part.
+async fn has_company(cluster: &Cluster) -> bool {
+    let lines = book::read(&cluster.catalog().newest());
+    let others = lines.iter().filter(|(member, line)| **member != cluster.me() && !line.removed);
+    // One that starts says who it is long before it takes part: so it is asked for its shards.
+    let answers = others.map(|(member, _)| async {
+        let asking = async { cluster.links().client(*member)?.parts(v1::PartsRequest {}).await };
+        matches!(tokio::time::timeout(ANSWER_TIME, asking).await, Ok(Ok(_)))
+    });
+    futures_util::future::join_all(answers).await.into_iter().all(|answered| answered)
 }
 
 /// The addresses that a data directory remembers.

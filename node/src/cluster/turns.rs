@@ -67,6 +67,12 @@ impl Turns {
         }
     }
 
+    /// Whether this node has it, as far as it knows.
+    pub fn has(&mut self, cluster: &Cluster) -> bool {
+        let there = book::away(&cluster.catalog().newest());
+        self.look(there.as_ref(), cluster.me(), Instant::now()) == Turn::Mine
+    }
+
     /// Takes the turn, or makes sure that this node still has it.
     pub async fn take(&mut self, cluster: &Cluster) -> bool {
         let (view, me) = (cluster.catalog().newest(), cluster.me());

@@ -221,14 +221,14 @@ impl LogReader {
 
     /// Reads one entry from the disk and verifies it. Its data shares the buffer it was read into.
     pub fn read(&self, index: LogIndex) -> Result<Entry, ReadError> {
-        let mut place = self.place(index)?;
+        let (mut place, mut doubted) = (self.place(index)?, false);
         loop {
             match self.read_place(index, place) {
                 Ok(entry) => return Ok(entry),
-                // Moved meanwhile, or forgotten: only a place that is still right can be damaged.
+                // Moved meanwhile, or forgotten: only a place that is still right can be damaged, and was read wrong twice.
                 Err(error) => match self.place(index)? {
-                    now if now == place => return Err(error),
-                    now => place = now,
+                    now if now == place && doubted => return Err(error),
+                    now => (place, doubted) = (now, now == place),
                 },
             }
         }

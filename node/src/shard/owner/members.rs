@@ -28,7 +28,8 @@ use crate::shard::{ChangeError, Fingerprint, Happened, Install, MemberProgress};
 const FINGERPRINT_EVERY: u64 = 64;
 /// the last so many of them.
 const FINGERPRINTS: usize = 256;
-/// So many times as much is kept while a member is being sent a snapshot, takes it in, or goes on from there.
+/// So many times as much is kept while a member is being sent a snapshot, takes it in, or goes on from there, and while this one
+/// is out of service.
 const SENDING_TIMES: u64 = 16;
 /// Who was heard of within so many ticks counts as active.
 pub(super) const ACTIVE_TICKS: u32 = 2 * ELECTION_TICKS;
@@ -221,7 +222,9 @@ impl Owner {
         let usual = LogIndex(known.far_back(kept));
         known.offers.heard(matched, usual, self.now);
         let sending = progress.iter().any(|known| known.snapshot.is_some()) || known.offers.any_under_way();
-        let mut far_back = if sending { known.far_back(kept * SENDING_TIMES) } else { usual.0 };
+        // A state that is fetched for this member is of use as long as its own log goes back there.
+        let long = sending || self.shared.damages.is_out_of_service();
+        let mut far_back = if long { known.far_back(kept * SENDING_TIMES) } else { usual.0 };
         while known.passed.front().is_some_and(|(index, _)| *index <= far_back) {
             known.passed.pop_front();
         }
