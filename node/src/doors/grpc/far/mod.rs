@@ -195,7 +195,12 @@ impl Calls {
         let mut refused: Vec<MemberId> = Vec::new();
         let mut older = None;
         loop {
-            let here = |shard: &u32| is_here(&self.cluster, *shard);
+            // One that is out of service, and still leads, takes writes as ever.
+            let leads = |shard: &u32| {
+                let own = self.cluster.held(*shard).filter(|shard| shard.is_ready());
+                own.is_some_and(|shard| shard.leader() == Some(self.cluster.me()))
+            };
+            let here = |shard: &u32| is_here(&self.cluster, *shard) || (writes && leads(shard));
             let tried = if shards.iter().all(here) {
                 self.ask_here(shards, question.clone(), patience.deadline).await
             } else {
