@@ -14,6 +14,9 @@ pub struct Connection {
     /// Address of the node, host:port; several of one cluster, with commas between them, stand in for each other.
     #[arg(long, env = "LOCI_ADDRESS", default_value = crate::config::LISTEN_DEFAULT)]
     pub address: String,
+    /// Ask only these addresses, whoever leads: for nodes that are reached by nothing but a proxy, say.
+    #[arg(long)]
+    pub no_follow: bool,
     /// The namespace.
     #[arg(long, short, env = "LOCI_NAMESPACE", default_value = "default")]
     pub namespace: String,
@@ -41,6 +44,7 @@ impl Connection {
             .connections(connections)
             .timeout(self.timeout)
             .retries(5)
+            .follow_leader(!self.no_follow)
             .principal(&self.principal)
             .task("loci command line");
         builder.connect_lazy().map_err(|error| Failure::call("--address", error))
