@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use loci_index::table::tape::Tape;
 use loci_tests::chance::Chance;
 use loci_tests::cluster::{Cluster, Plan};
-use loci_tests::plain::{Kept, Loaded, Plain, Typed, When};
+use loci_tests::plain::{Field, Group, Handed, Kept, Loaded, Plain, Typed, When};
 use loci_tests::process::{PATIENCE, Start};
 use loci_tests::resp::{Client, text};
-use loci_tests::sim::tables::{self, Words};
+use loci_tests::sim::tables::{self, Drawn, Words};
 use loci_tests::{say, seed, setting};
 
 const DATABASES: u64 = 4;
@@ -49,7 +49,8 @@ impl Writer {
         self.calls += 1;
         let value = format!("{}.{}", self.database, self.calls);
         if self.chance.percent(70) {
-            return tables::any_call(&mut self.chance, "k", KEYS, &value, false);
+            let drawn = Drawn { keys: KEYS, turn: 0, value: &value, lease: None };
+            return tables::any_call(&mut self.chance, "k", &drawn, false);
         }
         let key = format!("large{}", self.chance.below(LARGE_KEYS));
         let mut large = value.into_bytes();
@@ -119,9 +120,33 @@ fn in_words(plain: &Plain) -> InWords {
         Typed::Text(text) => lossy(text),
         Typed::List(list) => format!("[{}]", list.iter().map(lossy).collect::<Vec<_>>().join(" ")),
         Typed::Hash(hash) => {
-            let pairs: BTreeSet<String> = hash.iter().map(|(f, v)| format!("{} {}", lossy(f), lossy(v))).collect();
+            let pair = |(name, field): (&Vec<u8>, &Field)| format!("{} {}", lossy(name), lossy(&field.value));
+            let pairs: BTreeSet<String> = hash.iter().map(pair).collect();
             format!("{pairs:?}")
         }
+        Typed::Set(set) => format!("{:?}", set.iter().map(lossy).collect::<BTreeSet<String>>()),
+        Typed::Sorted(sorted) => {
+            let mut ranked: Vec<(i64, String)> = sorted.iter().map(|(name, score)| (*score, lossy(name))).collect();
+            ranked.sort_unstable();
+            let words: Vec<String> = ranked.iter().map(|(score, name)| format!("{name} {score}")).collect();
+            format!("[{}]", words.join(" "))
+        }
+        Typed::Stream(stream) => {
+            let entry = |(id, fields): (&(u64, u64), &Vec<Vec<u8>>)| {
+                format!("[{}-{} [{}]]", id.0, id.1, fields.iter().map(lossy).collect::<Vec<_>>().join(" "))
+            };
+            let entries: Vec<String> = stream.entries.iter().map(entry).collect();
+            let pending = |group: &Group| -> String {
+                let handed = |(id, handed): (&(u64, u64), &Handed)| {
+                    format!("{}-{} {} {}", id.0, id.1, lossy(&handed.to), handed.count)
+                };
+                group.pending.iter().map(handed).collect::<Vec<_>>().join(" ")
+            };
+            let groups: Vec<String> =
+                stream.groups.iter().map(|(name, group)| format!("{} {}", lossy(name), pending(group))).collect();
+            format!("[{}] {groups:?}", entries.join(" "))
+        }
+        Typed::Lease(..) | Typed::Limiter(_) => panic!("nobody here makes one"),
     };
     plain.keys().iter().map(|(key, kept)| (lossy(key), word(kept))).collect()
 }
@@ -148,11 +173,41 @@ fn contents(address: &str, database: u64, own: bool) -> InWords {
                 let pairs: BTreeSet<String> = parts.chunks(2).map(|pair| pair.join(" ")).collect();
                 format!("{pairs:?}")
             }
+            "set" => {
+                let loci_wire::resp::Reply::Array(members) = client.call(&format!("SMEMBERS {key}")) else {
+                    panic!("{key}")
+                };
+                format!("{:?}", members.iter().map(text).collect::<BTreeSet<String>>())
+            }
+            "zset" => client.line(&format!("ZRANGE {key} 0 -1 WITHSCORES")),
+            "stream" => {
+                let entries = client.line(&format!("XRANGE {key} - +"));
+                format!("{entries} {:?}", groups_of(&mut client, &key))
+            }
             other => panic!("{key} is a {other}"),
         };
         found.insert(key, value);
     }
     found
+}
+
+/// The groups of a stream, and what each has handed out: whom to, how often.
+fn groups_of(client: &mut Client, key: &str) -> Vec<String> {
+    let array = |reply| match reply {
+        loci_wire::resp::Reply::Array(parts) => parts,
+        other => panic!("{key}: {other:?}"),
+    };
+    let mut groups = Vec::new();
+    for group in array(client.call(&format!("XINFO GROUPS {key}"))) {
+        let name = text(&array(group)[1]);
+        let pending = array(client.call(&format!("XPENDING {key} {name} - + 1000000")));
+        let handed = pending.into_iter().map(|handed| {
+            let parts: Vec<String> = array(handed).iter().map(text).collect();
+            format!("{} {} {}", parts[0], parts[1], parts[3])
+        });
+        groups.push(format!("{name} {}", handed.collect::<Vec<_>>().join(" ")));
+    }
+    groups
 }
 
 /// Whether a table is just being written in a data directory.

@@ -473,8 +473,11 @@ impl Keyspace {
         self.take(key, at).is_some()
     }
 
-    /// Removes a key to make room, and says whether it was there.
+    /// Removes a key to make room, and says whether it was there. A lease stays, which it may have become since it was chosen.
     pub fn evict(&mut self, key: &[u8], at: At) -> bool {
+        if self.entry(self.hash(key), key).is_some_and(victims::is_lease) {
+            return false;
+        }
         self.take_for(key, at, Fate::Evicted).is_some()
     }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use loci_index::table::tape::Tape;
 
 use super::{End, History, Model, Part, Span};
-use crate::plain::{Kept, Loaded, Plain, Typed, When};
+use crate::plain::{Kept, Loaded, Plain, Typed, When, in_order, is_look, key_place};
 use crate::sim::tables::{self, Words};
 
 /// A call with its words. The second is the key, or, of a script, the fourth.
@@ -17,13 +17,12 @@ pub struct Action(pub Words);
 
 impl Action {
     fn key(&self) -> &[u8] {
-        &self.0[if self.0[0] == b"EVAL" { 3 } else { 1 }]
+        &self.0[key_place(&self.0)]
     }
 
     /// Whether it changes nothing, whatever it finds.
     fn looks(&self) -> bool {
-        let looks: [&[u8]; 9] = [b"GET", b"STRLEN", b"TYPE", b"EXISTS", b"LLEN", b"HLEN", b"PTTL", b"LRANGE", b"HGET"];
-        looks.contains(&self.0[0].as_slice())
+        is_look(&self.0)
     }
 }
 
@@ -84,17 +83,16 @@ impl Model for Values {
     }
 
     fn apply(&self, state: &Option<Typed>, step: &Step) -> Option<Option<Typed>> {
-        let key = b"k".to_vec();
-        let kept = state.clone().map(|value| (key.clone(), Kept { value, deadline: 0, version: 1 }));
+        let args: Vec<&[u8]> = step.words.iter().map(Vec::as_slice).collect();
+        // Some replies name it.
+        let key = args[key_place(&args)].to_vec();
+        let kept = state.clone().map(|value| (key.clone(), Kept::of(value, 1)));
         let mut plain = Plain::of(kept.into_iter().collect());
-        let mut args: Vec<&[u8]> = step.words.iter().map(Vec::as_slice).collect();
-        let place = if args[0] == b"EVAL" { 3 } else { 1 };
-        args[place] = &key;
         let mut out = Tape::new();
         plain.call(&mut Loaded::new(), &args, WHEN, &mut out);
         let after = plain.live(&key, WHEN.now).map(|kept| kept.value.clone());
         match &step.told {
-            Some(told) => (out.bytes() == told).then_some(after),
+            Some(told) => (in_order(out.bytes()) == *told).then_some(after),
             None => (after != *state).then_some(after),
         }
     }

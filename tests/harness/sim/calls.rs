@@ -1,6 +1,6 @@
 //! How calls go: from a client to a node and back, again elsewhere if need be; and what must be true of each answer.
 
-use loci_index::command::Outcome;
+use loci_index::command::{Outcome, Refusal, Unmet};
 use loci_index::record::CollectionId;
 use loci_index::view::{CollectionView, Effort, Hit, ScanRequest, SearchRequest, SearchScratch, View};
 use loci_node::shard::{Level, ReadError, ShardHandle, WriteError, Written};
@@ -259,8 +259,8 @@ impl World<'_> {
                 Ok(Some(Told::Record(records::Outcome::Counted(shown.len() as u64))))
             }
             What::Look(id, call) => {
-                let (reply, version) = self.check_look(seat, view, *id, call)?;
-                Ok(Some(Told::Looked(values::Outcome(reply), (*id, call[1].clone(), version))))
+                let (reply, seen) = self.check_look(seat, view, *id, call)?;
+                Ok(Some(Told::Looked(values::Outcome(reply), seen)))
             }
             What::Search(query, k) => {
                 let Some(collection) = collection(NEAR) else { return Ok(None) };
@@ -320,6 +320,9 @@ impl World<'_> {
                     self.reached.mark("writes whose outcome was learnt by asking again");
                 }
                 match &outcome {
+                    Outcome::Refused(Refusal::Unmet { unmet: Unmet::Lease { .. }, .. }) => {
+                        self.reached.mark("writes refused by a fence");
+                    }
                     Outcome::Refused(_) => self.reached.mark("writes refused by a condition"),
                     Outcome::Executed(None) => self.reached.mark("calls not carried out because a key had changed"),
                     Outcome::Executed(Some(_)) => self.reached.mark("writes of typed values answered"),

@@ -23,10 +23,11 @@ use loci_index::view::View;
 use loci_node::shard::{Level, ReadError, ShardHandle, WriteError, Written};
 
 use super::histories::{Action as Recorded, Entry, Told};
-use super::tables::{self, VALUES, Words};
+use super::tables::{self, Drawn, VALUES, Words};
 use super::{MILLIS, Nanos};
 use crate::chance::Chance;
 use crate::linearizable::{records, values};
+use crate::plain::key_place;
 
 /// The cache keyspace.
 pub const KEYS: u64 = 1;
@@ -192,6 +193,8 @@ pub struct Habits {
     pub writes: u64,
     /// Of a hundred operations so many are about typed values.
     pub typed: u64,
+    /// What chooses the kind of value that each key stands for.
+    pub turn: u64,
     /// Of a hundred writes so many have a request id.
     pub ids: u64,
     /// Of a hundred operations so many go to any node, not to the one that is thought to lead.
@@ -217,6 +220,7 @@ impl Habits {
             lost: [0, 0, 5, 30][chance.index(4)],
             spans: chance.percent(50),
             typed: [0, 40, 60, 90][chance.index(4)],
+            turn: chance.below(8),
         }
     }
 }
@@ -249,6 +253,24 @@ pub struct Known {
     timed: Option<Vec<u8>>,
     /// A typed value that it looked at lately.
     seen: Option<tables::Seen>,
+    /// A lease that was held lately, and its number.
+    lease: Option<(Vec<u8>, u64)>,
+}
+
+impl Known {
+    /// A condition on a lease or a typed value, under which a record is written.
+    fn condition(&self, chance: &mut Chance) -> Option<Condition> {
+        match (&self.lease, &self.seen) {
+            (Some((name, number)), _) if chance.percent(70) => {
+                Some(Condition { collection: VALUES, key: name.clone(), expect: Expect::Lease(*number) })
+            }
+            (_, Some(seen)) => {
+                let (collection, key) = (seen.collection, seen.key.clone());
+                Some(Condition { collection, key, expect: Expect::Value(seen.version) })
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Client {
@@ -296,7 +318,9 @@ impl Client {
 
     /// What it wants to do next in a shard.
     pub fn draw(&mut self, shard: usize, chance: &mut Chance, habits: &Habits) -> Ask {
+        let value = format!("{}.{}", self.number, self.operations);
         let known = &mut self.known[shard];
+        let drawn = Drawn { keys: habits.keys, turn: habits.turn, value: &value, lease: known.lease.clone() };
         let typed = chance.percent(habits.typed);
         let key = |chance: &mut Chance| format!("k{}", chance.below(habits.keys)).into_bytes();
         if !chance.percent(habits.writes) {
@@ -309,7 +333,7 @@ impl Client {
             };
             let what = match chance.below(20) {
                 _ if typed => {
-                    let (collection, call) = tables::draw_look(chance, habits.keys);
+                    let (collection, call) = tables::draw_look(chance, &drawn);
                     What::Look(collection, call)
                 }
                 0..=2 => What::Search((0..DIMENSION).map(|_| chance.component()).collect(), 1 + chance.index(5)),
@@ -320,9 +344,15 @@ impl Client {
             };
             return Ask::Read(level, what);
         }
-        let value = format!("{}.{}", self.number, self.operations);
         if typed {
-            let command = tables::draw(chance, habits.keys, &value, known.seen.as_ref());
+            let command = match known.condition(chance).filter(|_| chance.percent(8)) {
+                Some(condition) => {
+                    let key = format!("f{}", chance.below(3)).into_bytes();
+                    let content = Content { value: Some(value.into_bytes()), ..Content::default() };
+                    write(vec![condition], vec![put(KEYS, key, content)])
+                }
+                None => tables::draw(chance, &drawn, known.seen.as_ref()),
+            };
             let with_id = chance.percent(habits.ids);
             return Ask::Write(self.envelope(command, with_id));
         }
@@ -371,6 +401,9 @@ impl Client {
         known.token = known.token.max(index);
         if let Some(Told::Looked(_, seen)) = told {
             known.seen = Some(seen.clone());
+            if let (VALUES, Some(number)) = (seen.collection, seen.lease) {
+                known.lease = Some((seen.key.clone(), number));
+            }
         }
         let Some(Told::Record(told)) = told else { return };
         let version = match told {
@@ -408,7 +441,7 @@ fn is_recorded(collection: u64, key: &[u8]) -> bool {
 /// What stands in a history, if this belongs there.
 pub fn recorded(ask: &Ask) -> Option<Recorded> {
     match ask {
-        Ask::Read(Level::Latest, What::Look(VALUES, call)) if tables::is_recorded(&call[1]) => {
+        Ask::Read(Level::Latest, What::Look(VALUES, call)) if tables::is_recorded(&call[key_place(call)]) => {
             Some(Recorded::of_call(call.clone()))
         }
         Ask::Write(envelope) if matches!(envelope.command, Command::Execute(_)) => {

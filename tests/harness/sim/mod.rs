@@ -20,7 +20,8 @@
 //! | [`faults`], [`strikes`] | which faults, how often; what each does |
 //! | [`joiners`] | members that change |
 //! | [`clients`], [`calls`] | what is asked for; how calls go and what must be true of their answers |
-//! | [`tables`] | typed values: what clients do with them, and what they must hear |
+//! | [`tables`] | typed values: what clients must hear of them |
+//! | [`draws`] | and what they ask for |
 //! | [`oracle`], [`checks`] | what must be; whether it is |
 //! | [`histories`] | what clients were told, for the search for an order of it |
 //! | [`planted`] | mistakes made on purpose, to see that they are found |
@@ -51,6 +52,7 @@ mod oracle;
 pub mod planted;
 mod shards;
 mod strikes;
+mod draws;
 pub mod tables;
 mod world;
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use loci_index::command::{
     ArchivedAction, ArchivedCommand, ArchivedContent, ArchivedExecution, ArchivedExpect, ArchivedOrigin,
-    ArchivedReclaim, Entry as Commands, Found, Outcome, Refusal,
+    ArchivedReclaim, Entry as Commands, Found, Outcome, Refusal, Unmet,
 };
 use loci_index::record::Position;
 use loci_index::table::call::Unpacked;
@@ -268,12 +268,23 @@ impl Oracle {
         };
         for (number, condition) in (0..).zip(conditions.iter()) {
             let place = (condition.collection.to_native(), condition.key.to_vec());
+            let nothing = Plain::default();
+            let table = self.tables.get(&place.0).unwrap_or(&nothing);
+            let unmet = match &condition.expect {
+                ArchivedExpect::Lease(given) => table.lease_unmet(&place.1, given.to_native(), clock),
+                ArchivedExpect::Value(expected) => table.value_unmet(&place.1, expected.to_native(), clock),
+                _ => None,
+            };
+            if let Some(unmet) = unmet {
+                return Outcome::Refused(Refusal::Unmet { number, unmet });
+            }
             let found = now(self, &place);
             let holds = match condition.expect {
                 ArchivedExpect::Absent => found.is_none(),
                 ArchivedExpect::Present => found.is_some(),
                 ArchivedExpect::Version(version) => found == Some(version.to_native()),
-                ArchivedExpect::Lease(_) | ArchivedExpect::Value(_) => panic!("records are all that is written here"),
+                // They hold.
+                ArchivedExpect::Lease(_) | ArchivedExpect::Value(_) => true,
             };
             if !holds {
                 let found = found.map_or(Found::Absent, Found::Version);
@@ -309,6 +320,11 @@ impl Oracle {
         if !unchanged {
             return Outcome::Executed(None);
         }
+        if execution.atomic
+            && let Some((number, unmet)) = self.unmet(&collections, &execution.calls, now)
+        {
+            return Outcome::Refused(Refusal::Unmet { number, unmet });
+        }
         let (mut unpacked, mut args, mut out) = (Unpacked::new(&execution.calls), Vec::new(), Tape::new());
         while let Some(database) = unpacked.next_into(&mut args) {
             let table = self.tables.entry(collections[usize::from(database)]).or_default();
@@ -321,14 +337,38 @@ impl Oracle {
         Outcome::Executed(Some(out.into_bytes()))
     }
 
+    /// The first guard of a transaction that does not hold.
+    fn unmet(&self, collections: &[u64], calls: &[u8], now: u64) -> Option<(u32, Unmet)> {
+        let (mut unpacked, mut args) = (Unpacked::new(calls), Vec::new());
+        for number in 0.. {
+            let database = unpacked.next_into(&mut args)?;
+            if !matches!(args[0], b"LEASE.FENCE" | b"VERSION.IF") {
+                continue;
+            }
+            let nothing = Plain::default();
+            let table = self.tables.get(&collections[usize::from(database)]).unwrap_or(&nothing);
+            if let Some(unmet) = table.unmet(&args, now) {
+                return Some((number, unmet));
+            }
+        }
+        None
+    }
+
     fn reclaim(&mut self, at: Position, now: u64, reclaim: &ArchivedReclaim) -> Outcome {
         let collection = reclaim.collection.to_native();
         let Some(table) = self.tables.get_mut(&collection) else { return Outcome::Unchanged };
         for key in reclaim.keys.iter() {
             let live = table.live(key, now).is_some();
+            // Whoever holds a lease relies on it.
+            if reclaim.evicted && table.held(key, now).is_some() {
+                self.reached.mark("victims that had become leases");
+                continue;
+            }
+            let has_parts = live && table.keys()[&key[..]].fields().is_some();
             match (reclaim.evicted, live) {
                 (true, true) => table.remove(key),
                 (true, false) => self.reached.mark("victims that were gone already"),
+                (false, true) if has_parts => self.reached.mark("hashes named because fields had expired"),
                 (false, true) => self.reached.mark("keys named as expired that live"),
                 (false, false) => self.reached.mark("keys removed because they had expired"),
             }

@@ -80,6 +80,11 @@ impl World<'_> {
             Fault::Heal => self.network.heal(),
             Fault::Change => self.change_members()?,
             Fault::DiskFull => {
+                // As often as not that of a leader, who then refuses writes.
+                if self.chance.percent(50) {
+                    let shard = self.any_shard();
+                    at = self.leader(shard).unwrap_or(at);
+                }
                 let used = self.machines[at].disk.memory.used();
                 let left = self.chance.below(3) * self.build.log_file_bytes;
                 self.machines[at].disk.set_capacity(Some(used + left));

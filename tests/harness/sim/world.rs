@@ -133,7 +133,7 @@ impl<'t> World<'t> {
             menu.changes = 10 + chance.below(40);
         }
         if run.planted.is_none() && chance.percent(50) {
-            menu.full = 5 + chance.below(20);
+            menu.full = 10 + chance.below(40);
         }
         if let Some(planted) = run.planted {
             (menu.changes, menu.full) = planted.changes_and_full_disks();

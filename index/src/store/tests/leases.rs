@@ -1,7 +1,7 @@
 //! Versions of typed values and leases in the store: what is written under a condition, against a model that says what may be.
 
 use super::*;
-use crate::command::{Execution, Found, Refusal, Unmet};
+use crate::command::{Execution, Found, Reclaim, Refusal, Unmet};
 use crate::record::{CollectionId, Position};
 use crate::table::call::Packed;
 use crate::table::tape::{Item, Items};
@@ -113,6 +113,19 @@ fn records_are_written_on_conditions_about_typed_values_and_leases() {
         "{outcome:?}"
     );
     shard.restart();
+}
+
+#[test]
+fn what_became_a_lease_after_it_was_chosen_to_make_room_stays() {
+    let mut shard = Shard::new(small());
+    let c = shard.collection("c", 0);
+    shard.command(calls(c, &["SET l 1", "SET other 1"], false));
+    let chosen = Reclaim { collection: c, keys: vec![b"l".to_vec(), b"other".to_vec()], evicted: true };
+    let lease = shard.command(calls(c, &["DEL l"], false));
+    assert_eq!(number(&lease), Some(1));
+    let lease = number(&shard.command(calls(c, &["LEASE.ACQUIRE l me 100000"], false))).unwrap();
+    shard.command(Command::Reclaim(chosen.into()));
+    assert_eq!((version(&shard, c, "l"), version(&shard, c, "other")), (lease, 0));
 }
 
 /// What there is to know of the leases of one name.

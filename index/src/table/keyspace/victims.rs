@@ -16,7 +16,7 @@ use crate::table::objects::Object;
 /// One search for victims looks at so many keys in vain, at most: entries wait for it.
 const LOOKED_AT_IN_ALL: usize = 1 << 17;
 
-fn is_lease(entry: &Entry) -> bool {
+pub(super) fn is_lease(entry: &Entry) -> bool {
     matches!(entry.value(), Value::Object(Object::Lease(_)))
 }
 

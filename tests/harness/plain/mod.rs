@@ -1,15 +1,35 @@
-//! Typed values, the slow and obvious way: what a few of the calls of Redis do to keys, and what they answer.
+//! Typed values, the slow and obvious way: what a few of the calls of Redis, and of ours, do to keys, and what they answer.
 //!
 //! A map, and values that are what the library has. It shares nothing with the table but the tape that replies stand on,
 //! so that whatever both say is likely so.
 //!
-//! Always: a key whose deadline has passed is not there; nothing here removes it, so the state as of any moment can be
-//! asked as of any later one.
+//! | module | what |
+//! |---|---|
+//! | here | keys, deadlines, strings, lists, scripts |
+//! | [`hashes`] | hashes, and the deadlines of their fields |
+//! | [`sets`] | sets and sorted sets |
+//! | [`streams`] | streams and groups of consumers |
+//! | [`natives`] | leases, limiters, tags, guards |
+//!
+//! Always: a key or a field whose deadline has passed is not there; nothing here removes it, so the state as of any moment
+//! can be asked as of any later one.
 
+mod hashes;
+mod natives;
+mod sets;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use loci_index::table::script::sha1_hex;
-use loci_index::table::tape::Tape;
+use loci_index::table::tape::{Item, Items, Tape};
+
+pub use hashes::Field;
+pub use natives::Limiter;
+pub use streams::{Group, Handed, Id, Stream};
 
 /// What a key holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -19,7 +39,43 @@ pub enum Typed {
     /// A list, which has elements.
     List(Vec<Vec<u8>>),
     /// A hash, which has fields.
-    Hash(BTreeMap<Vec<u8>, Vec<u8>>),
+    Hash(BTreeMap<Vec<u8>, Field>),
+    /// A set, which has members.
+    Set(BTreeSet<Vec<u8>>),
+    /// A sorted set, which has members, with their scores: only whole ones.
+    Sorted(BTreeMap<Vec<u8>, i64>),
+    /// A stream.
+    Stream(Stream),
+    /// Who holds a lease, and under which number.
+    Lease(Vec<u8>, u64),
+    /// How much was taken lately.
+    Limiter(Limiter),
+}
+
+impl Typed {
+    fn name(&self) -> &'static str {
+        match self {
+            Typed::Text(_) => "string",
+            Typed::List(_) => "list",
+            Typed::Hash(_) => "hash",
+            Typed::Set(_) => "set",
+            Typed::Sorted(_) => "zset",
+            Typed::Stream(_) => "stream",
+            Typed::Lease(..) => "lease",
+            Typed::Limiter(_) => "limiter",
+        }
+    }
+
+    /// Whether nothing is in it: then its key goes.
+    fn is_empty(&self) -> bool {
+        match self {
+            Typed::List(list) => list.is_empty(),
+            Typed::Hash(hash) => hash.is_empty(),
+            Typed::Set(set) => set.is_empty(),
+            Typed::Sorted(sorted) => sorted.is_empty(),
+            Typed::Text(_) | Typed::Stream(_) | Typed::Lease(..) | Typed::Limiter(_) => false,
+        }
+    }
 }
 
 /// A key's value, and what goes with it.
@@ -31,13 +87,49 @@ pub struct Kept {
     pub deadline: u64,
     /// The position of the call that changed it last.
     pub version: u64,
+    /// What it depends on.
+    pub tags: BTreeSet<Vec<u8>>,
 }
 
 impl Kept {
+    /// That value, from a call at that position, without deadline and tags.
+    pub fn of(value: Typed, version: u64) -> Kept {
+        Kept { value, deadline: 0, version, tags: BTreeSet::new() }
+    }
+
     /// Whether it is there at a time.
     pub fn is_live(&self, now: u64) -> bool {
-        self.deadline == 0 || self.deadline > now
+        is_before(now, self.deadline) && self.fields().is_none_or(|mut fields| fields.any(|end| is_before(now, end)))
     }
+
+    /// The same under another key: a lease gets a new number.
+    fn moved(mut self, when: When) -> Kept {
+        if let Typed::Lease(_, number) = &mut self.value {
+            *number = when.version;
+        }
+        Kept { version: when.version, ..self }
+    }
+
+    /// When the fields of a hash end; zero: never.
+    pub fn fields(&self) -> Option<impl Iterator<Item = u64>> {
+        match &self.value {
+            Typed::Hash(hash) => Some(hash.values().map(|field| field.deadline)),
+            _ => None,
+        }
+    }
+
+    /// When it went, if it is not there at a time.
+    pub fn went(&self, now: u64) -> u64 {
+        match is_before(now, self.deadline) {
+            true => self.fields().into_iter().flatten().max().unwrap_or(0),
+            false => self.deadline,
+        }
+    }
+}
+
+/// Whether a deadline has not passed; zero never does.
+fn is_before(now: u64, deadline: u64) -> bool {
+    deadline == 0 || deadline > now
 }
 
 /// When a call is carried out.
@@ -69,11 +161,13 @@ pub enum Script {
     Raise,
     /// Adds to a list, and says how long it is.
     Push,
+    /// Adds to a set, and says how large it is.
+    Collect,
 }
 
 impl Script {
     /// All of them.
-    pub const ALL: [Script; 3] = [Script::CompareAndDelete, Script::Raise, Script::Push];
+    pub const ALL: [Script; 4] = [Script::CompareAndDelete, Script::Raise, Script::Push, Script::Collect];
 
     /// In Lua.
     pub fn source(self) -> &'static str {
@@ -86,20 +180,97 @@ impl Script {
                  if n and n < tonumber(ARGV[1]) then redis.call('set', KEYS[1], ARGV[1]) return 1 end return 0"
             }
             Script::Push => {
-                "if redis.call('type', KEYS[1]).ok == 'string' then redis.call('del', KEYS[1]) end \
-                 if redis.call('type', KEYS[1]).ok == 'hash' then return -1 end \
+                "local kind = redis.call('type', KEYS[1]).ok \
+                 if kind == 'string' then redis.call('del', KEYS[1]) \
+                 elseif kind ~= 'list' and kind ~= 'none' then return -1 end \
                  redis.call('rpush', KEYS[1], ARGV[1]) return redis.call('llen', KEYS[1])"
+            }
+            Script::Collect => {
+                "local added = redis.pcall('sadd', KEYS[1], ARGV[1]) if type(added) == 'table' then return -1 end \
+                 return redis.call('scard', KEYS[1])"
             }
         }
     }
 }
 
+/// The calls that only look, of those that are known here.
+pub const LOOKS: &[&str] = &[
+    "EXISTS",
+    "GET",
+    "HGET",
+    "HGETALL",
+    "HLEN",
+    "HPEXPIRETIME",
+    "HPTTL",
+    "LEASE.FENCE",
+    "LEASE.GET",
+    "LLEN",
+    "LRANGE",
+    "PTTL",
+    "SCARD",
+    "SISMEMBER",
+    "SMEMBERS",
+    "STRLEN",
+    "TAG.COUNT",
+    "TAG.KEYS",
+    "TAG.OF",
+    "TYPE",
+    "VERSION.IF",
+    "XLEN",
+    "XPENDING",
+    "XRANGE",
+    "XREAD",
+    "ZCARD",
+    "ZCOUNT",
+    "ZRANGE",
+    "ZRANK",
+    "ZSCORE",
+];
+
+/// Whether a call only looks.
+pub fn is_look<W: AsRef<[u8]>>(words: &[W]) -> bool {
+    LOOKS.iter().any(|name| name.as_bytes() == words[0].as_ref())
+}
+
 /// A failure, in the words of Redis.
-type Failure = &'static str;
-const WRONG_TYPE: Failure = "WRONGTYPE Operation against a key holding the wrong kind of value";
-const NOT_A_NUMBER: Failure = "ERR value is not an integer or out of range";
-const OVERFLOW: Failure = "ERR increment or decrement would overflow";
-const NO_SCRIPT: Failure = "NOSCRIPT No matching script. Please use EVAL.";
+type Failure = Cow<'static, str>;
+const WRONG_TYPE: Failure = Cow::Borrowed("WRONGTYPE Operation against a key holding the wrong kind of value");
+const NOT_A_NUMBER: Failure = Cow::Borrowed("ERR value is not an integer or out of range");
+const OVERFLOW: Failure = Cow::Borrowed("ERR increment or decrement would overflow");
+const NO_SCRIPT: Failure = Cow::Borrowed("NOSCRIPT No matching script. Please use EVAL.");
+const NO_KEY: Failure = Cow::Borrowed("ERR no such key");
+
+/// A reply whose parts have no order, in order: so that two are the same if they say the same.
+pub fn in_order(reply: &[u8]) -> Vec<u8> {
+    let mut items = Items::new(reply);
+    let size = match items.next() {
+        Some(Item::Set(_)) => 1,
+        Some(Item::Map(_)) => 2,
+        _ => return reply.to_vec(),
+    };
+    let (head, mut parts) = (reply.len() - items.rest().len(), Vec::new());
+    while !items.rest().is_empty() {
+        let part: Vec<&[u8]> = (0..size).map_while(|_| items.whole()).collect();
+        if part.is_empty() {
+            break;
+        }
+        parts.push(part.concat());
+    }
+    parts.sort_unstable();
+    [&reply[..head], &parts.concat()].concat()
+}
+
+/// The place of the key among a call's words; of several, of the first.
+pub fn key_place<W: AsRef<[u8]>>(words: &[W]) -> usize {
+    match words[0].as_ref() {
+        b"EVAL" | b"EVALSHA" => 3,
+        b"XGROUP" => 2,
+        b"XREAD" | b"XREADGROUP" => {
+            words.iter().position(|word| word.as_ref() == b"STREAMS").map_or(1, |streams| streams + 1)
+        }
+        _ => 1,
+    }
+}
 
 impl Plain {
     /// With these keys.
@@ -129,56 +300,59 @@ impl Plain {
         }
     }
 
-    fn put(&mut self, key: &[u8], value: Typed, deadline: u64, when: When) {
-        if deadline != 0 && deadline <= when.now {
+    fn put(&mut self, key: &[u8], kept: Kept, when: When) {
+        if kept.deadline != 0 && kept.deadline <= when.now {
             return self.remove(key);
         }
-        self.keys.insert(key.to_vec(), Kept { value, deadline, version: when.version });
+        self.keys.insert(key.to_vec(), kept);
         self.changed.insert(key.to_vec());
     }
 
-    /// Changes a value in place; one without elements goes.
+    /// Changes a value in place, which keeps its deadline and its tags; one without elements goes.
     fn change(&mut self, key: &[u8], value: Typed, when: When) {
-        let is_empty = match &value {
-            Typed::Text(_) => false,
-            Typed::List(list) => list.is_empty(),
-            Typed::Hash(hash) => hash.is_empty(),
-        };
-        if is_empty {
+        if value.is_empty() {
             return self.remove(key);
         }
-        let deadline = self.live(key, when.now).map_or(0, |kept| kept.deadline);
-        self.put(key, value, deadline, when);
+        let kept = match self.live(key, when.now).cloned() {
+            Some(kept) => Kept { value, version: when.version, ..kept },
+            None => Kept::of(value, when.version),
+        };
+        self.put(key, kept, when);
+    }
+
+    /// Changes a value in place, or makes it, and its deadline.
+    fn change_until(&mut self, key: &[u8], value: Typed, deadline: u64, when: When) {
+        self.change(key, value, when);
+        if let Some(kept) = self.live(key, when.now).cloned() {
+            self.put(key, Kept { deadline, ..kept }, when);
+        }
+    }
+
+    /// A value of one type, if there is a value.
+    fn value<T>(&self, key: &[u8], now: u64, pick: fn(&Typed) -> Option<&T>) -> Result<Option<&T>, Failure> {
+        let Some(kept) = self.live(key, now) else { return Ok(None) };
+        pick(&kept.value).map(Some).ok_or(WRONG_TYPE)
     }
 
     fn text(&self, key: &[u8], now: u64) -> Result<Option<&Vec<u8>>, Failure> {
-        match self.live(key, now).map(|kept| &kept.value) {
-            None => Ok(None),
-            Some(Typed::Text(text)) => Ok(Some(text)),
-            Some(_) => Err(WRONG_TYPE),
-        }
+        self.value(key, now, |typed| match typed {
+            Typed::Text(text) => Some(text),
+            _ => None,
+        })
     }
 
     fn list(&self, key: &[u8], now: u64) -> Result<Vec<Vec<u8>>, Failure> {
-        match self.live(key, now).map(|kept| &kept.value) {
-            None => Ok(Vec::new()),
-            Some(Typed::List(list)) => Ok(list.clone()),
-            Some(_) => Err(WRONG_TYPE),
-        }
-    }
-
-    fn hash(&self, key: &[u8], now: u64) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Failure> {
-        match self.live(key, now).map(|kept| &kept.value) {
-            None => Ok(BTreeMap::new()),
-            Some(Typed::Hash(hash)) => Ok(hash.clone()),
-            Some(_) => Err(WRONG_TYPE),
-        }
+        let list = self.value(key, now, |typed| match typed {
+            Typed::List(list) => Some(list),
+            _ => None,
+        })?;
+        Ok(list.cloned().unwrap_or_default())
     }
 
     /// Carries a call out; the reply, a failure too, is added to the tape. One that is not known here panics.
     pub fn call(&mut self, loaded: &mut Loaded, args: &[&[u8]], when: When, out: &mut Tape) {
         if let Err(failure) = self.carry_out(loaded, args, when, out) {
-            out.error(failure);
+            out.error(&failure);
         }
     }
 
@@ -189,12 +363,7 @@ impl Plain {
             b"GET" => out.bulk_or_null(self.text(key, now)?.map(Vec::as_slice)),
             b"STRLEN" => out.count(self.text(key, now)?.map_or(0, Vec::len)),
             b"EXISTS" => out.flag(self.live(key, now).is_some()),
-            b"TYPE" => out.status(match self.live(key, now).map(|kept| &kept.value) {
-                None => "none",
-                Some(Typed::Text(_)) => "string",
-                Some(Typed::List(_)) => "list",
-                Some(Typed::Hash(_)) => "hash",
-            }),
+            b"TYPE" => out.status(self.live(key, now).map_or("none", |kept| kept.value.name())),
             b"PTTL" => out.int(match self.live(key, now).map(|kept| kept.deadline) {
                 None => -2,
                 Some(0) => -1,
@@ -225,14 +394,15 @@ impl Plain {
                 None => out.int(0),
                 Some(kept) => {
                     let millis = number(args[2]).ok_or(NOT_A_NUMBER)?;
-                    self.put(key, kept.value, now.saturating_add_signed(millis).max(1), when);
+                    let deadline = now.saturating_add_signed(millis).max(1);
+                    self.put(key, Kept { deadline, version: when.version, ..kept }, when);
                     out.int(1);
                 }
             },
             b"PERSIST" => match self.live(key, now).filter(|kept| kept.deadline != 0).cloned() {
                 None => out.int(0),
                 Some(kept) => {
-                    self.put(key, kept.value, 0, when);
+                    self.put(key, Kept { deadline: 0, version: when.version, ..kept }, when);
                     out.int(1);
                 }
             },
@@ -262,23 +432,19 @@ impl Plain {
                 out.array(list.len());
                 list.iter().for_each(|element| out.bulk(element));
             }
-            b"HSET" => {
-                let mut hash = self.hash(key, now)?;
-                let created = hash.insert(args[2].to_vec(), args[3].to_vec()).is_none();
-                out.flag(created);
-                self.change(key, Typed::Hash(hash), when);
+            b"RENAME" => {
+                let kept = self.live(key, now).cloned().ok_or(NO_KEY)?;
+                if key != args[2] {
+                    self.remove(key);
+                    self.put(args[2], kept.moved(when), when);
+                }
+                out.ok();
             }
-            b"HGET" => {
-                let hash = self.hash(key, now)?;
-                out.bulk_or_null(hash.get(args[2]).map(Vec::as_slice));
-            }
-            b"HLEN" => out.count(self.hash(key, now)?.len()),
-            b"HDEL" => {
-                let mut hash = self.hash(key, now)?;
-                let removed = hash.remove(args[2]).is_some();
-                out.flag(removed);
-                if removed {
-                    self.change(key, Typed::Hash(hash), when);
+            b"COPY" => {
+                let kept = self.live(key, now).filter(|_| self.live(args[2], now).is_none()).cloned();
+                out.flag(kept.is_some());
+                if let Some(kept) = kept {
+                    self.put(args[2], kept.moved(when), when);
                 }
             }
             b"FLUSHDB" => {
@@ -300,14 +466,23 @@ impl Plain {
                 }
                 out.int(self.script(script, args[3], args[4], when));
             }
-            other => panic!("the plain model knows no {}", String::from_utf8_lossy(other)),
+            _ => {
+                let families =
+                    [Plain::hash_call, Plain::set_call, Plain::sorted_call, Plain::stream_call, Plain::native_call];
+                for family in families {
+                    if family(self, args, when, out)? {
+                        return Ok(());
+                    }
+                }
+                panic!("the plain model knows no {}", String::from_utf8_lossy(args[0]));
+            }
         }
         Ok(())
     }
 
     fn set(&mut self, args: &[&[u8]], when: When, out: &mut Tape) -> Result<(), Failure> {
         let (key, value) = (args[1], args[2]);
-        let (mut deadline, mut get, mut only_new) = (0, false, false);
+        let (mut deadline, mut get, mut only_new, mut tags) = (0, false, false, BTreeSet::new());
         let mut words = args[3..].iter();
         while let Some(word) = words.next() {
             match *word {
@@ -316,6 +491,10 @@ impl Plain {
                 b"PX" => {
                     let millis = words.next().and_then(|word| number(word)).ok_or(NOT_A_NUMBER)?;
                     deadline = when.now.saturating_add_signed(millis);
+                }
+                b"TAGS" => {
+                    let count = words.next().and_then(|word| number(word)).ok_or(NOT_A_NUMBER)?;
+                    tags = words.by_ref().take(count as usize).map(|tag| tag.to_vec()).collect();
                 }
                 other => panic!("the plain model knows no SET {}", String::from_utf8_lossy(other)),
             }
@@ -330,7 +509,8 @@ impl Plain {
             }
             return Ok(());
         }
-        self.put(key, Typed::Text(value.to_vec()), deadline, when);
+        let value = Typed::Text(value.to_vec());
+        self.put(key, Kept { value, deadline, version: when.version, tags }, when);
         if !get {
             out.ok();
         }
@@ -352,7 +532,7 @@ impl Plain {
                 let old = self.text(key, now).ok().flatten().and_then(|text| float(text));
                 let raises = old.is_some_and(|old| Some(old) < float(argument));
                 if raises {
-                    self.put(key, Typed::Text(argument.to_vec()), 0, when);
+                    self.put(key, Kept::of(Typed::Text(argument.to_vec()), when.version), when);
                 }
                 i64::from(raises)
             }
@@ -366,6 +546,7 @@ impl Plain {
                 self.change(key, Typed::List(list), when);
                 len as i64
             }
+            Script::Collect => self.collect(key, argument, when),
         }
     }
 }
@@ -374,48 +555,4 @@ impl Plain {
 fn number(text: &[u8]) -> Option<i64> {
     let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     (number.to_string().as_bytes() == text).then_some(number)
-}
-
-#[cfg(test)]
-mod tests {
-    use loci_index::table::execute::{self, Moment};
-    use loci_index::table::keyspace::Keyspace;
-    use loci_index::table::scripting::Scripts;
-
-    use super::*;
-    use crate::chance::Chance;
-    use crate::sim::tables;
-
-    /// The table itself and this page say the same of any calls.
-    #[test]
-    fn the_table_says_the_same() {
-        for seed in 0..300 {
-            let mut chance = Chance::new(seed);
-            let (mut table, mut scripts) = (Keyspace::new(seed), Scripts::default());
-            let (mut plain, mut loaded) = (Plain::default(), Loaded::new());
-            let mut now = 1_000_000;
-            for version in 1..200 {
-                now += chance.below(400);
-                let words = tables::any_call(&mut chance, "k", 4, &format!("{version}"), true);
-                let args: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-                let (mut mine, mut its) = (Tape::new(), Tape::new());
-                plain.call(&mut loaded, &args, When { now, version }, &mut mine);
-                let moment = Moment { now, version, number: 0 };
-                let spec = execute::find(&args).expect("a command");
-                if matches!(spec.run, loci_index::table::commands::Run::Script) {
-                    scripts.call(&mut table, &args, moment, &mut its);
-                } else {
-                    execute::write(&mut table, spec, &args, moment, &mut its);
-                }
-                let words: Vec<_> = args.iter().map(|word| String::from_utf8_lossy(word)).collect();
-                assert_eq!(mine, its, "seed {seed}, call {version}: {words:?}");
-                for number in 0..4 {
-                    let key = format!("k{number}").into_bytes();
-                    let mine = plain.live(&key, now).map(|kept| (kept.version, kept.deadline));
-                    let its = table.version(&key, now).zip(table.deadline(&key, now));
-                    assert_eq!(mine, its, "seed {seed}, call {version}: {words:?}: {number}");
-                }
-            }
-        }
-    }
 }
