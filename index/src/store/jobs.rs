@@ -51,7 +51,7 @@ const RETRY_MILLIS: u64 = 1_000;
 /// bytes. Less than that waits for the next one that is asked for: where few keys are written again and again, each
 /// checkpoint makes a small segment that is soon worth merging.
 const GARBAGE_SHARE: u64 = 4;
-const GARBAGE_BYTES_MIN: u64 = 4 << 20;
+const GARBAGE_BYTES_MIN: u64 = 64 << 20;
 
 /// After so many ended versions it is worth looking for something to merge.
 const ENDED_PER_LOOK: u32 = 64;

@@ -75,7 +75,7 @@ impl Default for StoreOptions {
     fn default() -> StoreOptions {
         StoreOptions {
             buffer_rows_max: 8_192,
-            buffer_keys_max: 65_536,
+            buffer_keys_max: 262_144,
             buffer_bytes_max: 32 << 20,
             buffers_bytes_max: 64 << 20,
             graph_rows_min: 1_024,
