@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::record::CollectionId;
+use crate::store::JobKind;
 use crate::view::{Effort, SearchRequest, SearchScratch};
 
 const DIMENSION: usize = 64;
@@ -121,4 +122,31 @@ fn after_much_churn_everything_is_found_and_takes_no_more_room() {
     churn.shard.restart();
     assert_eq!(churn.unreachable(), 0, "after a restart");
     assert_eq!(churn.shard.store.digest(), churn.shard.store.digest_from_records());
+}
+
+/// A checkpoint writes all remembered requests, and its small segment is soon merged: neither may bring about the next one.
+#[test]
+fn few_keys_written_again_and_again_make_few_checkpoints() {
+    const KEYS: u64 = 10_000;
+    const WRITES: u64 = 300_000;
+    let mut shard = Shard::new(StoreOptions::default());
+    let collection = shard.collection("c", 0);
+    let mut random = Random::new(7);
+    let text = "v".repeat(100);
+    let (mut checkpoints, mut merges) = (0, 0);
+    for _ in 0..WRITES / 100 {
+        let changes = (0..100).map(|_| put(collection, &format!("k{}", random.below(KEYS)), &text)).collect();
+        shard.command(write(changes));
+        // Jobs as they come, one at a time, as a busy node would have it.
+        if let Some(job) = shard.store.next_job() {
+            let done = shard.run(job);
+            match shard.store.install(done).kind {
+                JobKind::Checkpoint => checkpoints += 1,
+                JobKind::Merge => merges += 1,
+            }
+        }
+    }
+    let (disk_bytes, live_bytes) = (shard.disk_bytes(), KEYS as usize * 110);
+    assert!((1..=3).contains(&checkpoints), "{checkpoints} checkpoints, {merges} merges");
+    assert!(disk_bytes < live_bytes + (80 << 20), "{disk_bytes} bytes on the disk");
 }
