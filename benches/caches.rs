@@ -225,7 +225,7 @@ mod tests {
         (Trace::ZipfWithScans, Policy::Random, 38.2),
         (Trace::ShiftingZipf, Policy::S3Fifo, 75.1),
         (Trace::ShiftingZipf, Policy::Lru, 75.1),
-        (Trace::ShiftingZipf, Policy::Lfu, 64.7),
+        (Trace::ShiftingZipf, Policy::Lfu, 66.6),
         (Trace::ShiftingZipf, Policy::Random, 66.6),
         (Trace::Loop, Policy::S3Fifo, 47.8),
         (Trace::Loop, Policy::Lru, 0.0),

@@ -96,6 +96,8 @@ pub struct Keyspace {
     wheel: Wheel,
     /// Where there is a budget.
     queues: Option<Box<Queues>>,
+    /// As far as a key's use is counted.
+    heat_max: u8,
     grown: u64,
     /// How much that may be.
     growth_max: u64,
@@ -136,6 +138,7 @@ impl Keyspace {
             changes: 0,
             wheel: Wheel::default(),
             queues: None,
+            heat_max: HEAT_MAX,
             grown: 0,
             growth_max: u64::MAX,
             expired: 0,
@@ -255,14 +258,21 @@ impl Keyspace {
     /// A reader used a key.
     pub fn warm(&self, key: &[u8], now: u64) {
         if let Some(entry) = self.live(key, now) {
-            warm(entry);
+            self.note_use(entry);
+        }
+    }
+
+    fn note_use(&self, entry: &Entry) {
+        let heat = entry.heat();
+        if heat < self.heat_max {
+            entry.set_heat(heat + 1);
         }
     }
 
     /// The object of a key.
     pub fn object<K: Kind>(&self, key: &[u8], now: u64) -> Result<Option<&K>, WrongType> {
         let Some(entry) = self.live(key, now) else { return Ok(None) };
-        warm(entry);
+        self.note_use(entry);
         match entry.value() {
             Value::Object(object) => K::of(object).map(Some).ok_or(WrongType),
             Value::String(_) => Err(WrongType),
@@ -733,15 +743,8 @@ fn has_expired_parts(entry: &Entry, now: u64) -> bool {
     first != 0 && first <= now
 }
 
-/// The most that is counted of a key's use.
+/// The most that is counted of a key's use, where its frequency is not what counts.
 const HEAT_MAX: u8 = 3;
-
-fn warm(entry: &Entry) {
-    let heat = entry.heat();
-    if heat < HEAT_MAX {
-        entry.set_heat(heat + 1);
-    }
-}
 
 fn copy(entry: &Entry) -> Entry {
     let (key, version, times, heat) = (entry.key(), entry.version(), entry.times(), entry.heat());

@@ -3,7 +3,7 @@
 use hashbrown::hash_table;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{At, Keyspace, WrongType, hash_of_entry, is_live, stripe_of, warm};
+use super::{At, Keyspace, WrongType, hash_of_entry, is_live, stripe_of};
 use crate::effects::Fate;
 use crate::table::allocated;
 use crate::table::entry::{Entry, Value};
@@ -13,7 +13,7 @@ impl Keyspace {
     /// The string of a key.
     pub fn string(&self, key: &[u8], now: u64) -> Result<Option<&[u8]>, WrongType> {
         let Some(entry) = self.live(key, now) else { return Ok(None) };
-        warm(entry);
+        self.note_use(entry);
         match entry.value() {
             Value::String(value) => Ok(Some(value)),
             Value::Object(object) => Text::of(object).map(|text| Some(text.bytes())).ok_or(WrongType),

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use hashbrown::HashTable;
 
 use super::due::NAMED_BYTES_MAX;
-use super::{Keyspace, STRIPES, stripe_of};
+use super::{HEAT_MAX, Keyspace, STRIPES, stripe_of};
 use crate::table::call::Chance;
 use crate::table::entry::{Entry, Value};
 use crate::table::eviction::Policy;
@@ -15,6 +15,23 @@ use crate::table::objects::Object;
 
 /// One search for victims looks at so many keys in vain, at most: entries wait for it.
 const LOOKED_AT_IN_ALL: usize = 1 << 17;
+/// How far uses of a key are counted where the least often used goes.
+const FREQUENCY_MAX: u8 = 255;
+/// There, a frequency is halved after about so many comparisons. A key is in sixteen of them while as many others go as there are.
+const HALVED_AFTER: usize = 24;
+/// And so many times longer the last of it is kept.
+const LAST_FOR: usize = 32;
+
+/// What is left of a frequency once a key was compared with others: of what is not used any more a half after some comparisons,
+/// however much time passes. That it was used once is forgotten last, or nothing would tell new keys from old ones.
+fn cooled(heat: u8, chance: &mut Chance) -> u8 {
+    match heat {
+        0 => 0,
+        1 => u8::from(chance.below(HALVED_AFTER * LAST_FOR) != 0),
+        _ if chance.below(HALVED_AFTER) == 0 => heat / 2,
+        _ => heat,
+    }
+}
 
 pub(super) fn is_lease(entry: &Entry) -> bool {
     matches!(entry.value(), Value::Object(Object::Lease(_)))
@@ -73,6 +90,8 @@ impl Keyspace {
 
     /// Keeps what this policy needs to know, and nothing else.
     fn go_by(&mut self, policy: Policy) {
+        let counts = matches!(policy, Policy::Lfu | Policy::VolatileLfu);
+        self.heat_max = if counts { FREQUENCY_MAX } else { HEAT_MAX };
         if policy != Policy::S3Fifo {
             self.queues = None;
         } else if self.queues.is_none() {
@@ -97,7 +116,7 @@ impl Keyspace {
     fn next_in_queue(&mut self, keys: &mut [usize; GROUPS]) -> Option<u64> {
         let mut queues = self.queues.take()?;
         let look = |token| match self.entry_of(token) {
-            Some((hash, entry)) => Found::Used { hash, used: entry.heat() },
+            Some((hash, entry)) => Found::Used { hash, used: entry.heat().min(HEAT_MAX) },
             None => Found::Gone,
         };
         let cool = |token, heat| self.entry_of(token).into_iter().for_each(|(_, entry)| entry.set_heat(heat));
@@ -151,10 +170,14 @@ impl Keyspace {
             let worth = match policy {
                 Policy::VolatileTtl => entry.times().deadline,
                 Policy::Random | Policy::VolatileRandom => 0,
-                Policy::Lfu | Policy::VolatileLfu => u64::from(entry.heat()),
+                Policy::Lfu | Policy::VolatileLfu => {
+                    let heat = entry.heat();
+                    entry.set_heat(cooled(heat, chance));
+                    u64::from(heat)
+                }
                 // What was used lately is warm, and cools down each time it is looked at.
                 _ => {
-                    let heat = entry.heat();
+                    let heat = entry.heat().min(HEAT_MAX);
                     entry.set_heat(heat.saturating_sub(1));
                     u64::from(heat) << 56 | entry.version() >> 8
                 }
@@ -172,6 +195,64 @@ mod tests {
     use super::*;
     use crate::table::At;
     use crate::table::objects::Lease;
+
+    #[test]
+    fn what_was_hot_long_ago_goes_before_what_is_warm_now() {
+        for policy in [Policy::Lfu, Policy::VolatileLfu] {
+            let (mut keyspace, mut at, mut chance) = (Keyspace::new(7), At { version: 1, now: 1 }, Chance::new(1));
+            let mut number = 0;
+            let mut put = |keyspace: &mut Keyspace, name: &str| {
+                at.version += 1;
+                keyspace.set_string(name.as_bytes(), b"value", 1_000_000, at);
+            };
+            let hot = |keyspace: &Keyspace| {
+                (0..100).filter(|key| keyspace.contains(format!("hot:{key}").as_bytes(), 1)).count()
+            };
+            let warm = |keyspace: &Keyspace| {
+                (0..100).filter(|key| keyspace.contains(format!("warm:{key}").as_bytes(), 1)).count()
+            };
+            (0..100).for_each(|key| put(&mut keyspace, &format!("hot:{key}")));
+            for key in 0..1_000 {
+                put(&mut keyspace, &format!("first:{key}"));
+            }
+            let budget = keyspace.memory_bytes();
+            let mut churn = |keyspace: &mut Keyspace, chance: &mut Chance| {
+                for _ in 0..50 {
+                    number += 1;
+                    put(keyspace, &format!("new:{number}"));
+                }
+                for victim in keyspace.victims(budget, policy, 64, chance) {
+                    keyspace.remove(&victim, At { version: 1, now: 1 });
+                }
+            };
+            churn(&mut keyspace, &mut chance);
+            for _ in 0..1_000 {
+                (0..100).for_each(|key| keyspace.warm(format!("hot:{key}").as_bytes(), 1));
+            }
+            for _ in 0..40 {
+                churn(&mut keyspace, &mut chance);
+            }
+            let (left, keys) = (hot(&keyspace), keyspace.len());
+            assert!(
+                left >= 90,
+                "{policy:?}: {left} of what was used a thousand times are left after a while, of {keys} keys"
+            );
+            for round in 0..2_500 {
+                if round % 10 == 0 {
+                    for key in 0..100 {
+                        let name = format!("warm:{key}");
+                        if !keyspace.contains(name.as_bytes(), 1) {
+                            keyspace.set_string(name.as_bytes(), b"value", 1_000_000, At { version: 1, now: 1 });
+                        }
+                        (0..3).for_each(|_| keyspace.warm(name.as_bytes(), 1));
+                    }
+                }
+                churn(&mut keyspace, &mut chance);
+            }
+            let (hot, warm) = (hot(&keyspace), warm(&keyspace));
+            assert!(hot <= 40 && warm >= 80, "{policy:?}: {hot} of what was hot long ago, {warm} of what is warm now");
+        }
+    }
 
     #[test]
     fn the_few_that_have_deadlines_are_found_among_many() {
