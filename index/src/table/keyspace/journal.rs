@@ -148,6 +148,7 @@ mod tests {
             trial.line(&format!("ZADD z {} m{number}", number % 50));
             trial.line(&format!("HSET h f{number} v{number}"));
             trial.line(&format!("SADD s m{number}"));
+            trial.line(&format!("RPUSH l element:{number:0>30}"));
         }
         trial.line("ZADD few 1 a 2 b");
         trial.line("HPEXPIRE h 5000 FIELDS 2 f1 f2");
@@ -158,10 +159,17 @@ mod tests {
     }
 
     fn line(chance: &mut Chance) -> String {
-        let keys = ["z", "h", "s", "few", "text", "new"];
+        let keys = ["z", "h", "s", "l", "few", "text", "new"];
         let (key, other) = (keys[chance.below(keys.len())], keys[chance.below(keys.len())]);
         let number = chance.below(900);
-        match chance.below(30) {
+        match chance.below(36) {
+            30 => format!("LPUSH l left{number}"),
+            31 => format!("RPUSH l right{number} more"),
+            32 => format!("LPOP l {}", 1 + number % 7),
+            33 => format!("LTRIM l {} -{}", number % 9, 1 + number % 5),
+            34 => format!("LSET l {} set{number}", number % 300),
+            35 if number < 300 => format!("LREM l 1 element:{number:0>30}"),
+            35 => format!("LINSERT l BEFORE element:{:0>30} put{number}", number % 600),
             0..4 => format!("ZADD z {} m{number}", chance.below(60)),
             4..6 => format!("ZREM z m{number}"),
             6 => format!("ZREMRANGEBYRANK z {} {}", number % 100, number % 100 + 5),
@@ -223,7 +231,7 @@ mod tests {
         let mut trial = filled();
         let sum = trial.keyspace.sum();
         trial.keyspace.begin_journal();
-        for (line, key) in [("ZADD z 7 m7", "z"), ("HSET h f7 new", "h"), ("SREM s m7", "s")] {
+        for (line, key) in [("ZADD z 7 m7", "z"), ("HSET h f7 new", "h"), ("SREM s m7", "s"), ("RPUSH l x", "l")] {
             trial.line(line);
             assert!(trial.keyspace.keeps_steps(key.as_bytes()), "{line}");
         }

@@ -8,6 +8,9 @@
 //! An element in the middle is found by passing over runs, from the end that is nearer. What is put in or taken out there
 //! changes one run, which is divided when it has grown too long and joined with its neighbour when both are short.
 //!
+//! A list of many runs keeps steps back, if it is asked to: what was done at its ends or to one element is undone as it was done.
+//! Before more than that a copy is made; that takes as long as the change itself.
+//!
 //! Always: only an empty list has a run without elements.
 
 use std::collections::VecDeque;
@@ -36,7 +39,29 @@ pub struct List {
 #[derive(Debug, Clone)]
 enum Runs {
     One(Run),
-    Many(VecDeque<Run>),
+    Many(VecDeque<Run>, Backs),
+}
+
+/// What undoes what was done, if that is kept.
+#[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "hardly any list keeps steps")]
+struct Backs(Option<Box<Vec<Back>>>);
+
+/// A copy begins anew.
+impl Clone for Backs {
+    fn clone(&self) -> Backs {
+        Backs(None)
+    }
+}
+
+/// What undoes a change.
+#[derive(Debug)]
+enum Back {
+    Pop(End),
+    Push(End, Box<[u8]>),
+    Set(usize, Box<[u8]>),
+    /// The list as it was.
+    Whole(Box<List>),
 }
 
 /// One of the two ends.
@@ -73,6 +98,52 @@ impl List {
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    fn backs(&mut self) -> Option<&mut Vec<Back>> {
+        match &mut self.runs {
+            Runs::One(_) => None,
+            Runs::Many(_, backs) => backs.0.as_deref_mut(),
+        }
+    }
+
+    fn note(&mut self, back: Back) {
+        if let Some(backs) = self.backs() {
+            backs.push(back);
+        }
+    }
+
+    /// Before a change that no short step undoes.
+    fn note_all(&mut self) {
+        if self.backs().is_some() {
+            let whole = Box::new(self.clone());
+            self.note(Back::Whole(whole));
+        }
+    }
+
+    /// Keeps steps no longer; those that were, the last first.
+    fn take_backs(&mut self) -> impl Iterator<Item = Back> + use<> {
+        let backs = match &mut self.runs {
+            Runs::One(_) => None,
+            Runs::Many(_, backs) => backs.0.take(),
+        };
+        self.runs.simplify();
+        backs.map(|backs| *backs).unwrap_or_default().into_iter().rev()
+    }
+
+    fn undo(&mut self, backs: impl Iterator<Item = Back>) {
+        for back in backs {
+            match back {
+                Back::Pop(end) => {
+                    self.pop(end, |_| ());
+                }
+                Back::Push(end, element) => self.push(end, &element),
+                Back::Set(index, element) => {
+                    self.set(index, &element);
+                }
+                Back::Whole(whole) => *self = *whole,
+            }
+        }
     }
 
     fn count_bytes(&mut self) {
@@ -114,6 +185,7 @@ impl List {
         }
         self.len += 1;
         self.power = self.power.wrapping_mul(BASE);
+        self.note(Back::Pop(end));
     }
 
     /// Takes the element at an end, and gives it to `take`.
@@ -125,9 +197,12 @@ impl List {
         self.len -= 1;
         self.power = self.power.wrapping_mul(INVERSE);
         let power = self.power;
-        let mut hash = 0;
+        let (mut hash, mut was) = (0, self.backs().is_some().then(Box::default));
         let taking = |element: &[u8]| {
             hash = hash_of(element);
+            if let Some(was) = &mut was {
+                *was = Box::from(element);
+            }
             take(element)
         };
         let result = match end {
@@ -138,6 +213,9 @@ impl List {
             End::Left => self.sum.wrapping_sub(hash).wrapping_mul(INVERSE),
             End::Right => self.sum.wrapping_sub(hash.wrapping_mul(power)),
         };
+        if let Some(was) = was {
+            self.note(Back::Push(end, was));
+        }
         self.drop_empty(end);
         Some(result)
     }
@@ -154,6 +232,12 @@ impl List {
     /// Removes so many elements, or all, from an end.
     pub fn drop_from(&mut self, end: End, count: usize) {
         let mut left = count.min(self.len);
+        if self.backs().is_some() {
+            for _ in 0..left {
+                self.pop(end, |_| ());
+            }
+            return;
+        }
         while left > 0 {
             let run = if end == End::Left { 0 } else { self.runs.len() - 1 };
             let whole = self.runs.get(run);
@@ -230,6 +314,10 @@ impl List {
             return false;
         }
         let (run, within) = self.find(index);
+        if self.backs().is_some() {
+            let was = Box::from(self.runs.get(run).get(within));
+            self.note(Back::Set(index, was));
+        }
         let old = hash_of(self.runs.get(run).get(within));
         self.change(run, |run| run.set(within, element));
         let power = power_of(index);
@@ -243,6 +331,7 @@ impl List {
         if index == 0 || index >= self.len {
             return self.push(if index == 0 { End::Left } else { End::Right }, element);
         }
+        self.note_all();
         let (run, within) = self.find(index);
         self.change(run, |run| run.insert(within, element));
         self.divide(run);
@@ -269,6 +358,7 @@ impl List {
 
     /// Removes elements that are equal to one, at most so many, from one end on. Says how many there were.
     pub fn remove_equal(&mut self, element: &[u8], from: End, most: usize) -> usize {
+        self.note_all();
         let (runs, mut left) = (self.runs.len(), most);
         for step in 0..runs {
             if left == 0 {
@@ -290,7 +380,7 @@ impl List {
 
     /// Removes empty runs and joins short ones.
     fn join(&mut self) {
-        if let Runs::Many(runs) = &mut self.runs {
+        if let Runs::Many(runs, _) = &mut self.runs {
             let mut joined: VecDeque<Run> = VecDeque::with_capacity(runs.len());
             for run in runs.drain(..).filter(|run| run.len() > 0) {
                 match joined.back_mut() {
@@ -337,30 +427,30 @@ impl Runs {
     fn len(&self) -> usize {
         match self {
             Runs::One(_) => 1,
-            Runs::Many(runs) => runs.len(),
+            Runs::Many(runs, _) => runs.len(),
         }
     }
 
     fn get(&self, run: usize) -> &Run {
         match self {
             Runs::One(one) => one,
-            Runs::Many(runs) => &runs[run],
+            Runs::Many(runs, _) => &runs[run],
         }
     }
 
     fn get_mut(&mut self, run: usize) -> &mut Run {
         match self {
             Runs::One(one) => one,
-            Runs::Many(runs) => &mut runs[run],
+            Runs::Many(runs, _) => &mut runs[run],
         }
     }
 
     fn many(&mut self) -> &mut VecDeque<Run> {
         if let Runs::One(one) = self {
-            *self = Runs::Many(VecDeque::from([std::mem::take(one)]));
+            *self = Runs::Many(VecDeque::from([std::mem::take(one)]), Backs::default());
         }
         match self {
-            Runs::Many(runs) => runs,
+            Runs::Many(runs, _) => runs,
             Runs::One(_) => unreachable!("it was made many above"),
         }
     }
@@ -369,8 +459,8 @@ impl Runs {
     fn remove(&mut self, run: usize) {
         match self {
             Runs::One(one) => *one = Run::default(),
-            Runs::Many(runs) if runs.len() == 1 => runs[0] = Run::default(),
-            Runs::Many(runs) => {
+            Runs::Many(runs, _) if runs.len() == 1 => runs[0] = Run::default(),
+            Runs::Many(runs, _) => {
                 runs.remove(run);
                 if runs.capacity() > 16 && runs.len() < runs.capacity() / 4 {
                     runs.shrink_to(runs.len() * 2);
@@ -379,9 +469,9 @@ impl Runs {
         }
     }
 
-    /// One run, once that has room enough.
+    /// One run, once that has room enough; not while steps are kept.
     fn simplify(&mut self) {
-        if let Runs::Many(runs) = self
+        if let Runs::Many(runs, Backs(None)) = self
             && runs.len() == 1
             && runs[0].used() <= JOINED_BYTES
         {
@@ -396,17 +486,42 @@ impl Kind for List {
 
     variant!(List);
 
+    fn begin_steps(&mut self) -> bool {
+        match &mut self.runs {
+            Runs::One(_) => false,
+            Runs::Many(_, backs) => {
+                backs.0 = Some(Box::default());
+                true
+            }
+        }
+    }
+
+    fn step_back(&mut self) {
+        let backs = self.take_backs();
+        self.undo(backs);
+    }
+
+    fn end_steps(&mut self) {
+        drop(self.take_backs());
+    }
+
+    fn before_steps(&mut self) -> List {
+        let (mut was, backs) = (self.clone(), self.take_backs());
+        was.undo(backs);
+        was
+    }
+
     fn encoding(&self) -> &'static str {
         match self.runs {
             Runs::One(_) => "listpack",
-            Runs::Many(_) => "quicklist",
+            Runs::Many(..) => "quicklist",
         }
     }
 
     fn heap_bytes(&self) -> usize {
         match &self.runs {
             Runs::One(_) => self.bytes,
-            Runs::Many(runs) => self.bytes + allocated(runs.capacity() * size_of::<Run>()),
+            Runs::Many(runs, _) => self.bytes + allocated(runs.capacity() * size_of::<Run>()),
         }
     }
 
@@ -457,7 +572,7 @@ mod tests {
             let counted: usize = runs.iter().map(|run| allocated(run.capacity())).sum();
             let deque = match &list.runs {
                 Runs::One(_) => 0,
-                Runs::Many(runs) => allocated(runs.capacity() * size_of::<Run>()),
+                Runs::Many(runs, _) => allocated(runs.capacity() * size_of::<Run>()),
             };
             assert_eq!(list.heap_bytes(), counted + deque, "{what}: bytes");
             assert!(runs.iter().all(|run| run.len() > 0 || model.is_empty()), "{what}: empty run");
@@ -547,6 +662,45 @@ mod tests {
             check(&list, &model, &format!("seed {seed}"));
             while list.pop(End::Right, |_| ()).is_some() {}
             assert_eq!((list.sum(), list.heap_bytes()), (0, 0), "seed {seed}: empty");
+        }
+    }
+
+    #[test]
+    fn it_goes_back_to_what_it_was() {
+        for seed in 0..400 {
+            let mut chance = Chance::new(seed);
+            let (mut list, mut model) = (List::default(), VecDeque::new());
+            let long = [300, 3_000, 20_000][chance.below(3)];
+            // Long enough to be of many runs.
+            for _ in 0..2_000 {
+                step(&mut chance, &mut list, &mut model, long, false);
+            }
+            let (before, sum) = (model.clone(), list.sum());
+            assert!(list.begin_steps(), "seed {seed}");
+            // Now and then all of it goes.
+            let steps = chance.below(if seed % 8 == 0 { 60 } else { 20 });
+            for _ in 0..steps {
+                step(&mut chance, &mut list, &mut model, long, true);
+            }
+            if seed % 16 == 0 {
+                list.drop_from(End::Left, usize::MAX);
+                model.clear();
+            }
+            match seed % 3 {
+                0 => {
+                    list.end_steps();
+                    check(&list, &model, &format!("seed {seed}: kept"));
+                }
+                1 => {
+                    list.step_back();
+                    assert_eq!(list.sum(), sum, "seed {seed}");
+                    check(&list, &before, &format!("seed {seed}: back"));
+                }
+                _ => {
+                    check(&list.before_steps(), &before, &format!("seed {seed}: before"));
+                    check(&list, &model, &format!("seed {seed}: after"));
+                }
+            }
         }
     }
 
