@@ -316,3 +316,25 @@ async fn without_a_password_only_programs_of_the_same_machine_are_let_in() {
     check(&mut here, &[("CONFIG SET requirepass secret", "OK")]);
     check(&mut from_outside(), &[("GET k", "-NOAUTH Authentication required."), ("AUTH secret", "OK"), ("GET k", "v")]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_transactions_scripts_may_do_counts_to_its_size() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let node = start(data.path(), &[]).await;
+    let (mut admin, mut user) = (client_of(&node), client_of(&node));
+    let rules = "on nopass +eval +get +multi +exec ~*";
+    check(&mut admin, &[(&*format!("ACL SETUSER few {rules}"), "OK"), ("ACL SETUSER all on nopass +@all ~* &*", "OK")]);
+    for (name, fits) in [("few", false), ("all", true)] {
+        check(&mut user, &[(&format!("AUTH {name} x"), "OK"), ("MULTI", "OK")]);
+        for _ in 0..100 {
+            let calls = vec![vec!["EVAL", "return 1", "0"]; 120];
+            assert!(user.send(&calls), "nobody listens");
+            for _ in &calls {
+                assert_eq!(user.reply().map(|reply| loci_tests::resp::text(&reply)), Some("QUEUED".into()));
+            }
+        }
+        let done = user.line("EXEC");
+        assert_eq!(done.starts_with("[1 1"), fits, "{name}: {}", &done[..done.len().min(100)]);
+        assert_eq!(done.starts_with("-EXECABORT"), !fits, "{name}");
+    }
+}

@@ -130,6 +130,13 @@ const FORMS: &[(&str, usize, Fill)] = &[
         (0..100).for_each(|thing| table.line(key, &format!("PFADD # {thing}:{n}")));
     }),
     ("token buckets", 5, |table, key, _, _| table.call(&[b"RL.BUCKET", key, b"100", b"0.001", b"3"])),
+    ("leases", 1, |table, key, n, _| table.line(key, &format!("LEASE.ACQUIRE # holder:{n} 10000000"))),
+    ("strings with a tag of their own", 2, |table, key, n, _| {
+        table.line(key, &format!("SET # value TAGS 1 row:{n:0>9}"))
+    }),
+    ("strings that share tags", 2, |table, key, n, _| {
+        table.line(key, &format!("SET # value TAGS 3 all table:{} row:{}", n % 7, n % 1_000));
+    }),
     ("sliding windows", 5, |table, key, _, _| table.call(&[b"RL.WINDOW", key, b"100", b"10000000", b"3"])),
 ];
 

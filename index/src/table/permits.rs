@@ -65,12 +65,17 @@ impl<'a> Permits<'a> {
         if self.0.is_empty() { 0 } else { (rules.sum::<usize>() + self.0.len() * call.sum::<usize>()) as u64 }
     }
 
+    /// Whether a command may not be used, whatever its arguments are.
+    pub fn forbid(self, name: &[u8]) -> bool {
+        self.0.iter().any(|rule| rule.strip_prefix(b"-").is_some_and(|forbidden| forbidden.eq_ignore_ascii_case(name)))
+    }
+
     /// What stands in the way of a call.
     pub fn refuse(self, spec: &Spec, args: &[&[u8]]) -> Option<Refused> {
         if self.0.is_empty() {
             return None;
         }
-        if self.0.iter().any(|rule| rule.strip_prefix(b"-").is_some_and(|name| name == spec.name.as_bytes())) {
+        if self.forbid(spec.name.as_bytes()) {
             return Some(Refused::Command);
         }
         let writes = spec.is(WRITE);
@@ -121,6 +126,32 @@ mod tests {
             ("-get", "set k v", Some(Refused::Key)),
         ] {
             assert_eq!(refuse(rules, line), expected, "{rules}: {line}");
+        }
+    }
+
+    #[test]
+    fn what_a_script_may_call_besides_is_asked_about_too() {
+        use super::super::execute::{Moment, tests::text};
+        use super::super::{keyspace::Keyspace, scripting::Scripts, tape::Tape};
+
+        let (mut scripts, mut keyspace) = (Scripts::default(), Keyspace::new(1));
+        for (rules, code, expected) in [
+            ("~*", "return redis.call('PING')", "PONG"),
+            ("-ping ~*", "return redis.call('echo', 'x')", r#""x""#),
+            ("-ping ~*", "return redis.pcall('PING')", ""),
+            ("-ping ~*", "return redis.pcall('ping', 'x')", ""),
+            ("-echo ~*", "return redis.pcall('echo', 'x')", ""),
+            ("-time ~*", "return redis.pcall('time')", ""),
+            ("-ping ~*", "return tostring(redis.acl_check_cmd('ping'))", r#""false""#),
+            ("-ping ~*", "return tostring(redis.acl_check_cmd('time'))", r#""true""#),
+        ] {
+            let (count, mut out) = (rules.split(' ').count().to_string(), Tape::new());
+            let mut args: Vec<&[u8]> = vec![b"script", b"as", count.as_bytes()];
+            args.extend(rules.split(' ').map(str::as_bytes));
+            args.extend([b"eval", code.as_bytes(), b"0"]);
+            scripts.call(&mut keyspace, &args, Moment { now: 1, version: 1, number: 0 }, &mut out);
+            let refused = format!("(error) {}", Refused::Command.text());
+            assert_eq!(text(out.bytes()), if expected.is_empty() { &refused } else { expected }, "{rules}: {code}");
         }
     }
 

@@ -22,7 +22,7 @@ use super::commands::{self, Failure, Keys, NOSCRIPT, Run, WRITE, is};
 use super::execute::{self, Moment};
 use super::functions::{Libraries, Library};
 use super::keyspace::Keyspace;
-use super::permits::Permits;
+use super::permits::{Permits, Refused};
 use super::script::{Engine, Host, Limits, Reply, Script, ScriptError};
 use super::slots::Within;
 use super::tape::{Item, Items, Tape, decimals};
@@ -312,6 +312,14 @@ fn of_a_connection(args: &[&[u8]]) -> Option<Reply> {
 impl Host for Reach<'_> {
     fn call(&mut self, args: &[&[u8]], resp3: bool) -> Reply {
         self.calls += 1;
+        if let Some(name) = args.first()
+            && commands::is_of_scripts(name)
+        {
+            self.spent = self.permits.cost(args) / BYTES_PER_STEP;
+            if self.permits.forbid(name) {
+                return Reply::Error(Refused::Command.text().into());
+            }
+        }
         if let [name] = args
             && is(name, "time")
         {
@@ -364,7 +372,7 @@ impl Host for Reach<'_> {
         let name = args.first()?;
         match commands::find(name) {
             Some(spec) => Some(!spec.is(NOSCRIPT) && self.permits.refuse(spec, args).is_none()),
-            None => commands::is_of_doors(name).then(|| of_a_connection(args).is_some() || is(name, "time")),
+            None => commands::is_of_doors(name).then(|| commands::is_of_scripts(name) && !self.permits.forbid(name)),
         }
     }
 }

@@ -40,7 +40,7 @@ use std::sync::LazyLock;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use scripts::{OF_DOORS, SCRIPTS_OFF, brings_code, is_of_doors};
+pub use scripts::{OF_DOORS, OF_SCRIPTS, SCRIPTS_OFF, brings_code, is_of_doors, is_of_scripts};
 pub use streams::settle_read;
 
 use super::call::Call;

@@ -69,6 +69,14 @@ pub const OF_DOORS: &[&str] = &[
     "watch",
 ];
 
+/// Those of them that scripts may call all the same: they say nothing of a connection.
+pub const OF_SCRIPTS: &[&str] = &["echo", "ping", "time"];
+
+/// Whether a command is one of these, in whatever case.
+pub fn is_of_scripts(name: &[u8]) -> bool {
+    OF_SCRIPTS.iter().any(|known| is(name, known))
+}
+
 /// Whether a command is one of those, in whatever case.
 pub fn is_of_doors(name: &[u8]) -> bool {
     OF_DOORS.iter().any(|known| is(name, known))

@@ -276,7 +276,11 @@ impl Rules {
         let denied = table_commands::all()
             .filter(callable)
             .filter(|spec| !self.may_call(spec, None) || in_part(spec) || unheard(spec));
-        let mut rules: Vec<Vec<u8>> = denied.map(|spec| format!("-{}", spec.name).into_bytes()).collect();
+        // What scripts may call besides is known to the door.
+        let besides = table_commands::OF_SCRIPTS.iter().filter_map(|name| super::commands::find(name.as_bytes()));
+        let besides = besides.map(|command| command.spec).filter(|spec| !self.may_call(spec, None) || in_part(spec));
+        let mut rules: Vec<Vec<u8>> =
+            denied.chain(besides).map(|spec| format!("-{}", spec.name).into_bytes()).collect();
         let all_keys = |(pattern, read, write): &(Vec<u8>, bool, bool)| pattern == b"*" && *read && *write;
         if !rules.is_empty() || !self.keys.iter().any(all_keys) {
             rules.extend(self.keys.iter().map(|(pattern, read, write)| [permission(*read, *write), pattern].concat()));
@@ -712,6 +716,8 @@ mod tests {
             ("on +@all ~a* %R~b* &*", "~a* %R~b*"),
             ("on +@all ~* &* -flushall", ""),
             ("on +@all ~* &* -flushdb -keys", "-flushdb -keys ~*"),
+            ("on +@all ~* &* -ping -echo", "-echo -ping ~*"),
+            ("on +@all ~* &* -time", "-time ~*"),
             ("on -@all (+@all ~c* &*)", "~c*"),
             ("on +@all &*", "-"),
         ] {

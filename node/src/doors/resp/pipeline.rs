@@ -165,7 +165,8 @@ impl Pending {
         self.push(place, one, [&b"swapdb"[..], &numbers[0], &numbers[1]].into_iter(), Answer::Whole);
     }
 
-    fn bytes(&self) -> usize {
+    /// How many bytes they take.
+    pub fn bytes(&self) -> usize {
         self.shares.iter().map(|share| share.packed.len()).sum()
     }
 
@@ -208,7 +209,9 @@ impl Session {
 
     /// Adds a call to those that wait.
     pub async fn gather(&mut self, spec: &'static Spec, args: &[&[u8]], answer: Answer) {
-        let bytes: usize = args.iter().map(|arg| arg.len() + 4).sum();
+        let permits = self.permits(spec, args);
+        let permitted: usize = permits.iter().map(|rule| rule.len() + 4).sum();
+        let bytes = args.iter().map(|arg| arg.len() + 4).sum::<usize>() + permitted;
         if self.pending.is_full() || (!self.pending.is_empty() && self.pending.bytes() + bytes > BYTES_GOAL) {
             self.settle().await;
         }
@@ -222,7 +225,6 @@ impl Session {
         }
         let answer = if self.is_silent() { Answer::None } else { answer };
         let light = self.is_light(spec, args);
-        let permits = self.permits(spec, args);
         self.pending.push_of(spec, &self.place, self.database, (args, &permits), answer);
         self.pending.numbers.push(self.number());
         if !light && let Some((_, share)) = self.pending.answers.last() {

@@ -188,6 +188,10 @@ impl Session {
                 }
             }
             steps.push(self.step((&mut pending, &place), &mut database, &there, command, args));
+            // Scripts bring along what their caller may do.
+            if pending.bytes() > GATHERED_BYTES_MAX {
+                return self.out.error("EXECABORT Transaction discarded because it is larger than may be.");
+            }
         }
         if pending.len() > CALLS_MAX {
             return self.out.error("EXECABORT Transaction discarded because it is larger than may be.");
