@@ -457,6 +457,10 @@ async fn what_was_handed_to_a_leader_that_dies_is_carried_out_once() {
         let counting: Vec<_> = counting.collect();
         std::thread::sleep(Duration::from_millis(300));
         cluster.nodes[leader].take().expect("it ran").kill();
+        if death == 1 {
+            // It is believed to lead while it does not yet answer.
+            cluster.start_again(leader).await;
+        }
         std::thread::sleep(Duration::from_secs(3));
         over.store(true, Ordering::Relaxed);
         let told: Vec<_> = counting.into_iter().flat_map(|counting| counting.join().expect("it counted")).collect();
@@ -470,7 +474,9 @@ async fn what_was_handed_to_a_leader_that_dies_is_carried_out_once() {
             let last = open(cluster.node(rest[0])).line(&format!("GET {death}:{counter}"));
             assert_eq!(last, numbers.len().to_string());
         }
-        cluster.start_again(leader).await;
+        if death != 1 {
+            cluster.start_again(leader).await;
+        }
         leader = cluster.leader().await;
     }
 }

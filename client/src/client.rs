@@ -322,7 +322,8 @@ impl Client {
     ) -> Result<Reply, (Failed, Option<Arc<Node>>)> {
         let spot = self.shared.nodes.spot(wish);
         let node = self.shared.nodes.choose_at(spot.as_ref(), wish, not.as_ref());
-        let made = self.once(&node, call.clone(), deadline, spot.and_then(|spot| spot.known));
+        // Large, and carried along three times without that.
+        let made = Box::pin(self.once(&node, call.clone(), deadline, spot.and_then(|spot| spot.known)));
         self.asked(&node, wish, deadline, made).await.map_err(|failed| (failed, Some(node)))
     }
 
@@ -453,19 +454,30 @@ impl Client {
         quiet: Duration,
         said: impl Future<Output = T>,
     ) -> Result<T, Failed> {
+        self.unless_silent_since(node, quiet, Instant::now(), said).await
+    }
+
+    /// The same, where something has been waited for since a moment.
+    pub(crate) async fn unless_silent_since<T>(
+        &self,
+        node: &Arc<Node>,
+        quiet: Duration,
+        since: Instant,
+        said: impl Future<Output = T>,
+    ) -> Result<T, Failed> {
         tokio::select! {
             biased;
             said = said => Ok(said),
-            () = self.silence(node, quiet) => Err(gave_up(node)),
+            () = self.silence(node, quiet, since) => Err(gave_up(node)),
         }
     }
 
     /// Returns once nothing is heard of a node any more, and another is to be asked.
-    pub(crate) async fn silence(&self, node: &Arc<Node>, quiet: Duration) {
+    pub(crate) async fn silence(&self, node: &Arc<Node>, quiet: Duration, since: Instant) {
         match self.shared.policy.retries {
             // Who would not try again waits.
             0 => std::future::pending().await,
-            _ => self.shared.nodes.silence(node, quiet).await,
+            _ => self.shared.nodes.silence(node, quiet, since).await,
         }
     }
 
@@ -567,10 +579,7 @@ impl Told {
 }
 
 async fn once(channel: Channel, call: Call, told: Told) -> Result<Response<Reply>, Status> {
-    let mut cache = CacheClient::new(channel.clone())
-        .max_decoding_message_size(loci_wire::MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(loci_wire::MESSAGE_BYTES_MAX);
-    let mut records = records(channel);
+    let mut records = records(channel.clone());
     Ok(match call {
         Call::Put(put) => records.put(told.with(put)).await?.map(Reply::Write),
         Call::Get(get) => records.get(told.with(get)).await?.map(Reply::Get),
@@ -579,7 +588,12 @@ async fn once(channel: Channel, call: Call, told: Told) -> Result<Response<Reply
         Call::Scan(scan) => records.scan(told.with(scan)).await?.map(Reply::Scan),
         Call::Count(count) => records.count(told.with(count)).await?.map(Reply::Count),
         Call::Search(search) => records.search(told.with(search)).await?.map(Reply::Search),
-        Call::Execute(execute) => cache.execute(told.with(execute)).await?.map(Reply::Execute),
+        Call::Execute(execute) => {
+            let mut cache = CacheClient::new(channel)
+                .max_decoding_message_size(loci_wire::MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(loci_wire::MESSAGE_BYTES_MAX);
+            cache.execute(told.with(execute)).await?.map(Reply::Execute)
+        }
     })
 }
 

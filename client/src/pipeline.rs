@@ -223,7 +223,9 @@ impl Stream<'_> {
         loop {
             match under_way.is_empty() {
                 true => silence = None,
-                false if silence.is_none() => silence = Some(Box::pin(self.client.silence(self.node, QUIET))),
+                false if silence.is_none() => {
+                    silence = Some(Box::pin(self.client.silence(self.node, QUIET, Instant::now())))
+                }
                 false => {}
             }
             let silent = async {

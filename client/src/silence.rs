@@ -81,11 +81,10 @@ fn ask(node: &Arc<Node>) {
 
 impl Nodes {
     /// Returns once nothing is heard of a node any more and another could be asked; never, if that does not come to be. Whoever
-    /// waits for an answer from the node waits for this, too.
-    pub async fn silence(&self, node: &Arc<Node>, quiet: Duration) {
-        let begun = Instant::now();
+    /// waits for an answer from the node, since a moment, waits for this, too.
+    pub async fn silence(&self, node: &Arc<Node>, quiet: Duration, since: Instant) {
         loop {
-            let heard = node.heard.at().max(begun);
+            let heard = node.heard.at().max(since);
             sleep_until(heard + quiet).await;
             if node.heard.at() > heard {
                 continue;
@@ -129,7 +128,7 @@ mod tests {
         let (_listeners, nodes) = mute(2);
         let node = nodes.choose(crate::wish::Wish::Any, None);
         let begun = Instant::now();
-        timeout(Duration::from_secs(30), nodes.silence(&node, QUIET)).await.expect("it is given up");
+        timeout(Duration::from_secs(30), nodes.silence(&node, QUIET, Instant::now())).await.expect("it is given up");
         assert!(begun.elapsed() >= QUIET + ANSWER_TIME);
         assert!(!node.lets_in(), "others do not have to find out");
     }
@@ -139,7 +138,7 @@ mod tests {
         let (_listeners, nodes) = mute(1);
         let node = nodes.choose(crate::wish::Wish::Any, None);
         let patience = 2 * (QUIET + ANSWER_TIME);
-        timeout(patience, nodes.silence(&node, QUIET)).await.expect_err("there is nobody else");
+        timeout(patience, nodes.silence(&node, QUIET, Instant::now())).await.expect_err("there is nobody else");
         let (_listeners, nodes) = mute(2);
         let node = nodes.choose(crate::wish::Wish::Any, None);
         let answers = async {
@@ -149,7 +148,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = nodes.silence(&node, QUIET) => panic!("it answers others"),
+            () = nodes.silence(&node, QUIET, Instant::now()) => panic!("it answers others"),
             () = answers => {}
             () = sleep(patience) => {}
         }
@@ -166,7 +165,7 @@ mod tests {
         let other = others.choose(crate::wish::Wish::Any, None).address().to_owned();
         let nodes = Nodes::connect(&[address, other], 1, true).unwrap();
         let node = nodes.choose(crate::wish::Wish::Any, None);
-        timeout(3 * (QUIET + ANSWER_TIME), nodes.silence(&node, QUIET)).await.expect_err("it lives");
+        timeout(3 * (QUIET + ANSWER_TIME), nodes.silence(&node, QUIET, Instant::now())).await.expect_err("it lives");
         assert!(node.lets_in());
     }
 }

@@ -49,6 +49,8 @@ pub struct Watch {
     timeout: Duration,
     request: v1::WatchRequest,
     stream: Option<(Arc<Node>, Streaming<v1::WatchReply>)>,
+    /// Since when the stream is waited on, however often it was asked meanwhile.
+    waits_since: Instant,
     ready: VecDeque<WatchEvent>,
     /// Everything up to here was taken in.
     place: Token,
@@ -163,6 +165,7 @@ impl Watch {
             timeout,
             request: v1::WatchRequest { namespace, collections, ..Default::default() },
             stream: None,
+            waits_since: Instant::now(),
             ready: VecDeque::new(),
             place: Token::default(),
             returned: Token::default(),
@@ -231,7 +234,8 @@ impl Watch {
             }
             self.begin().await?;
             let Some((node, stream)) = &mut self.stream else { continue };
-            match self.client.unless_silent(node, QUIET_WATCH, stream.message()).await {
+            let message = stream.message();
+            match self.client.unless_silent_since(node, QUIET_WATCH, self.waits_since, message).await {
                 Ok(Ok(Some(reply))) => {
                     self.client.nodes().ended(node, Verdict::Answered);
                     self.take(reply)?;
@@ -256,6 +260,7 @@ impl Watch {
     }
 
     fn take(&mut self, reply: v1::WatchReply) -> Result<(), Error> {
+        self.waits_since = Instant::now();
         let v1::WatchReply { events, token, shard } = reply;
         let last = self.last.get(&shard).copied();
         // Told before the stream broke, and told again because its entry had not ended.

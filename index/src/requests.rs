@@ -154,6 +154,11 @@ impl Requests {
         self.at(*self.table.find(hash(principal, request_id), is_it)?)
     }
 
+    /// Whether a request that was answered at this clock or later may have left for want of room.
+    pub fn may_have_left(&self, clock: u64) -> bool {
+        self.evicted > 0 && self.at(self.first).is_none_or(|oldest| oldest.clock >= clock)
+    }
+
     /// Keeps an outcome. The caller has looked: this request is not in the table.
     pub fn remember(&mut self, answered: Answered) {
         let number = self.next();
@@ -255,7 +260,13 @@ mod tests {
         assert_eq!((requests.len(), requests.evicted(), requests.bytes()), (1_000, 2_000, each * 1_000));
         for number in 0..3_000 {
             assert_eq!(found(&requests, number), number >= 2_000, "{number}");
+            // The clock of each is its number.
+            assert_eq!(requests.may_have_left(number), number <= 2_000, "{number}");
         }
+        let mut roomy = Requests::new(each * 1_000);
+        assert!(!roomy.may_have_left(0));
+        roomy.remember(answered(7));
+        assert!(!roomy.may_have_left(7));
     }
 
     #[test]

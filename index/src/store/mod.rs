@@ -318,6 +318,11 @@ impl Store {
         self.requests.find(principal, request_id).is_some()
     }
 
+    /// Whether a request that was answered at this clock or later may be known no more, for want of room.
+    pub fn may_have_forgotten(&self, clock: u64) -> bool {
+        self.requests.may_have_left(clock)
+    }
+
     /// Where readers find the newest view.
     pub fn views(&self) -> ViewHandle {
         self.views.clone()

@@ -26,7 +26,7 @@ use crate::doors::grpc::{Calls, Failure, WatchService, WatchStream, deadline, fi
 use crate::gate;
 use crate::identity::NodeId;
 use crate::metrics::Metrics;
-use crate::shard::{ChangeError, Level};
+use crate::shard::{ChangeError, Level, Terms};
 use crate::shards::{CATALOG, Served};
 use crate::status::NodeStatus;
 use crate::trace;
@@ -225,7 +225,8 @@ impl Peers for Door {
         };
         // Not forwarded again: two nodes that each believe the other to lead would play ball.
         let shard = self.served(shard)?.handle;
-        let write = pin!(shard.write_as(envelope, request.within_room, Some(deadline)));
+        let terms = Terms { within_room: request.within_room, asked_since: request.asked_since };
+        let write = pin!(shard.write_as(envelope, terms, Some(deadline)));
         let ended = |written: &Result<_, _>| if written.is_ok() { 0 } else { Code::Unavailable as i32 };
         let written = trace::call("forwarded", traceparent.as_deref(), write, ended).await.map_err(Failure::from)?;
         Ok(Response::new(v1::ForwardReply { outcome: written.outcome.encode().into(), index: written.index }))

@@ -52,7 +52,7 @@ use loci_wire::v1;
 use tonic::Status;
 
 use crate::identity::{Identity, RunId};
-use crate::shard::{ShardHandle, WriteError, Written};
+use crate::shard::{ShardHandle, Terms, WriteError, Written};
 use crate::shards::Shards;
 use crate::trace;
 use hint::Hints;
@@ -75,8 +75,8 @@ pub struct Cluster {
     shard: ShardHandle,
     /// Of a call that another node asks this one: the shards that it asks for.
     only: Option<Arc<[u32]>>,
-    /// What it writes may not make full collections larger.
-    within_room: bool,
+    /// On which it writes.
+    terms: Terms,
 }
 
 struct Shared {
@@ -148,17 +148,22 @@ impl Cluster {
             replace_after,
             gifts,
         };
-        Cluster { shared: Arc::new(shared), shard, only: None, within_room: false }
+        Cluster { shared: Arc::new(shared), shard, only: None, terms: Terms::default() }
     }
 
     /// The same, of another shard that runs here.
     pub fn of(&self, shard: ShardHandle) -> Cluster {
-        Cluster { shared: self.shared.clone(), shard, only: self.only.clone(), within_room: self.within_room }
+        Cluster { shared: self.shared.clone(), shard, only: self.only.clone(), terms: self.terms }
     }
 
     /// The same, for writes that are refused where they would make a collection larger that is over its budget and evicts nothing.
     pub fn within_room(&self) -> Cluster {
-        Cluster { within_room: true, ..self.clone() }
+        Cluster { terms: Terms { within_room: true, ..self.terms }, ..self.clone() }
+    }
+
+    /// The same, for a write that was asked for before, when the log's clock was not less than this, and may have been carried out.
+    pub fn asked_since(&self, clock: u64) -> Cluster {
+        Cluster { terms: Terms { asked_since: clock.max(1), ..self.terms }, ..self.clone() }
     }
 
     /// The same, for a call that another node asks this one, about these shards.
@@ -293,7 +298,7 @@ impl Cluster {
             None => self.leader(deadline).await.ok_or(WriteError::NotLeader { shard: shard.id() })?,
         };
         if leader == self.me() {
-            return Ok(shard.write_as(envelope, self.within_room, Some(deadline)).await?);
+            return Ok(shard.write_as(envelope, self.terms, Some(deadline)).await?);
         }
         // Far larger than the rest of a write that waits, and often not needed.
         Box::pin(self.hand_on(leader, shard.id(), envelope, deadline)).await
@@ -321,7 +326,8 @@ impl Cluster {
         let entry = Entry { clock: 0, commands: vec![envelope] }.encode();
         // Ends with the answer.
         let step = trace::here().and_then(|spot| spot.begin("forward"));
-        let request = v1::ForwardRequest { shard, entry: entry.into(), within_room: self.within_room };
+        let Terms { within_room, asked_since } = self.terms;
+        let request = v1::ForwardRequest { shard, entry: entry.into(), within_room, asked_since };
         let forwarded = self.shared.links.forward(leader, request, deadline, step.as_ref());
         let reply = tokio::select! {
             biased;

@@ -18,7 +18,7 @@ use super::history::History;
 use super::owner::FOREVER;
 use super::queue::{self, Queue, Turn, Waiting};
 use super::{
-    ChangeError, Event, Fingerprint, Install, Level, MemberProgress, ReadError, ShardStatus, WriteError, Written,
+    ChangeError, Event, Fingerprint, Install, Level, MemberProgress, ReadError, ShardStatus, Terms, WriteError, Written,
 };
 use crate::clock::Clock;
 use crate::cluster::snapshot::Stand;
@@ -210,15 +210,14 @@ impl ShardHandle {
     ///
     /// Dropping the future abandons the write if it is not yet on its way to the disk.
     pub async fn write(&self, envelope: Envelope, deadline: Option<Instant>) -> Result<Written, WriteError> {
-        self.write_as(envelope, false, deadline).await
+        self.write_as(envelope, Terms::default(), deadline).await
     }
 
-    /// The same. `within_room`: it is refused if it would make a collection larger that is over its budget and evicts nothing,
-    /// unless its request was carried out before.
+    /// The same, on terms.
     pub async fn write_as(
         &self,
         envelope: Envelope,
-        within_room: bool,
+        terms: Terms,
         deadline: Option<Instant>,
     ) -> Result<Written, WriteError> {
         let shared = &*self.0;
@@ -244,7 +243,7 @@ impl ShardHandle {
 
         let turn = Turn::new();
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { envelope, within_room, permit, since, turn: turn.clone(), spot: trace::here(), reply };
+        let waiting = Waiting { envelope, terms, permit, since, turn: turn.clone(), spot: trace::here(), reply };
         shared.events.send(Event::Write(waiting)).map_err(|_| WriteError::Stopping)?;
         let abandon = AbandonOnDrop(turn);
         let answer = match deadline {

@@ -46,7 +46,7 @@ pub use handle::ShardHandle;
 pub use history::{History, Lost, Piece};
 pub use owner::{Fetch, Fetching, Owner, OwnerOptions};
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
-pub use room::Siblings;
+pub use room::{Siblings, Terms};
 
 use crate::clock::Clock;
 use crate::cluster::snapshot::Stand;
@@ -138,6 +138,12 @@ pub enum WriteError {
         /// The shard.
         shard: u32,
     },
+    /// It was asked for before, and whether it was carried out then is known no more.
+    #[error(
+        "whether the write took effect when it was asked for before is known no more: so many came since that its outcome was let \
+         go; read before you write again"
+    )]
+    Forgotten,
     /// The deadline passed before the write was logged.
     #[error("the deadline passed before the write was begun; nothing changed")]
     Expired,

@@ -16,7 +16,7 @@ use loci_index::table::call::Unpacked;
 use loci_index::table::commands;
 use tokio::sync::oneshot;
 
-use super::{WriteError, Written};
+use super::{Terms, WriteError, Written};
 use crate::memory::Budget;
 use crate::trace::Spot;
 
@@ -58,7 +58,7 @@ pub struct Permit {
 pub struct Waiting {
     pub envelope: Envelope,
     /// Whether it may not make full collections larger.
-    pub within_room: bool,
+    pub terms: Terms,
     pub permit: Permit,
     pub since: Instant,
     pub turn: Turn,

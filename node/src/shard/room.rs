@@ -1,4 +1,5 @@
-//! Room: whether a write is refused because it would make something larger that is over its budget and evicts nothing.
+//! Room: whether a write is refused because it would make something larger that is over its budget and evicts nothing, or because
+//! there was no room to remember whether it was carried out when it was asked for before.
 //!
 //! ```text
 //!   write --asked before? its first outcome is due--> logged
@@ -18,6 +19,16 @@ use loci_index::view::{View, ViewHandle};
 
 use super::WriteError;
 use super::queue::{Waiting, only_calls_that_free};
+
+/// What a write may be refused for before it is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// It would make a collection larger that is over its budget and evicts nothing; unless its request was carried out before.
+    pub within_room: bool,
+    /// It was asked for before, when the log's clock was not less than this, in milliseconds, and may have been carried out then,
+    /// which is known no more. Zero: it was not asked for before.
+    pub asked_since: u64,
+}
 
 /// What the shards of a node have, as everybody sees it. Clones are the same.
 #[derive(Clone, Default)]
@@ -46,7 +57,7 @@ impl std::fmt::Debug for Siblings {
     }
 }
 
-/// Why a write is refused for want of room, if it is. `under_way`: whether a request is being carried out.
+/// Why a write is refused by its terms, if it is. `under_way`: whether a request is being carried out.
 pub(super) fn refusal(
     write: &Waiting,
     store: &Store,
@@ -54,8 +65,17 @@ pub(super) fn refusal(
     siblings: &Siblings,
     under_way: impl Fn(&Origin) -> bool,
 ) -> Option<WriteError> {
+    let origin = &write.envelope.origin;
+    let was_asked = || {
+        !origin.request_id.is_empty()
+            && (store.has_answered(&origin.principal, &origin.request_id) || under_way(origin))
+    };
+    let Terms { within_room, asked_since } = write.terms;
+    if asked_since > 0 && store.may_have_forgotten(asked_since) && !was_asked() {
+        return Some(WriteError::Forgotten);
+    }
     let Command::Execute(execution) = &write.envelope.command else { return None };
-    if !write.within_room {
+    if !within_room {
         return None;
     }
     let view = store.view();
@@ -73,8 +93,5 @@ pub(super) fn refusal(
     if only_calls_that_free(&execution.calls) {
         return None;
     }
-    let origin = &write.envelope.origin;
-    let was_asked = !origin.request_id.is_empty()
-        && (store.has_answered(&origin.principal, &origin.request_id) || under_way(origin));
-    (!was_asked).then_some(refusal)
+    (!was_asked()).then_some(refusal)
 }

@@ -125,13 +125,23 @@ impl Alone {
         id: &str,
         words: &[&str],
     ) -> impl Future<Output = Result<Written, WriteError>> + use<> {
+        self.command_on(Terms { within_room: true, asked_since: 0 }, collection, id, words)
+    }
+
+    fn command_on(
+        &self,
+        terms: Terms,
+        collection: u64,
+        id: &str,
+        words: &[&str],
+    ) -> impl Future<Output = Result<Written, WriteError>> + use<> {
         let mut packed = Packed::new();
         packed.push(0, words.iter().map(|word| word.as_bytes()));
         let (collections, calls) = (vec![collection], packed.into_bytes());
         let execution = Execution { collections, conditions: Vec::new(), calls, atomic: false };
         let origin = Origin { request_id: id.as_bytes().to_vec(), ..Origin::default() };
         let (handle, command) = (self.handle.clone(), Command::Execute(execution.into()));
-        async move { handle.write_as(Envelope { origin, command }, true, None).await }
+        async move { handle.write_as(Envelope { origin, command }, terms, None).await }
     }
 
     /// Has it carried out.
@@ -203,6 +213,32 @@ fn what_finds_no_room_is_refused_unless_it_was_asked_for_before() {
         alone.execute(collection, "d", &["GET", "k"]).is_ok() && alone.execute(collection, "e", &["DEL", "k"]).is_ok()
     );
     assert!(alone.execute(collection, "c", &["SET", "l", "1"]).is_ok(), "what was refused can be tried again");
+}
+
+#[test]
+fn what_may_have_been_carried_out_and_forgotten_is_not_carried_out_again() {
+    let large = "x".repeat(4_000_000);
+    let mut alone = Alone::new();
+    let collection = alone.collection("c", Durability::Synced);
+    alone.execute(collection, "large", &["SET", "k", &large]).unwrap();
+    let asked_since = alone.owner.store().clock();
+    let first = alone.execute(collection, "a", &["INCR", "n"]).unwrap();
+    let again = |alone: &mut Alone, id: &str, asked_since| {
+        let writing = alone.command_on(Terms { within_room: false, asked_since }, collection, id, &["INCR", "n"]);
+        alone.until(writing).map(|written| written.outcome)
+    };
+    assert_eq!(again(&mut alone, "a", asked_since), Ok(first.clone()), "as long as it is remembered");
+    assert!(again(&mut alone, "b", asked_since).is_ok(), "nothing was forgotten");
+    std::thread::sleep(Duration::from_millis(5));
+    for number in 0..12 {
+        alone.execute(collection, &format!("get {number}"), &["GET", "k"]).unwrap();
+    }
+    assert!(!alone.owner.store().has_answered("", b"a"), "its outcome has left");
+    assert_eq!(again(&mut alone, "a", asked_since), Err(WriteError::Forgotten));
+    assert_eq!(again(&mut alone, "c", asked_since), Err(WriteError::Forgotten), "nobody knows that it was not");
+    let lately = alone.owner.store().clock();
+    assert!(again(&mut alone, "d", lately + 1).is_ok(), "what was asked for since cannot have been forgotten");
+    assert!(again(&mut alone, "e", 0).is_ok(), "what was never asked for");
 }
 
 #[test]

@@ -164,6 +164,7 @@ impl From<WriteError> for Failure {
             WriteError::TooLarge { .. } => Failure::invalid("write_too_large", message),
             WriteError::NotLeader { .. } => Failure::new(Code::Unavailable, "not_leader", message),
             WriteError::Unconfirmed { .. } => Failure::new(Code::Unavailable, "unconfirmed", message),
+            WriteError::Forgotten => Failure::new(Code::Aborted, "forgotten", message),
             WriteError::Expired => Failure::new(Code::DeadlineExceeded, "deadline_exceeded", message),
             WriteError::DeadlineExceeded => Failure::late(true),
             WriteError::NotReady => Failure::new(Code::Unavailable, "starting", message),

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Always: what is handed on is carried out once. Whoever is asked again finds the request id in the state, if the one before has
-//! done it: for as long as the outcome is kept. What this node led itself needs no id, and takes none of the room for outcomes.
+//! done it. Where its outcome may have been let go since, for want of room, it is not carried out again, and nobody knows. What this
+//! node led itself needs no id, and takes none of the room for outcomes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -45,7 +46,8 @@ impl RequestIds {
 impl Door {
     /// Writes where the shard is led, also if that changes meanwhile.
     pub async fn log(&self, home: &ShardHandle, mut envelope: Envelope, deadline: Instant) -> Result<Outcome, String> {
-        let cluster = self.cluster.of(home.clone());
+        let mut cluster = self.cluster.of(home.clone());
+        let begun = home.newest().clock();
         // Once nobody knows what became of an attempt, this is so until one is answered.
         let mut unknown = None;
         loop {
@@ -57,9 +59,12 @@ impl Door {
                 Err(error) => error,
             };
             let (said, may_be_done) = (unwritten(&error), is_unknown(&error));
-            let again = is_led_elsewhere(&error) || (may_be_done && !envelope.origin.request_id.is_empty());
+            let again = is_led_elsewhere(&error)
+                || (may_be_done && !envelope.origin.request_id.is_empty())
+                || (unknown.is_some() && is_busy(&error));
             if may_be_done && unknown.is_none() {
                 unknown = Some(said.clone());
+                cluster = cluster.asked_since(begun);
             }
             if !again || Instant::now() + RETRY >= deadline {
                 return Err(unknown.unwrap_or(said));
@@ -78,7 +83,10 @@ fn unwritten(error: &NotWritten) -> String {
         NotWritten::Here(error @ WriteError::DiskFull { .. }) => format!("MISCONF {error}"),
         NotWritten::Here(error @ WriteError::TooLarge { .. }) => format!("ERR {error}"),
         NotWritten::Here(
-            error @ (WriteError::Unconfirmed { .. } | WriteError::DeadlineExceeded | WriteError::Stopping),
+            error @ (WriteError::Unconfirmed { .. }
+            | WriteError::Forgotten
+            | WriteError::DeadlineExceeded
+            | WriteError::Stopping),
         ) => format!("UNCONFIRMED {error}"),
         NotWritten::Here(error) => format!("TRYAGAIN {error}"),
         NotWritten::There(status) => {
@@ -86,7 +94,9 @@ fn unwritten(error: &NotWritten) -> String {
             match failure.detail.reason.as_str() {
                 "memory_full" | "no_room" => "OOM command not allowed when used memory > 'maxmemory'.".into(),
                 "disk_full" => format!("MISCONF {}", failure.message),
-                "unconfirmed" | "deadline_exceeded" | "stopping" => format!("UNCONFIRMED {}", failure.message),
+                "unconfirmed" | "forgotten" | "deadline_exceeded" | "stopping" => {
+                    format!("UNCONFIRMED {}", failure.message)
+                }
                 _ => format!("TRYAGAIN {}", failure.message),
             }
         }
@@ -109,6 +119,18 @@ fn is_led_elsewhere(error: &NotWritten) -> bool {
     match error {
         NotWritten::Here(WriteError::NotLeader { .. }) => true,
         NotWritten::Here(_) => false,
-        NotWritten::There(status) => Failure::from_status(status).detail.reason == "not_leader",
+        NotWritten::There(status) => {
+            let reason = Failure::from_status(status).detail.reason;
+            // One that was started again is believed to lead for a moment.
+            matches!(reason.as_str(), "not_leader" | "no_such_shard" | "starting" | "removed")
+        }
+    }
+}
+
+/// Whether nothing changed, and the same node may take it in a moment.
+fn is_busy(error: &NotWritten) -> bool {
+    match error {
+        NotWritten::Here(error) => matches!(error, WriteError::Overloaded { .. }),
+        NotWritten::There(status) => Failure::from_status(status).detail.reason == "overloaded",
     }
 }

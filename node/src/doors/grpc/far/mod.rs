@@ -193,7 +193,8 @@ impl Calls {
     ) -> Result<Said, Failure> {
         let until = patience.deadline.min(Instant::now() + patience.look);
         let mut refused: Vec<MemberId> = Vec::new();
-        let mut older = None;
+        // Why the one refused that is too old, and how many of those who refused are.
+        let (mut older, mut old) = (None, 0);
         loop {
             // One that is out of service, and still leads, takes writes as ever.
             let leads = |shard: &u32| {
@@ -211,9 +212,12 @@ impl Calls {
                         tried
                     }
                     // As long as nobody else has the shards, this is why.
-                    None if older.is_some() => return older.map_or_else(|| Err(other_reply()), Err),
+                    None if old == refused.len() && older.is_some() => {
+                        return older.map_or_else(|| Err(other_reply()), Err);
+                    }
                     None => {
                         refused.clear();
+                        old = 0;
                         let message = format!("no node is known that has shards {shards:?}; retry");
                         Err(Failure::new(Code::Unavailable, "no_such_shard", message))
                     }
@@ -227,6 +231,7 @@ impl Calls {
                     }
                     if failure.detail.reason == OLDER_NODE {
                         older = Some(failure);
+                        old += 1;
                     }
                     for shard in shards {
                         self.cluster.look_for(*shard).await;

@@ -226,6 +226,8 @@ impl Search<'_> {
                 let found = match said {
                     Ok(Said::Reply(Reply::Get(found))) => found.records,
                     Ok(_) => return Err(other_reply()),
+                    // One that is only busy has it a moment later.
+                    Err(failure) if failure.code == Code::ResourceExhausted => return Err(failure),
                     Err(failure) => return Err(self.example_away(*shard, keys, &failure)),
                 };
                 for (key, found) in keys.iter().zip(found) {
