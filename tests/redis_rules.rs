@@ -326,7 +326,7 @@ async fn what_a_transactions_scripts_may_do_counts_to_its_size() {
     check(&mut admin, &[(&*format!("ACL SETUSER few {rules}"), "OK"), ("ACL SETUSER all on nopass +@all ~* &*", "OK")]);
     for (name, fits) in [("few", false), ("all", true)] {
         check(&mut user, &[(&format!("AUTH {name} x"), "OK"), ("MULTI", "OK")]);
-        for _ in 0..100 {
+        for _ in 0..200 {
             let calls = vec![vec!["EVAL", "return 1", "0"]; 120];
             assert!(user.send(&calls), "nobody listens");
             for _ in &calls {
