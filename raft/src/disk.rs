@@ -24,6 +24,10 @@ use std::path::{Path, PathBuf};
 
 pub use memory::MemoryDisk;
 
+/// The system keeps what it read in pieces of at most so many bytes.
+#[cfg(target_os = "linux")]
+const CACHED_BYTES_MAX: u64 = 2 << 20;
+
 /// One directory of files where a machine can fail.
 pub trait Disk: Send + 'static {
     /// An open file.
@@ -66,6 +70,9 @@ pub trait DiskFile: Send + Sync + 'static {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+
+    /// Lets memory forget what it has of a part, if it keeps any, so that the next reading is one of the disk. May do nothing.
+    fn drop_cached(&self, _offset: u64, _bytes: u64) {}
 }
 
 /// A directory of the file system, held by one process at a time.
@@ -159,6 +166,17 @@ impl DiskFile for File {
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
+
+    #[cfg(target_os = "linux")]
+    fn drop_cached(&self, offset: u64, bytes: u64) {
+        // What is cached in one piece goes only if all of it is meant.
+        let start = offset / CACHED_BYTES_MAX * CACHED_BYTES_MAX;
+        let end = offset.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(CACHED_BYTES_MAX));
+        // None: all that follows.
+        let len = end.and_then(|end| std::num::NonZeroU64::new(end - start));
+        // Advice only: a file system without a disk, and what is being written, keep what they have.
+        let _ = rustix::fs::fadvise(self, start, len, rustix::fs::Advice::DontNeed);
+    }
 }
 
 #[cfg(test)]
@@ -167,11 +185,14 @@ mod tests {
 
     fn check<D: Disk>(disk: &D) {
         let file = disk.create("a").unwrap();
+        file.drop_cached(0, 0);
         assert!(disk.create("a").is_err());
         assert!(disk.open("b").is_err());
         file.write_all_at(b"hello", 3).unwrap();
         file.sync_data().unwrap();
         assert_eq!(file.len().unwrap(), 8);
+        file.drop_cached(5, 1);
+        file.drop_cached(7, u64::MAX);
         let mut bytes = [9; 10];
         assert_eq!(file.read_at(&mut bytes, 0).unwrap(), 8);
         assert_eq!(&bytes, b"\0\0\0hello\x09\x09");

@@ -42,6 +42,8 @@ struct State {
     writes: u64,
     fail_sync: Option<u64>,
     fail_write: Option<u64>,
+    /// Bits that are read wrong, by file, until what memory has of them is dropped.
+    misread: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -152,6 +154,16 @@ impl MemoryDisk {
     /// When there is no such file or bit.
     pub fn flip(&self, name: &str, bit: u64) {
         self.damage(name, |bytes| bytes[(bit / 8) as usize] ^= 1 << (bit % 8));
+    }
+
+    /// Has one bit of a file read wrong until somebody drops what memory has of it. The medium has it right.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn misread(&self, name: &str, bit: u64) {
+        let mut state = self.lock();
+        let id = *state.names.get(name).expect("what is read wrong is in an existing file");
+        state.misread.insert(id, bit);
     }
 
     /// Changes a file behind everyone's back, on the medium and in sight.
@@ -355,6 +367,12 @@ impl DiskFile for MemoryFile {
         let start = (offset.min(contents.seen.len() as u64)) as usize;
         let read = buffer.len().min(contents.seen.len() - start);
         buffer[..read].copy_from_slice(&contents.seen[start..start + read]);
+        if let Some(bit) = state.misread.get(&self.id)
+            && let Some(at) = (bit / 8).checked_sub(start as u64)
+            && let Some(byte) = buffer[..read].get_mut(at as usize)
+        {
+            *byte ^= 1 << (bit % 8);
+        }
         Ok(read)
     }
 
@@ -408,6 +426,15 @@ impl DiskFile for MemoryFile {
     fn len(&self) -> io::Result<u64> {
         let state = self.state()?;
         Ok(state.contents.get(&self.id).map_or(0, |contents| contents.seen.len() as u64))
+    }
+
+    fn drop_cached(&self, offset: u64, bytes: u64) {
+        // Closed by a crash, it has nothing in memory.
+        let Ok(mut state) = self.state() else { return };
+        let dropped = |bit: &u64| (offset..offset.saturating_add(bytes)).contains(&(bit / 8));
+        if state.misread.get(&self.id).is_some_and(dropped) {
+            state.misread.remove(&self.id);
+        }
     }
 }
 

@@ -8,6 +8,8 @@
 //! Opening a log reads every file that is in use, and refuses what is damaged, whatever of it still matters. So what is damaged
 //! is better found while the log runs: once every shard has forgotten what stands in it and before it, it goes.
 //!
+//! What was read here is dropped from memory: nobody needs it soon, and who reads a file again reads it from the disk.
+//!
 //! A file may be freed, and used again, while it is read: what is read then is wrong, and the file is full no longer.
 
 use std::sync::Arc;
@@ -70,6 +72,7 @@ impl LogChecker {
         }
         let Some(file) = self.0.file(sequence) else { return Ok(Checked::Gone) };
         let checked = check(&*file, sequence, go_on);
+        file.drop_cached(0, u64::MAX);
         if checked.is_err() && !self.is_full(sequence) { Ok(Checked::Gone) } else { checked }
     }
 }
@@ -191,6 +194,55 @@ mod tests {
         assert_eq!(found, 3_000);
         // Others are as they were.
         assert_eq!(checker.check(full[0], &mut |_| true).unwrap(), Checked::Sound);
+    }
+
+    #[test]
+    fn what_memory_has_wrong_is_read_from_the_disk_the_second_time() {
+        let disk = MemoryDisk::new();
+        let log = log(&disk);
+        let (checker, reader) = (log.checker(), log.reader(ONE).unwrap());
+        let first = checker.full()[0];
+        let bit = (HEADER_BYTES + 1_000) * 8;
+        disk.misread(&file_name(first), bit);
+        assert!(checker.check(first, &mut |_| true).is_err());
+        assert_eq!(checker.check(first, &mut |_| true).unwrap(), Checked::Sound);
+        // Wherever it is, whoever reads the entry there finds it right.
+        for at in (0..OPTIONS.file_bytes).step_by(50) {
+            disk.misread(&file_name(first), at * 8);
+            for index in 6..20 {
+                reader.read(crate::entry::LogIndex(index)).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_found_damaged_is_not_used_again() {
+        for spoilt in [false, true] {
+            let disk = MemoryDisk::new();
+            let mut log = log(&disk);
+            let before = log.stats();
+            let first = log.checker().full()[0];
+            log.spoil(99);
+            if spoilt {
+                log.spoil(first);
+            }
+            // All that is in the first file, and nothing of what follows.
+            let mut index = 6;
+            while log.kept_for(first).contains(&ONE) {
+                log.append(&[forget(ONE, index, 5), forget(TWO, 9, 5)][..if index == 9 { 2 } else { 1 }]).unwrap();
+                log.sync().unwrap();
+                index += 1;
+            }
+            if index <= 9 {
+                log.append(&[forget(TWO, 9, 5)]).unwrap();
+                log.sync().unwrap();
+            }
+            let after = log.stats();
+            assert!(!disk.list().unwrap().contains(&file_name(first)));
+            let freed = before.files - after.files;
+            assert_eq!(after.spares - before.spares, (freed - usize::from(spoilt)).min(2), "{before:?} {after:?}");
+            assert!(log.spoilt.is_empty());
+        }
     }
 
     #[test]

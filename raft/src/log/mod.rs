@@ -35,7 +35,7 @@ mod tests;
 #[cfg(test)]
 mod tests_by_seed;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -86,6 +86,8 @@ pub struct Log<D: Disk> {
     files: VecDeque<LiveFile<D::File>>,
     spares: Vec<Spare>,
     spares_made: u64,
+    /// Files in use that are not what was written: none of them becomes a spare.
+    spoilt: BTreeSet<u64>,
     /// Frames for the last file, from `end` on.
     buffer: Vec<u8>,
     end: u64,
@@ -309,6 +311,14 @@ impl<D: Disk> Log<D> {
         frame::encode_number(&mut self.buffer, salt, Kind::Close, self.end);
         self.write_buffer()?;
         self.sync_file()
+    }
+
+    /// Notes that a file was found not to be what was written: the disk may be bad there, so the file is removed once nobody needs
+    /// it, and not used again.
+    pub fn spoil(&mut self, sequence: u64) {
+        if self.files.iter().any(|file| file.header.sequence == sequence) {
+            self.spoilt.insert(sequence);
+        }
     }
 
     /// The disk under the log.
@@ -603,7 +613,8 @@ impl<D: Disk> Log<D> {
             let name = file_name(sequence);
             self.open_files.remove(sequence);
             self.files.pop_front();
-            if bytes == self.options.file_bytes && self.spares.len() < SPARES_KEPT {
+            let sound = !self.spoilt.remove(&sequence);
+            if sound && bytes == self.options.file_bytes && self.spares.len() < SPARES_KEPT {
                 self.spares_made += 1;
                 let spare = format!("spare-{:016x}.log", self.spares_made);
                 self.disk.rename(&name, &spare).map_err(failed("freeing", &name))?;

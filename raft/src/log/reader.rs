@@ -228,9 +228,19 @@ impl LogReader {
                 // Moved meanwhile, or forgotten: only a place that is still right can be damaged, and was read wrong twice.
                 Err(error) => match self.place(index)? {
                     now if now == place && doubted => return Err(error),
-                    now => (place, doubted) = (now, now == place),
+                    now => {
+                        (place, doubted) = (now, now == place);
+                        self.drop_cached(place);
+                    }
                 },
             }
+        }
+    }
+
+    /// Has the next reading be one of the disk.
+    fn drop_cached(&self, place: Place) {
+        if let Some(ReadFile { file, .. }) = self.files.get(place.file) {
+            file.drop_cached(place.offset.into(), place.bytes.into());
         }
     }
 

@@ -13,7 +13,7 @@
 //! Every file's opening must say what the frames before it amount to; the first file's opening is where
 //! the reading starts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, RwLock};
 
@@ -37,6 +37,7 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
         files: VecDeque::new(),
         spares: Vec::new(),
         spares_made,
+        spoilt: BTreeSet::new(),
         buffer: Vec::new(),
         end: HEADER_BYTES,
         durable_end: HEADER_BYTES,
