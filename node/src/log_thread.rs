@@ -57,6 +57,9 @@ pub const SYNC_WITHIN: Duration = Duration::from_millis(100);
 const WRITTEN_HERE_BYTES_MAX: u64 = 1 << 20;
 /// With so many files, the shard that the oldest is kept for is told.
 pub const PINNED_FILES: usize = 16;
+/// With so many, it no longer counts that a member is being sent a snapshot which needs what is there: more than one shard alone
+/// keeps for that.
+pub const PINNED_FILES_MAX: usize = 6 * PINNED_FILES;
 /// How often it is told.
 const PINS_EVERY: Duration = Duration::from_millis(100);
 /// What a batch may take besides its entries: hard states, the batch's frame, the change of files.
@@ -69,8 +72,11 @@ pub enum Report {
     Synced(SyncMark),
     /// There is room again; ask once more.
     Room,
-    /// The log has [`PINNED_FILES`] files or more, and the oldest is there for this shard only.
-    Pins,
+    /// The log has so many files, [`PINNED_FILES`] or more, and the oldest is there for this shard.
+    Pins {
+        /// How many.
+        files: usize,
+    },
     /// A file is damaged that is there for this shard: what is in it, and before it, should be forgotten.
     Damaged,
     /// There is no room, and the disk has none either.
@@ -117,6 +123,8 @@ pub enum Request {
     },
     /// A shard begins to use the log.
     Open(Open),
+    /// These files are damaged: the shards for which they are kept are to need them no longer, and then they are removed.
+    LetGo(BTreeSet<u64>),
     /// The log was used, and may need a file made ready once it has nothing to do.
     Used,
 }
@@ -167,6 +175,10 @@ pub struct LogFigures {
     damaged: Mutex<BTreeSet<u64>>,
     /// How many were found so.
     damage_found: AtomicU64,
+    /// For whom they were kept when the shards were last asked to need them no longer.
+    damaged_for: Mutex<Vec<ShardId>>,
+    /// Whether the shards are about to be asked.
+    letting_go: AtomicBool,
 }
 
 impl LogFigures {
@@ -352,7 +364,7 @@ impl Syncer {
 /// Looks after the full files of a running log.
 #[derive(Clone)]
 pub struct LogCare {
-    owner: Weak<Mutex<Owner>>,
+    requests: Sender<Request>,
     checker: LogChecker,
     figures: Arc<LogFigures>,
 }
@@ -371,25 +383,22 @@ impl LogCare {
         }
     }
 
-    /// Asks the shards for which damaged files are kept to need them no longer; to be called until there are none. Those that are
-    /// gone, and if others are not: for whom they are kept.
+    /// Has the log thread ask the shards for which damaged files are kept to need them no longer; to be called until there are none.
+    /// Those that are gone, and if others are not: for whom they were kept when it last did. Waits for nobody, and holds up nobody:
+    /// whoever calls may be of the lowest priority.
     pub fn let_go(&self) -> (Vec<u64>, Option<Vec<ShardId>>) {
         let mut damaged = self.figures.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         let gone: Vec<u64> = damaged.iter().copied().filter(|sequence| !self.checker.is_full(*sequence)).collect();
         damaged.retain(|sequence| !gone.contains(sequence));
-        let (Some(newest), Some(owner)) = (damaged.last().copied(), self.owner.upgrade()) else {
+        if damaged.is_empty() {
             return (gone, None);
-        };
+        }
+        if !self.figures.letting_go.swap(true, Ordering::AcqRel) {
+            // The thread ends only after this is gone, or with the process.
+            let _ = self.requests.send(Request::LetGo(damaged.clone()));
+        }
         drop(damaged);
-        let mut owner = lock(&owner);
-        let kept_for = owner.log.kept_for(newest);
-        for (_, listener) in owner.listeners.iter().filter(|(shard, _)| kept_for.contains(shard)) {
-            listener(Report::Damaged);
-        }
-        if kept_for.is_empty() {
-            // With it files go that nobody needs.
-            owner.sync(&mut Vec::new());
-        }
+        let kept_for = self.figures.damaged_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (gone, Some(kept_for))
     }
 }
@@ -403,10 +412,10 @@ pub struct LogOpener {
 }
 
 impl LogOpener {
-    /// A way to look after its full files.
+    /// A way to look after its full files. The thread ends only after it is gone, too.
     pub fn care(&self) -> LogCare {
         let checker = lock(&self.owner).log.checker();
-        LogCare { owner: Arc::downgrade(&self.owner), checker, figures: self.figures.clone() }
+        LogCare { requests: self.requests.clone(), checker, figures: self.figures.clone() }
     }
 
     /// Has the log begin with what `begin` says for a shard, synced, and gives it its part. None: the log has nothing of the
@@ -606,11 +615,27 @@ impl Owner {
                 self.listeners[to].1(report);
             }
             Request::Used => {}
+            Request::LetGo(damaged) => self.let_go(&damaged),
             Request::Open(Open { shard, begin, listener, reply }) => {
                 let opened = self.open(shard, begin, listener);
                 // Whoever asked may be gone.
                 let _ = reply.send(opened);
             }
+        }
+    }
+
+    fn let_go(&mut self, damaged: &BTreeSet<u64>) {
+        self.figures.letting_go.store(false, Ordering::Release);
+        damaged.iter().for_each(|sequence| self.log.spoil(*sequence));
+        let kept_for = damaged.last().map(|newest| self.log.kept_for(*newest)).unwrap_or_default();
+        for (_, listener) in self.listeners.iter().filter(|(shard, _)| kept_for.contains(shard)) {
+            listener(Report::Damaged);
+        }
+        // With a sync files go that nobody needs.
+        self.must_sync |= kept_for.is_empty();
+        // Whoever holds that may be of the lowest priority. It is said again.
+        if let Ok(mut known) = self.figures.damaged_for.try_lock() {
+            *known = kept_for;
         }
     }
 
@@ -731,7 +756,7 @@ impl Owner {
             && self.told_pins.elapsed() >= PINS_EVERY
         {
             self.told_pins = self.reported;
-            listener(Report::Pins);
+            listener(Report::Pins { files: stats.files });
         }
     }
 

@@ -291,7 +291,7 @@ impl Node {
             Err(error) => {
                 // Nothing of it is to be left: neither the lock on the data, nor a runtime that may not be dropped here.
                 shards.clear();
-                drop((handle, cluster));
+                drop((handle, cluster, log_care));
                 let ended = blocking(move || {
                     host.stop();
                     shard.stop();

@@ -13,7 +13,8 @@
 //! opened; a node that runs for long would serve what it does not notice. What is found is dealt with by the shard
 //! ([`crate::shard::Damage`]) and by [`repair`](crate::cluster::repair).
 //!
-//! One thread of the lowest priority reads no faster than it was told to, and leaves in memory what it found there and nothing else.
+//! One thread of the lowest priority reads no faster than it was told to, and leaves in memory what it found there and nothing else; of
+//! the log's files nothing, so that the second reading is one of the disk.
 //!
 //! A node that starts reads all files of its log, and does not start where one of them is damaged, because it could have forgotten
 //! what it promised. While it runs it knows, and each file of the log begins with all promises: so a damaged one needs only to go,
@@ -96,7 +97,8 @@ impl Scrub {
         }
         let now = Instant::now();
         let stops = stopping.clone();
-        let mut reader = Reader { shards, log, figures, bytes_per_second, next: now, told: None, stopping: stops };
+        let mut reader =
+            Reader { shards, log, figures, bytes_per_second, next: now, told: None, let_go_at: now, stopping: stops };
         let thread = std::thread::Builder::new().name("loci-scrub".into()).spawn(move || {
             // Of this thread alone on Linux. Without the right to do so it merely competes with the others.
             let _ = rustix::process::setpriority_process(None, NICENESS);
@@ -104,7 +106,7 @@ impl Scrub {
                 let begun = Instant::now();
                 reader.round();
                 let rest = (begun.elapsed() * REST_TIMES).clamp(REST_MIN, REST_MAX);
-                reader.rest_until(Instant::now() + rest);
+                reader.wait_until(Instant::now() + rest);
             }
         })?;
         Ok(Scrub { stopping, thread: Some(thread) })
@@ -130,6 +132,8 @@ struct Reader {
     next: Instant,
     /// While a file of the log is damaged: when that was last told.
     told: Option<Instant>,
+    /// When the shards are asked again to need it no longer.
+    let_go_at: Instant,
     stopping: Arc<AtomicBool>,
 }
 
@@ -138,23 +142,18 @@ impl Reader {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    fn wait_until(&self, moment: Instant) {
+    /// Has damaged files of the log go meanwhile, and if nothing is left to wait for, too.
+    fn wait_until(&mut self, moment: Instant) {
         while !self.is_stopping() {
+            if self.told.is_some() && Instant::now() >= self.let_go_at {
+                self.let_go();
+            }
             let left = moment.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            std::thread::park_timeout(left);
+            std::thread::park_timeout(if self.told.is_some() { left.min(LET_GO_EVERY) } else { left });
         }
-    }
-
-    /// The same, and meanwhile has damaged files of the log go.
-    fn rest_until(&mut self, moment: Instant) {
-        while self.told.is_some() && Instant::now() < moment && !self.is_stopping() {
-            self.let_go();
-            self.wait_until(moment.min(Instant::now() + LET_GO_EVERY));
-        }
-        self.wait_until(moment);
     }
 
     /// Waits until so many bytes more may be read. No: the node stops.
@@ -223,6 +222,7 @@ impl Reader {
 
     /// Has damaged files of the log go, as soon as nobody needs what stands there.
     fn let_go(&mut self) {
+        self.let_go_at = Instant::now() + LET_GO_EVERY;
         let (gone, kept_for) = self.log.let_go();
         for sequence in gone {
             let file = LogChecker::name(sequence);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
-use loci_node::log_thread::{Report, Request};
+use loci_node::log_thread::{PINNED_FILES, PINNED_FILES_MAX, Report, Request};
 use loci_node::shard::Event;
 use loci_raft::{Append, Change, EntryKind, Log, LogError, SyncMark};
 
@@ -152,7 +152,12 @@ impl World<'_> {
         let Some(shard) = stats.pinned_by.filter(|_| stats.files >= self.build.pinned_files) else { return Ok(()) };
         process.told_pins = self.now;
         self.reached.mark("shards told that they pin the log");
-        self.take(Seat { at, shard: shard.0 as usize - 1 }, Event::Log(Report::Pins))
+        // In proportion: the shards know how many are too many.
+        let files = stats.files * PINNED_FILES / self.build.pinned_files;
+        if files >= PINNED_FILES_MAX {
+            self.reached.mark("shards told that they pin the log, whoever is being sent a snapshot");
+        }
+        self.take(Seat { at, shard: shard.0 as usize - 1 }, Event::Log(Report::Pins { files }))
     }
 
     /// The first failure of the log ends the process.

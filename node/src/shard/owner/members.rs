@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use super::offers::{Fetch, Offers};
 use super::{Fatal, Owner};
 use crate::cluster::snapshot::Stand;
+use crate::log_thread::{PINNED_FILES, PINNED_FILES_MAX};
 use crate::shard::{ChangeError, Fingerprint, Happened, Install, MemberProgress};
 
 /// After so many entries each the state is remembered in a fingerprint,
@@ -53,10 +54,10 @@ pub(super) struct Known {
     installing: Option<(Install, oneshot::Sender<()>)>,
     /// Snapshots that members were told of.
     offers: Offers,
-    /// The log is long because of this shard,
-    pins: bool,
-    /// or keeps a damaged file for it.
-    pins_damaged: bool,
+    /// The log has so many files, the oldest for this shard; zero: not too many, or not for this one.
+    pins: usize,
+    /// It keeps a damaged file for this shard, until a checkpoint holds what had been applied, up to here, when that was said.
+    pins_damaged: Option<u64>,
     /// No lease in this term: somebody was told to take over.
     no_lease_in: Option<Term>,
 }
@@ -79,8 +80,8 @@ impl Known {
             waiting_for_change: Vec::new(),
             installing: None,
             offers: Offers::default(),
-            pins: false,
-            pins_damaged: false,
+            pins: 0,
+            pins_damaged: None,
             no_lease_in: None,
         }
     }
@@ -94,6 +95,15 @@ impl Known {
     pub fn applied(&mut self, term: Term, bytes: u64) {
         self.term = term;
         self.bytes += bytes;
+    }
+
+    /// Whether all that the last checkpoint holds is to leave the log, whoever lacks it. What keeps other shards' entries on the disk
+    /// is far back, however little of its own came after it; while much is kept (`long`), only once all shards together have too
+    /// much. What is damaged there helps nobody, who is being sent a snapshot least of all.
+    fn cuts(&mut self, long: bool) -> bool {
+        let pins = std::mem::take(&mut self.pins) >= if long { PINNED_FILES_MAX } else { PINNED_FILES };
+        let damaged = self.pins_damaged.take_if(|up_to| self.checkpoint.index.0 >= *up_to).is_some();
+        pins || damaged
     }
 
     /// The last checkpoint after which more than so many bytes of entries came; zero: there is none.
@@ -198,10 +208,20 @@ impl Owner {
         self.forget();
     }
 
-    /// The log is long because of what it keeps for this shard, or damaged there.
-    pub(super) fn pins_log(&mut self, damaged: bool) {
-        self.known.pins = true;
-        self.known.pins_damaged |= damaged;
+    /// The log has so many files because of what it keeps for this shard.
+    pub(super) fn pins_log(&mut self, files: usize) {
+        self.known.pins = files;
+        self.forget_soon();
+    }
+
+    /// The log keeps a damaged file for this shard.
+    pub(super) fn keeps_damaged(&mut self) {
+        self.known.pins_damaged.get_or_insert(self.store.applied());
+        self.forget_soon();
+    }
+
+    /// Lets the log forget all that has been applied, after a checkpoint.
+    fn forget_soon(&mut self) {
         if self.store.applied() > self.known.checkpoint.index.0 {
             self.store.request_checkpoint();
             self.work.ask_again();
@@ -222,7 +242,7 @@ impl Owner {
         let usual = LogIndex(known.far_back(kept));
         known.offers.heard(matched, usual, self.now);
         let sending = progress.iter().any(|known| known.snapshot.is_some()) || known.offers.any_under_way();
-        // A state that is fetched for this member is of use as long as its own log goes back there.
+        // A state that is fetched for this member is of use as long as its own log goes back there, too.
         let long = sending || self.shared.damages.is_out_of_service();
         let mut far_back = if long { known.far_back(kept * SENDING_TIMES) } else { usual.0 };
         while known.passed.front().is_some_and(|(index, _)| *index <= far_back) {
@@ -235,10 +255,7 @@ impl Owner {
             // Whoever leads next must be able to tell the others what they lack.
             Role::Follower | Role::Candidate => 0,
         };
-        // What keeps other shards' entries on the disk is far back, however little of its own came after it. What is damaged there
-        // helps nobody, who is being sent a snapshot least of all.
-        let damaged = std::mem::take(&mut known.pins_damaged);
-        if std::mem::take(&mut known.pins) && !sending || damaged {
+        if known.cuts(long) {
             far_back = checkpoint;
         }
         let up_to = slowest.max(far_back).min(checkpoint);
@@ -363,4 +380,42 @@ impl Owner {
 
 fn listed(members: &[MemberId]) -> String {
     members.iter().map(MemberId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(index: u64) -> Known {
+        let members = Arc::new(Members::voting([MemberId(1), MemberId(2)]).unwrap());
+        Known::new(Stand { index: LogIndex(index), term: Term(3), members })
+    }
+
+    #[test]
+    fn a_long_log_is_cut_for_other_shards_later_while_much_is_kept() {
+        let mut known = known(100);
+        for (files, long, cuts) in [
+            (0, false, false),
+            (PINNED_FILES, false, true),
+            (PINNED_FILES, true, false),
+            (PINNED_FILES_MAX - 1, true, false),
+            (PINNED_FILES_MAX, true, true),
+        ] {
+            known.pins = files;
+            assert_eq!(known.cuts(long), cuts, "{files} files, long: {long}");
+            assert!(!known.cuts(long), "once, each time that it is told");
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_remembered_until_a_checkpoint_holds_it() {
+        let mut known = known(100);
+        known.pins_damaged = Some(150);
+        for _ in 0..3 {
+            assert!(!known.cuts(true), "that would leave it there");
+        }
+        known.checkpoint.index = LogIndex(150);
+        assert!(known.cuts(true));
+        assert!(!known.cuts(true));
+    }
 }

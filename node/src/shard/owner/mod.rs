@@ -259,8 +259,8 @@ impl Owner {
                 self.note_synced(mark);
                 self.replica.synced(mark);
             }
-            Event::Log(Report::Pins) => self.pins_log(false),
-            Event::Log(Report::Damaged) => self.pins_log(true),
+            Event::Log(Report::Pins { files }) => self.pins_log(files),
+            Event::Log(Report::Damaged) => self.keeps_damaged(),
             Event::Log(Report::Room) => self.room = Room::default(),
             Event::Log(Report::Full { needed_bytes }) => {
                 self.room = Room { asked: false, full: Some(Full { needed_bytes, asked_at: self.now }) };
