@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use loci_client::{Client, Collection, Consistency, Metric, Record, Schema};
+use loci_client::{Client, Collection, Consistency, Metric, Record, Schema, attribute};
 use loci_tests::api::serving;
 use loci_tests::chance::Chance;
 use loci_tests::cluster::load::DIMENSION;
@@ -212,6 +212,47 @@ async fn a_node_stays_ready_and_asks_others_while_a_namespaces_shard_is_out_of_s
     assert!(serving(&node.address).await, "LOCI_SEED={seed}: {}", node.log());
     assert!(!node.log().contains("starting again"), "LOCI_SEED={seed}: it waits for the one that is away");
     cluster.node(away).send_go_on();
+    wait_log(node, "takes its place").await;
+    cluster.wait_voters(3).await;
+    cluster.same_state().await;
+}
+
+/// Whoever leads a shard when it goes out of service takes writes to it as ever, and has others find what a filter means.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_write_fails_where_the_shard_that_it_goes_to_goes_out_of_service() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let plan = Plan { shards: 1, options: QUICK.map(str::to_owned).to_vec(), ..Plan::default() };
+    let cluster = Cluster::start(plan).await;
+    let memories = cluster.client().collection("wide", "memories");
+    let values = furnish(&memories, "early", &mut chance).await;
+    let described = cluster.client().describe_cluster().await.expect("some node answers");
+    let leader = described.shards.iter().find(|shard| shard.shard == 2).and_then(|shard| shard.leader);
+    let leader = described.members.iter().find(|member| Some(member.member) == leader).expect("somebody leads it");
+    let number = (0..3).find(|at| cluster.advertised(*at) == leader.address).expect("it is one of them");
+    let node = cluster.node(number);
+    rot(&cluster.data(number).join("shards/2"), &values["early 7"], || node.log()).await;
+    let here = cluster.client_of(number).collection("wide", "memories");
+    let begun = Instant::now();
+    for number in 0.. {
+        let record = Record::new(format!("while {number}")).with_value(b"it rots".to_vec());
+        let mut written = here.put(record).await.map(|_| ());
+        if written.is_ok() && number % 20 == 0 {
+            written = here.delete_where(attribute("nothing").equals("like it")).await.map(|_| ());
+        }
+        if let Err(error) = written {
+            // It has stopped, to start again.
+            let (said, log) = (format!("{error:?}"), node.log());
+            assert!(!said.contains("damaged"), "LOCI_SEED={seed}: write {number}: {said}\n{log}");
+            assert!(log.contains("was fetched"), "LOCI_SEED={seed}: write {number}: {said}\n{log}");
+            break;
+        }
+        if node.log().contains("takes its place") {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "LOCI_SEED={seed}: it is not noticed");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     wait_log(node, "takes its place").await;
     cluster.wait_voters(3).await;
     cluster.same_state().await;

@@ -354,6 +354,8 @@ impl Node {
             let _inside = runtime.enter();
             start_server(listener, calls, peers, &metrics, &status)?
         };
+        let (start_again, again) = watch::channel(false);
+        runtime.spawn(repair::tend(cluster.clone(), data.path().to_owned(), figures.clone(), start_again));
         runtime.spawn(policy::run(cluster.clone()));
         runtime.spawn(agreement::run(cluster.clone(), files));
         runtime.spawn(arrival::keep_address(cluster.clone()));
@@ -362,8 +364,6 @@ impl Node {
         runtime.spawn(placement::look_after(cluster.clone()));
         runtime.spawn(repair::remember_peers(cluster.clone(), data.path().to_owned()));
         runtime.spawn(repair::note(cluster.clone(), repaired, figures));
-        let (start_again, again) = watch::channel(false);
-        runtime.spawn(repair::tend(cluster.clone(), data.path().to_owned(), start_again));
         let endpoint = match metrics_listener {
             None => None,
             Some(listener) => {

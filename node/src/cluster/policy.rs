@@ -185,18 +185,18 @@ pub fn towards(members: &Members, progress: &[MemberProgress], last: u64, holder
 }
 
 /// Who is to lead a shard in the place of this node, if it leads many more shards than somebody else who could. `leads` says
-/// how many a member leads.
+/// how many a member leads, `unfit` who is not to.
 pub fn relief(
     me: MemberId,
     members: &Members,
     progress: &[MemberProgress],
     last: u64,
     leads: impl Fn(MemberId) -> usize,
-    drained: impl Fn(MemberId) -> bool,
+    unfit: impl Fn(MemberId) -> bool,
 ) -> Option<MemberId> {
     let fit = progress.iter().filter(|known| {
         known.member != me
-            && !drained(known.member)
+            && !unfit(known.member)
             && known.active
             && known.matched + LAG_MAX >= last
             && members.voters().contains(&known.member)
@@ -225,8 +225,10 @@ async fn give_lead(
         return;
     }
     let leads = |member| if leaves && member == me { usize::MAX } else { leads(cluster, member) };
-    let Some(next) = relief(me, members, progress, last, leads, drained) else { return };
     let shard = cluster.shard();
+    // Where it is out of service it would be handed back.
+    let unfit = |member| drained(member) || cluster.sightings().is_not_ready(member, shard.id());
+    let Some(next) = relief(me, members, progress, last, leads, unfit) else { return };
     match shard.transfer(next, Instant::now() + CHANGE_TIME).await {
         Ok(()) => tracing::info!(shard = shard.id(), member = next.0, "another member leads now"),
         Err(error) => tracing::info!(shard = shard.id(), %error, "the lead has to stay"),

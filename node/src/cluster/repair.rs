@@ -34,6 +34,8 @@
 //! - nothing is repaired on a single node, or from a node of another cluster;
 //! - a node does not stop to be repaired while there is damage that nobody can repair: it would not start again. Nor does it keep
 //!   anything fetched for that time, which would be old, or keep the leader's snapshots from a shard;
+//! - nor does it stop while a file of its log is damaged, until that is cut off ([`crate::log_thread`]);
+//! - what was fetched and waits is given up once the own log no longer goes back there: it is fetched anew while the node runs;
 //! - of a damaged store that was exchanged nothing is left, wherever the power failed meanwhile;
 //! - a file of a newer program is not damaged.
 
@@ -49,12 +51,13 @@ use loci_wire::v1;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::snapshot::{self, Stand};
+use super::snapshot::{self, Stand, UnderWay};
 use super::transfers::Transfers;
 use super::turns::Turns;
 use super::{Cluster, book, formation, links};
 use crate::identity::{ClusterId, Identity};
 use crate::log_thread::LogFigures;
+use crate::shard::ShardHandle;
 use crate::shards::Served;
 
 /// Has the addresses of the others.
@@ -225,13 +228,57 @@ pub fn unmark(store: &Path) {
 /// How long after a state could not be fetched it is tried anew: each time others read their files for it.
 const FETCH_AGAIN: Duration = Duration::from_secs(5);
 
+/// A state that was fetched for a shard that runs.
+struct Fetched<H = UnderWay> {
+    index: LogIndex,
+    /// Nobody may fetch anything else for it meanwhile.
+    _held: H,
+}
+
+impl<H> Fetched<H> {
+    /// Whether the shard's log, which begins after an entry, goes on where the state stands.
+    fn reaches(&self, log_start: LogIndex) -> bool {
+        self.index >= log_start
+    }
+}
+
+/// Whether a node may stop to be repaired, as far as it knows by itself: `damaged` shards, those of them for which a state was
+/// `fetched`, and the damaged files of the log, with which it would not start.
+fn may_go<'f, H: 'f>(
+    damaged: usize,
+    fetched: impl Iterator<Item = (&'f Fetched<H>, LogIndex)>,
+    log: &[String],
+) -> bool {
+    let reaching = fetched.filter(|(fetched, log_start)| fetched.reaches(*log_start)).count();
+    damaged > 0 && reaching == damaged && log.is_empty()
+}
+
 /// Looks after damage that is found while the node runs: see the front page. Says through `again` that the node is to stop and
 /// start again.
-pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
+pub fn tend(
+    cluster: Cluster,
+    data: PathBuf,
+    log: Arc<LogFigures>,
+    again: watch::Sender<bool>,
+) -> impl Future<Output = ()> + Send {
+    // Now, before others come.
+    let turns = Turns::starting_with(cluster.shards().handles().iter().map(ShardHandle::id));
+    look_after(cluster, data, turns, log, again)
+}
+
+async fn look_after(
+    cluster: Cluster,
+    data: PathBuf,
+    mut turns: Turns,
+    log: Arc<LogFigures>,
+    again: watch::Sender<bool>,
+) {
     let (mut alone, mut failed) = (BTreeMap::new(), BTreeMap::<u32, Instant>::new());
-    let (mut told, mut turns, mut waits) = (None, Turns::default(), None);
-    // Fetched and to be exchanged; nobody may fetch anything else for them meanwhile.
-    let mut ready = BTreeMap::new();
+    let (mut told, mut waits) = (None, None);
+    // To be exchanged.
+    let mut ready: BTreeMap<u32, Fetched> = BTreeMap::new();
+    let log_start =
+        |shard: u32| cluster.shards().handle(shard).map_or(LogIndex(0), |shard| LogIndex(shard.status().log_start));
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let me = cluster.me();
@@ -247,9 +294,7 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
             let found = served.handle.damages();
             let Some((file, what)) = found.first() else {
                 // What was damaged is gone by itself, or was not damaged.
-                if ready.remove(&shard).is_some() {
-                    give_up(&served.files);
-                }
+                give_up(&served.files, ready.remove(&shard)).await;
                 continue;
             };
             damaged += 1;
@@ -269,10 +314,12 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
             crate::run::hand_over(cluster.of(served.handle.clone())).await;
             if hopeless {
                 // This node does not stop: what was fetched would grow old, and nothing newer could come.
-                if ready.remove(&shard).is_some() {
-                    give_up(&served.files);
-                }
+                give_up(&served.files, ready.remove(&shard)).await;
                 continue;
+            }
+            if ready.get(&shard).is_some_and(|fetched| !fetched.reaches(log_start(shard))) {
+                tracing::warn!(shard, "what was fetched for a damaged shard is older than this node's log by now");
+                give_up(&served.files, ready.remove(&shard)).await;
             }
             if ready.contains_key(&shard) || failed.get(&shard).is_some_and(|last| last.elapsed() < FETCH_AGAIN) {
                 continue;
@@ -283,10 +330,11 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
             let patient = Patient { identity: cluster.identity(), shard, store: &served.files, what, start };
             let addresses = addresses(&cluster, &data);
             if let Some(stand) = patient.try_to_fetch(&addresses, &mut told).await {
-                match mark(&served.files, what) {
+                let (store, why) = (served.files.clone(), what.clone());
+                match beside(move || mark(&store, &why)).await {
                     Ok(()) => {
                         tracing::warn!(shard, index = stand.index.0, "the state of a damaged shard was fetched");
-                        ready.insert(shard, held);
+                        ready.insert(shard, Fetched { index: stand.index, _held: held });
                         continue;
                     }
                     Err(error) => tracing::error!(shard, %error, "a damaged store could not be marked"),
@@ -294,7 +342,8 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
             }
             failed.insert(shard, Instant::now());
         }
-        if damaged == 0 || ready.len() != damaged || hopeless {
+        let fetched = || ready.iter().map(|(shard, fetched)| (fetched, log_start(*shard)));
+        if hopeless || !may_go(damaged, fetched(), &log.damaged()) {
             waits = None;
             turns.give_back(&cluster).await;
             continue;
@@ -308,7 +357,8 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
         if since.elapsed() < COMPANY_TIME && !has_company(&cluster).await {
             continue;
         }
-        if turns.take(&cluster).await && !cluster.shards().all().iter().any(is_hopeless) {
+        let may_go = || !cluster.shards().all().iter().any(is_hopeless) && may_go(damaged, fetched(), &log.damaged());
+        if turns.take(&cluster).await && may_go() {
             // Whoever waits for it may be gone, with the node.
             let _ = again.send(true);
             // What was fetched is held until the node has stopped.
@@ -317,12 +367,24 @@ pub async fn tend(cluster: Cluster, data: PathBuf, again: watch::Sender<bool>) {
     }
 }
 
-/// What was fetched for a store is not to take its place.
-fn give_up(store: &Path) {
-    unmark(store);
-    if let Err(error) = snapshot::drop_received(store) {
+/// What was fetched for a store, if anything was, is not to take its place.
+async fn give_up<H>(store: &Path, fetched: Option<Fetched<H>>) {
+    if fetched.is_none() {
+        return;
+    }
+    let path = store.to_owned();
+    let dropped = beside(move || {
+        unmark(&path);
+        snapshot::drop_received(&path)
+    });
+    if let Err(error) = dropped.await {
         tracing::warn!(store = %store.display(), %error, "what was fetched could not be removed");
     }
+}
+
+/// Does what takes the disk long, while the caller's thread does other things.
+async fn beside(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Where the others are, as far as is known.
@@ -424,6 +486,34 @@ mod tests {
         assert_eq!(remembered(data.path()), addresses);
         fs::write(data.path().join(PEERS_FILE), [0xff, 0xfe]).unwrap();
         assert!(remembered(data.path()).is_empty());
+    }
+
+    #[test]
+    fn a_node_stays_while_its_log_is_damaged_or_has_gone_on_without_what_was_fetched() {
+        let fetched = |index| Fetched { index: LogIndex(index), _held: () };
+        let may_go = |damaged, fetched: &[(Fetched<()>, u64)], log: &[&str]| {
+            let log: Vec<String> = log.iter().map(|&name| name.to_owned()).collect();
+            super::may_go(damaged, fetched.iter().map(|(fetched, start)| (fetched, LogIndex(*start))), &log)
+        };
+        assert!(!may_go(0, &[], &[]));
+        assert!(!may_go(2, &[(fetched(9), 3)], &[]), "one is not here yet");
+        assert!(may_go(2, &[(fetched(9), 3), (fetched(7), 7)], &[]));
+        assert!(!may_go(2, &[(fetched(9), 3), (fetched(7), 8)], &[]), "the log begins after it");
+        assert!(!may_go(1, &[(fetched(9), 3)], &["00000007.log"]), "the node would not start");
+    }
+
+    #[tokio::test]
+    async fn only_what_was_fetched_is_given_up() {
+        let data = tempfile::tempdir().unwrap();
+        let store = data.path().join("1");
+        fs::create_dir(&store).unwrap();
+        mark(&store, "what").unwrap();
+        give_up(&store, None::<Fetched<()>>).await;
+        assert!(marked(&store).is_some());
+        let held = Arc::new(());
+        give_up(&store, Some(Fetched { index: LogIndex(1), _held: held.clone() })).await;
+        assert!(marked(&store).is_none());
+        assert_eq!(Arc::strong_count(&held), 1, "anything else may be fetched");
     }
 
     #[test]

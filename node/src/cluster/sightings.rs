@@ -64,6 +64,11 @@ impl Sightings {
         })
     }
 
+    /// Whether a node said lately that a shard does not answer there.
+    pub fn is_not_ready(&self, member: MemberId, shard: u32) -> bool {
+        self.of(shard).iter().any(|(said_by, part)| *said_by == member && !part.ready)
+    }
+
     /// What was lately said of a shard, and by whom.
     fn of(&self, shard: u32) -> Vec<(MemberId, v1::ShardPart)> {
         self.known(|known| {
@@ -205,6 +210,16 @@ pub async fn run(cluster: Cluster) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_says_that_a_shard_is_out_of_service_is_not_ready_and_who_said_nothing_may_be() {
+        let sightings = Sightings::default();
+        let part = |shard, ready| v1::ShardPart { shard, ready, ..v1::ShardPart::default() };
+        let seen = Seen { at: Instant::now(), heard: true, parts: vec![part(2, true), part(3, false)] };
+        sightings.known(|known| known.insert(MemberId(1), seen));
+        let not_ready = |member, shard| sightings.is_not_ready(MemberId(member), shard);
+        assert!(not_ready(1, 3) && !not_ready(1, 2) && !not_ready(1, 4) && !not_ready(2, 3));
+    }
 
     #[test]
     fn the_word_of_the_newest_leader_counts() {

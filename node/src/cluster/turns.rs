@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   all that it needs is here --> its name into the book, if nobody's is there --> all others are there, or were waited for
-//!     --> its name once more --> it stops and starts again --> all its shards are ready --> its name out of the book
+//!     --> its name once more --> it stops and starts again --> the shards that it has are ready --> its name out of the book
 //!
 //!   somebody else's name is there --> wait; for one that does not come back no longer than GONE_FOR
 //! ```
@@ -15,9 +15,10 @@
 //! is to write its own name once more, so nobody goes who was taken for gone meanwhile. Where the catalog has no leader nobody
 //! can write it, and nobody goes: there is no majority to spare.
 //!
-//! Always: from the moment that a node goes to the moment that its shards are ready again no other goes, unless `GONE_FOR`
+//! Always: from the moment that a node goes to the moment that the shards are ready again that it had no other goes, unless `GONE_FOR`
 //! passes between the two.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use loci_raft::MemberId;
@@ -44,11 +45,25 @@ enum Turn {
 /// What a node knows of turns.
 #[derive(Debug, Default)]
 pub struct Turns {
+    /// The shards that this node had when it was started and that are not back yet. Others may come meanwhile, and need hours for
+    /// their first snapshot: nobody counts on those.
+    missing: BTreeSet<u32>,
     /// The version of the name that was last seen, and since when.
     seen: Option<(u64, Instant)>,
 }
 
 impl Turns {
+    /// Of a node that has just been started with these shards.
+    pub fn starting_with(shards: impl IntoIterator<Item = u32>) -> Turns {
+        Turns { missing: shards.into_iter().collect(), seen: None }
+    }
+
+    /// Whether all shards that it had are back.
+    fn is_back(&mut self, is_back: impl Fn(u32) -> bool) -> bool {
+        self.missing.retain(|shard| !is_back(*shard));
+        self.missing.is_empty()
+    }
+
     fn look(&mut self, there: Option<&(Away, u64)>, me: MemberId, now: Instant) -> Turn {
         let Some((away, version)) = there else {
             self.seen = None;
@@ -102,8 +117,8 @@ impl Turns {
     pub async fn give_back(&mut self, cluster: &Cluster) {
         let (view, me) = (cluster.catalog().newest(), cluster.me());
         let there = book::away(&view);
-        let is_back = || cluster.shards().handles().iter().all(|shard| shard.is_ready());
-        if self.look(there.as_ref(), me, Instant::now()) != Turn::Mine || !is_back() {
+        let has = |shard| cluster.shards().handle(shard).is_none_or(|shard| shard.is_ready() || shard.is_removed());
+        if !self.is_back(has) || self.look(there.as_ref(), me, Instant::now()) != Turn::Mine {
             return;
         }
         if let Some(envelope) = book::back(&view) {
@@ -217,6 +232,16 @@ mod tests {
             }
         }
         assert!(gone_once > 1_000 && taken_over > 10, "{gone_once} {taken_over}");
+    }
+
+    #[test]
+    fn a_node_is_back_when_the_shards_are_that_it_had() {
+        let mut turns = Turns::starting_with([1, 2, 4]);
+        assert!(!turns.is_back(|shard| shard == 2));
+        assert!(!turns.is_back(|shard| shard == 4), "1 is not");
+        assert!(turns.is_back(|shard| shard == 1), "it has been given 5, which may take hours");
+        assert!(turns.is_back(|_| false), "what was back once is back");
+        assert!(Turns::default().is_back(|_| false));
     }
 
     #[test]

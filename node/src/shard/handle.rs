@@ -54,6 +54,8 @@ pub(super) struct Progress {
     pub role: &'static str,
     pub term: u64,
     pub checkpoint: u64,
+    /// The log begins after this entry.
+    pub log_start: u64,
     /// When the last checkpoint was finished, by the node's clock; zero: none since the start.
     pub checkpoint_at_millis: u64,
     pub checkpoints: u64,
@@ -260,15 +262,35 @@ impl ShardHandle {
 
     /// A view as new as asked.
     pub async fn view(&self, level: Level, deadline: Option<Instant>) -> Result<Arc<View>, ReadError> {
-        let Some(spot) = trace::here() else { return self.new_enough(level, deadline).await };
+        self.looked_at(level, deadline, false).await
+    }
+
+    /// A view as new as every write answered before, for a write that only looks which collections there are: also of a shard that
+    /// is out of service, which takes writes as ever.
+    pub async fn view_for_writes(&self, deadline: Option<Instant>) -> Result<Arc<View>, ReadError> {
+        self.looked_at(Level::Latest, deadline, true).await
+    }
+
+    async fn looked_at(
+        &self,
+        level: Level,
+        deadline: Option<Instant>,
+        damaged_too: bool,
+    ) -> Result<Arc<View>, ReadError> {
+        let Some(spot) = trace::here() else { return self.new_enough(level, deadline, damaged_too).await };
         let from = Instant::now();
-        let view = self.new_enough(level, deadline).await;
+        let view = self.new_enough(level, deadline, damaged_too).await;
         let index = view.as_ref().map_or(0, |view| view.index());
         spot.step("view", from, Instant::now(), [("loci.index", index), ("loci.shard", self.id().into())]);
         view
     }
 
-    async fn new_enough(&self, level: Level, deadline: Option<Instant>) -> Result<Arc<View>, ReadError> {
+    async fn new_enough(
+        &self,
+        level: Level,
+        deadline: Option<Instant>,
+        damaged_too: bool,
+    ) -> Result<Arc<View>, ReadError> {
         let shared = &*self.0;
         match shared.phase() {
             Phase::Starting => return Err(ReadError::NotReady),
@@ -276,7 +298,7 @@ impl ShardHandle {
             Phase::Ready | Phase::Stopping => {}
             Phase::Removed => return Err(ReadError::Removed),
         }
-        if shared.damages.is_out_of_service() {
+        if !damaged_too && shared.damages.is_out_of_service() {
             return Err(ReadError::Damaged { shard: shared.id });
         }
         match level {
@@ -457,6 +479,7 @@ impl ShardHandle {
             role,
             term,
             checkpoint,
+            log_start,
             checkpoint_at_millis,
             checkpoints,
             merges,
@@ -478,6 +501,7 @@ impl ShardHandle {
             elections,
             leader_changes,
             checkpoint,
+            log_start,
             checkpoint_at_millis,
             checkpoints,
             merges,

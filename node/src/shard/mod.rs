@@ -303,6 +303,8 @@ pub struct ShardStatus {
     pub leader_changes: u64,
     /// The entry up to which the log is no longer needed.
     pub checkpoint: u64,
+    /// The log begins after this entry; a moment old.
+    pub log_start: u64,
     /// When the last checkpoint was finished, milliseconds since 1970; zero: none since the start.
     pub checkpoint_at_millis: u64,
     /// Checkpoints since the start.

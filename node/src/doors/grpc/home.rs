@@ -24,7 +24,7 @@ use tonic::Code;
 use super::status::Failure;
 use crate::cluster::Cluster;
 use crate::router::{Found, Route};
-use crate::shard::{Level, ShardHandle};
+use crate::shard::{Level, ReadError, ShardHandle};
 use crate::shards::CATALOG;
 
 /// A collection as it is called: namespace and name.
@@ -283,7 +283,8 @@ pub fn token(parts: impl IntoIterator<Item = (u32, u64)>) -> Option<v1::Token> {
 pub struct Home {
     /// The shard.
     pub cluster: Cluster,
-    /// As new as every write answered before.
+    /// As new as every write answered before. Whoever reads records in it looks first whether they are what was written
+    /// ([`Home::sound`]).
     pub view: Arc<View>,
 }
 
@@ -297,7 +298,7 @@ impl Home {
         deadline: Instant,
     ) -> Result<Option<Home>, Failure> {
         let handle = running(cluster, shard)?;
-        let view = handle.view(Level::Latest, Some(deadline)).await?;
+        let view = handle.view_for_writes(Some(deadline)).await?;
         Ok(agree(catalog, &view, names).then(|| Home { cluster: cluster.of(handle), view }))
     }
 
@@ -331,6 +332,15 @@ impl Home {
     /// The shard that holds the catalog.
     fn of_catalog(cluster: &Cluster, view: Arc<View>) -> Home {
         Home { cluster: cluster.of_catalog(), view }
+    }
+
+    /// An error where the records in the view may not be what was written.
+    pub fn sound(&self) -> Result<(), Failure> {
+        let shard = self.cluster.shard();
+        match shard.is_out_of_service() {
+            true => Err(ReadError::Damaged { shard: shard.id() }.into()),
+            false => Ok(()),
+        }
     }
 
     /// The milliseconds since 1970 by which it is decided what has expired.

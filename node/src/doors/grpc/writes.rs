@@ -305,6 +305,8 @@ impl Calls {
         let filter = Arc::new(filter);
         let wanted = |route: &Route| Ok(route.shards().to_vec());
         let (_, homes) = Home::all(&self.cluster, &name.0, std::slice::from_ref(name), wanted, deadline).await?;
+        // Before anything is deleted: another node can do it then.
+        homes.iter().try_for_each(Home::sound)?;
         let (mut deleted, mut tokens) = (0, Vec::new());
         for home in homes {
             let collection = find(&home.view, name)?.id();

@@ -374,7 +374,8 @@ impl Owner {
             snapshot: known.snapshot.is_some(),
         });
         let progress = progress.collect();
-        self.publish(|published| published.members = progress);
+        let log_start = self.replica.start().0;
+        self.publish(|published| (published.members, published.log_start) = (progress, log_start));
     }
 }
 

@@ -40,7 +40,7 @@ use super::status::Failure;
 use crate::cluster::Cluster;
 use crate::cluster::links::never_connected;
 use crate::router::{Found, Route};
-use crate::shard::WriteError;
+use crate::shard::{ReadError, WriteError};
 
 /// How long it is looked for a node that has a shard.
 const LOOK_TIME: Duration = Duration::from_secs(5);
@@ -52,6 +52,9 @@ const ANSWERS_BYTES_MAX: usize = 4 * REPLY_BYTES_MAX;
 
 /// A node of an older version does not know what it is asked.
 const OLDER_NODE: &str = "older_node";
+/// A shard is out of service on a node, and nobody else has it just now.
+const DAMAGED_SHARD: &str = "shard_damaged";
+const NO_SUCH_SHARD: &str = "no_such_shard";
 
 /// An answer on its way.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
@@ -103,7 +106,9 @@ pub struct Far {
 
 /// Whether another node may do better.
 fn is_elsewhere(failure: &Failure) -> bool {
-    matches!(failure.detail.reason.as_str(), "no_such_shard" | "not_leader" | "starting" | "removed" | OLDER_NODE)
+    // A write that finds the shard out of service has proposed nothing.
+    let reason = failure.detail.reason.as_str();
+    matches!(reason, NO_SUCH_SHARD | "not_leader" | "starting" | "removed" | DAMAGED_SHARD | OLDER_NODE)
 }
 
 /// Whether a shard answers here. One that is out of service does not, though it takes part.
@@ -195,15 +200,19 @@ impl Calls {
         let mut refused: Vec<MemberId> = Vec::new();
         // Why the one refused that is too old, and how many of those who refused are.
         let (mut older, mut old) = (None, 0);
+        let mut damaged_here = false;
         loop {
             // One that is out of service, and still leads, takes writes as ever.
             let leads = |shard: &u32| {
                 let own = self.cluster.held(*shard).filter(|shard| shard.is_ready());
                 own.is_some_and(|shard| shard.leader() == Some(self.cluster.me()))
             };
-            let here = |shard: &u32| is_here(&self.cluster, *shard) || (writes && leads(shard));
+            let here = |shard: &u32| is_here(&self.cluster, *shard) || (writes && !damaged_here && leads(shard));
             let tried = if shards.iter().all(here) {
-                self.ask_here(shards, question.clone(), patience.deadline).await
+                let tried = self.ask_here(shards, question.clone(), patience.deadline).await;
+                // A write that has to read first, what a filter finds, is for others.
+                damaged_here = tried.as_ref().is_err_and(|failure| failure.detail.reason == DAMAGED_SHARD);
+                tried
             } else {
                 match self.next_asked(shards, &refused) {
                     Some(member) => {
@@ -219,7 +228,7 @@ impl Calls {
                         refused.clear();
                         old = 0;
                         let message = format!("no node is known that has shards {shards:?}; retry");
-                        Err(Failure::new(Code::Unavailable, "no_such_shard", message))
+                        Err(Failure::new(Code::Unavailable, NO_SUCH_SHARD, message))
                     }
                 }
             };
@@ -238,8 +247,17 @@ impl Calls {
                     }
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
-                other => return other,
+                other => return other.map_err(|failure| self.or_damaged(shards, failure)),
             }
+        }
+    }
+
+    /// Why nobody has some shards: the one that is here is out of service, if so.
+    fn or_damaged(&self, shards: &[u32], failure: Failure) -> Failure {
+        let is_damaged = |shard: &&u32| self.cluster.held(**shard).is_some_and(|shard| shard.is_out_of_service());
+        match shards.iter().find(is_damaged) {
+            Some(shard) if failure.detail.reason == NO_SUCH_SHARD => ReadError::Damaged { shard: *shard }.into(),
+            _ => failure,
         }
     }
 
@@ -291,7 +309,7 @@ impl Calls {
             // Said by the transport, not by the node.
             Err(status) if !writes || never_connected(&status) => {
                 let message = format!("member {member} does not answer: {}; retry", status.message());
-                Err(Failure::new(Code::Unavailable, "no_such_shard", message))
+                Err(Failure::new(Code::Unavailable, NO_SUCH_SHARD, message))
             }
             Err(_) => Err(WriteError::Unconfirmed { shard: shards.first().copied().unwrap_or_default() }.into()),
         }
