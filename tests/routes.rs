@@ -169,7 +169,7 @@ async fn a_map_says_who_leads_what_and_a_node_tells_whoever_believes_otherwise()
             records(&address).await.route(request).await.expect("it says").into_inner()
         }
     };
-    // Leads are given to others for a while at first.
+    // Leads are given to others for a while at first. Whoever leads the catalog may lead nothing else in the end.
     let begun = Instant::now();
     let map = loop {
         let [one, other] = [map(0).await, map(1).await];
@@ -177,13 +177,13 @@ async fn a_map_says_who_leads_what_and_a_node_tells_whoever_believes_otherwise()
             *leads.entry(shard.leader).or_insert(0) += 1;
             leads
         });
-        if one == other && leads.len() == 3 && !leads.contains_key(&0) && leads.values().all(|leads| *leads <= 2) {
+        if one == other && !leads.contains_key(&0) && leads.values().all(|leads| *leads <= 2) {
             break one;
         }
         assert!(begun.elapsed() < SETTLES_WITHIN, "{one:?}\n{}", cluster.logs());
         tokio::time::sleep(LOOK).await;
     };
-    assert!(map.version > 0 && map.shards.len() == 4 && map.nodes.len() == 3);
+    assert!(map.version > 0 && map.shards.len() == 4);
     assert_eq!(map.shards.iter().map(|shard| shard.last_slot - shard.first_slot + 1).sum::<u32>(), 16_384);
     let address = |member: u64| map.nodes.iter().find(|node| node.member == member).expect("a node").address.clone();
     for number in 0..20 {
