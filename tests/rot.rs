@@ -247,6 +247,7 @@ async fn no_write_fails_because_its_shard_goes_out_of_service() {
             if log.contains("was fetched") {
                 break;
             }
+            assert!(error.is_transient(), "LOCI_SEED={seed}: write {number}: {said}\n{log}");
         }
         if node.log().contains("takes its place") {
             break;

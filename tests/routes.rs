@@ -1,7 +1,7 @@
 //! The way to the node that answers without a detour: after a few calls none is handed on between nodes, also after another node
 //! leads, a shard is elsewhere, or a namespace is made anew with other shards; and old maps make no wrong answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -184,6 +184,9 @@ async fn a_map_says_who_leads_what_and_a_node_tells_whoever_believes_otherwise()
         tokio::time::sleep(LOOK).await;
     };
     assert!(map.version > 0 && map.shards.len() == 4);
+    let leading: BTreeSet<u64> = map.shards.iter().map(|shard| shard.leader).collect();
+    let spoken_of: BTreeSet<u64> = map.nodes.iter().map(|node| node.member).collect();
+    assert!(spoken_of.is_superset(&leading) && spoken_of.len() == map.nodes.len(), "{map:?}");
     assert_eq!(map.shards.iter().map(|shard| shard.last_slot - shard.first_slot + 1).sum::<u32>(), 16_384);
     let address = |member: u64| map.nodes.iter().find(|node| node.member == member).expect("a node").address.clone();
     for number in 0..20 {
