@@ -3,10 +3,15 @@
 //! ```text
 //!   string:  | version | value length | key length | flags | heat | (deadline | noted) | key | value |   one allocation
 //!   object:  | version | deadline | noted | heat | key | object |                                        the lowest bit is set
+//!
+//!   pointer: | mark, 16 bits | address, 48 bits |
 //! ```
 //!
 //! Most keys of a cache hold short strings, so that a string takes one allocation with sixteen bytes besides its key, its
 //! value and, where it has one, its deadline. Everything else is an object, which grows and shrinks in place.
+//!
+//! Addresses have 48 bits where programs do not ask for others. The bits above are left to whoever holds the entry, for a mark
+//! by which it is found.
 //!
 //! Always: `bytes` is what the entry's allocations take, with the allocator's rounding.
 
@@ -25,6 +30,11 @@ pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 const TIMED: u8 = 1;
 const HEAD: usize = size_of::<Head>();
 const TIMES: usize = 16;
+const ADDRESS_BITS: u32 = 48;
+/// The lowest bit of the address says what it points to.
+const OBJECT: usize = 1;
+const ADDRESS: usize = (1 << ADDRESS_BITS) - 1 - OBJECT;
+const MARK: usize = !((1 << ADDRESS_BITS) - 1);
 
 #[repr(C)]
 struct Head {
@@ -60,7 +70,7 @@ pub(super) enum Value<'e> {
     Object(&'e Object),
 }
 
-/// A key with its value.
+/// A key with its value. Its address with its mark is never zero.
 pub(super) struct Entry(NonNull<u8>);
 
 // SAFETY: an entry owns what it points to, and only its heat changes through a shared reference, which is atomic.
@@ -83,6 +93,7 @@ impl Entry {
         // SAFETY: the layout is not empty.
         let memory = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(memory) else { handle_alloc_error(layout) };
+        assert!(start.addr().get() & !ADDRESS == 0, "addresses have 48 bits");
         let head = Head {
             version,
             value_len: value.len() as u32,
@@ -110,27 +121,53 @@ impl Entry {
         assert!(key.len() <= KEY_BYTES_MAX, "checked where calls come in");
         let held = Box::new(Held { version, times, heat: AtomicU8::new(heat), key: key.into(), object });
         const { assert!(align_of::<Held>() >= 2, "the lowest bit of its address is free") };
-        let start = Box::into_raw(held).cast::<u8>().map_addr(|address| address | 1);
+        let start = Box::into_raw(held).cast::<u8>();
+        assert!(start.addr() & !ADDRESS == 0, "addresses have 48 bits");
+        let start = start.map_addr(|address| address | OBJECT);
         // A box is never null.
         Entry(NonNull::new(start).expect("a box has an address"))
     }
 
+    /// What whoever holds it wrote there; zero at first.
+    pub fn mark(&self) -> u16 {
+        (self.0.addr().get() >> ADDRESS_BITS) as u16
+    }
+
+    pub fn set_mark(&mut self, mark: u16) {
+        let marked = self.0.as_ptr().map_addr(|given| given & !MARK | usize::from(mark) << ADDRESS_BITS);
+        self.0 = NonNull::new(marked).expect("the address is not zero");
+    }
+
+    /// Becomes another, which has the same key and gets the same mark.
+    pub fn replace(&mut self, other: Entry) {
+        let mark = self.mark();
+        *self = other;
+        self.set_mark(mark);
+    }
+
+    fn is_object(&self) -> bool {
+        self.0.addr().get() & OBJECT != 0
+    }
+
+    /// Where its allocation begins.
+    fn start(&self) -> *mut u8 {
+        self.0.as_ptr().map_addr(|given| given & ADDRESS)
+    }
+
     fn held(&self) -> Option<&Held> {
-        let address = self.0.as_ptr();
         // SAFETY: an address with the lowest bit set came from a box of `Held`, which lives as long as the entry.
-        (address.addr() & 1 == 1).then(|| unsafe { &*address.map_addr(|address| address & !1).cast::<Held>() })
+        self.is_object().then(|| unsafe { &*self.start().cast::<Held>() })
     }
 
     fn held_mut(&mut self) -> Option<&mut Held> {
-        let address = self.0.as_ptr();
         // SAFETY: as above, and the entry is borrowed for changing.
-        (address.addr() & 1 == 1).then(|| unsafe { &mut *address.map_addr(|address| address & !1).cast::<Held>() })
+        self.is_object().then(|| unsafe { &mut *self.start().cast::<Held>() })
     }
 
     fn head(&self) -> &Head {
-        debug_assert!(self.held().is_none());
+        debug_assert!(!self.is_object());
         // SAFETY: only called for strings, whose allocation begins with a head.
-        unsafe { self.0.cast::<Head>().as_ref() }
+        unsafe { &*self.start().cast::<Head>() }
     }
 
     /// Key and value together, of a string.
@@ -139,7 +176,7 @@ impl Entry {
         let at = HEAD + if head.flags & TIMED != 0 { TIMES } else { 0 };
         let key_len = usize::from(head.key_len);
         // SAFETY: so many bytes were written there when the entry was made, and the lengths never change.
-        let text = unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(at), key_len + head.value_len as usize) };
+        let text = unsafe { std::slice::from_raw_parts(self.start().add(at), key_len + head.value_len as usize) };
         (key_len, text)
     }
 
@@ -165,13 +202,13 @@ impl Entry {
 
     /// Puts a string of the same length in the place of the one there is. Says no where that is not so.
     pub fn overwrite(&mut self, value: &[u8]) -> bool {
-        if self.held().is_some() || self.head().value_len as usize != value.len() {
+        if self.is_object() || self.head().value_len as usize != value.len() {
             return false;
         }
         let (key_len, text) = self.text();
-        let at = text[key_len..].as_ptr().addr() - self.0.as_ptr().addr();
+        let at = text[key_len..].as_ptr().addr() - self.start().addr();
         // SAFETY: the value's bytes lie there, as many as are written, and the entry is borrowed for changing.
-        unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), self.0.as_ptr().add(at), value.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), self.start().add(at), value.len()) };
         true
     }
 
@@ -183,7 +220,7 @@ impl Entry {
         match self.held_mut() {
             Some(held) => held.version = version,
             // SAFETY: it is a string, whose allocation begins with a head, and the entry is borrowed for changing.
-            None => unsafe { self.0.cast::<Head>().as_mut() }.version = version,
+            None => unsafe { &mut *self.start().cast::<Head>() }.version = version,
         }
     }
 
@@ -195,7 +232,7 @@ impl Entry {
             return Times::default();
         }
         // SAFETY: a string with this flag has its times after the head.
-        unsafe { self.0.add(HEAD).cast::<Times>().read() }
+        unsafe { self.start().add(HEAD).cast::<Times>().read() }
     }
 
     /// Sets the times where there is room for them. Says no where there is none: then the entry is to be made anew.
@@ -208,7 +245,7 @@ impl Entry {
             return times == Times::default();
         }
         // SAFETY: a string with this flag has its times after the head, and the entry is borrowed for changing.
-        unsafe { self.0.add(HEAD).cast::<Times>().write(times) };
+        unsafe { self.start().add(HEAD).cast::<Times>().write(times) };
         true
     }
 
@@ -240,28 +277,28 @@ impl Entry {
 
     /// Takes the object out, if it is one.
     pub fn into_object(self) -> Option<Object> {
-        let address = self.0.as_ptr();
-        if address.addr() & 1 == 0 {
+        if !self.is_object() {
             return None;
         }
+        let start = self.start();
         std::mem::forget(self);
         // SAFETY: the address came from a box, and nobody frees it now that the entry was forgotten.
-        let held = unsafe { Box::from_raw(address.map_addr(|address| address & !1).cast::<Held>()) };
+        let held = unsafe { Box::from_raw(start.cast::<Held>()) };
         Some(held.object)
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let address = self.0.as_ptr();
-        if address.addr() & 1 == 1 {
+        let start = self.start();
+        if self.is_object() {
             // SAFETY: the address came from a box, and the entry owned it.
-            drop(unsafe { Box::from_raw(address.map_addr(|address| address & !1).cast::<Held>()) });
+            drop(unsafe { Box::from_raw(start.cast::<Held>()) });
             return;
         }
         let layout = Layout::from_size_align(self.size(), align_of::<Head>()).expect("it was made with this layout");
         // SAFETY: it was allocated with this layout.
-        unsafe { dealloc(address, layout) };
+        unsafe { dealloc(start, layout) };
     }
 }
 
@@ -277,6 +314,7 @@ mod tests {
                 let mut entry = Entry::string(key, value, 77, times, 3);
                 assert_eq!((entry.key(), entry.version(), entry.times(), entry.heat()), (key, 77, times, 3));
                 assert!(matches!(entry.value(), Value::String(found) if found == value));
+                entry.set_mark(0xbeef);
                 let other = vec![1; value.len()];
                 assert!(entry.overwrite(&other) && !entry.overwrite(&[&other[..], b"x"].concat()));
                 entry.set_version(78);
@@ -286,7 +324,9 @@ mod tests {
                 let later = Times { deadline: 8, noted: 7 };
                 assert_eq!(entry.set_times(later), times != Times::default());
                 assert_eq!(entry.times() == later, times != Times::default());
-                assert_eq!(entry.key(), key);
+                assert_eq!((entry.key(), entry.mark()), (key, 0xbeef));
+                entry.replace(Entry::string(key, b"longer than before", 79, times, 0));
+                assert_eq!((entry.mark(), entry.version()), (0xbeef, 79));
             }
         }
     }
@@ -296,10 +336,13 @@ mod tests {
         let mut entry = Entry::object(b"key", Object::Text(Text::from(&b"abc"[..])), 1, Times::default(), 0);
         assert!(entry.set_times(Times { deadline: 1, noted: 1 }) && !entry.overwrite(b"abc"));
         entry.set_version(2);
+        entry.set_mark(u16::MAX);
+        assert_eq!(entry.mark(), u16::MAX);
         if let Some(Object::Text(text)) = entry.object_mut() {
             text.push(b"d");
         }
         assert_eq!((entry.key(), entry.version(), entry.times().deadline), (&b"key"[..], 2, 1));
+        drop(Entry::object(b"other", Object::Text(Text::from(&b"abc"[..])), 1, Times::default(), 0));
         assert!(matches!(entry.into_object(), Some(Object::Text(text)) if text.bytes() == b"abcd"));
         assert!(Entry::string(b"k", b"v", 1, Times::default(), 0).into_object().is_none());
     }

@@ -16,6 +16,7 @@
 
 mod due;
 mod journal;
+mod order;
 mod strings;
 mod tagged;
 mod victims;
@@ -23,17 +24,16 @@ mod whole;
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::allocated;
-use super::call::Chance;
 use super::entry::{Entry, Times, Value};
 use super::events::{Events, Listening};
 use super::eviction::queues::Queues;
 use super::file::Saving;
 use super::lookups;
 use super::objects::{Kind, Object, Text};
+use super::stripe::Stripe;
 use super::tags::Tags;
 use super::wheel::Wheel;
 use crate::effects::Fate;
@@ -45,10 +45,11 @@ pub(super) use tagged::{TAG_BYTES_MAX, TAGS_MAX, TagNames};
 
 const STRIPE_BITS: u32 = 10;
 pub(super) const STRIPES: usize = 1 << STRIPE_BITS;
-/// The hash table takes its place from the lowest bits of a hash and its tag from the highest, so a stripe is between.
-const STRIPE_SHIFT: u32 = 40;
-/// Cursors stay below what a double holds exactly, because some clients read them as one.
-const CURSOR_BITS: u32 = 53;
+/// The bits below tell where in the stripe.
+pub(super) const STRIPE_SHIFT: u32 = 40;
+
+/// About what an entry's place in its stripe takes.
+const PLACE_BYTES: usize = 10;
 
 /// Fewer notes in the wheel than this are left alone.
 const TIDY_WHEEL_MIN: usize = 1 << 16;
@@ -84,7 +85,7 @@ pub enum TakenValue {
 
 /// Keys with their values.
 pub struct Keyspace {
-    stripes: Box<[HashTable<Entry>]>,
+    stripes: Box<[Stripe]>,
     seed: u64,
     len: usize,
     timed: usize,
@@ -120,16 +121,11 @@ pub(super) fn stripe_of(hash: u64) -> usize {
     (hash >> STRIPE_SHIFT) as usize & (STRIPES - 1)
 }
 
-/// Where a key comes in the order of cursors: by stripe, and by hash in each.
-fn turn_of(hash: u64) -> u64 {
-    hash.rotate_left(u64::BITS - STRIPE_SHIFT - STRIPE_BITS) >> (u64::BITS - CURSOR_BITS)
-}
-
 impl Keyspace {
     /// Without keys. `seed` decides where keys lie.
     pub fn new(seed: u64) -> Keyspace {
         Keyspace {
-            stripes: (0..STRIPES).map(|_| HashTable::new()).collect(),
+            stripes: (0..STRIPES).map(|_| Stripe::new()).collect(),
             seed,
             len: 0,
             timed: 0,
@@ -176,7 +172,7 @@ impl Keyspace {
     pub fn memory_bytes(&self) -> usize {
         let queues = self.queues.as_ref().map_or(0, |queues| queues.bytes());
         let tags = self.tags.as_ref().map_or(0, |tags| allocated(size_of::<Tags>()) + tags.bytes());
-        self.bytes + queues + tags + self.wheel.bytes() + STRIPES * size_of::<HashTable<Entry>>()
+        self.bytes + queues + tags + self.wheel.bytes() + STRIPES * size_of::<Stripe>()
     }
 
     /// The sum of its keys' hashes: the same on every member that made the same calls.
@@ -186,7 +182,7 @@ impl Keyspace {
 
     /// The same, computed anew.
     pub fn sum_from_entries(&self) -> u128 {
-        let entries = self.stripes.iter().flat_map(HashTable::iter);
+        let entries = self.stripes.iter().flat_map(Stripe::iter);
         let tags = self.tags.as_ref().map_or(0, |tags| tags.sum_anew());
         entries.fold(tags, |sum, entry| sum.wrapping_add(hash_of_entry(self.seed, self.hash(entry.key()), entry)))
     }
@@ -247,7 +243,7 @@ impl Keyspace {
     /// What a key with its value takes in memory. It does not count as looked for.
     pub fn bytes_of(&self, key: &[u8], now: u64) -> Option<usize> {
         let entry = self.entry(self.hash(key), key).filter(|entry| is_live(entry, now))?;
-        Some(entry.bytes() + size_of::<Entry>() + 1)
+        Some(entry.bytes() + PLACE_BYTES)
     }
 
     /// How much a key was used lately, as far as readers said so.
@@ -317,19 +313,22 @@ impl Keyspace {
         self.note_going(hash, key);
         self.untag(key);
         self.forget(hash, key);
-        match self.stripes[stripe_of(hash)].find_entry(hash, |entry| entry.key() == key) {
-            Ok(found) => Some(found.remove().0),
-            Err(_) => None,
-        }
+        let seed = self.seed;
+        let hash_of = |entry: &Entry| xxh3_64_with_seed(entry.key(), seed);
+        let stripe = &mut self.stripes[stripe_of(hash)];
+        let before = stripe.bytes();
+        let removed = stripe.remove(hash, |entry| entry.key() == key, hash_of);
+        self.bytes = self.bytes - before + stripe.bytes();
+        removed
     }
 
     /// Puts an entry where there is none of its key.
     fn add_entry(&mut self, hash: u64, key: &[u8], entry: Entry) {
         let seed = self.seed;
         let stripe = &mut self.stripes[stripe_of(hash)];
-        let before = stripe.allocation_size();
-        stripe.insert_unique(hash, entry, |entry| xxh3_64_with_seed(entry.key(), seed));
-        self.bytes += allocated(stripe.allocation_size()) - allocated(before);
+        let before = stripe.bytes();
+        stripe.insert(hash, entry, |entry| xxh3_64_with_seed(entry.key(), seed));
+        self.bytes += stripe.bytes() - before;
         self.account(hash, key);
         self.note_parts(hash, key);
         self.queue(hash);
@@ -342,7 +341,7 @@ impl Keyspace {
         }
         self.wheel.clear();
         let seed = self.seed;
-        for entry in self.stripes.iter_mut().flat_map(HashTable::iter_mut) {
+        for entry in self.stripes.iter_mut().flat_map(Stripe::iter_mut) {
             let times = entry.times();
             let first = [times.deadline, first_of_parts(entry)].into_iter().filter(|deadline| *deadline != 0).min();
             let noted = first.map_or(0, |first| self.wheel.note(xxh3_64_with_seed(entry.key(), seed), first));
@@ -506,7 +505,7 @@ impl Keyspace {
             if !entry.set_times(times)
                 && let Value::String(value) = entry.value()
             {
-                *entry = Entry::string(key, value, at.version, times, entry.heat());
+                entry.replace(Entry::string(key, value, at.version, times, entry.heat()));
             }
             entry.set_version(at.version);
         }
@@ -609,68 +608,17 @@ impl Keyspace {
 
     /// All keys, expired ones too, in no order that means anything.
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.stripes.iter().flat_map(HashTable::iter).map(Entry::key)
+        self.stripes.iter().flat_map(Stripe::iter).map(Entry::key)
     }
 
     /// The keys of a part of the keyspace that have not expired; there are [`Keyspace::PARTS`] parts.
     pub fn keys_of_part(&self, part: usize, now: u64) -> impl Iterator<Item = &[u8]> {
-        let entries = self.stripes.get(part).into_iter().flat_map(HashTable::iter);
+        let entries = self.stripes.get(part).into_iter().flat_map(Stripe::iter);
         entries.filter(move |entry| is_live(entry, now)).map(Entry::key)
     }
 
     /// How many parts [`Keyspace::keys_of_part`] knows.
     pub const PARTS: usize = STRIPES;
-
-    /// At least `count` keys from a cursor on, if there are so many, and the cursor to go on with; zero begins and ends.
-    /// A key that is there all the time between the first cursor and the last is seen.
-    pub fn scan(&self, cursor: u64, count: usize, now: u64, mut each: impl FnMut(&[u8])) -> u64 {
-        let mut seen = 0;
-        let first = (cursor >> (CURSOR_BITS - STRIPE_BITS)) as usize;
-        let mut from = cursor;
-        for stripe in first..STRIPES {
-            let turned = self.stripes[stripe].iter().map(|entry| (turn_of(self.hash(entry.key())), entry));
-            let mut turned: Vec<_> = turned.filter(|(turn, _)| *turn >= from).collect();
-            turned.sort_unstable_by(|a, b| (a.0, a.1.key()).cmp(&(b.0, b.1.key())));
-            let mut last = None;
-            for (turn, entry) in turned {
-                if seen >= count && last != Some(turn) {
-                    return turn;
-                }
-                last = Some(turn);
-                if is_live(entry, now) {
-                    each(entry.key());
-                }
-                seen += 1;
-            }
-            from = ((stripe + 1) as u64) << (CURSOR_BITS - STRIPE_BITS);
-        }
-        0
-    }
-
-    /// Some key that has not expired, each as likely as any other; none if there is none, or hardly any.
-    pub fn random_key(&self, chance: &mut Chance, now: u64) -> Option<&[u8]> {
-        for _ in 0..100 {
-            if self.len == 0 {
-                return None;
-            }
-            let mut rank = chance.below(self.len);
-            for stripe in &self.stripes {
-                if rank < stripe.len() {
-                    // In an order that does not depend on how the stripe came to be as it is.
-                    let mut turned: Vec<_> =
-                        stripe.iter().map(|entry| (turn_of(self.hash(entry.key())), entry)).collect();
-                    turned.sort_unstable_by(|a, b| (a.0, a.1.key()).cmp(&(b.0, b.1.key())));
-                    let (_, entry) = turned.get(rank)?;
-                    if is_live(entry, now) {
-                        return Some(entry.key());
-                    }
-                    break;
-                }
-                rank -= stripe.len();
-            }
-        }
-        None
-    }
 
     pub(super) fn set_saving(&mut self, saving: Option<Arc<Saving>>) {
         self.saving = saving;

@@ -23,6 +23,7 @@ pub mod lookups;
 pub mod glob;
 mod cells;
 mod entry;
+mod stripe;
 pub mod objects;
 pub mod keyspace;
 pub mod events;

@@ -23,34 +23,29 @@ use std::collections::VecDeque;
 use super::duel::{Duel, GROUPS, fullest, group_of, inverse_part};
 use super::ghosts::{Ghost, Ghosts, USED_MAX};
 use crate::table::allocated;
-use crate::table::keyspace::{STRIPES, stripe_of};
+use crate::table::keyspace::{STRIPE_SHIFT, STRIPES, stripe_of};
 
-/// A key in a queue: the stripe, the highest bits of its hash and the lowest.
+/// A key in a queue: the part of its hash that tells the stripe, and most of what tells where in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::table) struct Token(u32);
 
-const LOW_BITS: u32 = 15;
 const STRIPE_BITS: u32 = STRIPES.ilog2();
-const HIGH_BITS: u32 = u32::BITS - LOW_BITS - STRIPE_BITS;
 
 impl Token {
+    /// Of a hash, the bits from this one on.
+    pub const SHIFT: u32 = STRIPE_SHIFT + STRIPE_BITS - u32::BITS;
+
     pub fn of(hash: u64) -> Token {
-        let high = (hash >> (u64::BITS - HIGH_BITS)) as u32;
-        let low = hash as u32 & ((1 << LOW_BITS) - 1);
-        Token(high << (STRIPE_BITS + LOW_BITS) | (stripe_of(hash) as u32) << LOW_BITS | low)
+        Token((hash >> Token::SHIFT) as u32)
     }
 
     pub fn stripe(self) -> usize {
-        (self.0 >> LOW_BITS) as usize & (STRIPES - 1)
+        (self.0 >> (u32::BITS - STRIPE_BITS)) as usize
     }
 
-    /// Hashes that it may be the token of, as far as a hash table of so many buckets tells hashes apart: it takes a bucket from
-    /// the lowest bits and a mark from the highest.
-    pub fn hashes(self, buckets: usize) -> impl Iterator<Item = u64> {
-        let high = u64::from(self.0 >> (STRIPE_BITS + LOW_BITS)) << (u64::BITS - HIGH_BITS);
-        let low = u64::from(self.0 & ((1 << LOW_BITS) - 1));
-        let between = (buckets >> LOW_BITS).max(1) as u64;
-        (0..between).map(move |between| high | between << LOW_BITS | low)
+    /// The least hash that has it.
+    pub fn least_hash(self) -> u64 {
+        u64::from(self.0) << Token::SHIFT
     }
 }
 
@@ -392,14 +387,12 @@ mod tests {
     }
 
     #[test]
-    fn a_token_finds_its_key_in_a_table_of_any_size() {
+    fn a_token_tells_the_stripe_and_what_is_like_its_hash() {
         let mut chance = Chance::new(3);
         for _ in 0..20_000 {
-            let (hash, buckets) = (chance.next_u64(), 4usize << chance.below(18));
-            let seen_by_table = |hash: u64| (hash >> 57, hash as usize & (buckets - 1));
+            let hash = chance.next_u64();
             let token = Token::of(hash);
-            assert_eq!(token.stripe(), stripe_of(hash));
-            assert!(token.hashes(buckets).any(|other| seen_by_table(other) == seen_by_table(hash)), "{hash} {buckets}");
+            assert_eq!((token.stripe(), Token::of(token.least_hash())), (stripe_of(hash), token));
         }
     }
 

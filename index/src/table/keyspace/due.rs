@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Keyspace, Wheel, first_of_parts, stripe_of};
-use crate::table::entry::Times;
+use crate::table::entry::{Entry, Times};
 
 /// How long a key that was named as expired may take to be removed before it is named again.
 const AGAIN_MILLIS: u64 = 10_000;
@@ -28,33 +28,24 @@ impl Keyspace {
                 break;
             }
             let Some((hash, step)) = self.wheel.pop(now) else { break };
-            let mut again = None;
             // More than one key may have this hash; each was noted by itself.
-            for entry in self.stripes[stripe_of(hash)].iter_hash_mut(hash) {
-                let times = entry.times();
-                // What the table finds may have another hash.
-                if times.noted != step || xxh3_64_with_seed(entry.key(), seed) != hash {
-                    continue;
-                }
-                let deadlines = [times.deadline, first_of_parts(entry)];
-                let Some(deadline) = deadlines.into_iter().filter(|&deadline| deadline != 0).min() else {
-                    entry.set_times(Times { noted: 0, ..times });
-                    break;
-                };
-                let next = if deadline <= now {
-                    due.push(entry.key().into());
-                    bytes += entry.key().len();
-                    now + AGAIN_MILLIS
-                } else {
-                    deadline
-                };
-                entry.set_times(Times { noted: Wheel::step_of(next), ..times });
-                again = Some(next);
-                break;
-            }
-            if let Some(deadline) = again {
-                self.wheel.note(hash, deadline);
-            }
+            let named = |entry: &Entry| entry.times().noted == step && xxh3_64_with_seed(entry.key(), seed) == hash;
+            let Some(entry) = self.stripes[stripe_of(hash)].find_mut(hash, named) else { continue };
+            let times = entry.times();
+            let deadlines = [times.deadline, first_of_parts(entry)];
+            let Some(deadline) = deadlines.into_iter().filter(|&deadline| deadline != 0).min() else {
+                entry.set_times(Times { noted: 0, ..times });
+                continue;
+            };
+            let next = if deadline <= now {
+                due.push(entry.key().into());
+                bytes += entry.key().len();
+                now + AGAIN_MILLIS
+            } else {
+                deadline
+            };
+            entry.set_times(Times { noted: Wheel::step_of(next), ..times });
+            self.wheel.note(hash, next);
         }
         due
     }

@@ -1,11 +1,9 @@
 //! Strings: most keys have one, so what is done with them most often is done with as little as can be.
 
-use hashbrown::hash_table;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{At, Keyspace, WrongType, hash_of_entry, is_live, stripe_of};
 use crate::effects::Fate;
-use crate::table::allocated;
 use crate::table::entry::{Entry, Value};
 use crate::table::objects::{Kind, Text};
 
@@ -38,23 +36,23 @@ impl Keyspace {
         self.forget(hash, key);
         let seed = self.seed;
         let stripe = &mut self.stripes[stripe_of(hash)];
-        let before = stripe.allocation_size();
-        let mut new = false;
-        match stripe.entry(hash, |entry| entry.key() == key, |entry| xxh3_64_with_seed(entry.key(), seed)) {
-            hash_table::Entry::Occupied(mut found) => {
-                let entry = found.get_mut();
+        let before = stripe.bytes();
+        let new = match stripe.find_mut(hash, |entry| entry.key() == key) {
+            Some(entry) => {
                 if entry.set_times(times) && entry.overwrite(value) {
                     entry.set_version(at.version);
                 } else {
-                    *entry = Entry::string(key, value, at.version, times, heat);
+                    entry.replace(Entry::string(key, value, at.version, times, heat));
                 }
+                false
             }
-            hash_table::Entry::Vacant(free) => {
-                free.insert(Entry::string(key, value, at.version, times, heat));
-                new = true;
+            None => {
+                let entry = Entry::string(key, value, at.version, times, heat);
+                stripe.insert(hash, entry, |entry| xxh3_64_with_seed(entry.key(), seed));
+                true
             }
-        }
-        self.bytes += allocated(stripe.allocation_size()) - allocated(before);
+        };
+        self.bytes += stripe.bytes() - before;
         self.account(hash, key);
         self.events.changed(key, if new { Fate::Made } else { Fate::Replaced });
         if new {
@@ -79,7 +77,7 @@ impl Keyspace {
         if entry.set_times(times) && entry.overwrite(value) {
             entry.set_version(at.version);
         } else {
-            *entry = Entry::string(key, value, at.version, times, heat);
+            entry.replace(Entry::string(key, value, at.version, times, heat));
         }
         self.sum = self.sum.wrapping_sub(sum).wrapping_add(hash_of_entry(self.seed, hash, entry));
         self.bytes = self.bytes - bytes + entry.bytes();

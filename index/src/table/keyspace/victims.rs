@@ -12,6 +12,7 @@ use crate::table::eviction::Policy;
 use crate::table::eviction::duel::{GROUPS, group_of};
 use crate::table::eviction::queues::{Found, Queues, Token};
 use crate::table::objects::Object;
+use crate::table::stripe::Stripe;
 
 /// One search for victims looks at so many keys in vain, at most: entries wait for it.
 const LOOKED_AT_IN_ALL: usize = 1 << 17;
@@ -77,7 +78,8 @@ impl Keyspace {
                 continue;
             }
             chosen.insert_unique(hash, hash, |hash| *hash);
-            let named = self.stripes[stripe_of(hash)].iter_hash(hash).filter(|entry| self.hash(entry.key()) == hash);
+            let like = self.stripes[stripe_of(hash)].like(hash, 0);
+            let named = like.filter(|entry| self.hash(entry.key()) == hash);
             // Whoever holds a lease relies on it.
             for entry in named.filter(|entry| !is_lease(entry)) {
                 over = over.saturating_sub(entry.bytes());
@@ -107,9 +109,8 @@ impl Keyspace {
     }
 
     fn entry_of(&self, token: Token) -> Option<(u64, &Entry)> {
-        let stripe = &self.stripes[token.stripe()];
-        let near = token.hashes(stripe.num_buckets()).flat_map(|hash| stripe.iter_hash(hash));
-        let mut hashed = near.map(|entry| (self.hash(entry.key()), entry));
+        let like = self.stripes[token.stripe()].like(token.least_hash(), Token::SHIFT);
+        let mut hashed = like.map(|entry| (self.hash(entry.key()), entry));
         hashed.find(|(hash, _)| Token::of(*hash) == token)
     }
 
@@ -129,7 +130,7 @@ impl Keyspace {
     fn requeue(&mut self) {
         let Some(mut queues) = self.queues.take() else { return };
         queues.empty();
-        self.stripes.iter().flat_map(HashTable::iter).for_each(|entry| queues.queue(self.hash(entry.key())));
+        self.stripes.iter().flat_map(Stripe::iter).for_each(|entry| queues.queue(self.hash(entry.key())));
         self.queues = Some(queues);
     }
 
@@ -138,7 +139,8 @@ impl Keyspace {
         let Some(mut queues) = self.queues.take() else { return };
         let heat = queues.insert(hash, self.len);
         if heat > 0 {
-            let named = self.stripes[stripe_of(hash)].iter_hash(hash).filter(|entry| self.hash(entry.key()) == hash);
+            let like = self.stripes[stripe_of(hash)].like(hash, 0);
+            let named = like.filter(|entry| self.hash(entry.key()) == hash);
             named.for_each(|entry| entry.set_heat(heat));
         }
         queues.tidy(self.len, |token| self.entry_of(token).is_some());
@@ -157,8 +159,12 @@ impl Keyspace {
         let drawn = spots.into_iter().flat_map(|(first, rank)| {
             let seen = &seen;
             let stripes = (0..STRIPES).map(move |number| &self.stripes[(first + number) % STRIPES]);
-            let rank = rank as usize % self.stripes[first].len().max(1);
-            let near = stripes.flat_map(HashTable::iter).skip(rank).take(LOOKED_AT_MAX);
+            // Those that came first lie first, so that each stripe is gone round from anywhere.
+            let near = stripes.flat_map(move |stripe| {
+                let rank = rank as usize % stripe.len().max(1);
+                stripe.iter().skip(rank).chain(stripe.iter().take(rank))
+            });
+            let near = near.take(LOOKED_AT_MAX);
             let fit = near.filter(move |entry| {
                 let fits = !policy.is_volatile() || entry.times().deadline != 0;
                 seen.set(seen.get() + usize::from(!fits));

@@ -1,9 +1,8 @@
 //! A keyspace as a whole: emptied, exchanged with another, and what became of its keys.
 
-use hashbrown::HashTable;
-
 use super::Keyspace;
 use crate::table::eviction::queues::Queues;
+use crate::table::stripe::Stripe;
 
 impl Keyspace {
     /// How many keys expired since this member began.
@@ -63,7 +62,7 @@ impl Keyspace {
                 self.note_going(hash, key);
             }
         }
-        self.stripes.iter_mut().for_each(|stripe| *stripe = HashTable::new());
+        self.stripes.iter_mut().for_each(|stripe| *stripe = Stripe::new());
         (self.len, self.timed, self.bytes, self.sum) = (0, 0, 0, 0);
         self.tags = None;
         self.wheel.clear();
