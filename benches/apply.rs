@@ -1,4 +1,5 @@
-//! Entries through the store: puts of small cached values, and of glosses with embeddings.
+//! Entries through the store: puts of small cached values, the same as callers send them, each with a request id, and of glosses
+//! with embeddings.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -12,8 +13,14 @@ use loci_index::store::{Store, StoreOptions};
 
 const BATCH: usize = 256;
 
-fn entry(clock: u64, commands: Vec<Command>) -> Vec<u8> {
-    let commands = commands.into_iter().map(|command| Envelope { origin: Origin::default(), command });
+/// More than are remembered at a time.
+const REQUESTS: usize = 250_000;
+const KEYS: usize = 10_000;
+
+/// Of commands with their request ids.
+fn entry(clock: u64, commands: Vec<(Vec<u8>, Command)>) -> Vec<u8> {
+    let origin = |request_id| Origin { request_id, principal: "someone".into(), ..Origin::default() };
+    let commands = commands.into_iter().map(|(id, command)| Envelope { origin: origin(id), command });
     Entry { clock, commands: commands.collect() }.encode()
 }
 
@@ -22,7 +29,7 @@ fn apply(criterion: &mut Criterion) {
     let rows = glosses.records.len() / DIMENSION;
     let mut group = criterion.benchmark_group("apply");
     group.throughput(Throughput::Elements(BATCH as u64));
-    for embedded in [false, true] {
+    for (embedded, has_ids) in [(false, false), (false, true), (true, false)] {
         let directory = Arc::new(RamDirectory::new());
         let mut store = Store::create(directory.clone(), StoreOptions::default(), [7; 32], 0).expect("memory has room");
         let spec = EmbeddingSpec::new("", DIMENSION as u32, Metric::Cosine.code());
@@ -31,34 +38,42 @@ fn apply(criterion: &mut Criterion) {
         let found = entry(
             1,
             vec![
-                Command::CreateNamespace { name: namespace.clone() },
-                Command::CreateCollection { namespace, name: "c".into(), schema },
+                (vec![], Command::CreateNamespace { name: namespace.clone() }),
+                (vec![], Command::CreateCollection { namespace, name: "c".into(), schema }),
             ],
         );
         let outcomes = store.apply(1, &found).expect("it is the first entry");
         let Some(Outcome::Created { collection }) = outcomes.last() else { panic!("{outcomes:?}") };
         let (mut index, mut row) = (1, 0);
-        let name = if embedded { "embedded" } else { "cached 100 bytes" };
-        let made = entry(
-            2,
-            (0..BATCH)
-                .map(|_| {
+        let name = match (embedded, has_ids) {
+            (true, _) => "embedded",
+            (false, false) => "cached 100 bytes",
+            (false, true) => "cached 100 bytes, with ids",
+        };
+        // An id must not come again while it is remembered.
+        let entries = if has_ids { REQUESTS.div_ceil(BATCH) } else { 1 };
+        let made: Vec<_> = (0..entries)
+            .map(|_| {
+                let commands = (0..BATCH).map(|_| {
                     row += 1;
                     let content = Content {
                         value: Some(vec![7; 100]),
                         embeddings: if embedded { vec![(0, glosses.record(row % rows).to_vec())] } else { vec![] },
                         ..Content::default()
                     };
-                    let key = format!("key:{row}").into_bytes();
+                    let key = format!("key:{}", row % KEYS).into_bytes();
                     let change = Change { collection: *collection, key, action: Action::Put(content) };
-                    Command::Write { conditions: vec![], changes: vec![change] }
-                })
-                .collect(),
-        );
+                    let id = if has_ids { (row as u128).to_le_bytes().to_vec() } else { vec![] };
+                    (id, Command::Write { conditions: vec![], changes: vec![change] })
+                });
+                entry(2, commands.collect())
+            })
+            .collect();
         group.bench_function(BenchmarkId::new(name, BATCH), |bench| {
             bench.iter(|| {
                 index += 1;
-                black_box(store.apply(index, &made).expect("it is the next entry"));
+                let made = &made[index as usize % made.len()];
+                black_box(store.apply(index, made).expect("it is the next entry"));
                 // The buffer is sealed as the node would, or it would fill the memory.
                 while let Some(job) = store.next_job() {
                     let done = job.run(&*directory, &std::sync::atomic::AtomicBool::new(false));
@@ -67,7 +82,7 @@ fn apply(criterion: &mut Criterion) {
             });
         });
         group.bench_function(BenchmarkId::new(format!("{name}, only hashed"), BATCH), |bench| {
-            bench.iter(|| black_box(blake3::hash(&made)));
+            bench.iter(|| black_box(blake3::hash(&made[0])));
         });
     }
     group.finish();

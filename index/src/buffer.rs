@@ -14,11 +14,14 @@
 //! Always: rows are in the order of their `begin`. At any position at most one row of a key is visible.
 
 pub(crate) mod codes;
+mod row;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use xxhash_rust::xxh3::xxh3_64;
+
+pub(crate) use row::{Row, RowContent};
 
 use crate::command::TextSpec;
 use crate::record::Position;
@@ -34,77 +37,6 @@ const TABLES: usize = 27;
 const NONE: u32 = u32::MAX;
 /// A slot of a table holds the low half of a key's hash, from which its place follows, above the row; this one no row.
 const EMPTY: u64 = u64::MAX;
-
-/// One version of one record, in memory.
-pub(crate) struct Row {
-    pub key: Box<[u8]>,
-    pub value: Option<Box<[u8]>>,
-    pub attributes: Box<[u8]>,
-    /// By the field's number in the schema.
-    pub embeddings: Box<[Option<Box<[f32]>>]>,
-    /// The same of sparse embeddings, as [`crate::sparse::encode`] writes them.
-    pub sparse: Box<[Option<Box<[u8]>>]>,
-    pub begin: Position,
-    /// [`Position::NEVER`] until the version has ended.
-    end: AtomicU64,
-    pub deadline: u64,
-    /// The keyed hash that the store's digest sums up.
-    pub hash: u128,
-    /// The row of the key's version before this one, if that is in this buffer too.
-    older: AtomicU32,
-    /// The words of its texts, once somebody has searched for some.
-    words: OnceLock<Box<[Words]>>,
-}
-
-impl Row {
-    /// A version that has not ended.
-    pub fn new(begin: Position, key: Box<[u8]>, content: OwnedContent, hash: u128) -> Row {
-        let OwnedContent { value, attributes, embeddings, sparse, deadline } = content;
-        let end = AtomicU64::new(Position::NEVER.get());
-        let (older, words) = (AtomicU32::new(NONE), OnceLock::new());
-        Row { key, value, attributes, embeddings, sparse, begin, end, deadline, hash, older, words }
-    }
-
-    pub fn end(&self) -> Position {
-        Position::from_u64(self.end.load(Ordering::Relaxed))
-    }
-
-    pub fn set_end(&self, end: Position) {
-        self.end.store(end.get(), Ordering::Relaxed);
-    }
-
-    pub fn visible_at(&self, position: Position) -> bool {
-        self.begin <= position && position < self.end()
-    }
-
-    pub fn embedding(&self, field: usize) -> Option<&[f32]> {
-        self.embeddings.get(field)?.as_deref()
-    }
-
-    /// What it takes in memory, near enough.
-    fn bytes(&self) -> usize {
-        let embeddings = self.embeddings.iter().flatten().map(|e| e.len() * 4).sum::<usize>();
-        size_of::<OnceLock<Row>>()
-            + self.key.len()
-            + self.value.as_ref().map_or(0, |value| value.len())
-            + self.attributes.len()
-            + self.embeddings.len() * size_of::<Option<Box<[f32]>>>()
-            + embeddings
-            + self.sparse.iter().map(|s| size_of_val(s) + s.as_ref().map_or(0, |bytes| bytes.len())).sum::<usize>()
-    }
-}
-
-/// What a record holds besides its key, as the store keeps it.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct OwnedContent {
-    pub value: Option<Box<[u8]>>,
-    pub attributes: Box<[u8]>,
-    /// By the field's number in the schema; as long as the schema has fields.
-    pub embeddings: Box<[Option<Box<[f32]>>]>,
-    /// By the number in the schema; as long as the schema has sparse embeddings.
-    pub sparse: Box<[Option<Box<[u8]>>]>,
-    pub deadline: u64,
-}
 
 /// The newest records of one collection.
 pub(crate) struct Buffer {
@@ -161,7 +93,7 @@ impl Buffer {
     /// The words of each text of one of its rows. They are taken apart once, by whoever asks first.
     pub fn words<'a>(&self, row: &'a Row, texts: &[TextSpec]) -> &'a [Words] {
         row.words.get_or_init(|| {
-            let words = |text: &TextSpec| Words::of_attribute(&row.attributes, &text.path, text.language);
+            let words = |text: &TextSpec| Words::of_attribute(row.attributes(), &text.path, text.language);
             let all: Box<[Words]> = texts.iter().map(words).collect();
             self.words_bytes.fetch_add(all.iter().map(Words::bytes).sum(), Ordering::Relaxed);
             all
@@ -220,11 +152,27 @@ impl Buffer {
         Some(row_of(slot.load(Ordering::Acquire))).filter(|row| *row != NONE)
     }
 
+    /// The first place that a look for the key looks at, whatever is in it.
+    pub fn look(&self, key: &[u8]) -> u64 {
+        let table = self.tables[self.table.load(Ordering::Acquire)].get();
+        let slot = table.and_then(|table| probe(table, hash(key)).next());
+        slot.map_or(EMPTY, |slot| slot.load(Ordering::Relaxed))
+    }
+
+    /// The row that is most likely the newest of the key, if there is one; it is not looked at.
+    pub fn guess(&self, key: &[u8]) -> Option<u32> {
+        let table = self.tables[self.table.load(Ordering::Acquire)].get()?;
+        let hash = hash(key);
+        let slots = probe(table, hash).map(|slot| slot.load(Ordering::Acquire));
+        let found = slots.take_while(|found| *found != EMPTY).find(|found| hash_of(*found) == hash);
+        found.map(row_of)
+    }
+
     /// The key's slot, or the empty one where it would be.
     fn slot<'a>(&self, table: &'a [AtomicU64], hash: u32, key: &[u8]) -> Option<&'a AtomicU64> {
         probe(table, hash).find(|slot| {
             let found = slot.load(Ordering::Acquire);
-            found == EMPTY || hash_of(found) == hash && self.row(row_of(found)).is_some_and(|row| *row.key == *key)
+            found == EMPTY || hash_of(found) == hash && self.row(row_of(found)).is_some_and(|row| row.key() == key)
         })
     }
 
@@ -234,10 +182,10 @@ impl Buffer {
         assert!(number < NONE, "a buffer is sealed long before its rows are too many to count");
         let (run, place) = run_of(number);
         let rows = self.runs[run].get_or_init(|| (0..run_length(run)).map(|_| OnceLock::new()).collect());
-        self.bytes.fetch_add(row.bytes(), Ordering::Relaxed);
+        self.bytes.fetch_add(row.memory_bytes(), Ordering::Relaxed);
         let table = self.table_with_room();
-        let hash = hash(&row.key);
-        let slot = self.slot(table, hash, &row.key).expect("a table is never full");
+        let hash = hash(row.key());
+        let slot = self.slot(table, hash, row.key()).expect("a table is never full");
         let older = row_of(slot.load(Ordering::Relaxed));
         row.older.store(older, Ordering::Relaxed);
         if older == NONE {
@@ -321,8 +269,8 @@ mod tests {
     use super::*;
 
     fn row(index: u64, key: &str) -> Row {
-        let content = OwnedContent { deadline: index, ..OwnedContent::default() };
-        Row::new(Position::new(index, 0), key.as_bytes().into(), content, 0)
+        let content = RowContent { deadline: index, ..RowContent::default() };
+        Row::new(Position::new(index, 0), key.as_bytes(), content, 0)
     }
 
     #[test]
@@ -343,9 +291,9 @@ mod tests {
     fn the_words_of_a_row_are_taken_apart_and_counted_once() {
         use crate::attributes::{Attributes, Value, encode};
         let attributes = encode(&Attributes::from([("t".into(), Value::String("b a b".into()))])).unwrap();
-        let content = OwnedContent { attributes: attributes.into(), ..OwnedContent::default() };
+        let content = RowContent { attributes: attributes.into(), ..RowContent::default() };
         let buffer = Buffer::new();
-        buffer.push(Row::new(Position::new(1, 0), b"k"[..].into(), content, 0));
+        buffer.push(Row::new(Position::new(1, 0), b"k", content, 0));
         let texts = [TextSpec { path: vec!["t".into()], language: crate::command::Language::Plain }];
         let (row, written) = (buffer.row(0).unwrap(), buffer.bytes());
         assert_eq!(buffer.words_bytes(), 0);
@@ -353,6 +301,20 @@ mod tests {
             let [words] = buffer.words(row, &texts) else { panic!("one text") };
             assert_eq!((words.length(), words.times("b")), (3, 2));
             assert_eq!((buffer.words_bytes(), buffer.bytes()), (words.bytes(), written));
+        }
+    }
+
+    #[test]
+    fn a_guess_is_right_where_hashes_differ() {
+        let buffer = Buffer::new();
+        assert_eq!((buffer.look(b"k0"), buffer.guess(b"k0")), (EMPTY, None));
+        for index in 0..1_000u64 {
+            buffer.push(row(index + 1, &format!("k{}", index % 700)));
+        }
+        for key in 0..1_000 {
+            let key = format!("k{key}");
+            assert_eq!(buffer.guess(key.as_bytes()), buffer.newest(key.as_bytes()), "{key}");
+            buffer.look(key.as_bytes());
         }
     }
 

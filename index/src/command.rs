@@ -38,6 +38,8 @@ pub const CHANGES_MAX: usize = 10_000;
 
 const MAGIC: &[u8; 4] = b"lent";
 const HEADER_BYTES: usize = 16;
+/// About as many bytes as a command takes that writes little.
+const ENVELOPE_BYTES: usize = 384;
 
 /// What one log entry carries.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
@@ -651,13 +653,16 @@ impl Entry {
 
     /// Its bytes in the log.
     pub fn encode(&self) -> Vec<u8> {
-        let archive = rkyv::to_bytes::<rancor::Error>(self).expect("serializing into memory does not fail");
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + archive.len());
+        // Most commands are small ones.
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + ENVELOPE_BYTES * self.commands.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&self.version().to_le_bytes());
-        bytes.extend_from_slice(&[0; 2]);
-        bytes.extend_from_slice(&(archive.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&archive);
+        bytes.extend_from_slice(&[0; HEADER_BYTES - 6]);
+        // The archive aligns its parts by where they lie in all of it, and the header is as long as its strictest alignment.
+        let mut bytes = rkyv::api::high::to_bytes_in::<_, rancor::Error>(self, bytes)
+            .expect("serializing into memory does not fail");
+        let length = (bytes.len() - HEADER_BYTES) as u64;
+        bytes[HEADER_BYTES - 8..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
         bytes
     }
 

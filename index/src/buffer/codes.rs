@@ -192,7 +192,7 @@ impl Buffer {
         rows: BlockRows<'_>,
         (metric, field, dimension): (Metric, usize, usize),
     ) -> &Block {
-        let fields = rows.first().and_then(|row| row.get()).map_or(0, |row| row.embeddings.len()).max(field + 1);
+        let fields = rows.first().and_then(|row| row.get()).map_or(0, |row| row.embeddings().len()).max(field + 1);
         let blocks = self.codes[run].get_or_init(|| {
             let count = run_length(run) / BLOCK_ROWS * fields;
             (0..count).map(|_| OnceLock::new()).collect()
@@ -210,7 +210,7 @@ impl Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::OwnedContent;
+    use crate::buffer::RowContent;
 
     struct Random(u64);
 
@@ -225,8 +225,8 @@ mod tests {
 
     fn row(index: u64, embedding: Option<Vec<f32>>) -> Row {
         let embeddings = Box::new([None, embedding.map(Vec::into_boxed_slice)]);
-        let content = OwnedContent { embeddings, ..OwnedContent::default() };
-        Row::new(Position::new(index, 0), index.to_le_bytes()[..].into(), content, 0)
+        let content = RowContent { embeddings, ..RowContent::default() };
+        Row::new(Position::new(index, 0), &index.to_le_bytes(), content, 0)
     }
 
     /// Embeddings that are hard on codes: one large component, all alike, very long, very short, nothing but zeros.

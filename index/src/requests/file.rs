@@ -14,7 +14,7 @@
 
 use rkyv::rancor;
 
-use super::{Answered, Requests, RequestsPicture};
+use super::{Answer, Answered, Asked, Chunk, OutcomeKind, Requests, RequestsPicture};
 use crate::command::Outcome;
 use crate::framed::{self, FramedError, HEADER_BYTES, Kind};
 
@@ -32,32 +32,33 @@ const FIXED_BYTES: usize = 4 + 4 + 16 + 8 + 1 + 8;
 impl RequestsPicture {
     /// The bytes of its file.
     pub fn encode(&self) -> Vec<u8> {
-        let all = || self.chunks.iter().flat_map(|chunk| chunk.iter()).chain(&self.open).skip(self.skip);
-        let each = |answered: &Answered| FIXED_BYTES + answered.principal.len() + answered.request_id.len();
-        let mut body = Vec::with_capacity(all().map(each).sum());
-        for answered in all() {
-            write(&mut body, answered);
+        let chunks = || self.chunks.iter().map(|chunk| &**chunk).chain([&self.open]);
+        let each = |chunk: &Chunk| FIXED_BYTES * chunk.kept.len() + chunk.names.len();
+        let mut body = Vec::with_capacity(chunks().map(each).sum());
+        let all = chunks().flat_map(|chunk| chunk.kept.iter().map(move |kept| Answer { kept, chunk }));
+        for answer in all.skip(self.skip) {
+            write(&mut body, answer);
         }
         framed::encode(&FILE, &body)
     }
 }
 
-fn write(body: &mut Vec<u8>, answered: &Answered) {
+fn write(body: &mut Vec<u8>, answer: Answer<'_>) {
     let mut sized = |bytes: &[u8]| {
         // Principals, ids and replies are bounded far below that.
         body.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         body.extend_from_slice(bytes);
     };
-    sized(answered.principal.as_bytes());
-    sized(&answered.request_id);
-    body.extend_from_slice(&answered.fingerprint);
-    body.extend_from_slice(&answered.clock.to_le_bytes());
-    match &answered.outcome {
-        Outcome::Written { version, existed } if existed.len() == 1 => {
-            body.push(if existed[0] { REPLACED } else { CREATED });
-            body.extend_from_slice(&version.to_le_bytes());
+    sized(answer.principal());
+    sized(answer.request_id());
+    body.extend_from_slice(&answer.fingerprint());
+    body.extend_from_slice(&answer.kept.clock.to_le_bytes());
+    match answer.other() {
+        None => {
+            body.push(if answer.kept.kind == OutcomeKind::Replaced { REPLACED } else { CREATED });
+            body.extend_from_slice(&answer.kept.outcome.to_le_bytes());
         }
-        outcome => {
+        Some(outcome) => {
             let archive = outcome.encode();
             body.push(OTHER);
             body.extend_from_slice(&(archive.len() as u32).to_le_bytes());
@@ -78,7 +79,7 @@ impl Requests {
                 while !rest.is_empty() {
                     let at = HEADER_BYTES + body.len() - rest.len();
                     let damaged = |what: String| FramedError::Damaged { what, offset: at as u64 };
-                    requests.remember(read(&mut rest).map_err(damaged)?);
+                    read(&mut rest, &mut requests).map_err(damaged)?;
                 }
             }
             Err(FramedError::UnknownVersion(1)) => {
@@ -88,7 +89,8 @@ impl Requests {
                     offset: HEADER_BYTES as u64,
                 };
                 for answered in rkyv::from_bytes::<Vec<Answered>, rancor::Error>(&body).map_err(damaged)? {
-                    requests.remember(answered);
+                    let Answered { principal, request_id, fingerprint, clock, outcome } = answered;
+                    requests.remember(&Asked::new(&principal, &request_id), fingerprint, clock, &outcome);
                 }
             }
             Err(error) => return Err(error),
@@ -99,10 +101,11 @@ impl Requests {
     }
 }
 
-fn read(rest: &mut &[u8]) -> Result<Answered, String> {
+/// Takes one in.
+fn read(rest: &mut &[u8], requests: &mut Requests) -> Result<(), String> {
     let principal = sized(rest)?;
-    let principal = std::str::from_utf8(principal).map_err(|error| error.to_string())?.to_owned();
-    let request_id = sized(rest)?.to_vec();
+    let principal = std::str::from_utf8(principal).map_err(|error| error.to_string())?;
+    let request_id = sized(rest)?;
     let fingerprint = array(rest)?;
     let clock = u64::from_le_bytes(array(rest)?);
     let [kind] = array(rest)?;
@@ -114,7 +117,8 @@ fn read(rest: &mut &[u8]) -> Result<Answered, String> {
         OTHER => Outcome::decode(sized(rest)?).map_err(|error| error.to_string())?,
         _ => return Err(format!("kind {kind} of an outcome is not known")),
     };
-    Ok(Answered { principal, request_id, fingerprint, clock, outcome })
+    requests.remember(&Asked::new(principal, request_id), fingerprint, clock, &outcome);
+    Ok(())
 }
 
 fn sized<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], String> {

@@ -173,6 +173,12 @@ impl Segment {
         0..0
     }
 
+    /// The first place that a look for the key looks at, whatever is in it.
+    pub(crate) fn look(&self, key: &[u8]) -> u64 {
+        let slots = self.cast::<u64>(&self.slots);
+        slots.get(slot_of(key, self.hash_seed, slots.len()).0).copied().unwrap_or(NO_SLOT)
+    }
+
     /// The first row whose key is not before `key`; `len()` if there is none.
     pub fn lower_bound(&self, key: &[u8]) -> u32 {
         let (mut low, mut high) = (0, self.rows);

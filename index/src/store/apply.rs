@@ -3,11 +3,13 @@
 //! A write is staged first, on the side, and takes effect only if all of it can: so nothing has to be undone. Within one
 //! write the last change of a key is the one that is stored; nobody ever sees the earlier ones.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, btree_map};
 
+use super::ahead::AHEAD;
 use super::{Old, Store, digest};
 use crate::attributes;
-use crate::buffer::{OwnedContent, Row};
+use crate::buffer::{Row, RowContent};
 use crate::command::{
     ArchivedAction, ArchivedChange, ArchivedCommand, ArchivedCondition, ArchivedContent, ArchivedEntry,
     ArchivedEnvelope, ArchivedExpect, ArchivedRemoval, Entry, EntryError, Found, Outcome, Refusal,
@@ -15,7 +17,7 @@ use crate::command::{
 use crate::effects::Fate;
 use crate::filter::Filter;
 use crate::record::{ATTRIBUTES_BYTES_MAX, CollectionId, Position};
-use crate::requests::Answered;
+use crate::requests::Asked;
 use crate::sparse;
 use crate::way::Steps;
 
@@ -48,7 +50,7 @@ pub enum ApplyError {
 }
 
 /// What becomes of one record in a write.
-struct Staged {
+struct Staged<'e> {
     /// The collection's place among the store's.
     place: usize,
     /// The version that has not ended, expired or not.
@@ -56,7 +58,7 @@ struct Staged {
     /// Whether there is a record, as things stand.
     exists: bool,
     /// What it holds, if this write has already changed it.
-    new: Option<OwnedContent>,
+    new: Option<RowContent<'e>>,
     touched: bool,
 }
 
@@ -88,8 +90,15 @@ impl Store {
         self.calls = 0;
         self.requests.expire(self.clock);
         self.end_due(Position::new(index, 0));
-        let commands = entry.commands.iter().enumerate();
-        commands.map(|(place, envelope)| self.apply_envelope(Position::new(index, place), envelope)).collect()
+        let mut outcomes = Vec::with_capacity(entry.commands.len());
+        for envelopes in entry.commands.chunks(AHEAD) {
+            self.look_ahead(envelopes);
+            for envelope in envelopes {
+                let at = Position::new(index, outcomes.len());
+                outcomes.push(self.apply_envelope(at, envelope));
+            }
+        }
+        outcomes
     }
 
     /// Ends what has expired, the earliest first.
@@ -121,21 +130,16 @@ impl Store {
             return self.apply_command(at, &envelope.command);
         }
         let fingerprint = digest::fingerprint(&envelope.command);
-        if let Some(answered) = self.requests.find(principal, request_id) {
-            return if answered.fingerprint == fingerprint {
-                answered.outcome.clone()
+        let asked = Asked::new(principal, request_id);
+        if let Some(answered) = self.requests.find(&asked) {
+            return if answered.fingerprint() == fingerprint {
+                answered.outcome()
             } else {
                 Outcome::Refused(Refusal::RequestConflict)
             };
         }
         let outcome = self.apply_command(at, &envelope.command);
-        self.requests.remember(Answered {
-            principal: principal.to_owned(),
-            request_id: request_id.to_vec(),
-            fingerprint,
-            clock: self.clock,
-            outcome: Answered::kept(&outcome),
-        });
+        self.requests.remember(&asked, fingerprint, self.clock, &outcome);
         outcome
     }
 
@@ -168,36 +172,68 @@ impl Store {
         for (number, condition) in (0..).zip(conditions) {
             self.check_condition(number, condition)?;
         }
-        let mut staged = BTreeMap::new();
         let mut existed = Vec::with_capacity(changes.len());
+        if let [change] = changes {
+            let mut record = self.before(change)?;
+            existed.push(self.stage(at, 0, change, &mut record)?);
+            self.take_effect(at, change.collection.to_native(), &change.key, record);
+            return Ok(Outcome::Written { version: at.get(), existed });
+        }
+        // What is staged is large: the map only says where it is.
+        let (mut staged, mut places) = (Vec::with_capacity(changes.len()), BTreeMap::new());
         let mut steps = Steps::of(STEPS);
         for (number, change) in (0..).zip(changes) {
             steps.step();
-            existed.push(self.stage(at, number, change, &mut staged)?);
+            if existed.len().is_multiple_of(AHEAD) {
+                self.look_ahead_in(&changes[existed.len()..changes.len().min(existed.len() + AHEAD)]);
+            }
+            let place = match places.entry((change.collection.to_native(), &*change.key)) {
+                btree_map::Entry::Occupied(known) => *known.get(),
+                btree_map::Entry::Vacant(new) => {
+                    staged.push(Some(self.before(change)?));
+                    *new.insert(staged.len() - 1)
+                }
+            };
+            let record = staged[place].as_mut().expect("nothing is taken before all is staged");
+            existed.push(self.stage(at, number, change, record)?);
         }
-        for ((id, key), record) in staged {
+        for ((id, key), place) in places {
             steps.step();
-            let Staged { place, old, exists, new, touched } = record;
-            if !touched {
-                continue;
-            }
-            if let Some(old) = old {
-                self.end(place, key, old, at);
-            }
-            match (exists, old) {
-                (true, None) => self.note_effect(at, CollectionId(id), Fate::Made, key),
-                (true, Some(_)) => self.note_effect(at, CollectionId(id), Fate::Replaced, key),
-                (false, Some(_)) => self.note_effect(at, CollectionId(id), Fate::Deleted, key),
-                (false, None) => {}
-            }
-            if let Some(content) = new.filter(|_| exists) {
-                let hash = digest::of_content(&self.digest_key, id, key, at.get(), &content);
-                let row = Row::new(at, key.into(), content, hash);
-                self.collections[place].insert(row, &mut self.buffered_bytes, &mut self.due);
-                self.work.note_buffer(&self.options, &self.collections[place].shared, self.buffered_bytes);
-            }
+            self.take_effect(at, id, key, staged[place].take().expect("each is one key's"));
         }
         Ok(Outcome::Written { version: at.get(), existed })
+    }
+
+    /// What there is of a record before a write.
+    fn before<'e>(&self, change: &ArchivedChange) -> Result<Staged<'e>, Refusal> {
+        let id = change.collection.to_native();
+        let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
+        let old = self.collections[place].find(&change.key);
+        let exists = old.is_some_and(|old| self.is_live(&old));
+        Ok(Staged { place, old, exists, new: None, touched: false })
+    }
+
+    /// Does to a record what a write has staged.
+    fn take_effect(&mut self, at: Position, id: u64, key: &[u8], record: Staged<'_>) {
+        let Staged { place, old, exists, new, touched } = record;
+        if !touched {
+            return;
+        }
+        if let Some(old) = old {
+            self.end(place, key, old, at);
+        }
+        match (exists, old) {
+            (true, None) => self.note_effect(at, CollectionId(id), Fate::Made, key),
+            (true, Some(_)) => self.note_effect(at, CollectionId(id), Fate::Replaced, key),
+            (false, Some(_)) => self.note_effect(at, CollectionId(id), Fate::Deleted, key),
+            (false, None) => {}
+        }
+        if let Some(content) = new.filter(|_| exists) {
+            let hash = digest::of_content(&self.digest_key, id, key, at.get(), &content);
+            let row = Row::new(at, key, content, hash);
+            self.collections[place].insert(row, &mut self.buffered_bytes, &mut self.due);
+            self.work.note_buffer(&self.options, &self.collections[place].shared, self.buffered_bytes);
+        }
     }
 
     /// Removes what a filter takes of what is there now, changes of the same entry before this one included.
@@ -250,28 +286,22 @@ impl Store {
         at: Position,
         number: u32,
         change: &'e ArchivedChange,
-        staged: &mut BTreeMap<(u64, &'e [u8]), Staged>,
+        record: &mut Staged<'e>,
     ) -> Result<bool, Refusal> {
-        let id = change.collection.to_native();
-        let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
-        let record = staged.entry((id, &change.key)).or_insert_with(|| {
-            let old = self.collections[place].find(&change.key);
-            let exists = old.is_some_and(|old| self.is_live(&old));
-            Staged { place, old, exists, new: None, touched: false }
-        });
+        let (id, place) = (change.collection.to_native(), record.place);
         let existed = record.exists;
         match &change.action {
             ArchivedAction::Put(content) => {
-                record.new = Some(self.own_content(id, place, number, content)?);
+                record.new = Some(self.content(id, place, number, content)?);
                 record.exists = true;
                 record.touched = true;
             }
             ArchivedAction::Merge { content, remove_attributes, remove_deadline } => {
-                let over = self.own_content(id, place, number, content)?;
+                let over = self.content(id, place, number, content)?;
                 let mut under = match record.new.take() {
                     Some(new) => new,
                     None => {
-                        record.old.filter(|_| existed).map_or_else(OwnedContent::default, |old| self.copy(place, old))
+                        record.old.filter(|_| existed).map_or_else(RowContent::default, |old| self.copy(place, old))
                     }
                 };
                 let remove = remove_attributes.iter().map(|name| name.as_str());
@@ -317,13 +347,13 @@ impl Store {
         Ok(existed)
     }
 
-    fn own_content(
+    fn content<'e>(
         &self,
         collection: u64,
         place: usize,
         change: u32,
-        content: &ArchivedContent,
-    ) -> Result<OwnedContent, Refusal> {
+        content: &'e ArchivedContent,
+    ) -> Result<RowContent<'e>, Refusal> {
         let fields = &self.collections[place].shared.fields;
         let mut embeddings: Box<[Option<Box<[f32]>>]> = vec![None; fields.len()].into();
         for embedding in content.embeddings.iter() {
@@ -346,9 +376,9 @@ impl Store {
             };
             *room = Some(sparse::encode(&weights).flatten().collect());
         }
-        Ok(OwnedContent {
-            value: content.value.as_ref().map(|value| Box::from(&value[..])),
-            attributes: Box::from(&content.attributes[..]),
+        Ok(RowContent {
+            value: content.value.as_ref().map(|value| Cow::Borrowed(&value[..])),
+            attributes: Cow::Borrowed(&content.attributes),
             embeddings,
             sparse,
             deadline: match content.ttl.to_native() {
@@ -359,14 +389,14 @@ impl Store {
     }
 
     /// What a stored record holds.
-    fn copy(&self, place: usize, old: Old) -> OwnedContent {
+    fn copy(&self, place: usize, old: Old) -> RowContent<'static> {
         let state = &self.collections[place];
-        let Some(record) = state.record(old.location) else { return OwnedContent::default() };
+        let Some(record) = state.record(old.location) else { return RowContent::default() };
         let fields = 0..state.shared.fields.len() as u16;
         let sparse = 0..state.shared.schema.sparse.len() as u16;
-        OwnedContent {
-            value: record.value().map(Box::from),
-            attributes: record.attributes().into(),
+        RowContent {
+            value: record.value().map(|value| Cow::Owned(value.to_vec())),
+            attributes: Cow::Owned(record.attributes().to_vec()),
             sparse: sparse.map(|field| record.sparse(field).map(Box::from)).collect(),
             embeddings: fields.map(|field| record.embedding(field).map(|found| found.into())).collect(),
             deadline: record.deadline(),

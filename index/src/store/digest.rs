@@ -4,12 +4,11 @@
 //! does not depend on the order of anything, together with a hash of the catalog. The key keeps clients from choosing
 //! records whose hashes cancel out.
 
-use blake3::Hasher;
 use rkyv::option::ArchivedOption;
 use rkyv::rancor;
 use rkyv::rend::f32_le;
 
-use crate::buffer::OwnedContent;
+use crate::buffer::RowContent;
 use crate::command::{
     ArchivedAction, ArchivedCodes, ArchivedCommand, ArchivedContent, ArchivedDurability, ArchivedEmbeddingSpec,
     ArchivedExpect, ArchivedIndexKind, ArchivedIndexSpec, ArchivedLanguage, ArchivedPolicy, ArchivedSchema,
@@ -18,21 +17,76 @@ use crate::command::{
 use crate::record::SPARSE_MAX;
 use crate::view::{RecordRef, Structure};
 
+/// Hashes what is given to it piece by piece, as if it were one. Most pieces have eight bytes, so they are gathered first; little
+/// is hashed at once, without the large state that much would take.
+struct Hasher<'k> {
+    key: Option<&'k [u8; 32]>,
+    gathered: [u8; GATHERED],
+    len: usize,
+    much: Option<blake3::Hasher>,
+}
+
+/// All that is hashed of a small record or command.
+const GATHERED: usize = 512;
+
+impl<'k> Hasher<'k> {
+    #[inline]
+    fn new() -> Hasher<'k> {
+        Hasher { key: None, gathered: [0; GATHERED], len: 0, much: None }
+    }
+
+    #[inline]
+    fn new_keyed(key: &'k [u8; 32]) -> Hasher<'k> {
+        Hasher { key: Some(key), gathered: [0; GATHERED], len: 0, much: None }
+    }
+
+    #[inline]
+    fn update(&mut self, bytes: &[u8]) {
+        match self.gathered[self.len..].get_mut(..bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.len += bytes.len();
+            }
+            None => self.pass_on(bytes),
+        }
+    }
+
+    /// Hashes what is gathered, and these bytes after it.
+    #[cold]
+    fn pass_on(&mut self, bytes: &[u8]) {
+        let new = || self.key.map_or_else(blake3::Hasher::new, blake3::Hasher::new_keyed);
+        let much = self.much.get_or_insert_with(new);
+        much.update(&self.gathered[..self.len]);
+        much.update(bytes);
+        self.len = 0;
+    }
+
+    #[inline]
+    fn finalize(&mut self) -> blake3::Hash {
+        let gathered = &self.gathered[..self.len];
+        match (&mut self.much, self.key) {
+            (Some(much), _) => much.update(gathered).finalize(),
+            (None, Some(key)) => blake3::keyed_hash(key, gathered),
+            (None, None) => blake3::hash(gathered),
+        }
+    }
+}
+
 /// Adds bytes with their length, so that no two lists of parts look alike.
-fn part(hasher: &mut Hasher, bytes: &[u8]) {
+fn part(hasher: &mut Hasher<'_>, bytes: &[u8]) {
     hasher.update(&(bytes.len() as u64).to_le_bytes());
     hasher.update(bytes);
 }
 
-fn number(hasher: &mut Hasher, number: u64) {
+fn number(hasher: &mut Hasher<'_>, number: u64) {
     hasher.update(&number.to_le_bytes());
 }
 
-fn flag(hasher: &mut Hasher, flag: bool) {
+fn flag(hasher: &mut Hasher<'_>, flag: bool) {
     hasher.update(&[u8::from(flag)]);
 }
 
-fn first_16(hasher: &Hasher) -> [u8; 16] {
+fn first_16(hasher: &mut Hasher<'_>) -> [u8; 16] {
     let mut first = [0; 16];
     first.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     first
@@ -74,7 +128,7 @@ impl Hashed<'_> {
             number(&mut hasher, 1 << 32 | u64::from(field));
             part(&mut hasher, weights);
         }
-        u128::from_le_bytes(first_16(&hasher))
+        u128::from_le_bytes(first_16(&mut hasher))
     }
 }
 
@@ -84,9 +138,9 @@ pub(super) fn of_content(
     collection: u64,
     key: &[u8],
     version: u64,
-    content: &OwnedContent,
+    content: &RowContent<'_>,
 ) -> u128 {
-    let OwnedContent { value, attributes, embeddings, sparse, deadline } = content;
+    let RowContent { value, attributes, embeddings, sparse, deadline } = content;
     let (value, deadline) = (value.as_deref(), *deadline);
     let embeddings = (0..).zip(embeddings).filter_map(|(field, e)| Some((field, e.as_deref()?)));
     let sparse = (0..).zip(sparse).filter_map(|(field, weights)| Some((field, weights.as_deref()?)));
@@ -144,7 +198,7 @@ pub(super) fn catalog<'a>(
 }
 
 /// The rules that came with version 2. A schema without any of them is hashed as version 1 did: with nothing.
-fn later_rules(h: &mut Hasher, schema: &Schema) {
+fn later_rules(h: &mut Hasher<'_>, schema: &Schema) {
     let Schema { embeddings, sparse, texts, indexes, .. } = schema;
     let usual = embeddings.iter().all(|e| e.storage == Storage::F32 && e.codes == Codes::Int8);
     if usual && sparse.is_empty() && texts.is_empty() && indexes.is_empty() {
@@ -170,7 +224,7 @@ fn later_rules(h: &mut Hasher, schema: &Schema) {
     }
 }
 
-fn path<'a>(h: &mut Hasher, names: impl ExactSizeIterator<Item = &'a str>) {
+fn path<'a>(h: &mut Hasher<'_>, names: impl ExactSizeIterator<Item = &'a str>) {
     number(h, names.len() as u64);
     names.for_each(|name| part(h, name.as_bytes()));
 }
@@ -296,13 +350,13 @@ pub(super) fn fingerprint(command: &ArchivedCommand) -> [u8; 16] {
             part(h, &removal.filter);
         }
     }
-    first_16(&hasher)
+    first_16(&mut hasher)
 }
 
 /// Stands where a number of embeddings would, which is never so large, and says that more follows than version 1 had.
 const MORE: u64 = u64::MAX;
 
-fn archived_indexes(h: &mut Hasher, indexes: &[ArchivedIndexSpec]) {
+fn archived_indexes(h: &mut Hasher<'_>, indexes: &[ArchivedIndexSpec]) {
     number(h, indexes.len() as u64);
     for index in indexes {
         path(h, index.path.iter().map(|name| name.as_str()));
@@ -316,7 +370,7 @@ fn archived_policy(policy: &ArchivedOption<ArchivedPolicy>) -> u8 {
     policy.as_ref().map_or(u8::MAX, number)
 }
 
-fn archived_schema(h: &mut Hasher, schema: &ArchivedSchema) {
+fn archived_schema(h: &mut Hasher<'_>, schema: &ArchivedSchema) {
     let usual =
         |e: &ArchivedEmbeddingSpec| matches!((&e.storage, &e.codes), (ArchivedStorage::F32, ArchivedCodes::Int8));
     let ArchivedSchema { embeddings, sparse, texts, indexes, .. } = schema;
@@ -352,7 +406,7 @@ fn archived_schema(h: &mut Hasher, schema: &ArchivedSchema) {
     number(h, schema.eviction_bytes.to_native());
 }
 
-fn archived_action(h: &mut Hasher, action: &ArchivedAction) {
+fn archived_action(h: &mut Hasher<'_>, action: &ArchivedAction) {
     match action {
         ArchivedAction::Put(content) => {
             h.update(b"p");
@@ -367,7 +421,7 @@ fn archived_action(h: &mut Hasher, action: &ArchivedAction) {
             }
             flag(h, *remove_deadline);
         }
-        ArchivedAction::Delete => drop(h.update(b"d")),
+        ArchivedAction::Delete => h.update(b"d"),
         ArchivedAction::DeleteVersion(version) => {
             h.update(b"v");
             number(h, version.to_native());
@@ -375,7 +429,7 @@ fn archived_action(h: &mut Hasher, action: &ArchivedAction) {
     }
 }
 
-fn archived_content(h: &mut Hasher, content: &ArchivedContent) {
+fn archived_content(h: &mut Hasher<'_>, content: &ArchivedContent) {
     flag(h, content.value.is_some());
     part(h, content.value.as_ref().map_or(&[][..], |value| value));
     part(h, &content.attributes);
@@ -402,7 +456,7 @@ fn archived_content(h: &mut Hasher, content: &ArchivedContent) {
 }
 
 /// Many components at a time: hashing is fast only for large pieces.
-fn floats(h: &mut Hasher, floats: &[f32_le]) {
+fn floats(h: &mut Hasher<'_>, floats: &[f32_le]) {
     let mut bytes = [0; 1024];
     for piece in floats.chunks(bytes.len() / 4) {
         for (place, float) in bytes.chunks_exact_mut(4).zip(piece) {
@@ -420,6 +474,28 @@ mod tests {
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn what_is_given_in_pieces_is_hashed_as_one() {
+        let bytes: Vec<u8> = (0..5_000).map(|at| (at * 7 % 251) as u8).collect();
+        let key = [9; 32];
+        for step in 1..700usize {
+            for len in [0, 1, step, 8 * step % 1_500, GATHERED - 1, GATHERED, GATHERED + 1, 1_024, 4_999] {
+                let bytes = &bytes[..len];
+                let (mut plain, mut keyed) = (Hasher::new(), Hasher::new_keyed(&key));
+                for (turn, piece) in bytes.chunks(step).enumerate() {
+                    // Short pieces and long ones.
+                    let (first, rest) = piece.split_at(piece.len() * (turn % 3) / 2);
+                    for piece in [first, rest] {
+                        plain.update(piece);
+                        keyed.update(piece);
+                    }
+                }
+                assert_eq!(plain.finalize(), blake3::hash(bytes), "{len} bytes by {step}");
+                assert_eq!(keyed.finalize(), blake3::keyed_hash(&key, bytes), "{len} bytes by {step}");
+            }
+        }
     }
 
     #[test]

@@ -725,7 +725,7 @@ impl Store {
             if let Some(sealed) = &sealed {
                 for (_, row) in buffers.iter().flat_map(|buffer| buffer.rows()) {
                     if row.begin <= position && position < row.end() && row.end() != Position::NEVER {
-                        carry(sealed, &row.key, row.begin.get(), row.end());
+                        carry(sealed, row.key(), row.begin.get(), row.end());
                     }
                 }
             }

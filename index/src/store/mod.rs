@@ -17,6 +17,7 @@
 //! - a key has at most one version that has not ended, and it is in one buffer or one segment;
 //! - a file that the last manifest names is not removed.
 
+mod ahead;
 mod apply;
 mod catalog;
 mod digest;
@@ -45,7 +46,7 @@ use crate::directory::Directory;
 use crate::effects::Effects;
 use crate::graph::GraphOptions;
 use crate::record::{CollectionId, Position};
-use crate::requests::Requests;
+use crate::requests::{Asked, Requests};
 use crate::table::call::Unpacked;
 use crate::table::scripting::Scripts;
 use crate::table::{Event, Listening};
@@ -206,7 +207,7 @@ impl State {
         let Some(buffer) = self.shared.buffers.first() else { return };
         let before = buffer.bytes();
         let (deadline, hash) = (row.deadline, row.hash);
-        let key = (deadline != 0).then(|| row.key.clone());
+        let key = (deadline != 0).then(|| Box::from(row.key()));
         let bytes = RecordRef::of_row(&row).bytes(&self.shared.fields);
         buffer.push(row);
         *buffered_bytes += buffer.bytes() - before;
@@ -315,7 +316,7 @@ impl Store {
 
     /// Whether a request was answered, and how is still known.
     pub fn has_answered(&self, principal: &str, request_id: &[u8]) -> bool {
-        self.requests.find(principal, request_id).is_some()
+        self.requests.find(&Asked::new(principal, request_id)).is_some()
     }
 
     /// Whether a request that was answered at this clock or later may be known no more, for want of room.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use super::{Cancelled, Collection, CollectionView, Hit, RecordRef, SearchError};
 use crate::ask::{Ask, AskError, Decay, Leaf, Mmr, Part, Query, Within, decay, diversity, fusion, similarity};
 use crate::attributes::{self, ValueRef};
-use crate::buffer::{OwnedContent, Row};
+use crate::buffer::{Row, RowContent};
 use crate::distance::Metric;
 use crate::record::Position;
 
@@ -24,8 +24,8 @@ impl Carried {
     /// With these [encoded](crate::attributes) attributes, and embeddings by their number, each as it is compared.
     pub fn new(key: &[u8], attributes: Vec<u8>, embeddings: Vec<Option<Box<[f32]>>>) -> Carried {
         let (attributes, embeddings) = (attributes.into(), embeddings.into());
-        let content = OwnedContent { attributes, embeddings, ..OwnedContent::default() };
-        Carried(Row::new(Position::ZERO, key.into(), content, 0))
+        let content = RowContent { attributes, embeddings, ..RowContent::default() };
+        Carried(Row::new(Position::ZERO, key, content, 0))
     }
 
     /// As what hits are of.

@@ -289,7 +289,7 @@ impl<'v> RecordRef<'v> {
     /// Its key.
     pub fn key(&self) -> &'v [u8] {
         match self.0 {
-            Place::Buffer(row) => &row.key,
+            Place::Buffer(row) => row.key(),
             Place::Segment(sealed, row) => sealed.segment.key(row),
         }
     }
@@ -297,7 +297,7 @@ impl<'v> RecordRef<'v> {
     /// Its value.
     pub fn value(&self) -> Option<&'v [u8]> {
         match self.0 {
-            Place::Buffer(row) => row.value.as_deref(),
+            Place::Buffer(row) => row.value(),
             Place::Segment(sealed, row) => sealed.segment.value(row),
         }
     }
@@ -305,7 +305,7 @@ impl<'v> RecordRef<'v> {
     /// Its encoded attributes ([`crate::attributes`]).
     pub fn attributes(&self) -> &'v [u8] {
         match self.0 {
-            Place::Buffer(row) => &row.attributes,
+            Place::Buffer(row) => row.attributes(),
             Place::Segment(sealed, row) => sealed.segment.attributes(row),
         }
     }
@@ -321,7 +321,7 @@ impl<'v> RecordRef<'v> {
     /// Its sparse embedding by the number in the schema, as [`crate::sparse::decode`] reads it.
     pub fn sparse(&self, field: u16) -> Option<&'v [u8]> {
         match self.0 {
-            Place::Buffer(row) => row.sparse.get(usize::from(field))?.as_deref(),
+            Place::Buffer(row) => row.sparse().get(usize::from(field))?.as_deref(),
             Place::Segment(sealed, row) => sealed.segment.sparse(field, row),
         }
     }
@@ -367,6 +367,9 @@ impl<'v> RecordRef<'v> {
 
     /// The bytes of its key, value, attributes and embeddings.
     pub(crate) fn bytes(&self, fields: &[Field]) -> u64 {
+        if let Place::Buffer(row) = self.0 {
+            return row.content_bytes() as u64;
+        }
         let embeddings = (0..).zip(fields).filter(|&(field, _)| self.has_embedding(field));
         let embeddings = embeddings.map(|(_, field)| field.dimension * 4).sum::<usize>();
         let sparse = (0..SPARSE_MAX as u16).filter_map(|field| self.sparse(field)).map(<[u8]>::len).sum::<usize>();

@@ -70,7 +70,7 @@ struct Newest<'p, 'v>(&'v Row, &'p CollectionView<'v>);
 
 impl Ord for Newest<'_, '_> {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.0.key.cmp(&self.0.key)
+        other.0.key().cmp(self.0.key())
     }
 }
 
@@ -82,7 +82,7 @@ impl PartialOrd for Newest<'_, '_> {
 
 impl PartialEq for Newest<'_, '_> {
     fn eq(&self, other: &Self) -> bool {
-        self.0.key == other.0.key
+        self.0.key() == other.0.key()
     }
 }
 
@@ -118,7 +118,7 @@ impl<'v> Parts<'_, 'v> {
                 if examined % ASK_EVERY == 0 && !keep_going() {
                     return Err(Cancelled);
                 }
-                if row.key.starts_with(prefix) && is_after(&row.key) {
+                if row.key().starts_with(prefix) && is_after(row.key()) {
                     newest.push(Newest(row, part));
                 }
             }
@@ -250,7 +250,7 @@ impl<'v> CollectionView<'v> {
         let position = self.view.position();
         let newest = self.collection.buffers.iter().flat_map(|buffer| buffer.visible(position));
         let newest = newest.filter(|(_, row)| self.takes(Some(filter), now, &RecordRef(Place::Buffer(row))));
-        let mut keys: Vec<Box<[u8]>> = newest.map(|(_, row)| row.key.clone()).collect();
+        let mut keys: Vec<Box<[u8]>> = newest.map(|(_, row)| Box::from(row.key())).collect();
         for sealed in &self.collection.segments {
             let selection = Selection::new(self, sealed, Some(filter), now);
             keys.extend(selection.taken_rows().map(|row| Box::from(sealed.segment.key(row))));
