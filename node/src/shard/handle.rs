@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use super::damage::Damages;
 use super::events::{Listeners, Told};
 use super::history::History;
+use super::inbox::Inbox;
 use super::owner::FOREVER;
 use super::queue::{self, Queue, Turn, Waiting};
 use super::{
@@ -75,6 +76,8 @@ pub(super) struct Shared {
     /// Which member this is.
     pub me: MemberId,
     pub events: Sender<Event>,
+    /// Writes on their way to the thread.
+    pub inbox: Inbox,
     pub queue: Arc<Queue>,
     pub view: ViewHandle,
     /// The last entry whose view is published.
@@ -135,6 +138,7 @@ impl Shared {
             id,
             me,
             events,
+            inbox: Inbox::default(),
             queue: Queue::new(budget.clone()),
             view: store.views(),
             applied: watch::Sender::new(store.applied()),
@@ -246,7 +250,9 @@ impl ShardHandle {
         let turn = Turn::new();
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting { envelope, terms, permit, since, turn: turn.clone(), spot: trace::here(), reply };
-        shared.events.send(Event::Write(waiting)).map_err(|_| WriteError::Stopping)?;
+        if shared.inbox.put(waiting).map_err(|_| WriteError::Stopping)? {
+            shared.events.send(Event::Writes).map_err(|_| WriteError::Stopping)?;
+        }
         let abandon = AbandonOnDrop(turn);
         let answer = match deadline {
             None => answer.await,

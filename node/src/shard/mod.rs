@@ -23,6 +23,7 @@ mod damage;
 mod events;
 mod handle;
 mod history;
+mod inbox;
 mod jobs;
 mod owner;
 mod queue;
@@ -328,10 +329,9 @@ pub struct Fatal(pub String);
 pub type Outbox = Box<dyn FnMut(Message) + Send>;
 
 /// What the owner is told.
-#[expect(clippy::large_enum_variant, reason = "most events are writes")]
 pub enum Event {
-    /// A write waits to be logged.
-    Write(queue::Waiting),
+    /// There are writes in the inbox, and were none.
+    Writes,
     /// A read waits until the view is as new as every write answered by now.
     Read(owner::Reader),
     /// Another member says something.

@@ -1,5 +1,6 @@
 //! The handle in front of a shard whose thread does nothing, so that what waits stays waiting.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -49,6 +50,15 @@ fn value(bytes: usize) -> Envelope {
     write(Action::Put(Content { value: Some(vec![1; bytes]), ..Content::default() }))
 }
 
+/// What has come, for which the thread was called once.
+fn taken(handle: &ShardHandle, events: &Receiver<Event>) -> Vec<queue::Waiting> {
+    let calls = events.try_iter().filter(|event| matches!(event, Event::Writes)).count();
+    let mut waiting = VecDeque::new();
+    handle.0.inbox.take(&mut Vec::new(), &mut waiting);
+    assert_eq!(calls, usize::from(!waiting.is_empty()));
+    waiting.into()
+}
+
 /// Polls once: what is answered at once is answered by then.
 fn at_once<F: Future>(future: F) -> Option<F::Output> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -71,8 +81,34 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     assert_eq!(handle.status().queued, QUEUE_WRITES_MAX as u64);
     // Once the shard has dealt with them there is room again.
     drop(waiting);
-    drop(events.try_iter().collect::<Vec<_>>());
+    assert_eq!(taken(&handle, &events).len(), QUEUE_WRITES_MAX);
     assert!(at_once(handle.write(value(1), None)).is_none());
+}
+
+#[test]
+fn writes_come_in_order_and_the_thread_is_called_for_the_first_of_those_it_takes_together() {
+    let Idle { handle, events, .. } = idle(1 << 30);
+    for round in 1..50 {
+        let mut writes: Vec<_> = (0..round).map(|number| Box::pin(handle.write(value(number), None))).collect();
+        for write in &mut writes {
+            assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        let sizes: Vec<_> = taken(&handle, &events).iter().map(|write| write.permit.bytes()).collect();
+        assert!(sizes.is_sorted() && sizes.len() == round, "{sizes:?}");
+    }
+}
+
+#[test]
+fn what_waits_when_the_thread_ends_and_what_comes_later_is_told_that_it_stops() {
+    let Idle { handle, events, .. } = idle(1 << 30);
+    let closing = inbox::Closing(Arc::clone(&handle.0));
+    let mut waiting = Box::pin(handle.write(value(1), None));
+    let mut poll = || waiting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll().is_pending());
+    drop(closing);
+    assert_eq!(poll(), Poll::Ready(Err(WriteError::Stopping)));
+    assert_eq!(at_once(handle.write(value(1), None)), Some(Err(WriteError::Stopping)));
+    assert_eq!(events.try_iter().count(), 1, "nobody is called once it has ended");
 }
 
 #[test]
@@ -101,7 +137,7 @@ async fn a_write_whose_deadline_passes_in_the_queue_is_never_begun() {
     assert!(events.try_recv().is_err());
     let late = handle.write(value(1), Some(Instant::now() + Duration::from_millis(5))).await;
     assert_eq!(late, Err(WriteError::Expired));
-    let Ok(Event::Write(write)) = events.try_recv() else { panic!("no write") };
+    let [write] = &taken(&handle, &events)[..] else { panic!("no write") };
     assert!(!write.turn.begin());
 }
 
@@ -111,9 +147,9 @@ async fn a_write_whose_deadline_passes_on_its_way_has_an_unknown_outcome() {
     let late = handle.write(value(1), Some(Instant::now() + Duration::from_millis(20)));
     let begin = async {
         tokio::task::yield_now().await;
-        let Ok(Event::Write(write)) = events.try_recv() else { panic!("no write") };
-        assert!(write.turn.begin());
-        write
+        let writes = taken(&handle, &events);
+        assert!(writes[0].turn.begin());
+        writes
     };
     let (late, _write) = tokio::join!(late, begin);
     assert_eq!(late, Err(WriteError::DeadlineExceeded));
@@ -123,7 +159,7 @@ async fn a_write_whose_deadline_passes_on_its_way_has_an_unknown_outcome() {
 fn a_write_whose_caller_goes_away_is_never_begun() {
     let Idle { handle, events, .. } = idle(1 << 30);
     assert!(at_once(handle.write(value(1), None)).is_none());
-    let Ok(Event::Write(write)) = events.try_recv() else { panic!("no write") };
+    let [write] = &taken(&handle, &events)[..] else { panic!("no write") };
     assert!(!write.turn.begin());
 }
 

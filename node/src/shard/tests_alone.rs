@@ -280,3 +280,25 @@ fn what_shards_may_take_together_is_used_up_in_all_of_them() {
     siblings.remove(2);
     one.execute(of_one, "d", &["SET", "n", "1"]).unwrap();
 }
+
+#[test]
+fn while_as_many_entries_are_on_their_way_as_may_be_the_thread_is_called_once() {
+    let mut alone = Alone::new();
+    let collection = alone.collection("c", Durability::Synced);
+    let mut writing: Vec<_> =
+        (0..6).map(|id| Box::pin(alone.command(collection, &id.to_string(), &["INCR", "n"]))).collect();
+    for (number, write) in writing.iter_mut().enumerate() {
+        assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let mut calls = 0;
+        for event in alone.events.try_iter() {
+            calls += usize::from(matches!(event, Event::Writes));
+            alone.owner.take(event).unwrap();
+        }
+        // Two go on their way; the third stays where it is, and those after it are found there with it.
+        assert_eq!(calls, usize::from(number < 3), "write {number}");
+        assert_eq!(alone.owner.propose(), number < 2, "write {number}");
+    }
+    for write in writing {
+        alone.until(write).unwrap();
+    }
+}

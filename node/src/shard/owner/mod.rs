@@ -45,6 +45,7 @@ use loci_raft::{
 
 use super::events::Happened;
 use super::handle::{Phase, Progress, Shared};
+use super::inbox::Closing;
 use super::jobs::Jobs;
 use super::queue::Waiting;
 use super::room::Siblings;
@@ -107,6 +108,9 @@ pub struct Owner {
     now: Instant,
     /// Writes that are not logged.
     waiting: VecDeque<Waiting>,
+    /// Room for those that come.
+    spare: Vec<Waiting>,
+    _inbox: Closing,
     /// Entries that are logged and not applied.
     proposed: VecDeque<Batch>,
     late: Vec<times::Late>,
@@ -178,6 +182,7 @@ impl Owner {
         let known = Known::new(Stand { index, term, members });
         let standing = replica.standing();
         let owner = Owner {
+            _inbox: Closing(Arc::clone(&shared)),
             shared,
             options,
             replica,
@@ -187,6 +192,7 @@ impl Owner {
             outbox,
             now,
             waiting: VecDeque::new(),
+            spare: Vec::new(),
             proposed: VecDeque::new(),
             late: Vec::new(),
             proposed_clock,
@@ -251,7 +257,8 @@ impl Owner {
     pub fn take(&mut self, event: Event) -> Result<(), Fatal> {
         self.now = self.shared.clock.instant();
         match event {
-            Event::Write(write) => self.waiting.push_back(write),
+            // The turn takes them, if anything can come of it.
+            Event::Writes => {}
             Event::Read(reader) => self.reads.wait(reader),
             Event::Peer(message) => self.receive(message)?,
             Event::Unreachable(member) => self.replica.unreachable(member),

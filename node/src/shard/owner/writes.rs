@@ -1,7 +1,7 @@
 //! Writes: gathered into entries, proposed, answered.
 //!
 //! ```text
-//!   writes -> waiting -> (batch -> entry -> replica) -> proposed -> (synced, committed) -> store -> answers
+//!   writes -> inbox -> waiting -> (batch -> entry -> replica) -> proposed -> (synced, committed) -> store -> answers
 //! ```
 //!
 //! A leader whose disk is full has another lead whose disk may not be, so that writes go on; what waits is told that nobody
@@ -132,6 +132,7 @@ impl Owner {
         if self.proposed.len() >= IN_FLIGHT_MAX {
             return false;
         }
+        self.take_writes();
         let due = self.is_due();
         if self.waiting.is_empty() && !due {
             return false;
@@ -302,7 +303,13 @@ impl Owner {
         fit.max_by_key(|known| known.matched).map(|known| known.member)
     }
 
+    /// Takes over the writes that have come. While there are as many entries on their way as may be they stay where they are.
+    fn take_writes(&mut self) {
+        self.shared.inbox.take(&mut self.spare, &mut self.waiting);
+    }
+
     pub(super) fn refuse_waiting(&mut self, error: &WriteError) {
+        self.take_writes();
         for Waiting { reply, permit, since, .. } in self.waiting.drain(..) {
             Waiter { reply, permit, since, spot: None }.answer(Err(error.clone()));
         }
