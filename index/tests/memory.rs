@@ -11,6 +11,7 @@ use loci_index::table::call::Chance;
 use loci_index::table::eviction::Policy;
 use loci_index::table::execute::{self, Moment};
 use loci_index::table::keyspace::Keyspace;
+use loci_index::table::slab;
 use loci_index::table::tape::Tape;
 
 /// What the allocator has given out, as `mallinfo2(3)` says it.
@@ -32,11 +33,11 @@ unsafe extern "C" {
     fn mallinfo2() -> Mallinfo2;
 }
 
-/// Bytes given out: from its heaps, and as mappings of their own.
+/// Bytes given out: from its heaps, as mappings of their own, and as places of slabs, which it knows nothing of.
 fn given_out() -> usize {
     // SAFETY: the function takes nothing, gives a plain structure back, and may be called at any time by any thread.
     let info = unsafe { mallinfo2() };
-    info.uordblks + info.hblkhd
+    info.uordblks + info.hblkhd + slab::figures().given_out
 }
 
 /// A table that is filled.
@@ -54,6 +55,8 @@ impl Filled {
         let moment = Moment { now: NOW, version: self.version, number: 0 };
         let spec = execute::find(args).expect("a command");
         self.tape.truncate(0);
+        // As the store does it before each call.
+        self.keyspace.begin_growth(u64::MAX);
         execute::write(&mut self.keyspace, spec, args, moment, &mut self.tape);
         assert_ne!(self.tape.bytes().first(), Some(&2), "{}", String::from_utf8_lossy(self.tape.bytes()));
     }
@@ -159,6 +162,9 @@ fn compare(what: &str, table: &Filled, before: usize, worst: &mut f64) {
     if off.abs() > worst.abs() {
         *worst = off;
     }
+    // Nobody says of free places between others that he takes them, so that they must not be many.
+    let slab::Figures { in_memory, in_memory_max, .. } = slab::figures();
+    assert!(in_memory <= in_memory_max, "{what}: {in_memory} bytes of slabs are in memory, not {in_memory_max}");
 }
 
 /// Names the form that a process measures.

@@ -32,7 +32,7 @@ use crate::table::execute::{
 use crate::table::file::{self, FileError, TABLE_FILE_VERSION};
 use crate::table::guards;
 use crate::table::tape::{Item, Items, Tape};
-use crate::table::{At, Event, Keyspace, Listening, Table, lookups};
+use crate::table::{At, Event, Keyspace, Listening, Table, lookups, slab};
 
 /// Readers wait for no more calls than this, unless they are to see them as one.
 const CALLS_PER_LOCK: usize = 32;
@@ -241,6 +241,7 @@ impl Store {
             let place = self.place(CollectionId(id)).filter(|place| !places.contains(place));
             places.push(place.ok_or(Refusal::UnknownCollection(id))?);
         }
+        self.settle_one(at);
         let tables: Vec<_> = places.iter().map(|place| self.table(*place)).collect();
         let now = self.clock;
         let unchanged = execution.conditions.iter().all(|watched| {
@@ -350,7 +351,18 @@ impl Store {
         tables.map(|table| table.read(|keyspace| keyspace.memory_bytes()) as u64).sum()
     }
 
+    /// Has some table, with each entry another, move a little of what should move.
+    fn settle_one(&self, at: Position) {
+        if slab::are_sparse()
+            && let Some(state) = self.collections.get(at.index() as usize % self.collections.len().max(1))
+            && let Some(table) = &state.shared.table
+        {
+            table.write(Keyspace::settle_in_passing);
+        }
+    }
+
     pub(super) fn reclaim(&mut self, at: Position, reclaim: &ArchivedReclaim) -> Result<Outcome, Refusal> {
+        self.settle_one(at);
         let id = reclaim.collection.to_native();
         let place = self.place(CollectionId(id)).ok_or(Refusal::UnknownCollection(id))?;
         let Some(table) = self.collections[place].shared.table.clone() else { return Ok(Outcome::Unchanged) };

@@ -1,17 +1,20 @@
 //! An entry: a key with its value, behind one thin pointer.
 //!
 //! ```text
-//!   string:  | version | value length | key length | flags | heat | (deadline | noted) | key | value |   one allocation
-//!   object:  | version | deadline | noted | heat | key | object |                                        the lowest bit is set
+//!   short string:  | version, 7 | heat, 1 | key length, 1 | value length, 2 | (deadline, 6 | noted, 6) | key | value |
+//!   long string:   | version, 8 | value length, 4 | key length, 2 | heat, 1 | 1 | (deadline, 8 | noted, 8) | key | value |
+//!   object:        | version | deadline | noted | heat | key | object |
 //!
-//!   pointer: | mark, 16 bits | address, 48 bits |
+//!   pointer:       | mark, 16 bits | address, 45 bits | timed | long | object |
 //! ```
 //!
-//! Most keys of a cache hold short strings, so that a string takes one allocation with sixteen bytes besides its key, its
-//! value and, where it has one, its deadline. Everything else is an object, which grows and shrinks in place.
+//! Most keys of a cache hold short strings, so that a string takes one piece of memory with eleven bytes besides its key, its
+//! value and, where it has one, its deadline. It is a place of a [slab](slab) where it is short in all parts: its version is
+//! less than 2^56, its times less than 2^48, and it fits into the longest place. What is longer comes from the general
+//! allocator. Everything else is an object, which grows and shrinks in place.
 //!
-//! Addresses have 48 bits where programs do not ask for others. The bits above are left to whoever holds the entry, for a mark
-//! by which it is found.
+//! Addresses have 48 bits where programs do not ask for others, and the lowest three are zero. The bits above are left to whoever
+//! holds the entry, for a mark by which it is found.
 //!
 //! Always: `bytes` is what the entry's allocations take, with the allocator's rounding.
 
@@ -23,27 +26,46 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::allocated;
 use super::objects::Object;
+use super::slab;
 
 /// The longest key in bytes.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
-const TIMED: u8 = 1;
-const HEAD: usize = size_of::<Head>();
-const TIMES: usize = 16;
 const ADDRESS_BITS: u32 = 48;
-/// The lowest bit of the address says what it points to.
+/// The lowest bits of the address say what it points to.
 const OBJECT: usize = 1;
-const ADDRESS: usize = (1 << ADDRESS_BITS) - 1 - OBJECT;
+const LONG: usize = 2;
+/// Of a string: it has times.
+const TIMED: usize = 4;
+const ADDRESS: usize = ((1 << ADDRESS_BITS) - 1) & !(OBJECT | LONG | TIMED);
 const MARK: usize = !((1 << ADDRESS_BITS) - 1);
 
+/// What a short string begins with. The version is in pieces, because heat changes while others read it.
+#[repr(C, packed)]
+struct Short {
+    version_low: u32,
+    version_middle: u16,
+    version_high: u8,
+    heat: u8,
+    key_len: u8,
+    value_len: u16,
+}
+
+const SHORT: usize = size_of::<Short>();
+const SHORT_VERSION_BITS: u32 = 56;
+const SHORT_TIME_BITS: u32 = 48;
+const SHORT_TIMES: usize = 2 * SHORT_TIME_BITS as usize / 8;
+
 #[repr(C)]
-struct Head {
+struct Long {
     version: u64,
     value_len: u32,
     key_len: u16,
-    flags: u8,
-    heat: AtomicU8,
+    heat: u8,
 }
+
+const LONG_HEAD: usize = size_of::<Long>();
+const LONG_TIMES: usize = size_of::<Times>();
 
 struct Held {
     version: u64,
@@ -63,6 +85,26 @@ pub(super) struct Times {
     pub noted: u64,
 }
 
+impl Times {
+    fn are_short(self) -> bool {
+        (self.deadline | self.noted) >> SHORT_TIME_BITS == 0
+    }
+
+    fn to_short(self) -> [u8; SHORT_TIMES] {
+        let both = u128::from(self.deadline) | u128::from(self.noted) << SHORT_TIME_BITS;
+        let mut bytes = [0; SHORT_TIMES];
+        bytes.copy_from_slice(&both.to_le_bytes()[..SHORT_TIMES]);
+        bytes
+    }
+
+    fn from_short(bytes: [u8; SHORT_TIMES]) -> Times {
+        let mut both = [0; 16];
+        both[..SHORT_TIMES].copy_from_slice(&bytes);
+        let both = u128::from_le_bytes(both);
+        Times { deadline: both as u64 & ((1 << SHORT_TIME_BITS) - 1), noted: (both >> SHORT_TIME_BITS) as u64 }
+    }
+}
+
 /// What an entry holds.
 #[derive(Clone, Copy)]
 pub(super) enum Value<'e> {
@@ -78,54 +120,88 @@ unsafe impl Send for Entry {}
 // SAFETY: as above.
 unsafe impl Sync for Entry {}
 
-fn layout(key_len: usize, value_len: usize, timed: bool) -> Layout {
-    let bytes = HEAD + if timed { TIMES } else { 0 } + key_len + value_len;
-    // Keys are short and values are bounded, so that this is far from overflowing.
-    Layout::from_size_align(bytes, align_of::<Head>()).expect("an entry fits into memory")
+/// Lengths of a string's parts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Lengths {
+    long: bool,
+    timed: bool,
+    key: usize,
+    value: usize,
+}
+
+impl Lengths {
+    fn of(key: usize, value: usize, version: u64, times: Times) -> Lengths {
+        let timed = times != Times::default();
+        let short = Lengths { long: false, timed, key, value };
+        let fits = key <= usize::from(u8::MAX) && short.all() <= slab::PLACE_BYTES_MAX;
+        Lengths { long: !fits || !times.are_short() || version >> SHORT_VERSION_BITS != 0, ..short }
+    }
+
+    /// Where the key begins; before it are the times, if it has any.
+    fn before_key(self) -> usize {
+        match (self.long, self.timed) {
+            (false, false) => SHORT,
+            (false, true) => SHORT + SHORT_TIMES,
+            (true, false) => LONG_HEAD,
+            (true, true) => LONG_HEAD + LONG_TIMES,
+        }
+    }
+
+    fn all(self) -> usize {
+        self.before_key() + self.key + self.value
+    }
+
+    /// Of a long one.
+    fn layout(self) -> Layout {
+        // Keys are short and values are bounded, so that this is far from overflowing.
+        Layout::from_size_align(self.all(), align_of::<Long>()).expect("an entry fits into memory")
+    }
+
+    /// What it takes.
+    fn bytes(self) -> usize {
+        if self.long { allocated(self.all()) } else { slab::place_bytes(self.all()) }
+    }
 }
 
 impl Entry {
     /// A key with a string. The key has at most [`KEY_BYTES_MAX`] bytes, the value fewer than 4 GiB.
     pub fn string(key: &[u8], value: &[u8], version: u64, times: Times, heat: u8) -> Entry {
         assert!(key.len() <= KEY_BYTES_MAX && value.len() < u32::MAX as usize, "checked where calls come in");
-        let timed = times != Times::default();
-        let layout = layout(key.len(), value.len(), timed);
-        // SAFETY: the layout is not empty.
-        let memory = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(memory) else { handle_alloc_error(layout) };
-        assert!(start.addr().get() & !ADDRESS == 0, "addresses have 48 bits");
-        let head = Head {
-            version,
-            value_len: value.len() as u32,
-            key_len: key.len() as u16,
-            flags: if timed { TIMED } else { 0 },
-            heat: AtomicU8::new(heat),
+        let lengths = Lengths::of(key.len(), value.len(), version, times);
+        let start = if lengths.long {
+            let layout = lengths.layout();
+            // SAFETY: the layout is not empty.
+            let memory = unsafe { alloc(layout) };
+            NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
+        } else {
+            slab::take(lengths.all())
         };
-        // SAFETY: the allocation has room for all that is written, in this order, and is aligned for `Head`, which is no
-        // less aligned than `Times`.
+        let what = if lengths.long { LONG } else { 0 } | if lengths.timed { TIMED } else { 0 };
+        let mut entry = Entry::marked(start, what);
+        entry.set_lengths(lengths);
+        entry.set_version(version);
+        entry.set_heat(heat);
+        assert!(entry.set_times(times), "there is room for them");
+        // SAFETY: the allocation has room for key and value at this place, and is nobody else's.
         unsafe {
-            start.cast::<Head>().write(head);
-            let mut at = start.add(HEAD);
-            if timed {
-                at.cast::<Times>().write(times);
-                at = at.add(TIMES);
-            }
+            let at = start.add(lengths.before_key());
             std::ptr::copy_nonoverlapping(key.as_ptr(), at.as_ptr(), key.len());
             std::ptr::copy_nonoverlapping(value.as_ptr(), at.add(key.len()).as_ptr(), value.len());
         }
-        Entry(start)
+        entry
     }
 
     /// A key with an object.
     pub fn object(key: &[u8], object: Object, version: u64, times: Times, heat: u8) -> Entry {
         assert!(key.len() <= KEY_BYTES_MAX, "checked where calls come in");
         let held = Box::new(Held { version, times, heat: AtomicU8::new(heat), key: key.into(), object });
-        const { assert!(align_of::<Held>() >= 2, "the lowest bit of its address is free") };
-        let start = Box::into_raw(held).cast::<u8>();
-        assert!(start.addr() & !ADDRESS == 0, "addresses have 48 bits");
-        let start = start.map_addr(|address| address | OBJECT);
         // A box is never null.
-        Entry(NonNull::new(start).expect("a box has an address"))
+        Entry::marked(NonNull::new(Box::into_raw(held).cast()).expect("a box has an address"), OBJECT)
+    }
+
+    fn marked(start: NonNull<u8>, what: usize) -> Entry {
+        assert!(start.addr().get() & !ADDRESS == 0, "addresses have 48 bits, and are multiples of eight");
+        Entry(start.map_addr(|address| address | what))
     }
 
     /// What whoever holds it wrote there; zero at first.
@@ -145,8 +221,8 @@ impl Entry {
         self.set_mark(mark);
     }
 
-    fn is_object(&self) -> bool {
-        self.0.addr().get() & OBJECT != 0
+    fn is(&self, what: usize) -> bool {
+        self.0.addr().get() & what != 0
     }
 
     /// Where its allocation begins.
@@ -155,29 +231,55 @@ impl Entry {
     }
 
     fn held(&self) -> Option<&Held> {
-        // SAFETY: an address with the lowest bit set came from a box of `Held`, which lives as long as the entry.
-        self.is_object().then(|| unsafe { &*self.start().cast::<Held>() })
+        // SAFETY: an address with this bit set came from a box of `Held`, which lives as long as the entry.
+        self.is(OBJECT).then(|| unsafe { &*self.start().cast::<Held>() })
     }
 
     fn held_mut(&mut self) -> Option<&mut Held> {
         // SAFETY: as above, and the entry is borrowed for changing.
-        self.is_object().then(|| unsafe { &mut *self.start().cast::<Held>() })
+        self.is(OBJECT).then(|| unsafe { &mut *self.start().cast::<Held>() })
     }
 
-    fn head(&self) -> &Head {
-        debug_assert!(!self.is_object());
-        // SAFETY: only called for strings, whose allocation begins with a head.
-        unsafe { &*self.start().cast::<Head>() }
+    /// Of a string.
+    fn lengths(&self) -> Lengths {
+        debug_assert!(!self.is(OBJECT));
+        let (long, timed) = (self.is(LONG), self.is(TIMED));
+        // SAFETY: it is a string, whose allocation begins with the head that the bits tell of. Lengths only change while the
+        // entry is borrowed for changing.
+        let (key, value) = unsafe {
+            if long {
+                let head = self.start().cast::<Long>();
+                (usize::from((*head).key_len), (*head).value_len as usize)
+            } else {
+                let head = self.start().cast::<Short>();
+                (usize::from((*head).key_len), usize::from((*head).value_len))
+            }
+        };
+        Lengths { long, timed, key, value }
+    }
+
+    /// Of a string. They are those of its allocation, or others that take a place of the same size.
+    fn set_lengths(&mut self, lengths: Lengths) {
+        // SAFETY: it is a string, whose allocation begins with the head that the bits tell of, and it is borrowed for changing.
+        unsafe {
+            if lengths.long {
+                let head = self.start().cast::<Long>();
+                (*head).key_len = lengths.key as u16;
+                (*head).value_len = lengths.value as u32;
+            } else {
+                let head = self.start().cast::<Short>();
+                (*head).key_len = lengths.key as u8;
+                (*head).value_len = lengths.value as u16;
+            }
+        }
     }
 
     /// Key and value together, of a string.
     fn text(&self) -> (usize, &[u8]) {
-        let head = self.head();
-        let at = HEAD + if head.flags & TIMED != 0 { TIMES } else { 0 };
-        let key_len = usize::from(head.key_len);
-        // SAFETY: so many bytes were written there when the entry was made, and the lengths never change.
-        let text = unsafe { std::slice::from_raw_parts(self.start().add(at), key_len + head.value_len as usize) };
-        (key_len, text)
+        let lengths = self.lengths();
+        let (from, len) = (lengths.before_key(), lengths.key + lengths.value);
+        // SAFETY: so many bytes were written there when the entry was made or overwritten.
+        (lengths.key, unsafe { std::slice::from_raw_parts(self.start().add(from), len) })
     }
 
     pub fn key(&self) -> &[u8] {
@@ -200,39 +302,87 @@ impl Entry {
         Some(&mut self.held_mut()?.object)
     }
 
-    /// Puts a string of the same length in the place of the one there is. Says no where that is not so.
+    /// Puts a string in the place of the one there is, where that takes as much. Says no where that is not so.
     pub fn overwrite(&mut self, value: &[u8]) -> bool {
-        if self.is_object() || self.head().value_len as usize != value.len() {
+        if self.is(OBJECT) {
             return false;
         }
-        let (key_len, text) = self.text();
-        let at = text[key_len..].as_ptr().addr() - self.start().addr();
-        // SAFETY: the value's bytes lie there, as many as are written, and the entry is borrowed for changing.
-        unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), self.start().add(at), value.len()) };
+        let old = self.lengths();
+        let new = Lengths { value: value.len(), ..old };
+        if new != old {
+            let fits = !new.long && new.all() <= slab::PLACE_BYTES_MAX && new.bytes() == old.bytes();
+            if !fits {
+                return false;
+            }
+            self.set_lengths(new);
+        }
+        // SAFETY: the allocation has room for the value after the key, and the entry is borrowed for changing.
+        unsafe {
+            let at = self.start().add(new.before_key() + new.key);
+            std::ptr::copy_nonoverlapping(value.as_ptr(), at, value.len());
+        }
         true
     }
 
     pub fn version(&self) -> u64 {
-        self.held().map_or_else(|| self.head().version, |held| held.version)
+        if let Some(held) = self.held() {
+            return held.version;
+        }
+        // SAFETY: it is a string, whose allocation begins with the head that the bit tells of. Its heat is not read.
+        unsafe {
+            if self.is(LONG) {
+                return (*self.start().cast::<Long>()).version;
+            }
+            let head = self.start().cast::<Short>();
+            let (low, middle, high) = ((*head).version_low, (*head).version_middle, (*head).version_high);
+            u64::from(low) | u64::from(middle) << 32 | u64::from(high) << 48
+        }
     }
 
     pub fn set_version(&mut self, version: u64) {
-        match self.held_mut() {
-            Some(held) => held.version = version,
-            // SAFETY: it is a string, whose allocation begins with a head, and the entry is borrowed for changing.
-            None => unsafe { &mut *self.start().cast::<Head>() }.version = version,
+        if let Some(held) = self.held_mut() {
+            held.version = version;
+            return;
         }
+        // SAFETY: it is a string, whose allocation begins with the head that the bit tells of, and it is borrowed for changing.
+        unsafe {
+            if self.is(LONG) {
+                (*self.start().cast::<Long>()).version = version;
+                return;
+            }
+            if version >> SHORT_VERSION_BITS == 0 {
+                let head = self.start().cast::<Short>();
+                (*head).version_low = version as u32;
+                (*head).version_middle = (version >> 32) as u16;
+                (*head).version_high = (version >> 48) as u8;
+                return;
+            }
+        }
+        self.become_anew(version);
+    }
+
+    /// A string in memory of its own once more, with this version.
+    fn become_anew(&mut self, version: u64) {
+        let (key_len, text) = self.text();
+        let (key, value) = text.split_at(key_len);
+        let anew = Entry::string(key, value, version, self.times(), self.heat());
+        self.replace(anew);
     }
 
     pub fn times(&self) -> Times {
         if let Some(held) = self.held() {
             return held.times;
         }
-        if self.head().flags & TIMED == 0 {
+        if !self.is(TIMED) {
             return Times::default();
         }
-        // SAFETY: a string with this flag has its times after the head.
-        unsafe { self.start().add(HEAD).cast::<Times>().read() }
+        // SAFETY: a string with this bit has its times after its head, as many bytes as are read.
+        unsafe {
+            if self.is(LONG) {
+                return self.start().add(LONG_HEAD).cast::<Times>().read();
+            }
+            Times::from_short(self.start().add(SHORT).cast::<[u8; SHORT_TIMES]>().read())
+        }
     }
 
     /// Sets the times where there is room for them. Says no where there is none: then the entry is to be made anew.
@@ -241,16 +391,32 @@ impl Entry {
             held.times = times;
             return true;
         }
-        if self.head().flags & TIMED == 0 {
+        if !self.is(TIMED) {
             return times == Times::default();
         }
-        // SAFETY: a string with this flag has its times after the head, and the entry is borrowed for changing.
-        unsafe { self.start().add(HEAD).cast::<Times>().write(times) };
+        let long = self.is(LONG);
+        if !long && !times.are_short() {
+            return false;
+        }
+        // SAFETY: a string with this bit has its times after its head, as many bytes as are written, and it is borrowed for
+        // changing.
+        unsafe {
+            if long {
+                self.start().add(LONG_HEAD).cast::<Times>().write(times);
+            } else {
+                self.start().add(SHORT).cast::<[u8; SHORT_TIMES]>().write(times.to_short());
+            }
+        }
         true
     }
 
     fn heat_cell(&self) -> &AtomicU8 {
-        self.held().map_or_else(|| &self.head().heat, |held| &held.heat)
+        if let Some(held) = self.held() {
+            return &held.heat;
+        }
+        let at = if self.is(LONG) { std::mem::offset_of!(Long, heat) } else { std::mem::offset_of!(Short, heat) };
+        // SAFETY: it is a string, with its heat there in the head that the bit tells of, where nothing else reads or writes it.
+        unsafe { AtomicU8::from_ptr(self.start().add(at)) }
     }
 
     /// How much it was used lately, as far as readers said so.
@@ -266,18 +432,31 @@ impl Entry {
     pub fn bytes(&self) -> usize {
         match self.held() {
             Some(held) => allocated(size_of::<Held>()) + allocated(held.key.len()) + held.object.heap_bytes(),
-            None => allocated(self.size()),
+            None => self.lengths().bytes(),
         }
     }
 
-    fn size(&self) -> usize {
-        let head = self.head();
-        layout(usize::from(head.key_len), head.value_len as usize, head.flags & TIMED != 0).size()
+    /// Moves to another place if there is too much room around this one; says whether it did. Nothing else of it changes.
+    pub fn settle(&mut self) -> bool {
+        if self.is(OBJECT | LONG) {
+            return false;
+        }
+        // SAFETY: it is a short string, which is in a place.
+        let sparse = unsafe { slab::is_sparse(NonNull::new_unchecked(self.start())) };
+        if sparse {
+            let bytes = self.lengths().all();
+            let to = slab::take(bytes);
+            let what = if self.is(TIMED) { TIMED } else { 0 };
+            // SAFETY: both places have room for so many bytes, all of which were written in the one, and are not the same.
+            unsafe { std::ptr::copy_nonoverlapping(self.start(), to.as_ptr(), bytes) };
+            self.replace(Entry::marked(to, what));
+        }
+        sparse
     }
 
     /// Takes the object out, if it is one.
     pub fn into_object(self) -> Option<Object> {
-        if !self.is_object() {
+        if !self.is(OBJECT) {
             return None;
         }
         let start = self.start();
@@ -291,19 +470,26 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let start = self.start();
-        if self.is_object() {
+        if self.is(OBJECT) {
             // SAFETY: the address came from a box, and the entry owned it.
             drop(unsafe { Box::from_raw(start.cast::<Held>()) });
             return;
         }
-        let layout = Layout::from_size_align(self.size(), align_of::<Head>()).expect("it was made with this layout");
-        // SAFETY: it was allocated with this layout.
-        unsafe { dealloc(start, layout) };
+        let lengths = self.lengths();
+        // SAFETY: it came from there, with these lengths or, in a slab, others that take as much, and the entry owned it.
+        unsafe {
+            if lengths.long {
+                dealloc(start, lengths.layout());
+            } else {
+                slab::give_back(NonNull::new_unchecked(start), lengths.all());
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::call::Chance;
     use super::super::objects::Text;
     use super::*;
 
@@ -316,7 +502,7 @@ mod tests {
                 assert!(matches!(entry.value(), Value::String(found) if found == value));
                 entry.set_mark(0xbeef);
                 let other = vec![1; value.len()];
-                assert!(entry.overwrite(&other) && !entry.overwrite(&[&other[..], b"x"].concat()));
+                assert!(entry.overwrite(&other) && !entry.overwrite(&[&other[..], b"12345678"].concat()));
                 entry.set_version(78);
                 entry.set_heat(9);
                 assert_eq!((entry.key(), entry.version(), entry.heat()), (key, 78, 9));
@@ -329,6 +515,90 @@ mod tests {
                 assert_eq!((entry.mark(), entry.version()), (0xbeef, 79));
             }
         }
+    }
+
+    /// Everything about a string that can be asked.
+    type Asked = (Vec<u8>, Vec<u8>, u64, Times, u8, u16);
+
+    fn asked(entry: &Entry) -> Asked {
+        let Value::String(value) = entry.value() else { panic!("a string") };
+        (entry.key().into(), value.into(), entry.version(), entry.times(), entry.heat(), entry.mark())
+    }
+
+    #[test]
+    fn a_string_is_what_was_made_of_it_whatever_its_form() {
+        for seed in 0..3_000 {
+            let mut chance = Chance::new(seed);
+            let some = |chance: &mut Chance, lengths: &[usize]| {
+                let most = lengths[chance.below(lengths.len())];
+                let len = if chance.below(3) == 0 { most } else { chance.below(most + 1) };
+                (0..len).map(|_| chance.next_u64() as u8).collect::<Vec<u8>>()
+            };
+            let number = |chance: &mut Chance| {
+                let bits = [0, 1, 47, 48, 49, 55, 56, 57, 64][chance.below(9)];
+                if bits == 0 { 0 } else { chance.next_u64() >> (64 - bits) }
+            };
+            let times = |chance: &mut Chance| match chance.below(2) {
+                0 => Times::default(),
+                _ => Times { deadline: number(chance), noted: number(chance) },
+            };
+            let (key, value) = (some(&mut chance, &[20, 255, 256, 3_000]), some(&mut chance, &[100, 1_000, 1_100]));
+            let mut model: Asked = (key, value, number(&mut chance), times(&mut chance), chance.below(256) as u8, 0);
+            let mut entry = Entry::string(&model.0, &model.1, model.2, model.3, model.4);
+            for round in 0..20 {
+                assert_eq!(asked(&entry), model, "seed {seed}, round {round}");
+                let lengths = Lengths::of(model.0.len(), model.1.len(), model.2, model.3);
+                assert!(entry.bytes() >= lengths.all() && entry.bytes() >= lengths.bytes(), "seed {seed}");
+                match chance.below(7) {
+                    0 => {
+                        let value = match chance.below(3) {
+                            0 => some(&mut chance, &[100, 1_000, 1_100]),
+                            more => [&model.1[..], &b"1234"[..more]].concat(),
+                        };
+                        if entry.overwrite(&value) {
+                            model.1 = value;
+                        } else {
+                            assert_ne!(value.len(), model.1.len(), "seed {seed}");
+                        }
+                    }
+                    1 => {
+                        model.2 = number(&mut chance);
+                        entry.set_version(model.2);
+                    }
+                    2 => {
+                        let times = times(&mut chance);
+                        if entry.set_times(times) {
+                            model.3 = times;
+                        } else {
+                            assert!(model.3 == Times::default() || !times.are_short(), "seed {seed}");
+                        }
+                    }
+                    3 => {
+                        model.4 = chance.below(256) as u8;
+                        entry.set_heat(model.4);
+                    }
+                    4 => {
+                        model.5 = chance.below(1 << 16) as u16;
+                        entry.set_mark(model.5);
+                    }
+                    5 => {
+                        model.1 = some(&mut chance, &[100, 1_000, 1_100]);
+                        entry.replace(Entry::string(&model.0, &model.1, model.2, model.3, model.4));
+                    }
+                    _ => drop(entry.settle()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn most_strings_have_eleven_bytes_besides() {
+        let bytes =
+            |key: usize, value: usize, times| Entry::string(&vec![1; key], &vec![2; value], 1 << 40, times, 0).bytes();
+        let times = Times { deadline: 1_800_000_000_000, noted: 1_800_000_000_000 };
+        assert_eq!((bytes(16, 100, Times::default()), bytes(16, 100, times)), (128, 144));
+        assert_eq!((bytes(10, 19, Times::default()), bytes(5, 0, Times::default())), (40, 16));
+        assert_eq!((bytes(13, 1_000, Times::default()), bytes(14, 1_000, Times::default())), (1_024, 1_040));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 mod due;
 mod journal;
 mod order;
+mod settle;
 mod strings;
 mod tagged;
 mod victims;
@@ -38,6 +39,7 @@ use super::tags::Tags;
 use super::wheel::Wheel;
 use crate::effects::Fate;
 use journal::Journal;
+use settle::Settling;
 
 pub use super::entry::KEY_BYTES_MAX;
 pub use tagged::Tagged;
@@ -111,6 +113,7 @@ pub struct Keyspace {
     keeps_tags: bool,
     /// So many notes in the wheel are worth looking which of them mean nothing any more.
     tidy_wheel_at: usize,
+    settling: Settling,
     /// What happened, where somebody listens.
     pub events: Events,
     journal: Option<Journal>,
@@ -142,6 +145,7 @@ impl Keyspace {
             tags: None,
             keeps_tags: false,
             tidy_wheel_at: TIDY_WHEEL_MIN,
+            settling: Settling::default(),
             events: Events::default(),
             journal: None,
             saving: None,
@@ -594,6 +598,7 @@ impl Keyspace {
     pub fn begin_growth(&mut self, bytes_max: u64) {
         (self.grown, self.growth_max) = (0, bytes_max);
         self.tidy_wheel();
+        self.settle();
     }
 
     /// Whether calls added more since then than they may, as all members count it.

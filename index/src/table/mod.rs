@@ -22,6 +22,7 @@ pub mod call;
 pub mod lookups;
 pub mod glob;
 mod cells;
+pub mod slab;
 mod entry;
 mod stripe;
 pub mod objects;

@@ -270,6 +270,16 @@ impl Stripe {
         self.places.iter_mut().flatten()
     }
 
+    /// How many groups there are.
+    pub fn groups(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// The entries of a group, to be changed.
+    pub fn group_mut(&mut self, group: usize) -> impl Iterator<Item = &mut Entry> {
+        self.places.iter_mut().skip(group * PLACES).take(PLACES).flatten()
+    }
+
     /// The entries of some groups.
     fn of_groups(&self, groups: impl Iterator<Item = usize>) -> impl Iterator<Item = &Entry> {
         groups.flat_map(|group| self.places[group * PLACES..].iter().take(PLACES).map_while(Option::as_ref))

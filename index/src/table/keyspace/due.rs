@@ -52,6 +52,8 @@ impl Keyspace {
 
     /// Removes keys that have expired by now; whoever found them may have been wrong.
     pub fn remove_expired<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>, now: u64) -> usize {
-        keys.filter(|key| self.expire(self.hash(key), key, now)).count()
+        let removed = keys.filter(|key| self.expire(self.hash(key), key, now)).count();
+        self.settle();
+        removed
     }
 }
