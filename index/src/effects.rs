@@ -1,9 +1,13 @@
 //! Effects: what an entry changed, key by key, in few bytes.
 //!
 //! ```text
-//! an entry:   | index 8 | clock 8 | count 4 | length 4 | its effects, so many bytes |
-//! an effect:  | fate and typed 1 | place 2 | collection 8 | key length 4 | key |
+//! an entry:   | index | clock | count | length | its effects, so many bytes |                       numbers as varints
+//! an effect:  | what 1 | place 2, if it is far | collection, if it is another | key length | key |
+//!               '-- fate, 3 bits | typed | another collection | place: the same, the next or far, 2
 //! ```
+//!
+//! Varints have seven bits a byte, the lowest first. Most effects of an entry are in the collection of the one before and at the
+//! next place, so that they take two bytes and their key.
 //!
 //! Effects are no part of the state: they are gathered while an entry is applied, where somebody wants them, and are the
 //! same on every member that applied it. What a record holds is not among them: it is looked up where it lies, by the
@@ -16,8 +20,14 @@ use crate::record::{CollectionId, Position};
 
 /// One command may have very many effects; room for more than this is given back.
 const FATES_BYTES_KEPT: usize = 1 << 20;
+const FATE: u8 = 7;
 /// Beside the fate: the key is that of a typed value.
-const TYPED: u8 = 0x80;
+const TYPED: u8 = 1 << 3;
+/// It is in another collection than the one before.
+const ELSEWHERE: u8 = 1 << 4;
+/// It is at the next place, or at one that is told; else where the one before is.
+const NEXT: u8 = 1 << 5;
+const FAR: u8 = 1 << 6;
 
 /// What became of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,17 +76,25 @@ pub struct Effect<'a> {
     pub key: &'a [u8],
 }
 
+/// Where an effect is; the next one tells what is different. The first comes after none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Before {
+    collection: u64,
+    place: u16,
+}
+
 /// The effects of one entry, as they are gathered.
 #[derive(Debug, Default)]
 pub struct Effects {
     count: u32,
     bytes: Vec<u8>,
+    last: Before,
 }
 
 impl Effects {
     /// Without any.
     pub fn clear(&mut self) {
-        self.count = 0;
+        (self.count, self.last) = (0, Before::default());
         self.bytes.clear();
         // One entry may have had very many.
         self.bytes.shrink_to(FATES_BYTES_KEPT);
@@ -86,10 +104,21 @@ impl Effects {
     pub fn push(&mut self, effect: Effect<'_>) {
         let Effect { collection, position, fate, typed, key } = effect;
         self.count += 1;
-        self.bytes.push(fate as u8 | if typed { TYPED } else { 0 });
-        self.bytes.extend_from_slice(&position.place().to_le_bytes());
-        self.bytes.extend_from_slice(&collection.0.to_le_bytes());
-        self.bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        let before = std::mem::replace(&mut self.last, Before { collection: collection.0, place: position.place() });
+        let step = match position.place().checked_sub(before.place) {
+            Some(0) => 0,
+            Some(1) => NEXT,
+            _ => FAR,
+        };
+        let elsewhere = if collection.0 == before.collection { 0 } else { ELSEWHERE };
+        self.bytes.push(fate as u8 | if typed { TYPED } else { 0 } | elsewhere | step);
+        if step == FAR {
+            self.bytes.extend_from_slice(&position.place().to_le_bytes());
+        }
+        if elsewhere != 0 {
+            put_varint(collection.0, &mut self.bytes);
+        }
+        put_varint(key.len() as u64, &mut self.bytes);
         self.bytes.extend_from_slice(key);
     }
 
@@ -105,10 +134,9 @@ impl Effects {
 
     /// Adds the entry at `index` with its effects to these bytes.
     pub fn encode(&self, index: u64, clock: u64, to: &mut Vec<u8>) {
-        to.extend_from_slice(&index.to_le_bytes());
-        to.extend_from_slice(&clock.to_le_bytes());
-        to.extend_from_slice(&self.count.to_le_bytes());
-        to.extend_from_slice(&(self.bytes.len() as u32).to_le_bytes());
+        for number in [index, clock, u64::from(self.count), self.bytes.len() as u64] {
+            put_varint(number, to);
+        }
         to.extend_from_slice(&self.bytes);
     }
 }
@@ -133,39 +161,69 @@ pub struct NoEffects;
 impl<'a> EntryEffects<'a> {
     /// Takes the first entry off these bytes.
     pub fn take(bytes: &mut &'a [u8]) -> Result<EntryEffects<'a>, NoEffects> {
-        let index = u64::from_le_bytes(array(bytes)?);
-        let clock = u64::from_le_bytes(array(bytes)?);
-        let count = u32::from_le_bytes(array(bytes)?);
-        let length = u32::from_le_bytes(array(bytes)?);
+        let (index, clock) = (take_varint(bytes)?, take_varint(bytes)?);
+        let count = u32::try_from(take_varint(bytes)?).map_err(|_| NoEffects)?;
+        let length = usize::try_from(take_varint(bytes)?).map_err(|_| NoEffects)?;
         if index > Position::INDEX_MAX {
             return Err(NoEffects);
         }
-        Ok(EntryEffects { index, clock, count, bytes: slice(bytes, length as usize)? })
+        Ok(EntryEffects { index, clock, count, bytes: slice(bytes, length)? })
     }
 
     /// Its effects, in order. They end early where the bytes are no effects.
     pub fn iter(&self) -> impl Iterator<Item = Effect<'a>> + use<'a> {
-        let EntryEffects { index, mut bytes, .. } = *self;
-        std::iter::from_fn(move || next(index, &mut bytes).ok())
+        let (EntryEffects { index, mut bytes, .. }, mut before) = (*self, Before::default());
+        std::iter::from_fn(move || next(index, &mut before, &mut bytes).ok())
     }
 
     /// Whether the bytes are as many effects as they say.
     pub fn is_whole(&self) -> bool {
-        let mut bytes = self.bytes;
-        let all = (0..self.count).all(|_| next(self.index, &mut bytes).is_ok());
+        let (mut bytes, mut before) = (self.bytes, Before::default());
+        let all = (0..self.count).all(|_| next(self.index, &mut before, &mut bytes).is_ok());
         all && bytes.is_empty()
     }
 }
 
-fn next<'a>(index: u64, bytes: &mut &'a [u8]) -> Result<Effect<'a>, NoEffects> {
-    let [fate] = array(bytes)?;
-    let place = u16::from_le_bytes(array(bytes)?);
-    let collection = CollectionId(u64::from_le_bytes(array(bytes)?));
-    let length = u32::from_le_bytes(array(bytes)?);
-    let key = slice(bytes, length as usize)?;
-    let (fate, typed) = (Fate::from_u8(fate & !TYPED).ok_or(NoEffects)?, fate & TYPED != 0);
-    let position = Position::new(index, usize::from(place));
-    Ok(Effect { collection, position, fate, typed, key })
+/// The effect after that one.
+fn next<'a>(index: u64, before: &mut Before, bytes: &mut &'a [u8]) -> Result<Effect<'a>, NoEffects> {
+    let [what] = array(bytes)?;
+    let (fate, typed) = (Fate::from_u8(what & FATE).ok_or(NoEffects)?, what & TYPED != 0);
+    before.place = match what & (NEXT | FAR) {
+        0 => before.place,
+        NEXT => before.place.checked_add(1).ok_or(NoEffects)?,
+        FAR => u16::from_le_bytes(array(bytes)?),
+        _ => return Err(NoEffects),
+    };
+    if what & ELSEWHERE != 0 {
+        before.collection = take_varint(bytes)?;
+    }
+    let length = usize::try_from(take_varint(bytes)?).map_err(|_| NoEffects)?;
+    let (key, position) = (slice(bytes, length)?, Position::new(index, usize::from(before.place)));
+    Ok(Effect { collection: CollectionId(before.collection), position, fate, typed, key })
+}
+
+fn put_varint(mut number: u64, bytes: &mut Vec<u8>) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Result<u64, NoEffects> {
+    let mut number = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let [byte] = array(bytes)?;
+        let part = u64::from(byte & 0x7f);
+        if part << shift >> shift != part {
+            break;
+        }
+        number |= part << shift;
+        if byte & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(NoEffects)
 }
 
 fn array<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], NoEffects> {
@@ -227,10 +285,12 @@ impl Fates {
 mod tests {
     use super::*;
 
-    const EFFECTS: [(u16, u64, Fate, &[u8]); 4] = [
+    const EFFECTS: [(u16, u64, Fate, &[u8]); 6] = [
         (0, 7, Fate::Made, b"a"),
         (0, 7, Fate::Expired, b""),
+        (1, 7, Fate::Deleted, b"b"),
         (3, u64::MAX, Fate::Dropped, b"n/c"),
+        (2, u64::MAX, Fate::Made, b"n/d"),
         (65_535, 1, Fate::Replaced, &[0; 300]),
     ];
 
@@ -242,9 +302,8 @@ mod tests {
                 let (position, collection) = (Position::new(index, place.into()), CollectionId(collection));
                 effects.push(Effect { collection, position, fate, typed: place > 0, key });
             }
-            let before = bytes.len();
             effects.encode(index, 1_000 + index, &mut bytes);
-            assert_eq!(bytes.len() - before, 24 + effects.bytes.len());
+            assert_eq!(effects.bytes.len(), 4 + 2 + 3 + 17 + 7 + 306);
         }
         bytes
     }
@@ -255,7 +314,7 @@ mod tests {
         let mut rest = &bytes[..];
         for index in [5, 9] {
             let entry = EntryEffects::take(&mut rest).unwrap();
-            assert_eq!((entry.index, entry.clock, entry.count), (index, 1_000 + index, 4));
+            assert_eq!((entry.index, entry.clock, entry.count), (index, 1_000 + index, 6));
             assert!(entry.is_whole());
             let read: Vec<_> =
                 entry.iter().map(|e| (e.position.place(), e.collection.0, e.fate, e.key.to_vec())).collect();
@@ -268,12 +327,28 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_what_they_were_or_none() {
+        for number in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+            let mut bytes = Vec::new();
+            put_varint(number, &mut bytes);
+            for len in 0..bytes.len() {
+                assert_eq!(take_varint(&mut &bytes[..len]), Err(NoEffects));
+            }
+            let mut rest = &bytes[..];
+            assert_eq!((take_varint(&mut rest), rest.len()), (Ok(number), 0));
+        }
+        assert_eq!(take_varint(&mut &[0xff; 20][..]), Err(NoEffects));
+        let larger = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2];
+        assert_eq!(take_varint(&mut &larger[..]), Err(NoEffects));
+    }
+
+    #[test]
     fn damaged_bytes_are_never_a_panic() {
         let bytes = encoded();
         for len in 0..bytes.len() {
             let mut rest = &bytes[..len];
             while let Ok(entry) = EntryEffects::take(&mut rest) {
-                assert!(entry.is_whole() && entry.iter().count() == 4);
+                assert!(entry.is_whole() && entry.iter().count() == 6);
             }
         }
         for bit in 0..bytes.len() * 8 {

@@ -28,7 +28,7 @@
 //! | `--scrub-mib-per-second` | 8 | how fast files are read to be compared with their checksums; 0: never |
 //! | `--replace-after-seconds` | 300 | a node that is silent for so long loses its members of shards that are on some nodes only |
 //! | `--log-file-mib` | 64 | size of one file of the log |
-//! | `--watch-history-mib` | 16 | what the newest entries changed is kept so long for watchers, a shard; 0: no watches |
+//! | `--watch-history-mib` | 10 | what the newest entries changed is kept so long for watchers, a shard; 0: no watches |
 //! | `--otlp`, `--trace-sample` | none, 0.01 | where spans go, and of which share of calls |
 //! | `--log-format`, `--log-level` | text, info | the lines on stderr |
 
@@ -59,7 +59,7 @@ const SCRUB_MIB_PER_SECOND_DEFAULT: u64 = 8;
 const REPLACE_AFTER_SECONDS_DEFAULT: u64 = placement::REPLACE_AFTER.as_secs();
 const REPLACE_AFTER_SECONDS_MAX: u64 = 30 * 24 * 3600;
 const LOG_FILE_MIB_DEFAULT: u64 = 64;
-const WATCH_HISTORY_MIB_DEFAULT: u64 = 16;
+const WATCH_HISTORY_MIB_DEFAULT: u64 = 10;
 const TRACE_SAMPLE_DEFAULT: f64 = 0.01;
 const LOG_FILE_MIB_MAX: u64 = 1024;
 const WATCH_HISTORY_MIB_MAX: u64 = 4096;

@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 use loci_index::effects::EntryEffects;
 
 const MAGIC: &[u8; 8] = b"locihist";
-const VERSION: u32 = 1;
+/// Before, entries took more bytes.
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 48;
 const PREFIX: &str = "history-";
 /// Many of them may be nearly empty.
