@@ -40,6 +40,8 @@ const MAGIC: &[u8; 4] = b"lent";
 const HEADER_BYTES: usize = 16;
 /// About as many bytes as a command takes that writes little.
 const ENVELOPE_BYTES: usize = 384;
+/// Less room than this beyond an entry's end is left where it is.
+const SPARE_BYTES_KEPT: usize = 4 << 10;
 
 /// What one log entry carries.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
@@ -663,6 +665,10 @@ impl Entry {
             .expect("serializing into memory does not fail");
         let length = (bytes.len() - HEADER_BYTES) as u64;
         bytes[HEADER_BYTES - 8..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
+        // Newest entries are kept: of one that is large, room that it grew beyond need is given back.
+        if bytes.capacity() - bytes.len() > SPARE_BYTES_KEPT {
+            bytes.shrink_to_fit();
+        }
         bytes
     }
 

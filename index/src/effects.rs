@@ -50,7 +50,8 @@ pub enum Fate {
 }
 
 impl Fate {
-    fn from_u8(fate: u8) -> Option<Fate> {
+    /// The one with this number.
+    pub fn from_u8(fate: u8) -> Option<Fate> {
         use Fate::{Cleared, Deleted, Dropped, Evicted, Expired, Made, Replaced};
         [Made, Replaced, Deleted, Expired, Evicted, Cleared, Dropped].into_iter().find(|known| *known as u8 == fate)
     }

@@ -16,10 +16,11 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use loci_index::effects::EntryEffects;
+use loci_index::effects::{Effect, Effects, EntryEffects, Fate};
+use loci_index::record::{CollectionId, Position};
 
 const MAGIC: &[u8; 8] = b"locihist";
-/// Before, entries took more bytes.
+/// Version 1 had entries of fixed widths, which are read and not written.
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 48;
 const PREFIX: &str = "history-";
@@ -51,7 +52,7 @@ fn header(saved: &Saved) -> Vec<u8> {
     bytes
 }
 
-/// What is in a file, if it is one of this version and whole.
+/// What is in a file, if it is one of these versions and whole.
 fn decode(mut bytes: Vec<u8>) -> Option<Saved> {
     let (header, body) = bytes.split_at_checked(HEADER_BYTES)?;
     let number = |at: usize| Some(u64::from_le_bytes(header.get(at..at + 8)?.try_into().ok()?));
@@ -59,11 +60,19 @@ fn decode(mut bytes: Vec<u8>) -> Option<Saved> {
     if header[..8] != *MAGIC || crc(44)? != crc32fast::hash(&header[..44]) {
         return None;
     }
-    if crc(8)? != VERSION || crc(12)? != 0 || number(32)? != body.len() as u64 || crc(40)? != crc32fast::hash(body) {
+    if crc(12)? != 0 || number(32)? != body.len() as u64 || crc(40)? != crc32fast::hash(body) {
         return None;
     }
     let (since, last) = (number(16)?, number(24)?);
-    let (mut rest, mut before) = (body, since);
+    let body = match crc(8)? {
+        1 => upgraded(body)?,
+        VERSION => {
+            bytes.drain(..HEADER_BYTES);
+            bytes
+        }
+        _ => return None,
+    };
+    let (mut rest, mut before) = (&body[..], since);
     while !rest.is_empty() {
         let entry = EntryEffects::take(&mut rest).ok().filter(EntryEffects::is_whole)?;
         if entry.index <= before || entry.index > last {
@@ -71,8 +80,48 @@ fn decode(mut bytes: Vec<u8>) -> Option<Saved> {
         }
         before = entry.index;
     }
-    bytes.drain(..HEADER_BYTES);
-    Some(Saved { since, last, body: bytes })
+    Some(Saved { since, last, body })
+}
+
+/// Entries of version 1 as they are now: index 8, clock 8, count 4, length 4, and effects: fate and typed 1, place 2, collection 8,
+/// key length 4, key.
+fn upgraded(mut old: &[u8]) -> Option<Vec<u8>> {
+    fn number<const N: usize>(from: &mut &[u8]) -> Option<u64> {
+        let (bytes, rest) = from.split_first_chunk::<N>()?;
+        *from = rest;
+        let mut number = [0; 8];
+        number[..N].copy_from_slice(bytes);
+        Some(u64::from_le_bytes(number))
+    }
+    fn part<'b>(from: &mut &'b [u8], length: u64) -> Option<&'b [u8]> {
+        let (part, rest) = from.split_at_checked(usize::try_from(length).ok()?)?;
+        *from = rest;
+        Some(part)
+    }
+    const TYPED: u8 = 0x80;
+    let (mut new, mut effects) = (Vec::with_capacity(old.len()), Effects::default());
+    while !old.is_empty() {
+        let (index, clock) = (number::<8>(&mut old)?, number::<8>(&mut old)?);
+        let (count, length) = (number::<4>(&mut old)?, number::<4>(&mut old)?);
+        let mut rest = part(&mut old, length)?;
+        if index > Position::INDEX_MAX {
+            return None;
+        }
+        effects.clear();
+        while !rest.is_empty() {
+            let fate = number::<1>(&mut rest)? as u8;
+            let position = Position::new(index, number::<2>(&mut rest)? as usize);
+            let collection = CollectionId(number::<8>(&mut rest)?);
+            let length = number::<4>(&mut rest)?;
+            let (key, typed) = (part(&mut rest, length)?, fate & TYPED != 0);
+            effects.push(Effect { collection, position, fate: Fate::from_u8(fate & !TYPED)?, typed, key });
+        }
+        if u64::from(effects.len()) != count {
+            return None;
+        }
+        effects.encode(index, clock, &mut new);
+    }
+    Some(new)
 }
 
 fn path(folder: &Path, last: u64) -> PathBuf {
@@ -141,9 +190,6 @@ pub fn read(folder: &Path, applied: u64, bytes_max: u64) -> Vec<Saved> {
 
 #[cfg(test)]
 mod tests {
-    use loci_index::effects::{Effect, Effects, Fate};
-    use loci_index::record::{CollectionId, Position};
-
     use super::*;
 
     fn encode(saved: &Saved) -> Vec<u8> {
@@ -162,11 +208,29 @@ mod tests {
     }
 
     #[test]
-    fn version_1_never_changes() {
+    fn version_2_never_changes() {
         let hex: String = encode(&saved(6, 7)).iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = "6c6f636968697374 02000000 00000000 0600000000000000 0700000000000000 0b00000000000000 0ac27042 97191678 \
+                      07 e807 01 06 31 03 03 6b6579";
+        assert_eq!(hex, golden.replace(' ', ""));
+    }
+
+    #[test]
+    fn version_1_is_still_read() {
         let golden = "6c6f636968697374 01000000 00000000 0600000000000000 0700000000000000 2a00000000000000 2f402ae7 a587d70c \
                       0700000000000000 e803000000000000 01000000 12000000 01 0100 0300000000000000 03000000 6b6579";
-        assert_eq!(hex, golden.replace(' ', ""));
+        let digits = golden.replace(' ', "");
+        let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+        assert_eq!(decode(bytes.clone()), Some(saved(6, 7)));
+        for len in 1..bytes.len() - HEADER_BYTES {
+            assert_eq!(upgraded(&bytes[HEADER_BYTES..][..len]), None, "cut at {len}");
+        }
+        for bit in HEADER_BYTES * 8..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let _ = upgraded(&damaged[HEADER_BYTES..]);
+        }
     }
 
     #[test]
@@ -209,7 +273,7 @@ mod tests {
         assert!(!at.join("history.new").exists());
         fs::remove_dir(path(at, 99)).unwrap();
         // The oldest go.
-        write(at, &saved(8, 9), 150).unwrap();
+        write(at, &saved(8, 9), 100).unwrap();
         assert_eq!(read(at, 9, 1 << 20), [saved(8, 9)]);
     }
 }
