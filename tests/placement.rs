@@ -352,7 +352,7 @@ async fn what_cannot_be_is_refused_and_says_why() {
         let record = v1::Record { key: "k1".into(), ..v1::Record::default() };
         let put = v1::PutRequest { collection: of.clone(), records: vec![record], ..v1::PutRequest::default() };
         let count = v1::CountRequest { collection: of, ..v1::CountRequest::default() };
-        for call in [Call::Put(put), Call::Count(count)] {
+        for call in [Call::Put(Box::new(put)), Call::Count(Box::new(count))] {
             let status = ask_as_a_node(&cluster, call, &[77]).await.expect_err("no such shard is its own");
             let message = status.message();
             assert!(message.contains("other shards"), "{namespace}: {message}");

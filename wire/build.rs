@@ -16,6 +16,9 @@ const FILES: [&str; 7] = [
     "proto/loci/v1/peers.proto",
 ];
 
+/// A pipeline's message is as small as its smallest call, on all of its way: each kind of call is behind a pointer.
+const CALLS: [&str; 8] = ["put", "get", "delete", "batch", "scan", "count", "search", "execute"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {
         println!("cargo::rerun-if-changed={file}");
@@ -23,7 +26,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").build_server(false).compile_fds(descriptors.clone())?;
+    let calls = CALLS.map(|call| format!(".loci.v1.PipelineRequest.call.{call}"));
+    let messages = tonic_prost_build::configure().bytes(".").build_server(false);
+    let messages = calls.iter().fold(messages, |messages, call| messages.boxed(call));
+    messages.compile_fds(descriptors.clone())?;
     // Servers read requests by a codec of ours, clients read replies by tonic's: each is generated with its own.
     let servers = out.join("servers");
     fs::create_dir_all(&servers)?;

@@ -107,12 +107,12 @@ impl Batch {
 
     /// Makes the changes, all of them or none.
     pub async fn commit(self) -> Result<Written, Error> {
-        let call = Call::Batch(v1::BatchRequest {
+        let call = Call::Batch(Box::new(v1::BatchRequest {
             origin: self.collection.client().origin(),
             namespace: self.collection.namespace().to_owned(),
             conditions: self.collection.conditions(self.conditions),
             changes: self.changes,
-        });
+        }));
         self.collection.write(call).await
     }
 }

@@ -176,14 +176,14 @@ impl Commands {
     pub async fn execute(self) -> Result<Executed, Error> {
         let Commands { cache, commands, conditions, atomic } = self;
         let (collection, count) = (&cache.collection, commands.len());
-        let call = Call::Execute(v1::ExecuteRequest {
+        let call = Call::Execute(Box::new(v1::ExecuteRequest {
             origin: collection.client().origin(),
             collection: collection.wire_name(),
             commands,
             atomic,
             conditions: collection.conditions(conditions),
             consistency: collection.wire_consistency(),
-        });
+        }));
         // The way of a call takes much room, which those who make many in one function would pay for each.
         match Box::pin(collection.send(call)).await? {
             Wire::Execute(reply) if reply.replies.len() == count => Ok(Executed {

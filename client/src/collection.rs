@@ -146,6 +146,12 @@ pub enum PutMode {
     Merge,
 }
 
+/// A call on its way.
+enum Sent<P, A> {
+    Pipelined(P),
+    Alone(A),
+}
+
 impl Collection {
     pub(crate) fn new(client: Client, pipeline: Option<Pipeline>, namespace: String, name: String) -> Collection {
         Collection {
@@ -226,14 +232,18 @@ impl Collection {
         self.put_wire(records, options).await
     }
 
-    pub(crate) async fn put_wire(&self, records: Vec<v1::Record>, options: PutOptions) -> Result<Written, Error> {
+    pub(crate) fn put_wire(
+        &self,
+        records: Vec<v1::Record>,
+        options: PutOptions,
+    ) -> impl Future<Output = Result<Written, Error>> + Send {
         let mode = match options.mode {
             PutMode::Replace => v1::PutMode::Replace,
             PutMode::Insert => v1::PutMode::Insert,
             PutMode::Update => v1::PutMode::Update,
             PutMode::Merge => v1::PutMode::Merge,
         };
-        let call = Call::Put(v1::PutRequest {
+        let call = Call::Put(Box::new(v1::PutRequest {
             origin: self.client.origin(),
             collection: self.wire_name(),
             records,
@@ -242,8 +252,8 @@ impl Collection {
             remove_attributes: options.remove_attributes,
             remove_deadline: options.remove_deadline,
             spread: options.spread,
-        });
-        self.write(call).await
+        }));
+        self.write(call)
     }
 
     /// The record with this key.
@@ -259,12 +269,12 @@ impl Collection {
     ) -> Result<Vec<Option<Record>>, Error> {
         let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
         let asked = keys.len();
-        let call = Call::Get(v1::GetRequest {
+        let call = Call::Get(Box::new(v1::GetRequest {
             collection: self.wire_name(),
             keys,
             parts: self.wire_parts(),
             consistency: self.wire_consistency(),
-        });
+        }));
         match self.send(call).await? {
             Reply::Get(reply) if reply.records.len() == asked => {
                 reply.records.into_iter().map(|found| found.record.map(Record::try_from).transpose()).collect()
@@ -304,8 +314,11 @@ impl Collection {
     }
 
     async fn delete_wire(&self, request: v1::DeleteRequest) -> Result<Deleted, Error> {
-        let call =
-            Call::Delete(v1::DeleteRequest { origin: self.client.origin(), collection: self.wire_name(), ..request });
+        let call = Call::Delete(Box::new(v1::DeleteRequest {
+            origin: self.client.origin(),
+            collection: self.wire_name(),
+            ..request
+        }));
         match self.send(call).await? {
             Reply::Delete(reply) => {
                 Ok(Deleted { token: Token::from_wire(reply.token), deleted: reply.deleted, existed: reply.existed })
@@ -326,11 +339,11 @@ impl Collection {
 
     /// How many records the filter takes; none: how many there are.
     pub async fn count(&self, filter: impl Into<Option<Filter>>) -> Result<u64, Error> {
-        let call = Call::Count(v1::CountRequest {
+        let call = Call::Count(Box::new(v1::CountRequest {
             collection: self.wire_name(),
             filter: filter.into().map(Filter::into_wire),
             consistency: self.wire_consistency(),
-        });
+        }));
         match self.send(call).await? {
             Reply::Count(reply) => Ok(reply.count),
             other => Err(unexpected("count", &other)),
@@ -373,19 +386,29 @@ impl Collection {
         Search::new(self.clone())
     }
 
-    pub(crate) async fn send(&self, call: Call) -> Result<Reply, Error> {
-        match &self.pipeline {
-            Some(pipeline) => pipeline.call(call, self.timeout).await,
-            None => self.client.call(call, self.timeout, self.hedge).await,
+    /// What awaits the answer has nothing of the call itself, which is large, and would be carried along by all who await it.
+    pub(crate) fn send(&self, call: Call) -> impl Future<Output = Result<Reply, Error>> + Send {
+        let sent = match &self.pipeline {
+            Some(pipeline) => Sent::Pipelined(pipeline.call(call, self.timeout)),
+            None => Sent::Alone(Box::pin(self.client.call(call, self.timeout, self.hedge))),
+        };
+        async move {
+            match sent {
+                Sent::Pipelined(call) => call.await,
+                Sent::Alone(call) => call.await,
+            }
         }
     }
 
-    pub(crate) async fn write(&self, call: Call) -> Result<Written, Error> {
-        match self.send(call).await? {
-            Reply::Write(reply) => {
-                Ok(Written { token: Token::from_wire(reply.token), version: reply.version, existed: reply.existed })
+    pub(crate) fn write(&self, call: Call) -> impl Future<Output = Result<Written, Error>> + Send {
+        let sent = self.send(call);
+        async move {
+            match sent.await? {
+                Reply::Write(reply) => {
+                    Ok(Written { token: Token::from_wire(reply.token), version: reply.version, existed: reply.existed })
+                }
+                other => Err(unexpected("write", &other)),
             }
-            other => Err(unexpected("write", &other)),
         }
     }
 

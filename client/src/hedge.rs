@@ -102,14 +102,12 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
-    use loci_wire::v1;
-
     use super::*;
 
     #[test]
     fn the_delay_is_what_nineteen_of_twenty_take_at_the_most() {
         let recent = Recent::default();
-        let get = Call::Get(v1::GetRequest::default());
+        let get = Call::Get(Box::default());
         for number in 0..100_u64 {
             assert_eq!(recent.delay(Hedge::Recent, &get).is_some(), number >= ENOUGH, "{number}");
             recent.add(&get, Duration::from_millis(1 + number % 20));
@@ -119,13 +117,13 @@ mod tests {
         // What was slow long ago is forgotten.
         (0..2 * REMEMBERED).for_each(|_| recent.add(&get, Duration::from_millis(2)));
         assert_eq!(recent.delay(Hedge::Recent, &get), Some(Duration::from_millis(2)));
-        let search = Call::Search(v1::SearchRequest::default());
+        let search = Call::Search(Box::default());
         assert_eq!(recent.delay(Hedge::Recent, &search), None, "of searches nothing is known");
     }
 
     #[test]
     fn writes_are_not_hedged() {
-        let put = Call::Put(v1::PutRequest::default());
+        let put = Call::Put(Box::default());
         assert_eq!(Recent::default().delay(Hedge::After(Duration::ZERO), &put), None);
     }
 }

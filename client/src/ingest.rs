@@ -265,7 +265,7 @@ async fn write(
 async fn put_patiently(collection: &Collection, put: &v1::PutRequest, patience: Duration) -> Result<(), Error> {
     let begun = Instant::now();
     loop {
-        let error = match collection.write(Call::Put(put.clone())).await {
+        let error = match collection.write(Call::Put(Box::new(put.clone()))).await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };

@@ -19,20 +19,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
+use loci_wire::{MESSAGE_BYTES_MAX, PipelineCodec, PipelinedCall, WrittenCall};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{IntoStreamingRequest, Response, Status, Streaming};
 
 use crate::breaker::Verdict;
-use crate::client::records;
 use crate::nodes::{Failed, Node};
 use crate::silence::{QUIET, gave_up};
-use crate::wish::Wish;
+use crate::wish::{Wish, Wished};
 use crate::{Client, Collection, Error};
 
 /// How long the node may take to accept a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a message takes besides its call, at the most: a number, a timeout, a map's version and a trace.
+const BESIDES_BYTES_MAX: usize = 1 << 10;
+/// So many calls that wait are sent before it is looked again whether there are replies.
+const SENT_AT_ONCE: usize = 64;
 /// How often calls are let go whose callers no longer wait.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -68,7 +74,7 @@ struct Lanes {
 
 #[derive(Debug)]
 struct Submission {
-    request: v1::PipelineRequest,
+    request: PipelinedCall,
     submitted: Submitted,
 }
 
@@ -77,7 +83,7 @@ type UnderWay = HashMap<u64, Submitted>;
 #[derive(Debug)]
 struct Submitted {
     /// Which namespace the call is about, if that makes a difference.
-    namespace: Option<String>,
+    namespace: Option<Arc<str>>,
     answer: oneshot::Sender<Result<Reply, Failed>>,
     _room: OwnedSemaphorePermit,
 }
@@ -97,42 +103,56 @@ impl Pipeline {
         Collection::new(self.client.clone(), pipeline, namespace.into(), name.into())
     }
 
-    pub(crate) async fn call(&self, call: Call, timeout: Duration) -> Result<Reply, Error> {
-        self.client
-            .retrying_errors(timeout, |deadline, not| {
-                let call = call.clone();
-                async move {
-                    let remaining = deadline.saturating_duration_since(Instant::now());
-                    self.submit(call, remaining, not).await
-                }
-            })
-            .await
+    /// The call is written out before the future is made, which holds little therefore.
+    pub(crate) fn call(&self, call: Call, timeout: Duration) -> impl Future<Output = Result<Reply, Error>> + Send {
+        let wish = Wished::kept(Wish::of(&call));
+        let call = WrittenCall::new(&call);
+        async move {
+            if call.bytes() > MESSAGE_BYTES_MAX - BESIDES_BYTES_MAX {
+                let message = format!(
+                    "the call has {} bytes, a message at most {MESSAGE_BYTES_MAX}, {BESIDES_BYTES_MAX} of which are not the \
+                     call's; split it",
+                    call.bytes()
+                );
+                return Err(Error::TooLarge { message });
+            }
+            let attempt = |deadline: Instant, not| {
+                let remaining = deadline.saturating_duration_since(Instant::now());
+                self.submit(call.clone(), &wish, remaining, not)
+            };
+            self.client.retrying_errors(timeout, attempt).await
+        }
     }
 
     async fn submit(
         &self,
-        call: Call,
+        call: WrittenCall,
+        wish: &Wished<Arc<str>>,
         remaining: Duration,
         not: Option<Arc<Node>>,
     ) -> Result<Reply, (Failed, Option<Arc<Node>>)> {
         let stopped = || (Failed::from(Error::Unavailable { message: "the pipeline has stopped".into() }), None);
         let room = self.room.clone().acquire_owned().await;
         let (answer, answered) = oneshot::channel();
-        let wish = Wish::of(&call);
-        let (node, lane, known) = self.lane(wish, not.as_ref());
-        let namespace = wish.namespace().map(str::to_owned);
-        let submission = Submission {
-            submitted: Submitted { namespace, answer, _room: room.map_err(|_| stopped())? },
-            request: v1::PipelineRequest {
-                id: 0,
-                timeout_millis: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1),
-                call: Some(call),
-                known,
-                traceparent: self.client.trace().to_owned(),
-            },
+        let node = {
+            let (node, lane, known) = self.lane(wish.wish(), not.as_ref());
+            let submission = Submission {
+                submitted: Submitted {
+                    namespace: wish.clone().namespace(),
+                    answer,
+                    _room: room.map_err(|_| stopped())?,
+                },
+                request: PipelinedCall {
+                    id: 0,
+                    timeout_millis: u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX).max(1),
+                    call,
+                    known,
+                    traceparent: self.client.trace().to_owned(),
+                },
+            };
+            lane.try_send(submission).map_err(|_| stopped())?;
+            node
         };
-        lane.try_send(submission).map_err(|_| stopped())?;
-        drop(lane);
         answered.await.map_err(|_| stopped())?.map_err(|failed| (failed, Some(node)))
     }
 
@@ -168,8 +188,7 @@ async fn drive(client: Client, node: Arc<Node>, mut submissions: mpsc::Receiver<
         let mut under_way = UnderWay::new();
         let mut next_id = 1;
         send(first, &requests, &mut under_way, &mut next_id);
-        let mut stub = records(node.channel());
-        let opening = timeout(OPEN_TIMEOUT, stub.pipeline(ReceiverStream::new(receiver)));
+        let opening = timeout(OPEN_TIMEOUT, open(node.channel(), receiver));
         let failed = match client.unless_silent(&node, QUIET, opening).await {
             Err(failed) => failed,
             Ok(Ok(Ok(replies))) => {
@@ -198,12 +217,25 @@ async fn drive(client: Client, node: Arc<Node>, mut submissions: mpsc::Receiver<
     }
 }
 
+/// As the generated `RecordsClient::pipeline`, with our codec.
+async fn open(
+    channel: Channel,
+    requests: mpsc::Receiver<PipelinedCall>,
+) -> Result<Response<Streaming<v1::PipelineReply>>, Status> {
+    let mut stub = tonic::client::Grpc::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    stub.ready().await.map_err(|error| Status::from_error(error.into()))?;
+    let path = PathAndQuery::from_static("/loci.v1.Records/Pipeline");
+    stub.streaming(ReceiverStream::new(requests).into_streaming_request(), path, PipelineCodec).await
+}
+
 /// An open stream.
 struct Stream<'c> {
     client: &'c Client,
     node: &'c Arc<Node>,
     /// None: nothing more is sent on it.
-    requests: Option<mpsc::Sender<v1::PipelineRequest>>,
+    requests: Option<mpsc::Sender<PipelinedCall>>,
 }
 
 impl Stream<'_> {
@@ -237,7 +269,13 @@ impl Stream<'_> {
             tokio::select! {
                 () = silent => return gave_up(self.node),
                 submission = submissions.recv(), if self.requests.is_some() => match (submission, &self.requests) {
-                    (Some(submission), Some(requests)) => send(submission, requests, under_way, next_id),
+                    (Some(submission), Some(requests)) => {
+                        send(submission, requests, under_way, next_id);
+                        for _ in 1..SENT_AT_ONCE {
+                            let Ok(submission) = submissions.try_recv() else { break };
+                            send(submission, requests, under_way, next_id);
+                        }
+                    }
                     // The last handle is gone: tell the node that nothing more comes, and wait for what is under way.
                     _ => self.requests = None,
                 },
@@ -282,12 +320,7 @@ fn answer(reply: Option<Reply>) -> Result<Reply, Failed> {
     }
 }
 
-fn send(
-    submission: Submission,
-    requests: &mpsc::Sender<v1::PipelineRequest>,
-    under_way: &mut UnderWay,
-    next_id: &mut u64,
-) {
+fn send(submission: Submission, requests: &mpsc::Sender<PipelinedCall>, under_way: &mut UnderWay, next_id: &mut u64) {
     let Submission { mut request, submitted } = submission;
     if submitted.answer.is_closed() {
         return;

@@ -123,7 +123,7 @@ impl Scan {
     }
 
     async fn page_of_call(&mut self) -> Result<v1::ScanReply, Error> {
-        match self.collection.send(Call::Scan(self.request.clone())).await? {
+        match self.collection.send(Call::Scan(Box::new(self.request.clone()))).await? {
             Reply::Scan(page) => Ok(page),
             other => Err(unexpected("scan", &other)),
         }

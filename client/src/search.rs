@@ -244,7 +244,7 @@ impl Search {
             name(query, &self.name);
         }
         let asked = self.request.queries.len();
-        match self.collection.send(Call::Search(self.request)).await? {
+        match self.collection.send(Call::Search(Box::new(self.request))).await? {
             Reply::Search(mut reply) if reply.results.len() == asked => Ok(Found {
                 explanations: reply
                     .results

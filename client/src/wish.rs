@@ -1,5 +1,7 @@
 //! What a call would like to be answered by: the node that leads what it is about, one that has it, or any.
 
+use std::sync::Arc;
+
 use loci_wire::v1::{self, pipeline_request::Call};
 use loci_wire::{About, slot};
 
@@ -10,30 +12,66 @@ const NAMESPACE_DEFAULT: &str = "default";
 pub(crate) type Span = (u16, u16);
 
 /// What a call would like to be answered by.
+pub(crate) type Wish<'c> = Wished<&'c str>;
+
+/// The same, whoever has the name of the namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish<'c> {
+pub(crate) enum Wished<N> {
     /// Any node.
     Any,
     /// The one that leads all of this namespace.
-    Leader(&'c str),
+    Leader(N),
     /// The one that leads the shard of this namespace with these slots; if they are in several, as `Leader`.
-    LeaderOf(&'c str, Span),
+    LeaderOf(N, Span),
     /// Any that has that shard; if they are in several, any.
-    HolderOf(&'c str, Span),
+    HolderOf(N, Span),
+}
+
+impl Wished<Arc<str>> {
+    /// What outlives the call.
+    pub fn kept(wish: Wish<'_>) -> Wished<Arc<str>> {
+        match wish {
+            Wished::Any => Wished::Any,
+            Wished::Leader(namespace) => Wished::Leader(namespace.into()),
+            Wished::LeaderOf(namespace, span) => Wished::LeaderOf(namespace.into(), span),
+            Wished::HolderOf(namespace, span) => Wished::HolderOf(namespace.into(), span),
+        }
+    }
+
+    pub fn wish(&self) -> Wish<'_> {
+        match self {
+            Wished::Any => Wished::Any,
+            Wished::Leader(namespace) => Wished::Leader(namespace),
+            Wished::LeaderOf(namespace, span) => Wished::LeaderOf(namespace, *span),
+            Wished::HolderOf(namespace, span) => Wished::HolderOf(namespace, *span),
+        }
+    }
+}
+
+impl<N> Wished<N> {
+    /// Which namespace it is about, if that makes a difference.
+    pub fn namespace(self) -> Option<N> {
+        match self {
+            Wished::Any => None,
+            Wished::Leader(namespace) | Wished::LeaderOf(namespace, _) | Wished::HolderOf(namespace, _) => {
+                Some(namespace)
+            }
+        }
+    }
 }
 
 impl<'c> Wish<'c> {
     /// Writes and reads at `latest` are answered without a detour where the shard is led, other reads where it is.
     pub fn of(call: &'c Call) -> Wish<'c> {
         match call {
-            Call::Put(put) => Wish::to(put, true),
-            Call::Delete(delete) => Wish::to(delete, true),
-            Call::Batch(batch) => Wish::to(batch, true),
-            Call::Get(get) => Wish::to(get, is_latest(&get.consistency)),
+            Call::Put(put) => Wish::to(&**put, true),
+            Call::Delete(delete) => Wish::to(&**delete, true),
+            Call::Batch(batch) => Wish::to(&**batch, true),
+            Call::Get(get) => Wish::to(&**get, is_latest(&get.consistency)),
             Call::Scan(scan) => Wish::of_scan(scan),
-            Call::Count(count) => Wish::to(count, is_latest(&count.consistency)),
-            Call::Search(search) => Wish::to(search, is_latest(&search.consistency)),
-            Call::Execute(execute) => Wish::to(execute, is_latest(&execute.consistency)),
+            Call::Count(count) => Wish::to(&**count, is_latest(&count.consistency)),
+            Call::Search(search) => Wish::to(&**search, is_latest(&search.consistency)),
+            Call::Execute(execute) => Wish::to(&**execute, is_latest(&execute.consistency)),
         }
     }
 
@@ -63,14 +101,6 @@ impl<'c> Wish<'c> {
     /// Whether it wants a leader.
     pub fn leads(self) -> bool {
         matches!(self, Wish::Leader(_) | Wish::LeaderOf(..))
-    }
-
-    /// Which namespace it is about, if that makes a difference.
-    pub fn namespace(self) -> Option<&'c str> {
-        match self {
-            Wish::Any => None,
-            Wish::Leader(namespace) | Wish::LeaderOf(namespace, _) | Wish::HolderOf(namespace, _) => Some(namespace),
-        }
     }
 }
 
@@ -105,18 +135,18 @@ mod tests {
         let of = |key: &str| (slot(key.as_bytes()), slot(key.as_bytes()));
         let record = |key: &str| v1::Record { key: key.to_owned().into(), ..Default::default() };
         let put = v1::PutRequest { collection: name("n"), records: vec![record("foo")], ..Default::default() };
-        assert_eq!(Wish::of(&Call::Put(put.clone())), Wish::LeaderOf("n", of("foo")));
-        let both = Call::Put(v1::PutRequest { records: vec![record("foo"), record("hello")], ..put });
+        assert_eq!(Wish::of(&Call::Put(Box::new(put.clone()))), Wish::LeaderOf("n", of("foo")));
+        let both = Call::Put(Box::new(v1::PutRequest { records: vec![record("foo"), record("hello")], ..put }));
         assert_eq!(Wish::of(&both), Wish::LeaderOf("n", (866, 12_182)));
         let latest = v1::GetRequest { collection: name(""), keys: vec!["foo".into()], ..Default::default() };
-        assert_eq!(Wish::of(&Call::Get(latest.clone())), Wish::LeaderOf("default", of("foo")));
+        assert_eq!(Wish::of(&Call::Get(Box::new(latest.clone()))), Wish::LeaderOf("default", of("foo")));
         let count = v1::CountRequest { collection: name(""), ..Default::default() };
-        assert_eq!(Wish::of(&Call::Count(count.clone())), Wish::Leader("default"));
+        assert_eq!(Wish::of(&Call::Count(Box::new(count.clone()))), Wish::Leader("default"));
         for level in [Level::Stale(true), Level::Token(v1::Token::default())] {
-            let get = Call::Get(v1::GetRequest { consistency: at(level.clone()), ..latest.clone() });
+            let get = Call::Get(Box::new(v1::GetRequest { consistency: at(level.clone()), ..latest.clone() }));
             assert_eq!(is_stale(&get), matches!(level, Level::Stale(_)));
             assert_eq!(Wish::of(&get), Wish::HolderOf("default", of("foo")));
-            let count = Call::Count(v1::CountRequest { consistency: at(level), ..count.clone() });
+            let count = Call::Count(Box::new(v1::CountRequest { consistency: at(level), ..count.clone() }));
             assert_eq!(Wish::of(&count), Wish::Any);
         }
     }

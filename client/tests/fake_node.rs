@@ -285,6 +285,17 @@ async fn an_error_on_a_pipeline_is_its_own_calls_only() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_larger_than_a_message_fails_and_the_others_do_not() {
+    let echoes = |_, requests: Vec<v1::PipelineRequest>| requests.into_iter().map(echo).collect();
+    let (fake, client) = serve(Fake { pipeline: (1, Box::new(echoes)), ..Fake::default() }).await;
+    let notes = client.pipeline().collection("ns", "notes");
+    let outcome = notes.put(Record::new("k").with_value(vec![0; loci_wire::MESSAGE_BYTES_MAX])).await;
+    assert!(matches!(outcome, Err(Error::TooLarge { .. })), "{outcome:?}");
+    assert!(notes.get("k").await.expect("answered").is_some());
+    assert_eq!(*fake.pipelines.lock().unwrap(), 1);
+}
+
+#[tokio::test]
 async fn calls_on_a_broken_pipeline_are_sent_again_with_their_request_ids() {
     let seen: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
     let noted = seen.clone();

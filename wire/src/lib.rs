@@ -8,12 +8,14 @@
 
 mod codec;
 mod error;
+mod pipelined;
 mod route;
 #[path = "../../index/src/table/slot.rs"]
 mod slot;
 pub mod resp;
 
 pub use error::{decode_detail, encode_detail};
+pub use pipelined::{PipelineCodec, PipelineEncoder, PipelinedCall, WrittenCall};
 pub use route::{
     About, CATALOG, KNOWN_SHARD_KEY, KNOWN_VERSION_KEY, LEADER_KEY, LEADER_SHARD_KEY, LEADER_TERM_KEY,
     LEADER_VERSION_KEY, insert_known, insert_leader, known, leader,

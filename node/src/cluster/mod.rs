@@ -52,7 +52,7 @@ use loci_wire::v1;
 use tonic::Status;
 
 use crate::identity::{Identity, RunId};
-use crate::shard::{ShardHandle, Terms, WriteError, Written};
+use crate::shard::{BegunWrite, ShardHandle, Terms, WriteError, Written};
 use crate::shards::Shards;
 use crate::trace;
 use hint::Hints;
@@ -302,6 +302,11 @@ impl Cluster {
         }
         // Far larger than the rest of a write that waits, and often not needed.
         Box::pin(self.hand_on(leader, shard.id(), envelope, deadline)).await
+    }
+
+    /// Begins a write to a shard that is led here.
+    pub fn begin_write(&self, envelope: Envelope, deadline: Instant) -> Result<BegunWrite, WriteError> {
+        self.shard.begin_write(envelope, self.terms, Some(deadline))
     }
 
     /// Returns once a shard is led by another member than this for a while, of which no answer is to be expected then: whoever hands

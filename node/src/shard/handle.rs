@@ -226,6 +226,16 @@ impl ShardHandle {
         terms: Terms,
         deadline: Option<Instant>,
     ) -> Result<Written, WriteError> {
+        self.begin_write(envelope, terms, deadline)?.written().await
+    }
+
+    /// Has the command wait for its turn, behind those that came before.
+    pub fn begin_write(
+        &self,
+        envelope: Envelope,
+        terms: Terms,
+        deadline: Option<Instant>,
+    ) -> Result<BegunWrite, WriteError> {
         let shared = &*self.0;
         match shared.phase() {
             Phase::Starting => return Err(WriteError::NotReady),
@@ -253,17 +263,21 @@ impl ShardHandle {
         if shared.inbox.put(waiting).map_err(|_| WriteError::Stopping)? {
             shared.events.send(Event::Writes).map_err(|_| WriteError::Stopping)?;
         }
-        let abandon = AbandonOnDrop(turn);
-        let answer = match deadline {
-            None => answer.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
-                Ok(answer) => answer,
-                Err(_) if abandon.0.abandon() => return Err(WriteError::Expired),
-                Err(_) => return Err(WriteError::DeadlineExceeded),
-            },
-        };
-        // The shard thread drops a reply unanswered only when it ends.
-        answer.unwrap_or(Err(WriteError::Stopping))
+        Ok(BegunWrite { answer, turn: AbandonOnDrop(turn), deadline })
+    }
+
+    /// A view as new as every write answered before, if that is known without asking anybody.
+    pub fn view_at_once(&self) -> Option<Arc<View>> {
+        if self.is_out_of_service() {
+            return None;
+        }
+        self.view_for_writes_at_once()
+    }
+
+    /// The same, as [`Self::view_for_writes`].
+    pub fn view_for_writes_at_once(&self) -> Option<Arc<View>> {
+        let answers = matches!(self.0.phase(), Phase::Ready | Phase::Stopping);
+        (answers && self.0.holds_lease()).then(|| self.0.view.load())
     }
 
     /// A view as new as asked.
@@ -578,6 +592,30 @@ impl ShardHandle {
                 }
             }
         }
+    }
+}
+
+/// A write that waits for its turn or is on its way. Dropping it abandons the write if it is not yet on its way to the disk.
+pub struct BegunWrite {
+    answer: oneshot::Receiver<Result<Written, WriteError>>,
+    turn: AbandonOnDrop,
+    deadline: Option<Instant>,
+}
+
+impl BegunWrite {
+    /// Waits until it is applied and its view is published.
+    pub async fn written(self) -> Result<Written, WriteError> {
+        let BegunWrite { answer, turn, deadline } = self;
+        let answer = match deadline {
+            None => answer.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
+                Ok(answer) => answer,
+                Err(_) if turn.0.abandon() => return Err(WriteError::Expired),
+                Err(_) => return Err(WriteError::DeadlineExceeded),
+            },
+        };
+        // The shard thread drops a reply unanswered only when it ends.
+        answer.unwrap_or(Err(WriteError::Stopping))
     }
 }
 

@@ -1,5 +1,6 @@
 //! `bench get`, `bench put`, `bench mixed`: records by key, each call on its own and on one stream.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -108,9 +109,10 @@ pub async fn bench(args: KeysBench, load: Load) -> Result<(), Failure> {
                 Way::Unary => (unary.clone(), "unary"),
                 Way::Pipelined => (client.pipeline().collection(namespace, name), "pipelined"),
             };
+            let collection = Arc::new(collection);
             let (keys, value) = (args.keys, value.clone());
             let call = move |caller: u32, turn: u64| {
-                let (collection, value) = (collection.clone(), value.clone());
+                let (collection, value) = (Arc::clone(&collection), value.clone());
                 let key = key(spread(caller, turn, keys));
                 async move {
                     match load.writes(turn + u64::from(caller)) {

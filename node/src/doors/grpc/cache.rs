@@ -312,14 +312,14 @@ impl Calls {
         let call = |numbers: &[usize]| {
             let commands = pick(&request.commands, numbers);
             let v1::ExecuteRequest { origin, collection, conditions, atomic, consistency, .. } = &request;
-            Call::Execute(v1::ExecuteRequest {
+            Call::Execute(Box::new(v1::ExecuteRequest {
                 origin: origin.clone(),
                 collection: collection.clone(),
                 commands,
                 conditions: conditions.clone(),
                 atomic: *atomic,
                 consistency: consistency.clone(),
-            })
+            }))
         };
         let answered = self.share_far(&shares, writes, deadline, call).await?;
         let mut replies: Vec<Option<v1::CacheReply>> = vec![None; request.commands.len()];

@@ -21,7 +21,7 @@ use crate::cpu_time::thread_cpu_nanos;
 use crate::gate::{Gate, Pass};
 use crate::idle::recall::Recall;
 use crate::search_threads::SearchThreads;
-use crate::shard::Level;
+use crate::shard::{Level, Written};
 use crate::trace;
 use crate::watches::Watches;
 
@@ -106,15 +106,32 @@ impl Calls {
     }
 
     /// Records by key.
-    pub async fn get(&self, request: v1::GetRequest, deadline: Instant) -> Result<v1::GetReply, Failure> {
+    pub async fn get(&self, mut request: Box<v1::GetRequest>, deadline: Instant) -> Result<v1::GetReply, Failure> {
         counted("keys", request.keys.len(), KEYS_MAX)?;
-        let name = convert::collection_name(request.collection, NAMESPACE_DEFAULT)?;
+        let name = convert::collection_name(request.collection.take(), NAMESPACE_DEFAULT)?;
+        match Reading::at_once(&self.cluster, &name, &request.keys, request.consistency.as_ref()) {
+            Some(reading) if request.keys.len() <= KEYS_AT_ONCE => {
+                let (token, lag_millis) = (reading.token(), reading.lag_millis(request.consistency.as_ref()));
+                let records = get(&reading, &request.keys, Parts::from(request.parts))?;
+                Ok(v1::GetReply { records, token, lag_millis })
+            }
+            // What waits for anything is many times as large.
+            _ => Box::pin(self.get_wherever(name, request, deadline)).await,
+        }
+    }
+
+    async fn get_wherever(
+        &self,
+        name: Name,
+        request: Box<v1::GetRequest>,
+        deadline: Instant,
+    ) -> Result<v1::GetReply, Failure> {
         if let Some(far) = self.far(&name.0, |route| Some(Wanted::Keys(&request.keys).shards(route))) {
             let collection = Some(name_reply(name));
-            return Box::pin(self.get_far(far, v1::GetRequest { collection, ..request }, deadline)).await;
+            return self.get_far(far, v1::GetRequest { collection, ..*request }, deadline).await;
         }
-        let (parts, keys) = (Parts::from(request.parts), request.keys);
-        let consistency = request.consistency.as_ref();
+        let v1::GetRequest { keys, parts, consistency, .. } = *request;
+        let (parts, consistency) = (Parts::from(parts), consistency.as_ref());
         let reading = Reading::new(&self.cluster, name, Wanted::Keys(&keys), consistency, deadline).await?;
         let (token, lag_millis) = (reading.token(), reading.lag_millis(consistency));
         let records = if keys.len() <= KEYS_AT_ONCE {
@@ -313,8 +330,16 @@ pub async fn log(
     command: Command,
     deadline: Instant,
 ) -> Result<(Outcome, u64), Failure> {
-    let origin = Origin { trace: trace::for_entry(origin.trace), ..origin };
-    let written = cluster.write(Envelope { origin, command }, deadline).await?;
+    not_refused(cluster.write(envelope(origin, command), deadline).await?)
+}
+
+/// A command of the call here.
+pub fn envelope(origin: Origin, command: Command) -> Envelope {
+    Envelope { origin: Origin { trace: trace::for_entry(origin.trace), ..origin }, command }
+}
+
+/// What became of a command, and where it is in the log.
+pub fn not_refused(written: Written) -> Result<(Outcome, u64), Failure> {
     match written.outcome {
         Outcome::Refused(refusal) => Err(refusal.into()),
         outcome => Ok((outcome, written.index)),

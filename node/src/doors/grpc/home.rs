@@ -26,6 +26,7 @@ use crate::cluster::Cluster;
 use crate::router::{Found, Route};
 use crate::shard::{Level, ReadError, ShardHandle};
 use crate::shards::CATALOG;
+use crate::trace;
 
 /// A collection as it is called: namespace and name.
 pub type Name = (String, String);
@@ -189,6 +190,40 @@ fn disagreement(catalog: &View, names: &[Name]) -> Failure {
 }
 
 impl Reading {
+    /// Of some keys, where it can be had without waiting for anything: this node leads the one shard that has all of them, and need
+    /// not ask whether it still does. None of what is recorded in a trace is read so.
+    pub fn at_once(
+        cluster: &Cluster,
+        name: &Name,
+        keys: &[Bytes],
+        consistency: Option<&v1::Consistency>,
+    ) -> Option<Reading> {
+        if cluster.is_only() || trace::here().is_some() || level(consistency, CATALOG) != Some(Level::Latest) {
+            return None;
+        }
+        let catalog = cluster.catalog();
+        let newest = catalog.newest();
+        let (shard, view, route) = match Route::find(&newest, &name.0) {
+            Found::BeingMade => return None,
+            Found::Catalog => {
+                let view = catalog.view_at_once()?;
+                (catalog.clone(), view, None)
+            }
+            Found::Route(route) => {
+                let shard = cluster.held(one_shard(&route, keys.iter().map(|key| &key[..])).ok()?)?;
+                let view = shard.view_at_once()?;
+                (shard, view, Some(route))
+            }
+        };
+        let agreed = match &route {
+            Some(_) => agree(&newest, &view, std::slice::from_ref(name)),
+            None => {
+                matches!(Route::find(&view, &name.0), Found::Catalog) && view.collection(&name.0, &name.1).is_some()
+            }
+        };
+        agreed.then(|| Reading { parts: vec![Part { shard, view }], route, name: name.clone() })
+    }
+
     /// Views as new as asked.
     pub async fn new(
         cluster: &Cluster,
@@ -327,6 +362,29 @@ impl Home {
             }
         }
         unreachable!("the second time around it is decided")
+    }
+
+    /// The same, where it can be said without waiting for anything: this node leads the one shard that has all of these keys, and
+    /// need not ask whether it still does. None of what is recorded in a trace is done so.
+    pub fn at_once<'k>(cluster: &Cluster, name: &Name, keys: impl Iterator<Item = &'k [u8]>) -> Option<Home> {
+        if cluster.is_only() || trace::here().is_some() {
+            return None;
+        }
+        let catalog = cluster.catalog();
+        let newest = catalog.newest();
+        match Route::find(&newest, &name.0) {
+            Found::BeingMade => None,
+            Found::Catalog => {
+                let view = catalog.view_for_writes_at_once()?;
+                matches!(Route::find(&view, &name.0), Found::Catalog).then(|| Home::of_catalog(cluster, view))
+            }
+            Found::Route(route) => {
+                let handle = cluster.held(one_shard(&route, keys).ok()?)?;
+                let view = handle.view_for_writes_at_once()?;
+                let agreed = agree(&newest, &view, std::slice::from_ref(name));
+                agreed.then(|| Home { cluster: cluster.of(handle), view })
+            }
+        }
     }
 
     /// The shard that holds the catalog.

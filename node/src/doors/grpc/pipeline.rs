@@ -11,12 +11,13 @@
 //! that is alone then is done on the spot. A call that begins is copied to where it waits: what is rare and large in it is boxed, and
 //! what runs is pinned where it stands, so that puts, gets and deletes are small.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
 use loci_wire::v1;
 use loci_wire::v1::pipeline_reply::Reply;
@@ -68,61 +69,87 @@ pub async fn run(
 }
 
 /// `under_way`: how many calls are, this one too, when it is gone on with.
-async fn answer(
-    calls: &Calls,
-    metrics: &Metrics,
-    under_way: &AtomicUsize,
+fn answer<'c>(
+    calls: &'c Calls,
+    metrics: &'c Metrics,
+    under_way: &'c AtomicUsize,
     request: v1::PipelineRequest,
-) -> v1::PipelineReply {
-    let id = request.id;
-    let traceparent = (!request.traceparent.is_empty()).then(|| request.traceparent.clone());
-    let timeout = match request.timeout_millis {
+) -> impl Future<Output = v1::PipelineReply> + Send + 'c {
+    let v1::PipelineRequest { id, timeout_millis, call, known, traceparent } = request;
+    let timeout = match timeout_millis {
         0 => None,
         millis => Some(Duration::from_millis(millis.into())),
     };
     let deadline = gate::deadline(timeout, gate::TIMEOUT_DEFAULT);
-    let subject = match &request.call {
-        Some(Call::Put(put)) => calls.subject(put, request.known),
-        Some(Call::Get(get)) => calls.subject(get, request.known),
-        Some(Call::Delete(delete)) => calls.subject(delete, request.known),
-        Some(Call::Batch(batch)) => calls.subject(batch, request.known),
-        Some(Call::Scan(scan)) => calls.subject(scan, request.known),
-        Some(Call::Count(count)) => calls.subject(count, request.known),
-        Some(Call::Search(search)) => calls.subject(search, request.known),
-        Some(Call::Execute(execute)) => calls.subject(&cache::Named(execute), request.known),
-        None => Subject::default(),
+    let begun = |subject| Answering { calls, metrics, id, subject, deadline, traceparent };
+    /// How one kind of call is answered.
+    macro_rules! answered {
+        ($method:literal, $writes:expr, $about:expr, $request:ident, $reply:ident, $answer:expr) => {{
+            let (begun, writes) = (begun(calls.subject($about, known)), $writes);
+            begun.with($method, writes, move || async move {
+                let _pass = calls.enter(&*$request)?;
+                Ok(Reply::$reply($answer.await?))
+            })
+        }};
+    }
+    let rare: Pin<Box<dyn Future<Output = v1::PipelineReply> + Send + 'c>> = match call {
+        Some(Call::Put(put)) => {
+            return Either::Left(answered!("put", true, &*put, put, Write, calls.put(put, deadline)));
+        }
+        Some(Call::Get(get)) => {
+            let answered = answered!("get", false, &*get, get, Get, calls.get(get, deadline));
+            return Either::Right(Either::Left(answered));
+        }
+        Some(Call::Delete(delete)) => {
+            Box::pin(answered!("delete", true, &*delete, delete, Delete, calls.delete(*delete, deadline)))
+        }
+        Some(Call::Batch(batch)) => {
+            Box::pin(answered!("batch", true, &*batch, batch, Write, calls.batch(*batch, deadline)))
+        }
+        Some(Call::Scan(scan)) => Box::pin(answered!("scan", false, &*scan, scan, Scan, calls.scan(*scan, deadline))),
+        Some(Call::Count(count)) => {
+            Box::pin(answered!("count", false, &*count, count, Count, calls.count(*count, deadline)))
+        }
+        Some(Call::Search(search)) => Box::pin(answered!("search", false, &*search, search, Search, {
+            let alone = under_way.load(Ordering::Relaxed) == 1;
+            calls.search(*search, deadline, alone)
+        })),
+        Some(Call::Execute(execute)) => {
+            let (writes, about) = (cache::writes(&execute), cache::Named(&execute));
+            Box::pin(answered!("execute", writes, &about, execute, Execute, calls.execute(*execute, deadline)))
+        }
+        None => Box::pin(begun(Subject::default()).with("none", false, || async {
+            Err(Failure::invalid("invalid_call", "the request has no call; set put, get, ..."))
+        })),
     };
-    let (method, writes) = match &request.call {
-        Some(Call::Put(_)) => ("put", true),
-        Some(Call::Get(_)) => ("get", false),
-        Some(Call::Delete(_)) => ("delete", true),
-        Some(Call::Batch(_)) => ("batch", true),
-        Some(Call::Scan(_)) => ("scan", false),
-        Some(Call::Count(_)) => ("count", false),
-        Some(Call::Search(_)) => ("search", false),
-        Some(Call::Execute(execute)) => ("execute", cache::writes(execute)),
-        None => ("none", false),
-    };
-    let call = pin!(async {
-        let _pass = calls.enter(&request)?;
-        Ok(match request.call {
-            Some(Call::Put(put)) => Reply::Write(calls.put(put, deadline).await?),
-            Some(Call::Get(get)) => Reply::Get(calls.get(get, deadline).await?),
-            Some(Call::Delete(delete)) => Reply::Delete(calls.delete(delete, deadline).await?),
-            Some(Call::Batch(batch)) => Reply::Write(Box::pin(calls.batch(batch, deadline)).await?),
-            Some(Call::Scan(scan)) => Reply::Scan(Box::pin(calls.scan(scan, deadline)).await?),
-            Some(Call::Count(count)) => Reply::Count(Box::pin(calls.count(count, deadline)).await?),
-            Some(Call::Search(search)) => {
-                let alone = under_way.load(Ordering::Relaxed) == 1;
-                Reply::Search(Box::pin(calls.search(search, deadline, alone)).await?)
-            }
-            Some(Call::Execute(execute)) => Reply::Execute(Box::pin(calls.execute(execute, deadline)).await?),
-            None => return Err(Failure::invalid("invalid_call", "the request has no call; set put, get, ...")),
-        })
-    });
-    let reply = match measured(metrics, method, writes, deadline, traceparent.as_deref(), call).await {
-        Ok(reply) => reply,
-        Err(failure) => Reply::Error(failure.into_call_error()),
-    };
-    v1::PipelineReply { id, reply: Some(reply), leader: calls.redirect(&subject) }
+    Either::Right(Either::Right(rare))
+}
+
+/// A call that has begun.
+struct Answering<'c> {
+    calls: &'c Calls,
+    metrics: &'c Metrics,
+    id: u64,
+    subject: Subject,
+    deadline: Instant,
+    traceparent: String,
+}
+
+impl Answering<'_> {
+    /// `call` makes what answers, which is large, where it is to be.
+    async fn with<F: Future<Output = Result<Reply, Failure>>>(
+        self,
+        method: &'static str,
+        writes: bool,
+        call: impl FnOnce() -> F,
+    ) -> v1::PipelineReply {
+        let Answering { calls, metrics, id, subject, deadline, traceparent } = self;
+        let call = pin!(call());
+        let traceparent = (!traceparent.is_empty()).then_some(traceparent.as_str());
+        let reply = match measured(metrics, method, writes, deadline, traceparent, call).await {
+            Ok(reply) => reply,
+            Err(failure) => Reply::Error(failure.into_call_error()),
+        };
+        v1::PipelineReply { id, reply: Some(reply), leader: calls.redirect(&subject) }
+    }
 }

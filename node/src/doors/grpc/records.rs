@@ -124,11 +124,11 @@ impl RecordsService {
 #[tonic::async_trait]
 impl Records for RecordsService {
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::WriteReply>, Status> {
-        self.unary("put", true, request, |request, deadline| self.calls.put(request, deadline)).await
+        self.unary("put", true, request, |request, deadline| self.calls.put(Box::new(request), deadline)).await
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetReply>, Status> {
-        self.unary("get", false, request, |request, deadline| self.calls.get(request, deadline)).await
+        self.unary("get", false, request, |request, deadline| self.calls.get(Box::new(request), deadline)).await
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteReply>, Status> {

@@ -163,7 +163,7 @@ impl Calls {
             ..Default::default()
         };
         let put = v1::PutRequest { origin, collection, records: vec![record], ..Default::default() };
-        let written = self.put(put, deadline).await?;
+        let written = self.put(Box::new(put), deadline).await?;
         let replaced = written.existed.first().copied().unwrap_or_default();
         Ok(v1::SemanticPutReply { token: written.token, key, replaced })
     }

@@ -16,12 +16,13 @@ use loci_wire::v1::pipeline_reply::Reply;
 use loci_wire::v1::pipeline_request::Call;
 use tonic::Code;
 
-use super::calls::{Calls, KEYS_MAX, counted, log, no_part, not_reserved};
+use super::calls::{Calls, KEYS_MAX, counted, envelope, log, name_reply, no_part, not_refused, not_reserved};
 use super::convert::{self, NAMESPACE_DEFAULT};
 use super::far::{Far, other_reply};
 use super::home::{self, Home, Name, find, one_shard, other_shards};
 use super::status::Failure;
 use crate::router::Route;
+use crate::shard::BegunWrite;
 
 /// So many records are translated in a few hundred microseconds.
 const RECORDS_AT_ONCE: u32 = 64;
@@ -116,32 +117,53 @@ impl Calls {
         })
     }
 
-    /// Inserts, replaces or merges records.
-    pub async fn put(&self, request: v1::PutRequest, deadline: Instant) -> Result<v1::WriteReply, Failure> {
+    /// Inserts, replaces or merges records. The records of one call after another reach the log in this order, where the shard is
+    /// led here.
+    pub async fn put(&self, request: Box<v1::PutRequest>, deadline: Instant) -> Result<v1::WriteReply, Failure> {
         counted("records", request.records.len(), CHANGES_MAX)?;
+        match self.begin_put(request, deadline)? {
+            Beginning::Begun(begun) => begun.reply().await,
+            // What waits for anything else is many times as large.
+            Beginning::NotYet(request) => Box::pin(self.put_wherever(request, deadline)).await,
+        }
+    }
+
+    /// Has the log take in a put, if nothing else has to be waited for.
+    fn begin_put(&self, mut request: Box<v1::PutRequest>, deadline: Instant) -> Result<Beginning, Failure> {
+        let conditions = &request.conditions;
+        if !conditions.is_empty() && (request.spread || conditions.iter().any(|one| one.collection.is_some())) {
+            return Ok(Beginning::NotYet(request));
+        }
+        let name = convert::collection_name(request.collection.take(), NAMESPACE_DEFAULT)?;
+        let keys = request.records.iter().map(|record| &record.key[..]);
+        let keys = keys.chain(request.conditions.iter().map(|condition| &condition.key[..]));
+        let Some(home) = Home::at_once(&self.cluster, &name, keys) else {
+            request.collection = Some(name_reply(name));
+            return Ok(Beginning::NotYet(request));
+        };
+        let put = Put::of(&name, &mut request)?;
+        let origin = convert::origin(request.origin.take())?;
+        let records = std::mem::take(&mut request.records);
+        let (conditions, changes) = put.changes(&home, records, 0..)?;
+        Ok(Beginning::Begun(begin(&home, origin, conditions, changes, deadline)?))
+    }
+
+    async fn put_wherever(
+        &self,
+        mut request: Box<v1::PutRequest>,
+        deadline: Instant,
+    ) -> Result<v1::WriteReply, Failure> {
         let keys = request.records.iter().map(|record| &record.key[..]);
         if let Some(far) = self.far_from_keys(&request.collection, keys, &request.conditions, request.spread) {
             return Box::pin(self.put_far(far, request, deadline)).await;
         }
-        let v1::PutRequest { origin, collection, records, mode, conditions, remove_attributes, .. } = request;
-        let (remove_deadline, spread) = (request.remove_deadline, request.spread);
-        let mode = v1::PutMode::try_from(mode)
-            .map_err(|_| Failure::invalid("invalid_mode", format!("put mode {mode} is not known")))?;
-        if mode != v1::PutMode::Merge && (!remove_attributes.is_empty() || remove_deadline) {
-            return Err(Failure::invalid("invalid_mode", "only a merge can remove attributes or the deadline"));
-        }
-        // Every record's change names them again: a small message must not become a huge one.
-        let named: usize = remove_attributes.iter().map(|name| name.len() + size_of::<String>()).sum();
-        if named.saturating_mul(records.len()) > loci_wire::MESSAGE_BYTES_MAX {
-            let message =
-                "the attributes to remove, named for each record, are larger than a message may be; split the call";
-            return Err(Failure::invalid("wrong_count", message));
-        }
-        let origin = convert::origin(origin)?;
-        let name = convert::collection_name(collection, NAMESPACE_DEFAULT)?;
-        let shares = self.shares(&name, &conditions, records, spread, deadline).await?;
-        let put = Put { name: &name, mode, conditions, remove_attributes, remove_deadline };
-        self.write_shares(origin, shares, deadline, |home, records, numbers| put.changes(home, records, numbers)).await
+        let name = convert::collection_name(request.collection.take(), NAMESPACE_DEFAULT)?;
+        let put = Put::of(&name, &mut request)?;
+        let origin = convert::origin(request.origin.take())?;
+        let records = std::mem::take(&mut request.records);
+        let shares = self.shares(&name, &put.conditions, records, request.spread, deadline).await?;
+        let changes = |home: &Home, records, numbers: &[usize]| put.changes(home, records, numbers.iter().copied());
+        self.write_shares(origin, shares, deadline, changes).await
     }
 
     /// Several changes at once.
@@ -153,7 +175,7 @@ impl Calls {
             one_shard(route, keys_of_batch(&request.conditions, &request.changes)).ok().map(|shard| vec![shard])
         };
         if let Some(far) = self.far(&namespace, wanted) {
-            return match Box::pin(self.write_far(&far, Call::Batch(request), deadline)).await? {
+            return match Box::pin(self.write_far(&far, Call::Batch(Box::new(request)), deadline)).await? {
                 Reply::Write(reply) => Ok(reply),
                 _ => Err(other_reply()),
             };
@@ -382,12 +404,33 @@ struct Put<'p> {
     remove_deadline: bool,
 }
 
-impl Put<'_> {
+impl<'p> Put<'p> {
+    /// What a request says of all its records.
+    fn of(name: &'p Name, request: &mut v1::PutRequest) -> Result<Put<'p>, Failure> {
+        let mode = v1::PutMode::try_from(request.mode)
+            .map_err(|_| Failure::invalid("invalid_mode", format!("put mode {} is not known", request.mode)))?;
+        let (remove_attributes, remove_deadline) =
+            (std::mem::take(&mut request.remove_attributes), request.remove_deadline);
+        if mode != v1::PutMode::Merge && (!remove_attributes.is_empty() || remove_deadline) {
+            return Err(Failure::invalid("invalid_mode", "only a merge can remove attributes or the deadline"));
+        }
+        // Every record's change names them again: a small message must not become a huge one.
+        let named: usize = remove_attributes.iter().map(|name| name.len() + size_of::<String>()).sum();
+        if named.saturating_mul(request.records.len()) > loci_wire::MESSAGE_BYTES_MAX {
+            let message =
+                "the attributes to remove, named for each record, are larger than a message may be; split the call";
+            return Err(Failure::invalid("wrong_count", message));
+        }
+        let conditions = std::mem::take(&mut request.conditions);
+        Ok(Put { name, mode, conditions, remove_attributes, remove_deadline })
+    }
+
+    /// `numbers`: of the records, in the call.
     fn changes(
         &self,
         home: &Home,
         records: Vec<v1::Record>,
-        numbers: &[usize],
+        numbers: impl IntoIterator<Item = usize>,
     ) -> Result<(Vec<Condition>, Vec<Change>), Failure> {
         let now = home.now();
         let collection = find(&home.view, self.name)?;
@@ -399,7 +442,7 @@ impl Put<'_> {
         let mut steps = Steps::of(RECORDS_AT_ONCE);
         for (record, number) in records.into_iter().zip(numbers) {
             steps.step();
-            let (key, content) = convert::record(record, collection.schema(), *number, now)?;
+            let (key, content) = convert::record(record, collection.schema(), number, now)?;
             let expect = match self.mode {
                 v1::PutMode::Insert => Some(Expect::Absent),
                 v1::PutMode::Update => Some(Expect::Present),
@@ -418,6 +461,46 @@ impl Put<'_> {
     }
 }
 
+/// A write that the log may have taken in.
+enum Beginning {
+    Begun(Begun),
+    /// Something else is to be waited for first.
+    NotYet(Box<v1::PutRequest>),
+}
+
+/// A write that the log takes in.
+struct Begun {
+    write: BegunWrite,
+    shard: u32,
+    expects: Vec<Expect>,
+}
+
+impl Begun {
+    async fn reply(self) -> Result<v1::WriteReply, Failure> {
+        let Begun { write, shard, expects } = self;
+        let written = write.written().await.map_err(Failure::from).and_then(not_refused);
+        reply(written.map_err(|failure| failure.expected(&expects))?, shard)
+    }
+}
+
+fn expects(conditions: &[Condition]) -> Vec<Expect> {
+    conditions.iter().map(|condition| condition.expect).collect()
+}
+
+/// Begins a write to a shard that is led here.
+fn begin(
+    home: &Home,
+    origin: Origin,
+    conditions: Vec<Condition>,
+    changes: Vec<Change>,
+    deadline: Instant,
+) -> Result<Begun, Failure> {
+    let expects = expects(&conditions);
+    let envelope = envelope(origin, Command::Write { conditions, changes });
+    let write = home.cluster.begin_write(envelope, deadline)?;
+    Ok(Begun { write, shard: home.cluster.shard().id(), expects })
+}
+
 async fn write(
     home: &Home,
     origin: Origin,
@@ -425,11 +508,15 @@ async fn write(
     changes: Vec<Change>,
     deadline: Instant,
 ) -> Result<v1::WriteReply, Failure> {
-    let expects: Vec<Expect> = conditions.iter().map(|condition| condition.expect).collect();
+    let expects = expects(&conditions);
     let written = log(&home.cluster, origin, Command::Write { conditions, changes }, deadline).await;
-    match written.map_err(|failure| failure.expected(&expects))? {
+    reply(written.map_err(|failure| failure.expected(&expects))?, home.cluster.shard().id())
+}
+
+fn reply(written: (Outcome, u64), shard: u32) -> Result<v1::WriteReply, Failure> {
+    match written {
         (Outcome::Written { version, existed }, index) => {
-            Ok(v1::WriteReply { token: home::token([(home.cluster.shard().id(), index)]), version, existed })
+            Ok(v1::WriteReply { token: home::token([(shard, index)]), version, existed })
         }
         (outcome, _) => Err(unexpected(&outcome)),
     }

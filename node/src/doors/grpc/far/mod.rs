@@ -171,12 +171,12 @@ impl Calls {
             Ok(match call {
                 Call::Put(put) => Reply::Write(self.put(put, deadline).await?),
                 Call::Get(get) => Reply::Get(self.get(get, deadline).await?),
-                Call::Delete(delete) => Reply::Delete(self.delete(delete, deadline).await?),
-                Call::Batch(batch) => Reply::Write(self.batch(batch, deadline).await?),
-                Call::Scan(scan) => Reply::Scan(self.scan(scan, deadline).await?),
-                Call::Count(count) => Reply::Count(self.count(count, deadline).await?),
-                Call::Search(search) => Reply::Search(self.search(search, deadline, alone).await?),
-                Call::Execute(execute) => Reply::Execute(self.execute(execute, deadline).await?),
+                Call::Delete(delete) => Reply::Delete(self.delete(*delete, deadline).await?),
+                Call::Batch(batch) => Reply::Write(self.batch(*batch, deadline).await?),
+                Call::Scan(scan) => Reply::Scan(self.scan(*scan, deadline).await?),
+                Call::Count(count) => Reply::Count(self.count(*count, deadline).await?),
+                Call::Search(search) => Reply::Search(self.search(*search, deadline, alone).await?),
+                Call::Execute(execute) => Reply::Execute(self.execute(*execute, deadline).await?),
             })
         })
     }
@@ -375,7 +375,7 @@ impl Calls {
         let call = |shard: u32| {
             let keys = numbers(shard).into_iter().map(|number| keys[number].clone()).collect();
             let (collection, consistency) = (collection.clone(), consistency.clone());
-            Call::Get(v1::GetRequest { collection, keys, parts, consistency })
+            Call::Get(Box::new(v1::GetRequest { collection, keys, parts, consistency }))
         };
         let take = |reply| match reply {
             Reply::Get(reply) => Some(reply),
@@ -410,7 +410,7 @@ impl Calls {
             Reply::Count(reply) => Some(reply),
             _ => None,
         };
-        let replies = self.ask_each(&far.shards, deadline, |_| Call::Count(request.clone()), take).await?;
+        let replies = self.ask_each(&far.shards, deadline, |_| Call::Count(Box::new(request.clone())), take).await?;
         let count = replies.iter().map(|reply| reply.count).sum();
         Ok(v1::CountReply { count, token: joined(replies.into_iter().map(|reply| reply.token)) })
     }
@@ -432,7 +432,7 @@ impl Calls {
             Reply::Scan(reply) => Some(reply),
             _ => None,
         };
-        let replies = self.ask_each(&far.shards, deadline, |_| Call::Scan(request.clone()), take).await?;
+        let replies = self.ask_each(&far.shards, deadline, |_| Call::Scan(Box::new(request.clone())), take).await?;
         // What lies behind the end of a page that is not the last may be in that shard, too.
         let mut horizon: Option<Vec<u8>> = None;
         let mut records = Vec::new();

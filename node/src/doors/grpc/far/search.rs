@@ -220,7 +220,7 @@ impl Search<'_> {
                 parts: Some(v1::Parts { value: false, attributes: false, embeddings: true }),
                 consistency: self.request.consistency.clone(),
             };
-            let question = |shard| Question::Call(Box::new(Call::Get(get(shard))));
+            let question = |shard| Question::Call(Box::new(Call::Get(Box::new(get(shard)))));
             let said = self.calls.ask_all(&shards, self.patience(), question, |failure| self.forgives(failure)).await?;
             for ((shard, keys), said) in shares.iter().zip(said) {
                 let found = match said {

@@ -80,7 +80,7 @@ impl Calls {
     pub async fn put_far(
         &self,
         far: Far,
-        request: v1::PutRequest,
+        request: Box<v1::PutRequest>,
         deadline: Instant,
     ) -> Result<v1::WriteReply, Failure> {
         if far.shards.len() == 1 {
@@ -92,8 +92,8 @@ impl Calls {
         let shares = numbers(&far.route, request.records.iter().map(|record| &record.key[..]));
         let call = |numbers: &[usize]| {
             let records = pick(&request.records, numbers);
-            let v1::PutRequest { origin, collection, mode, remove_attributes, remove_deadline, spread, .. } = &request;
-            Call::Put(v1::PutRequest {
+            let v1::PutRequest { origin, collection, mode, remove_attributes, remove_deadline, spread, .. } = &*request;
+            Call::Put(Box::new(v1::PutRequest {
                 origin: origin.clone(),
                 collection: collection.clone(),
                 records,
@@ -102,7 +102,7 @@ impl Calls {
                 remove_attributes: remove_attributes.clone(),
                 remove_deadline: *remove_deadline,
                 spread: *spread,
-            })
+            }))
         };
         let mut existed = vec![false; request.records.len()];
         let mut tokens = Vec::new();
@@ -127,13 +127,13 @@ impl Calls {
             _ => Err(other_reply()),
         };
         if far.shards.len() == 1 {
-            return own(self.write_far(&far, Call::Delete(request), deadline).await?);
+            return own(self.write_far(&far, Call::Delete(Box::new(request)), deadline).await?);
         }
         let mut tokens = Vec::new();
         if request.keys.is_empty() {
             let mut deleted = 0;
             for shard in &far.shards {
-                let reply = own(self.ask(&[*shard], Call::Delete(request.clone()), true, deadline).await?)?;
+                let reply = own(self.ask(&[*shard], Call::Delete(Box::new(request.clone())), true, deadline).await?)?;
                 deleted += reply.deleted;
                 tokens.push(reply.token);
             }
@@ -144,7 +144,14 @@ impl Calls {
             let (origin, collection, keys) =
                 (request.origin.clone(), request.collection.clone(), pick(&request.keys, numbers));
             let spread = request.spread;
-            Call::Delete(v1::DeleteRequest { origin, collection, keys, filter: None, conditions: Vec::new(), spread })
+            Call::Delete(Box::new(v1::DeleteRequest {
+                origin,
+                collection,
+                keys,
+                filter: None,
+                conditions: Vec::new(),
+                spread,
+            }))
         };
         let mut existed = vec![false; request.keys.len()];
         let replies = self.share_far(&shares, true, deadline, call).await?;
