@@ -655,8 +655,13 @@ impl Entry {
 
     /// Its bytes in the log.
     pub fn encode(&self) -> Vec<u8> {
-        // Most commands are small ones.
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + ENVELOPE_BYTES * self.commands.len());
+        // Most commands are small ones, but for calls that are carried out together.
+        let calls = self.commands.iter().map(|envelope| match &envelope.command {
+            Command::Execute(execution) => execution.calls.len(),
+            _ => 0,
+        });
+        let some = ENVELOPE_BYTES * self.commands.len() + calls.sum::<usize>();
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + some);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&self.version().to_le_bytes());
         bytes.extend_from_slice(&[0; HEADER_BYTES - 6]);
