@@ -48,7 +48,6 @@ struct Shared {
     budget: Budget,
     recent: Recent,
     counts: Counts,
-    ids: RequestIds,
 }
 
 #[derive(Debug, Default)]
@@ -192,7 +191,6 @@ impl Builder {
                 budget: Budget::new(self.retry_share, self.retry_floor, Instant::now()),
                 recent: Recent::default(),
                 counts: Counts::default(),
-                ids: RequestIds::draw(),
             }),
             origin: Arc::new(self.origin),
         })
@@ -288,7 +286,7 @@ impl Client {
     /// A new request id with what this client says about itself.
     pub(crate) fn origin(&self) -> Option<v1::Origin> {
         Some(v1::Origin {
-            request_id: self.shared.ids.next(),
+            request_id: request_id(),
             principal: self.origin.principal.clone(),
             task: self.origin.task.clone(),
             trace: self.origin.trace.clone(),
@@ -606,25 +604,11 @@ pub(crate) fn within<T>(message: T, remaining: Duration) -> tonic::Request<T> {
     request
 }
 
-/// Request ids of 16 bytes: those of a client follow each other from a number that is drawn when it is made, so that two clients'
-/// do not meet.
-#[derive(Debug)]
-struct RequestIds {
-    first: u128,
-    given: AtomicU64,
-}
-
-impl RequestIds {
-    fn draw() -> RequestIds {
-        let mut first = [0; 16];
-        getrandom::fill(&mut first).expect("the operating system has random numbers");
-        RequestIds { first: u128::from_be_bytes(first), given: AtomicU64::new(0) }
-    }
-
-    fn next(&self) -> Bytes {
-        let number = self.given.fetch_add(1, Ordering::Relaxed);
-        Bytes::copy_from_slice(&self.first.wrapping_add(number.into()).to_be_bytes())
-    }
+/// 16 random bytes. Of the operating system each time: a copied or resumed process must not give its other self's ids again.
+fn request_id() -> Bytes {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).expect("the operating system has random numbers");
+    Bytes::copy_from_slice(&id)
 }
 
 #[cfg(test)]
@@ -633,11 +617,7 @@ mod tests {
 
     #[test]
     fn request_ids_differ() {
-        let (one, other) = (RequestIds::draw(), RequestIds::draw());
-        let all: std::collections::BTreeSet<Bytes> = (0..1000).flat_map(|_| [one.next(), other.next()]).collect();
-        assert_eq!(all.len(), 2000);
-        let near_the_end = RequestIds { first: u128::MAX, given: AtomicU64::new(0) };
-        assert_ne!(near_the_end.next(), near_the_end.next());
+        assert_ne!(request_id(), request_id());
     }
 
     #[tokio::test]

@@ -351,13 +351,14 @@ impl Store {
         tables.map(|table| table.read(|keyspace| keyspace.memory_bytes()) as u64).sum()
     }
 
-    /// Has some table, with each entry another, move a little of what should move.
+    /// Has some table, with each entry another, move a little of what should move, unless somebody is reading in it: an entry waits
+    /// for no table but its own.
     fn settle_one(&self, at: Position) {
         if slab::are_sparse()
             && let Some(state) = self.collections.get(at.index() as usize % self.collections.len().max(1))
             && let Some(table) = &state.shared.table
         {
-            table.write(Keyspace::settle_in_passing);
+            table.write_if_free(Keyspace::settle_in_passing);
         }
     }
 

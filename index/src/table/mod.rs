@@ -45,7 +45,7 @@ pub mod rdb;
 pub(crate) mod file;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 
 use lookups::Lookups;
 
@@ -95,7 +95,16 @@ impl Table {
         write(&mut self.lock())
     }
 
-    /// The same, for as long as the guard is held.
+    /// As `write`, unless that would mean waiting.
+    pub(crate) fn write_if_free(&self, write: impl FnOnce(&mut Keyspace)) {
+        match self.inner.try_write() {
+            Ok(mut keyspace) => write(&mut keyspace),
+            Err(TryLockError::Poisoned(poisoned)) => write(&mut poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    /// As `write`, for as long as the guard is held.
     pub(crate) fn lock(&self) -> RwLockWriteGuard<'_, Keyspace> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }

@@ -276,8 +276,7 @@ impl ShardHandle {
 
     /// The same, as [`Self::view_for_writes`].
     pub fn view_for_writes_at_once(&self) -> Option<Arc<View>> {
-        let answers = matches!(self.0.phase(), Phase::Ready | Phase::Stopping);
-        (answers && self.0.holds_lease()).then(|| self.0.view.load())
+        (self.0.phase() == Phase::Ready && self.0.holds_lease()).then(|| self.0.view.load())
     }
 
     /// A view as new as asked.

@@ -375,7 +375,8 @@ impl Home {
         match Route::find(&newest, &name.0) {
             Found::BeingMade => None,
             Found::Catalog => {
-                let view = catalog.view_for_writes_at_once()?;
+                // Where records may be spread over shards stands in the catalog's own: it is believed only while they are right.
+                let view = catalog.view_at_once()?;
                 matches!(Route::find(&view, &name.0), Found::Catalog).then(|| Home::of_catalog(cluster, view))
             }
             Found::Route(route) => {

@@ -322,7 +322,7 @@ impl Owner {
         fit.max_by_key(|known| known.matched).map(|known| known.member)
     }
 
-    /// Takes over the writes that have come. While there are as many entries on their way as may be they stay where they are.
+    /// Takes over the writes that have come. While they are to gather they stay where they are.
     fn take_writes(&mut self) {
         self.shared.inbox.take(&mut self.spare, &mut self.waiting);
     }
