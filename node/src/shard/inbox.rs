@@ -5,8 +5,8 @@
 //!              '-- whoever puts the first in calls the thread: one event, however many follow
 //! ```
 //!
-//! A thread that lets writes gather while an entry is on its way, or has as many on their way as there may be, takes nothing: they
-//! stay here meanwhile, and nobody wakes it for them. It has a look whenever one of its entries is done.
+//! A thread with as many entries on their way as there may be takes nothing: writes gather here meanwhile, and nobody wakes it for
+//! them. It has a look whenever one of its entries is done.
 //!
 //! Always: the thread has been called since it took what was here, if there is anything. Whoever comes once it has closed is told
 //! so; what was in it then goes unanswered, which its callers take for the shard's end.

@@ -230,9 +230,7 @@ impl Owner {
         if self.more {
             return Duration::ZERO;
         }
-        let now = self.shared.clock.instant();
-        let tick = TICK.saturating_sub(now - self.last_tick);
-        self.gathers_for(now).map_or(tick, |gathering| tick.min(gathering))
+        TICK.saturating_sub(self.shared.clock.instant() - self.last_tick)
     }
 
     /// Whether it has stopped: [`Owner::finish`] is what is left.
