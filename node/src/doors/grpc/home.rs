@@ -166,6 +166,33 @@ fn agree(catalog: &View, shard: &View, names: &[Name]) -> bool {
     names.iter().all(|name| id(catalog, name).is_some_and(|expected| id(shard, name) == Some(expected)))
 }
 
+/// The one shard that has all of these keys of a collection, if this node leads it and need not ask whether it still does: with
+/// its view, as `view` gives it, and how the namespace is spread, if it is.
+fn led_here<'k>(
+    cluster: &Cluster,
+    name: &Name,
+    keys: impl Iterator<Item = &'k [u8]>,
+    view: impl FnOnce(&ShardHandle) -> Option<Arc<View>>,
+) -> Option<(ShardHandle, Arc<View>, Option<Route>)> {
+    let catalog = cluster.catalog();
+    let newest = catalog.newest();
+    match Route::find(&newest, &name.0) {
+        Found::BeingMade => None,
+        Found::Catalog => {
+            // That its records are spread over shards would stand among the catalog's own: they are believed only while they are
+            // what was written.
+            let view = catalog.view_at_once()?;
+            let is_there = matches!(Route::find(&view, &name.0), Found::Catalog) && find(&view, name).is_ok();
+            is_there.then(|| (catalog.clone(), view, None))
+        }
+        Found::Route(route) => {
+            let shard = cluster.held(one_shard(&route, keys).ok()?)?;
+            let view = view(&shard)?;
+            agree(&newest, &view, std::slice::from_ref(name)).then_some((shard, view, Some(route)))
+        }
+    }
+}
+
 /// Nobody can say yet where a namespace's records are.
 pub fn being_made(namespace: &str) -> Failure {
     let message = format!("namespace {namespace:?} is just being made or dropped; retry");
@@ -201,27 +228,9 @@ impl Reading {
         if cluster.is_only() || trace::here().is_some() || level(consistency, CATALOG) != Some(Level::Latest) {
             return None;
         }
-        let catalog = cluster.catalog();
-        let newest = catalog.newest();
-        let (shard, view, route) = match Route::find(&newest, &name.0) {
-            Found::BeingMade => return None,
-            Found::Catalog => {
-                let view = catalog.view_at_once()?;
-                (catalog.clone(), view, None)
-            }
-            Found::Route(route) => {
-                let shard = cluster.held(one_shard(&route, keys.iter().map(|key| &key[..])).ok()?)?;
-                let view = shard.view_at_once()?;
-                (shard, view, Some(route))
-            }
-        };
-        let agreed = match &route {
-            Some(_) => agree(&newest, &view, std::slice::from_ref(name)),
-            None => {
-                matches!(Route::find(&view, &name.0), Found::Catalog) && view.collection(&name.0, &name.1).is_some()
-            }
-        };
-        agreed.then(|| Reading { parts: vec![Part { shard, view }], route, name: name.clone() })
+        let keys = keys.iter().map(|key| &key[..]);
+        let (shard, view, route) = led_here(cluster, name, keys, ShardHandle::view_at_once)?;
+        Some(Reading { parts: vec![Part { shard, view }], route, name: name.clone() })
     }
 
     /// Views as new as asked.
@@ -370,22 +379,8 @@ impl Home {
         if cluster.is_only() || trace::here().is_some() {
             return None;
         }
-        let catalog = cluster.catalog();
-        let newest = catalog.newest();
-        match Route::find(&newest, &name.0) {
-            Found::BeingMade => None,
-            Found::Catalog => {
-                // Where records may be spread over shards stands in the catalog's own: it is believed only while they are right.
-                let view = catalog.view_at_once()?;
-                matches!(Route::find(&view, &name.0), Found::Catalog).then(|| Home::of_catalog(cluster, view))
-            }
-            Found::Route(route) => {
-                let handle = cluster.held(one_shard(&route, keys).ok()?)?;
-                let view = handle.view_for_writes_at_once()?;
-                let agreed = agree(&newest, &view, std::slice::from_ref(name));
-                agreed.then(|| Home { cluster: cluster.of(handle), view })
-            }
-        }
+        let (shard, view, _) = led_here(cluster, name, keys, ShardHandle::view_for_writes_at_once)?;
+        Some(Home { cluster: cluster.of(shard), view })
     }
 
     /// The shard that holds the catalog.
