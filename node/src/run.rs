@@ -55,7 +55,7 @@ use crate::metrics::{Endpoint, Metrics};
 use crate::residency::{Residency, ResidencyFigures};
 use crate::scrub::{Scrub, ScrubFigures};
 use crate::search_threads::SearchThreads;
-use crate::shard::{Beginning, Mailbox, OwnerOptions, Shard, ShardHandle, Siblings};
+use crate::shard::{Beginning, GATHERING, Mailbox, OwnerOptions, Shard, ShardHandle, Siblings};
 use crate::shards::{CATALOG, Served, Shards};
 use crate::status::{NodeStatus, Parts};
 use crate::trace;
@@ -792,6 +792,7 @@ fn open(config: &Config, mut data: DataDirectory, formed: Option<(NodeId, Formed
         eviction: Arc::new(ArcSwap::from_pointee(Room { policy: config.eviction_policy, namespace: None })),
         siblings: Siblings::default(),
         history_bytes: config.watch_history_bytes,
+        gathering: GATHERING,
     };
     let stood = book::find(&catalog.store.view(), me).map(|line| line.address);
     let is_alone = !remembers_others && !repair::has_others(&state, me);

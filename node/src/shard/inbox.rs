@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   callers --put--> [ w | w | w | ... ] --take: all at once--> the shard's thread
-//!              '-- whoever puts the first in calls the thread: one event, however many follow
+//!              '-- whoever puts the first in calls the thread, and who makes it enough for an entry: two events, however many come
 //! ```
 //!
-//! A thread with as many entries on their way as there may be takes nothing: writes gather here meanwhile, and nobody wakes it for
-//! them. It has a look whenever one of its entries is done.
+//! A thread that lets writes gather while an entry is on its way, or has as many on their way as there may be, takes nothing: they
+//! stay here meanwhile, and nobody wakes it for them. It has a look whenever one of its entries is done.
 //!
 //! Always: the thread has been called since it took what was here, if there is anything. Whoever comes once it has closed is told
 //! so; what was in it then goes unanswered, which its callers take for the shard's end.
@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::handle::Shared;
 use super::queue::Waiting;
 
+/// So much is worth an entry of its own, while another is on its way.
+pub(super) const GATHERED_BYTES: usize = 64 << 10;
 /// Room for so many is kept; there may be far more for a moment.
 const ROOM_KEPT: usize = 1_024;
 
@@ -27,6 +29,7 @@ pub(super) struct Inbox(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     writes: Vec<Waiting>,
+    bytes: usize,
     closed: bool,
 }
 
@@ -46,13 +49,18 @@ impl Inbox {
             drop(inner);
             return Err(Closed);
         }
+        let was_enough = inner.bytes >= GATHERED_BYTES;
+        inner.bytes += write.permit.bytes();
         inner.writes.push(write);
-        Ok(inner.writes.len() == 1)
+        Ok(inner.writes.len() == 1 || (inner.bytes >= GATHERED_BYTES && !was_enough))
     }
 
     /// Adds all that is in it to what waits, in order. `spare` is empty, and lends its room.
     pub fn take(&self, spare: &mut Vec<Waiting>, waiting: &mut VecDeque<Waiting>) {
-        std::mem::swap(&mut self.lock().writes, spare);
+        let mut inner = self.lock();
+        std::mem::swap(&mut inner.writes, spare);
+        inner.bytes = 0;
+        drop(inner);
         waiting.extend(spare.drain(..));
         spare.shrink_to(ROOM_KEPT);
     }

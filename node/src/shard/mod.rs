@@ -45,7 +45,7 @@ pub use damage::{Damage, FoundBy};
 pub use events::{Happened, Told};
 pub use handle::{BegunWrite, ShardHandle};
 pub use history::{History, Lost, Piece};
-pub use owner::{Fetch, Fetching, Owner, OwnerOptions};
+pub use owner::{Fetch, Fetching, GATHERING, Owner, OwnerOptions};
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
 pub use room::{Siblings, Terms};
 

@@ -75,6 +75,7 @@ impl Alone {
                 eviction,
                 siblings,
                 history_bytes: 0,
+                gathering: Duration::MAX,
             },
             history: None,
         };
@@ -281,24 +282,44 @@ fn what_shards_may_take_together_is_used_up_in_all_of_them() {
     one.execute(of_one, "d", &["SET", "n", "1"]).unwrap();
 }
 
-#[test]
-fn while_as_many_entries_are_on_their_way_as_may_be_the_thread_is_called_once() {
+/// Of each of these values, set one after the other: how often the thread is called for it, and whether it then goes on its way; and
+/// in which entry each is.
+fn ways(values: &[&str]) -> (Vec<(usize, bool)>, Vec<u64>) {
     let mut alone = Alone::new();
     let collection = alone.collection("c", Durability::Synced);
-    let mut writing: Vec<_> =
-        (0..6).map(|id| Box::pin(alone.command(collection, &id.to_string(), &["INCR", "n"]))).collect();
-    for (number, write) in writing.iter_mut().enumerate() {
+    let keys: Vec<String> = (0..values.len()).map(|number| number.to_string()).collect();
+    let mut writing: Vec<_> = std::iter::zip(&keys, values)
+        .map(|(key, value)| Box::pin(alone.command(collection, key, &["SET", key, value])))
+        .collect();
+    let ways = writing.iter_mut().map(|write| {
         assert!(write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let mut calls = 0;
         for event in alone.events.try_iter() {
             calls += usize::from(matches!(event, Event::Writes));
             alone.owner.take(event).unwrap();
         }
-        // Two go on their way; the third stays where it is, and those after it are found there with it.
-        assert_eq!(calls, usize::from(number < 3), "write {number}");
-        assert_eq!(alone.owner.propose(), number < 2, "write {number}");
-    }
-    for write in writing {
-        alone.until(write).unwrap();
-    }
+        (calls, alone.owner.propose())
+    });
+    let ways = ways.collect();
+    (ways, writing.into_iter().map(|write| alone.until(write).unwrap().index).collect())
+}
+
+#[test]
+fn while_as_many_entries_are_on_their_way_as_may_be_the_thread_is_called_once() {
+    let large = "x".repeat(64 << 10);
+    let (ways, entries) = ways(&[large.as_str(); 6]);
+    // Two go on their way; the third stays where it is, and those after it are found there with it.
+    assert_eq!(ways, [(1, true), (1, true), (1, false), (0, false), (0, false), (0, false)]);
+    assert_ne!(entries[0], entries[1]);
+}
+
+#[test]
+fn small_writes_gather_while_an_entry_is_on_its_way_until_they_are_enough_for_the_next() {
+    let half = "x".repeat(32 << 10);
+    let (ways, entries) = ways(&["x", "x", "x", &half, "x", &half, "x", "x"]);
+    let expected = [(1, true), (1, false), (0, false), (0, false), (0, false), (1, true), (1, false), (0, false)];
+    assert_eq!(ways, expected);
+    let first = entries[0];
+    let [second, third] = [first + 1, first + 2];
+    assert_eq!(entries, [first, second, second, second, second, second, third, third]);
 }

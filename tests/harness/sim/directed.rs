@@ -2,6 +2,7 @@
 //!
 //! Nothing else goes wrong in them; the seed decides who leads and in which order messages arrive.
 
+use loci_node::shard::GATHERING;
 use loci_raft::{MemberId, Members};
 
 use super::clients::{self, KEYS};
@@ -26,6 +27,7 @@ pub fn lost_acknowledgements_of_two_snapshots(seed: u64) -> Result<(), Violation
             checkpoint_bytes: 2 << 10,
             kept_bytes: 2 << 10,
             buffer_rows_max: 64,
+            gathering: GATHERING,
         };
         let mut world = World::quiet(Run::of(seed), trace, 5, build);
         world.prepare()?;

@@ -44,6 +44,8 @@ pub struct Build {
     pub kept_bytes: u64,
     /// A buffer of more rows is sealed.
     pub buffer_rows_max: u32,
+    /// Behind an entry that is on its way writes gather for so long.
+    pub gathering: Duration,
 }
 
 impl Build {

@@ -248,6 +248,7 @@ impl Running {
                 eviction: Default::default(),
                 siblings: Default::default(),
                 history_bytes: 1 << 20,
+                gathering: build.gathering,
             },
             history: None,
         };

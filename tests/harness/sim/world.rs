@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use loci_index::store::{Done, Job, JobKind};
 use loci_node::log_thread::Request;
-use loci_node::shard::Event;
+use loci_node::shard::{Event, GATHERING};
 use loci_raft::{LogError, MemberId, Members};
 
 use super::clients::{Call, Client, Habits, Polled, Reply, Ticket};
@@ -111,6 +112,7 @@ impl<'t> World<'t> {
             checkpoint_bytes: [2, 8, 32, 1024][chance.index(4)] << 10,
             kept_bytes: [2 << 10, 8 << 10, 64 << 10, 1 << 30][chance.index(4)],
             buffer_rows_max: [8, 64, 8192][chance.index(3)],
+            gathering: [Duration::ZERO, GATHERING][Chance::new(run.seed ^ 0x6761_7468_6572).index(2)],
         };
         let machines = (1..=size).map(|me| {
             // The lease allows clocks to differ by a tenth in how fast they run.

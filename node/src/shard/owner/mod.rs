@@ -60,6 +60,7 @@ pub(super) use reads::FOREVER;
 pub use reads::Reader;
 use reads::Reads;
 use stopping::Stopping;
+pub use writes::GATHERING;
 use writes::{Batch, Full, Room};
 
 /// The length of the replica's tick.
@@ -90,6 +91,8 @@ pub struct OwnerOptions {
     pub siblings: Siblings,
     /// So many bytes of what the newest entries changed are kept for watchers; zero: none.
     pub history_bytes: usize,
+    /// Behind an entry that is on its way writes gather for so long, unless enough of them wait.
+    pub gathering: Duration,
 }
 
 /// By then, in milliseconds, a leader has removed what has expired.
@@ -230,7 +233,9 @@ impl Owner {
         if self.more {
             return Duration::ZERO;
         }
-        TICK.saturating_sub(self.shared.clock.instant() - self.last_tick)
+        let now = self.shared.clock.instant();
+        let tick = TICK.saturating_sub(now - self.last_tick);
+        self.gathers_for(now).map_or(tick, |gathering| tick.min(gathering))
     }
 
     /// Whether it has stopped: [`Owner::finish`] is what is left.

@@ -7,8 +7,9 @@
 //! A leader whose disk is full has another lead whose disk may not be, so that writes go on; what waits is told that nobody
 //! leads just now, and tries again there. Should all disks be full, the lead goes round slowly, and writes are told so.
 //!
-//! At most [`IN_FLIGHT_MAX`] entries are on their way to the disk: one that is being synced and one that is next. What
-//! arrives meanwhile gathers into the entry after them, so the busier the shard, the more commands share a sync.
+//! While an entry is on its way, what arrives gathers into the next: so the busier the shard, the more commands share a sync and
+//! what else an entry costs. That goes on its way beside the first ([`IN_FLIGHT_MAX`]) only where waiting would cost more: once
+//! [`GATHERED_BYTES`] wait, or the first takes longer than [`GATHERING`], because disks or networks are slow.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +22,15 @@ use tokio::sync::oneshot;
 use super::times::Times;
 use super::{APPEND_BYTES, Owner, Phase, TICK};
 use crate::log_thread::Safety;
+use crate::shard::inbox::GATHERED_BYTES;
 use crate::shard::queue::{self, Permit, Waiting};
 use crate::shard::{WriteError, Written, room};
 use crate::trace::Spot;
 
 /// Entries proposed and not yet applied.
 const IN_FLIGHT_MAX: usize = 2;
+/// An entry takes far less on its way where members are near each other and disks quick.
+pub const GATHERING: Duration = Duration::from_millis(5);
 /// Commands are gathered into an entry up to about this size; a larger one goes alone.
 const ENTRY_BYTES_GOAL: usize = 4 << 20;
 const _: () = assert!(ENTRY_BYTES_GOAL < ENTRY_BYTES_MAX);
@@ -52,6 +56,10 @@ const SPILLED_BYTES_MAX: usize = 256 << 20;
 pub(super) struct Batch {
     pub proposed: Proposed,
     pub waiters: Vec<Waiter>,
+    /// When it was proposed.
+    pub at: Instant,
+    /// What its writes count for in the queue.
+    pub bytes: usize,
     pub times: Option<Times>,
     /// What its writers want to be true before they are answered.
     pub safety: Safety,
@@ -129,7 +137,7 @@ impl Owner {
 
     /// Makes an entry of what waits. Whether it did.
     pub(in crate::shard) fn propose(&mut self) -> bool {
-        if self.proposed.len() >= IN_FLIGHT_MAX {
+        if self.proposed.len() >= IN_FLIGHT_MAX || self.gathers_for(self.now).is_some() {
             return false;
         }
         self.take_writes();
@@ -198,7 +206,8 @@ impl Owner {
                     matches!(envelope.command, Command::Execute(_)) && !envelope.origin.request_id.is_empty()
                 };
                 let requests = entry.commands.into_iter().filter(is_known).map(|envelope| envelope.origin).collect();
-                self.proposed.push_back(Batch { proposed, waiters, times, safety, requests });
+                let (at, bytes) = (self.now, waiters.iter().map(|waiter| waiter.permit.bytes()).sum());
+                self.proposed.push_back(Batch { proposed, waiters, at, bytes, times, safety, requests });
             }
             Err(error) => {
                 let answer = self.not_proposed(&error, bytes);
@@ -210,6 +219,15 @@ impl Owner {
             }
         }
         true
+    }
+
+    /// How long what comes gathers yet, while an entry is on its way: none, if the next is to follow it.
+    pub(super) fn gathers_for(&self, now: Instant) -> Option<Duration> {
+        let first = self.proposed.front()?;
+        let under_way: usize = self.proposed.iter().map(|batch| batch.bytes).sum();
+        let waiting = self.shared.queue.bytes().saturating_sub(under_way);
+        let left = self.options.gathering.saturating_sub(now.saturating_duration_since(first.at));
+        (waiting < GATHERED_BYTES && !left.is_zero()).then_some(left)
     }
 
     fn no_room(&self, write: &Waiting) -> Option<WriteError> {
@@ -303,7 +321,7 @@ impl Owner {
         fit.max_by_key(|known| known.matched).map(|known| known.member)
     }
 
-    /// Takes over the writes that have come. While there are as many entries on their way as may be they stay where they are.
+    /// Takes over the writes that have come. While they are to gather they stay where they are.
     fn take_writes(&mut self) {
         self.shared.inbox.take(&mut self.spare, &mut self.waiting);
     }
