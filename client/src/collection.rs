@@ -201,8 +201,8 @@ impl Collection {
     }
 
     /// Inserts or replaces a record.
-    pub async fn put(&self, record: Record) -> Result<Written, Error> {
-        self.put_many([record]).await
+    pub fn put(&self, record: Record) -> impl Future<Output = Result<Written, Error>> + Send {
+        self.put_wire(vec![record.into()], PutOptions::default())
     }
 
     /// Inserts or replaces up to 10,000 records: all or none.
@@ -211,15 +211,13 @@ impl Collection {
     }
 
     /// Inserts a record, or fails with [`Error::ConditionFailed`] if there is one.
-    pub async fn insert(&self, record: Record) -> Result<Written, Error> {
-        let options = PutOptions { mode: PutMode::Insert, ..PutOptions::default() };
-        self.put_with([record], options).await
+    pub fn insert(&self, record: Record) -> impl Future<Output = Result<Written, Error>> + Send {
+        self.put_wire(vec![record.into()], PutOptions { mode: PutMode::Insert, ..PutOptions::default() })
     }
 
     /// Replaces what the record gives of the record that is there, and leaves the rest; inserts it if there is none.
-    pub async fn merge(&self, record: Record) -> Result<Written, Error> {
-        let options = PutOptions { mode: PutMode::Merge, ..PutOptions::default() };
-        self.put_with([record], options).await
+    pub fn merge(&self, record: Record) -> impl Future<Output = Result<Written, Error>> + Send {
+        self.put_wire(vec![record.into()], PutOptions { mode: PutMode::Merge, ..PutOptions::default() })
     }
 
     /// Writes up to 10,000 records as the options say: all or none.
@@ -257,9 +255,13 @@ impl Collection {
     }
 
     /// The record with this key.
-    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Record>, Error> {
-        let found = self.get_many([key.into()]).await?;
-        Ok(found.into_iter().next().flatten())
+    pub fn get(&self, key: impl Into<Bytes>) -> impl Future<Output = Result<Option<Record>, Error>> + Send {
+        let sent = self.send_get(vec![key.into()]);
+        async move {
+            let mut reply = sent.await?;
+            let found = reply.records.pop().and_then(|found| found.record);
+            found.map(Record::try_from).transpose()
+        }
     }
 
     /// The records with these keys, in order; at most 10,000.
@@ -267,19 +269,24 @@ impl Collection {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Record>>, Error> {
-        let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
+        let reply = self.send_get(keys.into_iter().map(Into::into).collect()).await?;
+        reply.records.into_iter().map(|found| found.record.map(Record::try_from).transpose()).collect()
+    }
+
+    /// The reply has as many records as keys were asked for.
+    fn send_get(&self, keys: Vec<Bytes>) -> impl Future<Output = Result<v1::GetReply, Error>> + Send {
         let asked = keys.len();
-        let call = Call::Get(Box::new(v1::GetRequest {
+        let sent = self.send(Call::Get(Box::new(v1::GetRequest {
             collection: self.wire_name(),
             keys,
             parts: self.wire_parts(),
             consistency: self.wire_consistency(),
-        }));
-        match self.send(call).await? {
-            Reply::Get(reply) if reply.records.len() == asked => {
-                reply.records.into_iter().map(|found| found.record.map(Record::try_from).transpose()).collect()
+        })));
+        async move {
+            match sent.await? {
+                Reply::Get(reply) if reply.records.len() == asked => Ok(reply),
+                other => Err(unexpected("get", &other)),
             }
-            other => Err(unexpected("get", &other)),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::FutureExt as _;
 use loci_client::{Collection, Ingest, IngestLimits, Record, Schema};
 
 use super::super::connect::{Connection, bytes_count, duration};
@@ -126,11 +127,9 @@ pub async fn bench(args: KeysBench, load: Load) -> Result<(), Failure> {
                 measured.extend(steady(plan, ["get", "put"], call).await);
                 continue;
             }
-            let driven = drive(callers, args.effort.time, move |caller, turn| {
-                let calling = call(caller, turn);
-                async move { calling.await.1 }
-            })
-            .await;
+            let driven =
+                drive(callers, args.effort.time, move |caller, turn| call(caller, turn).map(|(_, outcome)| outcome))
+                    .await;
             measured.push(Measured::of(format!("{}, {way}", load.name()), driven));
         }
         if args.rate.is_none() {
