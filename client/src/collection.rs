@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use loci_wire::v1::{self, pipeline_reply::Reply, pipeline_request::Call};
 
 use crate::{Batch, Cache, Client, Error, Filter, Hedge, Parts, Pipeline, Query, Record, Scan, Search, Watch};
@@ -146,12 +148,6 @@ pub enum PutMode {
     Merge,
 }
 
-/// A call on its way.
-enum Sent<P, A> {
-    Pipelined(P),
-    Alone(A),
-}
-
 impl Collection {
     pub(crate) fn new(client: Client, pipeline: Option<Pipeline>, namespace: String, name: String) -> Collection {
         Collection {
@@ -256,12 +252,10 @@ impl Collection {
 
     /// The record with this key.
     pub fn get(&self, key: impl Into<Bytes>) -> impl Future<Output = Result<Option<Record>, Error>> + Send {
-        let sent = self.send_get(vec![key.into()]);
-        async move {
-            let mut reply = sent.await?;
-            let found = reply.records.pop().and_then(|found| found.record);
+        self.send_get(vec![key.into()]).map(|reply| {
+            let found = reply?.records.pop().and_then(|found| found.record);
             found.map(Record::try_from).transpose()
-        }
+        })
     }
 
     /// The records with these keys, in order; at most 10,000.
@@ -282,12 +276,10 @@ impl Collection {
             parts: self.wire_parts(),
             consistency: self.wire_consistency(),
         })));
-        async move {
-            match sent.await? {
-                Reply::Get(reply) if reply.records.len() == asked => Ok(reply),
-                other => Err(unexpected("get", &other)),
-            }
-        }
+        sent.map(move |reply| match reply? {
+            Reply::Get(reply) if reply.records.len() == asked => Ok(reply),
+            other => Err(unexpected("get", &other)),
+        })
     }
 
     /// Deletes the record with this key; says whether there was one.
@@ -395,28 +387,19 @@ impl Collection {
 
     /// What awaits the answer has nothing of the call itself, which is large, and would be carried along by all who await it.
     pub(crate) fn send(&self, call: Call) -> impl Future<Output = Result<Reply, Error>> + Send {
-        let sent = match &self.pipeline {
-            Some(pipeline) => Sent::Pipelined(pipeline.call(call, self.timeout)),
-            None => Sent::Alone(Box::pin(self.client.call(call, self.timeout, self.hedge))),
-        };
-        async move {
-            match sent {
-                Sent::Pipelined(call) => call.await,
-                Sent::Alone(call) => call.await,
-            }
+        match &self.pipeline {
+            Some(pipeline) => Either::Left(pipeline.call(call, self.timeout)),
+            None => Either::Right(Box::pin(self.client.call(call, self.timeout, self.hedge))),
         }
     }
 
     pub(crate) fn write(&self, call: Call) -> impl Future<Output = Result<Written, Error>> + Send {
-        let sent = self.send(call);
-        async move {
-            match sent.await? {
-                Reply::Write(reply) => {
-                    Ok(Written { token: Token::from_wire(reply.token), version: reply.version, existed: reply.existed })
-                }
-                other => Err(unexpected("write", &other)),
+        self.send(call).map(|reply| match reply? {
+            Reply::Write(reply) => {
+                Ok(Written { token: Token::from_wire(reply.token), version: reply.version, existed: reply.existed })
             }
-        }
+            other => Err(unexpected("write", &other)),
+        })
     }
 
     pub(crate) fn client(&self) -> &Client {

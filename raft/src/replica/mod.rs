@@ -97,6 +97,8 @@ pub struct Replica {
     /// Proposed since the last effects; they follow the last entry of the core.
     proposals: Vec<Bytes>,
     proposals_bytes: usize,
+    /// For a leader: the others are on their way to hearing that everything up to here is committed.
+    told_committed: u64,
     /// Batches on their way to the disk, oldest first.
     in_flight: VecDeque<u64>,
     newest_ready: u64,
@@ -225,6 +227,8 @@ impl Replica {
             // Ours is checked in `propose`; this one only has to count.
             max_uncommitted_size: u64::MAX / 2,
             max_committed_size_per_ready: COMMITTED_BYTES,
+            // `tell_committed` does that.
+            skip_bcast_commit: true,
             ..raft::Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -238,6 +242,7 @@ impl Replica {
             node,
             proposals: Vec::new(),
             proposals_bytes: 0,
+            told_committed: 0,
             in_flight: VecDeque::new(),
             newest_ready: 0,
             term_ready: 0,
@@ -444,6 +449,7 @@ impl Replica {
     /// What the world must do now. Call it after every turn, and again while [`Effects::more`].
     pub fn effects(&mut self) -> Result<Effects, ReplicaError> {
         self.flush();
+        self.tell_committed();
         let effects = if self.dead { Err(ReplicaError::Dead) } else { Ok(self.collect()) };
         // Something may have failed that the core cannot be told about.
         if let Some(failure) = self.node.store().take_failure() {
@@ -586,6 +592,17 @@ impl Replica {
                 ..raft::eraftpb::Message::default()
             };
             self.node.raft.step(message).expect("propose refuses whatever the core would");
+            // Goes along with the entries.
+            self.told_committed = self.node.raft.raft_log.committed;
+        }
+    }
+
+    /// What is committed is told with the entries that follow, if there are any by now: that takes a message less.
+    fn tell_committed(&mut self) {
+        let committed = self.node.raft.raft_log.committed;
+        if self.role() == Role::Leader && committed > self.told_committed {
+            self.told_committed = committed;
+            self.node.raft.bcast_append();
         }
     }
 

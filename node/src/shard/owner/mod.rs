@@ -304,6 +304,7 @@ impl Owner {
             self.replica.tick();
         }
         self.install_snapshot()?;
+        self.propose_early();
         self.settle()?;
         while self.propose() {
             self.settle()?;

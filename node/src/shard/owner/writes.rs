@@ -135,9 +135,21 @@ impl Owner {
         }
     }
 
+    /// Makes an entry of what waits before what has been committed is applied: so the others hear of both at once, and have the
+    /// entry on their disks that much sooner. Not where it would have to say what expires or makes room, for what the entries on
+    /// their way to the store remove would be named once more.
+    pub(super) fn propose_early(&mut self) {
+        let standing = self.replica.standing();
+        let is_known = (standing.role, standing.term) == (self.standing.role, self.standing.term);
+        let reclaims = self.evicts || self.store.due().is_some_and(|due| due <= self.shared.clock.now_millis());
+        if standing.role == Role::Leader && is_known && !self.proposed.is_empty() && !reclaims {
+            self.propose();
+        }
+    }
+
     /// Makes an entry of what waits. Whether it did.
     pub(in crate::shard) fn propose(&mut self) -> bool {
-        if self.proposed.len() >= IN_FLIGHT_MAX || self.gathers_for(self.now).is_some() {
+        if self.under_way().count() >= IN_FLIGHT_MAX || self.gathers_for(self.now).is_some() {
             return false;
         }
         self.take_writes();
@@ -221,9 +233,15 @@ impl Owner {
         true
     }
 
+    /// What has been proposed and is not committed, as far as is known.
+    fn under_way(&self) -> impl Iterator<Item = &Batch> {
+        let committed = self.replica.committed_index();
+        self.proposed.iter().filter(move |batch| batch.proposed.index > committed)
+    }
+
     /// How long what comes gathers yet, while an entry is on its way: none, if the next is to follow it.
     pub(super) fn gathers_for(&self, now: Instant) -> Option<Duration> {
-        let first = self.proposed.front()?;
+        let first = self.under_way().next()?;
         let under_way: usize = self.proposed.iter().map(|batch| batch.bytes).sum();
         let waiting = self.shared.queue.bytes().saturating_sub(under_way);
         let left = self.options.gathering.saturating_sub(now.saturating_duration_since(first.at));
