@@ -5,12 +5,14 @@
 
 Each cluster runs alone, one after the other, on this machine and this disk with everything else that it needs: three processes, and
 the callers. Values have 100 bytes; all calls go to the node that leads. The driver of etcd (driver/) is built with cargo at the first
-run; on Debian etcd comes with `apt-get install etcd-server`.
+run; on Debian etcd comes with `apt-get install etcd-server`. Where there is Go and etcd's own client (`apt-get install golang-go
+golang-etcd-server-dev`) etcd is driven by that too, with one connection for all callers and with one for each.
 """
 
 import argparse
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import socket
@@ -21,6 +23,7 @@ import time
 import urllib.request
 
 CALLERS = [1, 64, 256]
+GO_CODE = "/usr/share/gocode"
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -52,6 +55,16 @@ def built(folder):
     target = (folder / "driver").resolve()
     subprocess.run(["cargo", "build", "--quiet", "--release", "--target-dir", str(target)], cwd=HERE / "driver", check=True)
     return target / "release" / "peer-driver"
+
+
+def own_client(folder):
+    """The program that drives etcd by etcd's own client, if it can be built here."""
+    if not shutil.which("go") or not pathlib.Path(GO_CODE, "src/go.etcd.io/etcd/clientv3").is_dir():
+        return None
+    program = (folder / "etcd-client").resolve()
+    environment = os.environ | {"GO111MODULE": "off", "GOPATH": GO_CODE}
+    subprocess.run(["go", "build", "-o", program, HERE / "etcd_client" / "main.go"], env=environment, check=True)
+    return program
 
 
 class Running:
@@ -129,12 +142,16 @@ def etcd_members(program, folder):
         yield wait("a leader of etcd", leader)
 
 
-def etcd(program, driver, folder, seconds):
+def etcd(program, driver, own, folder, seconds):
     with etcd_members(program, folder) as at:
         for what in ("put", "get"):
             for callers in CALLERS:
                 command = [driver, what, at, str(callers), str(seconds)]
                 yield what, callers, json.loads(subprocess.check_output(command))
+                ways = {"one connection": 1, "a connection each": callers} if callers > 1 else {"one connection": 1}
+                for way, connections in ways.items() if own else ():
+                    command = [own, what, at, str(callers), str(connections), str(seconds)]
+                    yield f"{what}, own client, {way}", callers, json.loads(subprocess.check_output(command))
 
 
 def main():
@@ -144,11 +161,11 @@ def main():
     options.add_argument("--dir", default="target/peers", type=pathlib.Path)
     options.add_argument("--seconds", default=5, type=int)
     given = options.parse_args()
-    driver = built(given.dir)
     given.dir.mkdir(parents=True, exist_ok=True)
+    driver, own = built(given.dir), own_client(given.dir)
     print("| of | calls | callers | calls/s | p50 ms | p99 ms | errors |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=given.dir) as folder:
-        for what, callers, found in etcd(given.etcd, str(driver), pathlib.Path(folder), given.seconds):
+        for what, callers, found in etcd(given.etcd, str(driver), own, pathlib.Path(folder), given.seconds):
             shown = f"{found['rate']:,} | {found['p50_ms']:.2f} | {found['p99_ms']:.2f} | {found['errors']}"
             print(f"| etcd | {what} | {callers} | {shown} |", flush=True)
     with tempfile.TemporaryDirectory(dir=given.dir) as folder:
