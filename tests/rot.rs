@@ -365,6 +365,45 @@ async fn two_damaged_nodes_are_not_away_at_once() {
     cluster.same_state().await;
 }
 
+/// What a member lacks cannot be read from the leader's log any more: it has a snapshot instead, and the leader goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_cannot_read_its_log_for_a_member_sends_it_a_snapshot() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let mut cluster = Cluster::start(Plan { options: NEVER.map(str::to_owned).to_vec(), ..Plan::default() }).await;
+    let leads = cluster.leader().await;
+    let away = (leads + 1) % 3;
+    let memories = cluster.client().collection("default", "memories");
+    let mut values = furnish(&memories, "before", &mut chance).await;
+    cluster.nodes[away].take().expect("it runs").kill();
+    values.extend(furnish(&memories, "early", &mut chance).await);
+    // More than a leader has of its log in memory.
+    for name in ["late", "later", "latest"] {
+        values.extend(furnish(&memories, name, &mut chance).await);
+    }
+    let early = &values[&format!("early {}", chance.below(RECORDS))];
+    let in_log = files_below(&cluster.data(leads).join("log")).into_iter().find_map(|file| {
+        let bytes = fs::read(&file).ok()?;
+        Some((file, bytes.windows(64).position(|window| window == &early[..64])? as u64))
+    });
+    let (file, at) = in_log.expect("the log has it");
+    let opened = File::options().read(true).write(true).open(&file).expect("it can be opened");
+    let mut byte = [0];
+    opened.read_exact_at(&mut byte, at + 64).expect("it is in there");
+    opened.write_all_at(&[byte[0] ^ 4], at + 64).expect("it can be changed");
+    cluster.start_again(away).await;
+    wait_log(cluster.node(leads), "the log cannot be read for a member, which is to have a snapshot").await;
+    cluster.wait_voters(3).await;
+    cluster.same_state().await;
+    assert_eq!(cluster.leader().await, leads, "LOCI_SEED={seed}: it went on leading\n{}", cluster.logs());
+    let there = cluster.client_of(away).collection("default", "memories").with_consistency(Consistency::Stale);
+    has(&there, &values, || cluster.logs()).await;
+    // What is damaged goes, or it would not start again.
+    let gone = || !fs::read(&file).is_ok_and(|bytes| bytes.windows(64).any(|window| window == &early[..64]));
+    wait("the damaged file to go", || cluster.node(leads).log(), || gone().then_some(())).await;
+    assert!(cluster.node(leads).log().contains("is damaged in"), "LOCI_SEED={seed}");
+}
+
 fn metric(address: &str, line: &str) -> Option<u64> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;

@@ -210,7 +210,8 @@ impl Reader {
                 tracing::error!(
                     file,
                     %error,
-                    "a file of the log is damaged: what is in it goes into the shards' checkpoints, and then it goes; until                      then this node would not start again: look at the disk"
+                    "a file of the log is damaged: what is in it goes into the shards' checkpoints, and then it goes; until \
+                     then this node would not start again: look at the disk"
                 );
                 self.log.damage_found(sequence);
                 self.told.get_or_insert_with(Instant::now);

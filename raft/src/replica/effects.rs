@@ -131,6 +131,10 @@ pub struct Effects {
     /// A member is so far behind that it needs a snapshot of the store: make one durable, call
     /// [`Replica::offer_snapshot`](crate::Replica::offer_snapshot), and send its data along with the message that follows.
     pub snapshot_wanted: Option<MemberId>,
+    /// Why the log could not be read for a member, which is sent a snapshot instead, once there is one from beyond
+    /// [`Replica::unreadable`](crate::Replica::unreadable). Let the log [forget](crate::Replica::forget) what is damaged, once a
+    /// checkpoint holds it.
+    pub unread: Option<ReadError>,
     /// A snapshot message took effect: the store must hold this snapshot, durably, before `append` is
     /// handed to the log.
     pub snapshot_received: Option<SnapshotReceived>,

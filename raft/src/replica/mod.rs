@@ -486,6 +486,11 @@ impl Replica {
         self.node.store().start()
     }
 
+    /// The last entry that could not be read for another member: it is of use only to be sent snapshots from there on.
+    pub fn unreadable(&self) -> LogIndex {
+        self.node.store().unreadable()
+    }
+
     /// The term of an entry that is not forgotten, or of the last that is.
     pub fn term_of(&self, index: LogIndex) -> Option<Term> {
         self.node.store().term_of(index)
@@ -681,6 +686,7 @@ impl Replica {
         }
         effects.reads_lost = std::mem::take(&mut self.reads_lost);
         effects.snapshot_wanted = self.node.store().snapshot_wanted.take();
+        effects.unread = self.node.store().unread.take();
         effects.more = self.node.has_ready();
         effects
     }

@@ -8,6 +8,9 @@
 //!
 //! The core stops the process when its storage fails. So a failure is kept here, the core gets an
 //! empty answer, and the replica ends with a typed error before anything leaves it.
+//!
+//! A committed entry that cannot be read for another member is no such failure: the store has or will have what it did, so that
+//! member is sent a snapshot from beyond it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -43,6 +46,9 @@ pub(super) struct Shelf {
     recent_bytes: usize,
     reader: LogReader,
     failure: RefCell<Option<ReadError>>,
+    /// The last committed entry that could not be read for another member; and why, until somebody is told.
+    unreadable: Cell<LogIndex>,
+    pub(super) unread: RefCell<Option<ReadError>>,
     /// A member too far behind for entries, since last asked.
     pub(super) snapshot_wanted: Cell<Option<MemberId>>,
     /// A snapshot of the state machine that can be sent.
@@ -70,6 +76,8 @@ impl Shelf {
             recent_bytes: 0,
             reader,
             failure: RefCell::new(None),
+            unreadable: Cell::new(LogIndex(0)),
+            unread: RefCell::new(None),
             snapshot_wanted: Cell::new(None),
             offered: None,
         }
@@ -237,11 +245,22 @@ impl Shelf {
         (low..high).map(outline).collect()
     }
 
-    fn load_range(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<eraftpb::Entry>, ReadError> {
+    /// Whether a snapshot will do for the member that was to be sent an entry that could not be read.
+    fn is_dispensable(&self, index: LogIndex, error: &ReadError) -> bool {
+        matches!(error, ReadError::Damaged { .. } | ReadError::Io { .. }) && index <= self.hard_state.commit
+    }
+
+    /// The last entry that members lack for good, as it cannot be read: a snapshot must reach that far.
+    pub(super) fn unreadable(&self) -> LogIndex {
+        self.unreadable.get()
+    }
+
+    /// Entries, or which of them cannot be read.
+    fn load_range(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<eraftpb::Entry>, (LogIndex, ReadError)> {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for index in low..high {
-            let entry = self.load(LogIndex(index))?;
+            let entry = self.load(LogIndex(index)).map_err(|error| (LogIndex(index), error))?;
             bytes += (entry.data.len() + entry.context.len() + ENTRY_OVERHEAD) as u64;
             if bytes > bytes_max && !entries.is_empty() {
                 break;
@@ -281,7 +300,13 @@ impl raft::Storage for Shelf {
         };
         match self.load_range(low, high, bytes_max) {
             Ok(entries) => Ok(entries),
-            Err(error) => {
+            // Asked for another member only.
+            Err((index, error)) if context.can_async() && self.is_dispensable(index, &error) => {
+                self.unreadable.set(self.unreadable.get().max(index));
+                self.unread.borrow_mut().get_or_insert(error);
+                Err(raft::Error::Store(StorageError::Compacted))
+            }
+            Err((_, error)) => {
                 self.failure.borrow_mut().get_or_insert(error);
                 if context.can_async() {
                     Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable))
@@ -312,7 +337,7 @@ impl raft::Storage for Shelf {
         match &self.offered {
             // One that does not know the member would be of no use to it.
             Some(offer)
-                if offer.index >= self.start
+                if offer.index >= self.start.max(self.unreadable.get())
                     && offer.index.0 >= request_index
                     && offer.members.contains(MemberId(to)) =>
             {

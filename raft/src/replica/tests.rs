@@ -455,6 +455,54 @@ fn a_damaged_log_ends_the_replica_and_nothing_leaves_it() {
 }
 
 #[test]
+fn a_member_that_lacks_a_damaged_entry_is_sent_a_snapshot_from_beyond_it() {
+    let mut bench = Bench::new(3);
+    bench.lead();
+    bench.acknowledge(6);
+    let large = Bytes::from(vec![3; 1 << 20]);
+    for index in 7..27 {
+        let data = if index == 7 { Bytes::from_static(b"payload") } else { large.clone() };
+        bench.replica.propose(data).unwrap();
+        bench.settle();
+        bench.acknowledge(index);
+    }
+    let files = (1..9).map(|number| format!("{number:016x}.log"));
+    let found = files.filter_map(|file| {
+        let bytes = bench.disk.bytes(&file)?;
+        Some((file, bytes.windows(7).position(|window| window == b"payload")?))
+    });
+    let (file, at) = found.last().unwrap();
+    bench.disk.flip(&file, at as u64 * 8);
+    bench.replica.offer_snapshot(LogIndex(6));
+    // Member 3 has nothing yet.
+    let behind = Message {
+        from: MemberId(3),
+        reject: true,
+        index: FOUNDING_INDEX,
+        reject_hint: FOUNDING_INDEX,
+        log_term: FOUNDING_TERM,
+        ..bench.message(MessageKind::AppendResponse, 6)
+    };
+    let alive = Message { from: MemberId(3), ..bench.message(MessageKind::HeartbeatResponse, 6) };
+    bench.replica.receive(alive.clone()).unwrap();
+    bench.replica.receive(behind).unwrap();
+    let effects = bench.replica.effects().unwrap();
+    assert!(matches!(effects.unread, Some(ReadError::Damaged { index: LogIndex(7), .. })), "{:?}", effects.unread);
+    // What was offered ends before it.
+    assert_eq!((effects.snapshot_wanted, bench.replica.unreadable()), (Some(MemberId(3)), LogIndex(7)));
+    bench.replica.offer_snapshot(LogIndex(20));
+    bench.replica.receive(alive).unwrap();
+    let effects = bench.replica.effects().unwrap();
+    let to_it = effects.send.iter().filter(|message| message.to() == MemberId(3));
+    assert_eq!(to_it.filter_map(Message::snapshot_index).collect::<Vec<_>>(), [LogIndex(20)]);
+    // What is new is nothing that it needs the damaged entry for.
+    let proposed = bench.replica.propose("new").unwrap();
+    bench.settle();
+    bench.acknowledge(proposed.index.0);
+    assert_eq!(bench.committed.last().unwrap().index, proposed.index);
+}
+
+#[test]
 fn entries_that_memory_let_go_of_are_read_from_the_log() {
     let mut bench = Bench::new(3);
     bench.lead();

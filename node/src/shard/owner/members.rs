@@ -266,8 +266,10 @@ impl Owner {
 
     /// A member needs a snapshot: the last checkpoint will do, because the log keeps everything after it.
     pub(super) fn offer_snapshot(&mut self, to: MemberId) {
-        if !self.shared.is_for(&self.known.checkpoint, to) {
-            // It was let in after that one, which is of no use to it. It is asked for again until there is a newer one.
+        let reaches = self.known.checkpoint.index >= self.replica.unreadable();
+        if !reaches || !self.shared.is_for(&self.known.checkpoint, to) {
+            // It was let in after that one, or lacks what the log has after it and cannot be read: it is of no use to it. It is
+            // asked for again until there is a newer one.
             if self.known.beginning.is_none() {
                 self.store.request_checkpoint();
                 self.work.ask_again();

@@ -378,6 +378,10 @@ impl Owner {
             if let Some(changed) = effects.members.into_iter().next_back() {
                 self.members_changed(changed.members);
             }
+            if let Some(error) = effects.unread {
+                tracing::error!(shard = self.shared.id, %error, "the log cannot be read for a member, which is to have a snapshot");
+                self.keeps_damaged();
+            }
             if let Some(member) = effects.snapshot_wanted {
                 self.offer_snapshot(member);
             }
