@@ -467,11 +467,11 @@ fn a_member_that_lacks_a_damaged_entry_is_sent_a_snapshot_from_beyond_it() {
         bench.acknowledge(index);
     }
     let files = (1..9).map(|number| format!("{number:016x}.log"));
-    let found = files.filter_map(|file| {
+    let mut found = files.filter_map(|file| {
         let bytes = bench.disk.bytes(&file)?;
         Some((file, bytes.windows(7).position(|window| window == b"payload")?))
     });
-    let (file, at) = found.last().unwrap();
+    let (file, at) = found.next_back().unwrap();
     bench.disk.flip(&file, at as u64 * 8);
     bench.replica.offer_snapshot(LogIndex(6));
     // Member 3 has nothing yet.
