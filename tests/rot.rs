@@ -459,3 +459,96 @@ async fn a_node_by_itself_says_so_merges_nothing_of_it_and_serves_the_rest() {
     let ended = Node::refused(data.path(), &[]);
     assert!(ended.log.contains(&name) && ended.log.contains("damaged at byte"), "LOCI_SEED={seed}: {}", ended.log);
 }
+
+/// What `loci verify` finds in a data directory that nobody uses, in which it changes nothing, and whether all is well.
+fn verified(data: &Path) -> (serde_json::Value, bool) {
+    let all = || files_below(data).into_iter().map(|file| (file.clone(), fs::read(file).expect("it can be read")));
+    let before: BTreeMap<_, _> = all().collect();
+    let found = command(&["verify", "--json", "--data", data.to_str().expect("a path")]).output().expect("it runs");
+    let table = verify(data);
+    assert_eq!(table.status.success(), found.status.success());
+    assert!(before == all().collect(), "it changes nothing");
+    let json: serde_json::Value = serde_json::from_slice(&found.stdout).expect("JSON");
+    for file in json["log"].as_array().expect("the log's files") {
+        let line = format!("{} ", file["file"].as_str().expect("a name"));
+        assert!(String::from_utf8_lossy(&table.stdout).contains(&line), "{table:?}");
+    }
+    (json, found.status.success())
+}
+
+fn flip(file: &Path, at: u64) {
+    let opened = File::options().read(true).write(true).open(file).expect("it can be opened");
+    let mut byte = [0];
+    opened.read_exact_at(&mut byte, at).expect("it is in there");
+    opened.write_all_at(&[byte[0] ^ 4], at).expect("it can be changed");
+}
+
+/// The log is read as a node that starts reads it: what that would refuse is named, and where; what it would cut is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_reads_the_log_and_says_what_a_start_would_say() {
+    let seed = seed();
+    let mut chance = Chance::new(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let start = || Start::default().with(&NEVER).with(&["--log-file-mib", "1"]);
+    let node = start().ready(data).await;
+    let client = Client::connect(format!("http://{}", node.address)).await.expect("it answers");
+    client.create_namespace_on("default", 0, 0, true).await.expect("a namespace is made");
+    let memories = client.collection("default", "memories");
+    let schema = Schema::default().with_embedding("text", DIMENSION, Metric::SquaredL2);
+    memories.ensure(schema).await.expect("a collection is made");
+    furnish(&memories, "early", &mut chance).await;
+    for number in 0..20 {
+        memories.put(Record::new(format!("small {number}")).with_value(b"it is".to_vec())).await.expect("written");
+    }
+    assert!(verify(data).status.success(), "LOCI_SEED={seed}: while it runs");
+    node.kill();
+    let (sound, well) = verified(data);
+    let log = sound["log"].as_array().expect("the log's files");
+    assert!(well && log.len() >= 2, "LOCI_SEED={seed}: {sound}");
+    assert!(log.iter().all(|file| file["damaged"].is_null() && file["frames"].as_u64() > Some(5)), "{sound}");
+    let path = |file: &serde_json::Value| data.join("log").join(file["file"].as_str().expect("a name"));
+    let (oldest, newest) = (log.first().expect("a file"), log.last().expect("a file"));
+
+    // Full, and in use but before what is known to be synced.
+    for (place, file) in [(0, oldest), (log.len() - 1, newest)] {
+        let at = file["bytes"].as_u64().expect("a number") / 2;
+        flip(&path(file), at);
+        let (found, well) = verified(data);
+        let said = found["log"][place]["damaged"].as_str().unwrap_or_default();
+        let name = file["file"].as_str().expect("a name");
+        assert!(!well && said.starts_with(&format!("{name} is damaged at byte ")), "LOCI_SEED={seed}: {found}");
+        let offset = found["log"][place]["bytes"].as_u64().expect("a number");
+        assert!(offset <= at && said.contains(&format!("byte {offset}:")), "LOCI_SEED={seed}: {at}: {found}");
+        let others = found["log"].as_array().expect("files").iter().enumerate().filter(|(other, _)| *other != place);
+        assert!(others.into_iter().all(|(_, other)| other["damaged"].is_null()), "LOCI_SEED={seed}: {found}");
+        let refused = Node::refused(data, &[]);
+        assert!(refused.log.contains(said), "LOCI_SEED={seed}: {said}: {}", refused.log);
+        flip(&path(file), at);
+    }
+
+    let end = newest["bytes"].as_u64().expect("a number");
+    let opened = File::options().write(true).open(path(newest)).expect("it can be opened");
+    opened.write_all_at(b"half a frame", end).expect("it can be written");
+    let (torn, well) = verified(data);
+    let cut = &torn["log"][log.len() - 1]["cut"];
+    assert!(well && cut["offset"] == end && cut["bytes"].as_u64() >= Some(12), "LOCI_SEED={seed}: {torn}");
+    let old_log =
+        BTreeMap::from_iter(files_below(&data.join("log")).into_iter().map(|f| (f.clone(), fs::read(f).unwrap())));
+
+    let node = start().ready(data).await;
+    assert!(node.log().contains("the log was not closed"), "LOCI_SEED={seed}: {}", node.log());
+    let client = Client::connect(format!("http://{}", node.address)).await.expect("it answers");
+    furnish(&client.collection("default", "memories"), "late", &mut chance).await;
+    assert!(node.terminate().success());
+    let (closed, well) = verified(data);
+    let last = closed["log"].as_array().and_then(|files| files.last()).expect("a file");
+    assert!(well && last["cut"].is_null(), "LOCI_SEED={seed}: {closed}");
+
+    // A log that is older than its stores.
+    fs::remove_dir_all(data.join("log")).expect("it can be removed");
+    fs::create_dir(data.join("log")).expect("it can be made");
+    old_log.iter().for_each(|(file, bytes)| fs::write(file, bytes).expect("it can be written"));
+    let (older, well) = verified(data);
+    assert!(!well && older["shards"].to_string().contains("but the log ends at"), "LOCI_SEED={seed}: {older}");
+}

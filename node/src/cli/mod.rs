@@ -64,7 +64,7 @@ enum Command {
     /// The cluster: who takes part and who leads, and who is to; show it and change it.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
-    /// Compare the files of a node on this machine with their checksums; it may run.
+    /// Compare the files of a node on this machine, stores and log, with their checksums; it may run.
     Verify(verify::VerifyArgs),
     /// How the node is doing.
     Stats(admin::StatsArgs),

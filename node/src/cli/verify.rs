@@ -1,15 +1,23 @@
 //! Comparing a node's files with their checksums, on its own machine. Nothing is changed, so the node may run.
+//!
+//! ```text
+//!   checkpoint of each shard ---> log ---> checkpoint of each shard, and its files
+//!   first applied <= the log's last        its start <= then applied       (both only grow while the node runs)
+//! ```
 
+use std::error::Error as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use loci_index::directory::MmapDirectory;
-use loci_index::store::{StoreError, check_file, named_files};
+use loci_index::store::{StoreError, check_file, checkpoint_files, named_files};
+use loci_raft::{LogError, LogIndex, RestoreError, ShardId, VerifiedFile, VerifiedLog};
 use serde_json::json;
 
 use super::failure::Failure;
 use super::output::{Rows, print, print_json};
+use crate::cluster::snapshot::Stand;
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
@@ -30,16 +38,30 @@ struct Verified {
     damaged: Vec<String>,
 }
 
-/// Reads every file that the shards' manifests name.
+/// Reads every file that the shards' manifests name, and every frame of the log.
 pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let folder = args.data.join("shards");
     let entries = fs::read_dir(&folder).map_err(|error| Failure::file(&folder, error))?;
     let mut shards: Vec<u32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     shards.sort_unstable();
-    let all: Vec<Verified> = shards.into_iter().map(|shard| of_shard(&folder, shard)).collect();
+    let before: Vec<Option<LogIndex>> = shards.iter().map(|shard| applied(&folder, *shard)).collect();
+    let path = args.data.join("log");
+    let log = VerifiedLog::read(&path).map_err(|error| Failure::file(&path, whole(&error)))?;
+    let of_shard = |(shard, before): (u32, Option<LogIndex>)| {
+        let mut verified = of_shard(&folder, shard);
+        verified.damaged.extend(misfit(&folder, shard, before, &log));
+        verified
+    };
+    let all: Vec<Verified> = shards.into_iter().zip(before).map(of_shard).collect();
     if args.json {
         let shard = |shard: &Verified| json!({ "shard": shard.shard, "files": shard.files, "bytes": shard.bytes, "damaged": shard.damaged });
-        print_json(&json!(all.iter().map(shard).collect::<Vec<_>>()))?;
+        let file = |file: &VerifiedFile| {
+            let cut = file.cut.as_ref().map(|cut| json!({ "offset": cut.offset, "bytes": cut.bytes }));
+            let damaged = file.damage.as_ref().map(whole);
+            json!({ "file": file.name, "frames": file.frames, "bytes": file.bytes, "damaged": damaged, "cut": cut })
+        };
+        let shards: Vec<_> = all.iter().map(shard).collect();
+        print_json(&json!({ "shards": shards, "log": log.files.iter().map(file).collect::<Vec<_>>() }))?;
     } else {
         let mut rows = Rows::new(&[">shard", ">files", ">bytes", "damaged"]);
         for Verified { shard, files, bytes, damaged } in &all {
@@ -47,11 +69,49 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
             rows.push([shard.to_string(), files.to_string(), bytes.to_string(), damaged]);
         }
         print(rows.text())?;
+        let mut rows = Rows::new(&["log", ">frames", ">bytes", "damaged"]);
+        for file in &log.files {
+            let damaged = match (&file.damage, &file.cut) {
+                (Some(error), _) => whole(error),
+                (None, None) => "nothing".to_owned(),
+                (None, Some(cut)) => {
+                    format!("nothing; not closed: what lies behind byte {} was never acknowledged", cut.offset)
+                }
+            };
+            rows.push([file.name.clone(), file.frames.to_string(), file.bytes.to_string(), damaged]);
+        }
+        print(format!("\n{}", rows.text()))?;
     }
-    match all.iter().map(|shard| shard.damaged.len()).sum::<usize>() {
+    let of_log = log.files.iter().filter(|file| file.damage.is_some()).count();
+    match all.iter().map(|shard| shard.damaged.len()).sum::<usize>() + of_log {
         0 => Ok(()),
-        damaged => Err(Failure::refused(format!("{}: {damaged} files are damaged", folder.display()))),
+        damaged => Err(Failure::refused(format!("{}: {damaged} files are damaged", args.data.display()))),
     }
+}
+
+/// What went wrong with the log, and what the disk said of it.
+fn whole(error: &LogError) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+/// Up to where a shard's checkpoint has the log's entries; none if that cannot be read.
+fn applied(folder: &Path, shard: u32) -> Option<LogIndex> {
+    let directory = MmapDirectory::used(folder.join(shard.to_string()));
+    checkpoint_files(&directory).ok().map(|(_, applied, _)| LogIndex(applied))
+}
+
+/// Why a node does not start with this checkpoint and this log, one of which is older than it was. (A log that does not know the
+/// snapshot that a store came as begins anew behind it.)
+fn misfit(folder: &Path, number: u32, before: Option<LogIndex>, log: &VerifiedLog) -> Option<String> {
+    let shard = ShardId(number);
+    let (start, last) = *log.kept.get(&shard)?;
+    let (before, applied) = (before?, applied(folder, number)?);
+    if applied < start {
+        return Some(RestoreError::StoreBehind { shard, applied, start }.to_string());
+    }
+    let stand = Stand::read(&folder.join(number.to_string())).ok().flatten();
+    let came = stand.is_some_and(|stand| stand.index == before);
+    (before > last && !came).then(|| RestoreError::LogBehind { shard, applied: before, last }.to_string())
 }
 
 fn of_shard(folder: &Path, shard: u32) -> Verified {

@@ -30,6 +30,7 @@ mod reader;
 mod recover;
 mod summary;
 mod syncing;
+mod verify;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use reader::{LogReader, ReadError};
 use reader::{OpenFiles, Place, ShardIndex};
 use summary::{Step, Summary};
 pub use syncing::Syncing;
+pub use verify::{VerifiedFile, VerifiedLog};
 
 use crate::disk::{Disk, DiskFile};
 use crate::entry::{Append, Change, ENTRY_BYTES_MAX, EntryKind, LogIndex, ShardId};

@@ -22,14 +22,14 @@ use super::reader::{OpenFiles, Place, ShardIndex};
 use super::summary::{self, Step, Summary};
 use super::{Cut, LiveFile, Log, LogError, LogOptions, Recovered, Shard, Spare, failed, file_name};
 use crate::disk::{Disk, DiskFile};
-use crate::entry::ShardId;
+use crate::entry::{LogIndex, ShardId};
 use crate::members::Members;
 
 const READ_BYTES: usize = 4 << 20;
 const WIPE_BYTES: usize = 64 << 10;
 
 pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Recovered), LogError> {
-    let Names { sequences, spares } = list(&disk)?;
+    let Names { sequences, spares, .. } = list(&disk)?;
     let spares_made = spares.iter().filter_map(|name| number_in(name, "spare-")).max().unwrap_or(0);
     let mut log = Log {
         disk,
@@ -77,28 +77,27 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
         log.open_files.insert(sequence, shared, header.salt());
         log.files.push_back(LiveFile { header, file, live: 0 });
     }
-    let mut replay = Replay { shards: BTreeMap::new(), live: BTreeMap::new() };
+    let mut replay = Replay::default();
     for at in 0..log.files.len() {
         let next = log.files.get(at + 1).map(|file| file.header);
         let here = &log.files[at];
-        let scanned = replay.read_file(here, at == 0)?;
+        let mut scanned = Scanned::new(here.header);
+        replay.read_file(here, at == 0, &mut scanned)?;
         recovered.bytes += scanned.end - HEADER_BYTES;
         match next {
             Some(next) => {
-                let newest = at + 2 == log.files.len();
-                finish(here, &scanned, next, newest, &log.files[at + 1])?;
+                let successor = &log.files[at + 1];
+                let bare = at + 2 == log.files.len() && !has_frames(successor)?;
+                check_full(here, &scanned, next.previous_end, bare)?;
+                if bare {
+                    finish(here, &scanned, next)?;
+                }
             }
             None => {
                 let name = file_name(here.header.sequence);
-                if scanned.ended {
-                    return Err(LogError::Missing { file: file_name(here.header.sequence + 1) });
-                }
+                check_newest(here, &scanned)?;
                 recovered.clean = scanned.closed;
                 if !scanned.closed {
-                    let durable = durable_beyond(here, scanned.end)?;
-                    if durable || scanned.end < here.header.opening_end {
-                        return Err(damaged(here, scanned.end, "a frame that was synced"));
-                    }
                     let bytes = wipe(here, scanned.end)?;
                     if bytes > 0 {
                         recovered.cut = Some(Cut { file: name.clone(), offset: scanned.end, bytes });
@@ -115,10 +114,8 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
             }
         }
     }
+    replay.check_entries()?;
     for (shard, part) in replay.shards {
-        if let Some((first, last)) = part.index.missing() {
-            return Err(LogError::MissingEntries { shard, first, last });
-        }
         let index = Arc::new(RwLock::new(part.index));
         log.shards.insert(shard, Shard { summary: part.summary, index });
         if let Some(state) = log.shard(shard) {
@@ -131,35 +128,46 @@ pub(super) fn open<D: Disk>(disk: D, options: LogOptions) -> Result<(Log<D>, Rec
     Ok((log, recovered))
 }
 
-struct Names {
+#[derive(Default)]
+pub(super) struct Names {
     /// Of the files in use, ascending.
-    sequences: Vec<u64>,
+    pub sequences: Vec<u64>,
     spares: Vec<String>,
+    /// What a crash left half made.
+    unfinished: Vec<String>,
+    /// What is not the log's.
+    pub foreign: Vec<String>,
 }
 
-/// Sorts the names in the directory; removes what a crash left half made.
-fn list<D: Disk>(disk: &D) -> Result<Names, LogError> {
-    let directory = "the directory of the log";
-    let mut names = Names { sequences: Vec::new(), spares: Vec::new() };
-    let mut unfinished = Vec::new();
-    for name in disk.list().map_err(failed("listing", directory))? {
-        if let Some(sequence) = number_in(&name, "").filter(|_| name.ends_with(".log")) {
-            names.sequences.push(sequence);
-        } else if number_in(&name, "spare-").is_some() {
-            if name.ends_with(".log") {
+impl Names {
+    pub(super) fn sorted(all: Vec<String>) -> Names {
+        let mut names = Names::default();
+        for name in all {
+            if let Some(sequence) = number_in(&name, "").filter(|_| name.ends_with(".log")) {
+                names.sequences.push(sequence);
+            } else if number_in(&name, "spare-").is_none() {
+                names.foreign.push(name);
+            } else if name.ends_with(".log") {
                 names.spares.push(name);
             } else {
-                unfinished.push(name);
+                names.unfinished.push(name);
             }
-        } else {
-            return Err(LogError::Foreign { file: name });
         }
+        names.sequences.sort_unstable();
+        names.spares.sort_unstable();
+        names
     }
-    for name in unfinished {
+}
+
+/// The names in the directory, and removes what a crash left half made.
+fn list<D: Disk>(disk: &D) -> Result<Names, LogError> {
+    let mut names = Names::sorted(disk.list().map_err(failed("listing", "the directory of the log"))?);
+    if let Some(file) = names.foreign.pop() {
+        return Err(LogError::Foreign { file });
+    }
+    for name in names.unfinished.drain(..) {
         disk.remove(&name).map_err(failed("removing", &name))?;
     }
-    names.sequences.sort_unstable();
-    names.spares.sort_unstable();
     Ok(names)
 }
 
@@ -195,42 +203,54 @@ pub(super) fn read_header<F: DiskFile + ?Sized>(file: &F, name: &str, sequence: 
     Ok(header)
 }
 
-fn damaged<F>(file: &LiveFile<F>, offset: u64, what: &'static str) -> LogError {
+pub(super) fn damaged<F>(file: &LiveFile<F>, offset: u64, what: &'static str) -> LogError {
     LogError::Damaged { file: file_name(file.header.sequence), offset, what }
 }
 
 /// How far a file could be read.
-struct Scanned {
+#[derive(PartialEq, Eq)]
+pub(super) struct Scanned {
     /// Where the valid frames end; an end frame is not counted.
-    end: u64,
+    pub end: u64,
+    /// How many there are, without an end frame.
+    pub frames: u64,
     /// An end frame stands there.
-    ended: bool,
+    pub ended: bool,
     /// The last frame is a close mark.
-    closed: bool,
+    pub closed: bool,
     /// Some frame says that everything before this was synced.
     durable: u64,
 }
 
-/// Checks that a file that has a successor is whole.
-fn finish<F: DiskFile>(
+impl Scanned {
+    /// Nothing so far.
+    pub(super) fn new(header: Header) -> Scanned {
+        Scanned { end: HEADER_BYTES, frames: 0, ended: false, closed: false, durable: header.opening_end }
+    }
+}
+
+/// Checks that a file that has a successor is whole. `bare`: the successor is the newest and has no frames. Only then can the
+/// end frame be missing, or be there and not on the medium.
+pub(super) fn check_full<F>(
     here: &LiveFile<F>,
     scanned: &Scanned,
-    next: Header,
-    newest: bool,
-    successor: &LiveFile<F>,
+    previous_end: u64,
+    bare: bool,
 ) -> Result<(), LogError> {
-    if scanned.end < next.previous_end {
+    if scanned.end < previous_end {
         return Err(damaged(here, scanned.end, "a frame that was synced"));
     }
-    if scanned.end > next.previous_end {
-        return Err(damaged(here, next.previous_end, "frames after its end"));
+    if scanned.end > previous_end {
+        return Err(damaged(here, previous_end, "frames after its end"));
     }
-    // Only while the successor has no frames can the end frame be missing, or be there and not on the
-    // medium.
-    if !newest || has_frames(successor)? {
-        let whole = Err(damaged(here, scanned.end, "its end frame"));
-        return if scanned.ended { Ok(()) } else { whole };
+    if !bare && !scanned.ended {
+        return Err(damaged(here, scanned.end, "its end frame"));
     }
+    Ok(())
+}
+
+/// Writes the end frame that may be missing.
+fn finish<F: DiskFile>(here: &LiveFile<F>, scanned: &Scanned, next: Header) -> Result<(), LogError> {
     let name = file_name(here.header.sequence);
     let mut end = Vec::new();
     frame::encode_number(&mut end, here.header.salt(), Kind::End, next.sequence);
@@ -238,8 +258,19 @@ fn finish<F: DiskFile>(
     here.file.sync_data().map_err(failed("syncing", &name))
 }
 
+/// Checks that the newest file is whole as far as it is known to be synced.
+pub(super) fn check_newest<F: DiskFile>(here: &LiveFile<F>, scanned: &Scanned) -> Result<(), LogError> {
+    if scanned.ended {
+        return Err(LogError::Missing { file: file_name(here.header.sequence.saturating_add(1)) });
+    }
+    if !scanned.closed && (durable_beyond(here, scanned.end)? || scanned.end < here.header.opening_end) {
+        return Err(damaged(here, scanned.end, "a frame that was synced"));
+    }
+    Ok(())
+}
+
 /// Whether any frame stands behind a file's opening, valid or not, torn or not.
-fn has_frames<F: DiskFile>(file: &LiveFile<F>) -> Result<bool, LogError> {
+pub(super) fn has_frames<F: DiskFile>(file: &LiveFile<F>) -> Result<bool, LogError> {
     // The first frame behind an opening is a mark, which begins a sector's worth of plain bytes.
     let name = file_name(file.header.sequence);
     let mut bytes = [0; NUMBER_FRAME_BYTES as usize];
@@ -289,25 +320,36 @@ fn rewrite<F: DiskFile>(file: &LiveFile<F>, from: u64, to: u64) -> Result<(), Lo
 
 /// Zeros what lies beyond `offset`; says how many bytes were not zero.
 fn wipe<F: DiskFile>(file: &LiveFile<F>, offset: u64) -> Result<u64, LogError> {
+    dirt(file, offset, |part, at| {
+        part.fill(0);
+        file.file.write_all_at(part, at)
+    })
+}
+
+/// How many bytes beyond `offset` are not zero; `each` part that has any is given away.
+pub(super) fn dirt<F: DiskFile>(
+    file: &LiveFile<F>,
+    offset: u64,
+    mut each: impl FnMut(&mut [u8], u64) -> io::Result<()>,
+) -> Result<u64, LogError> {
     let name = file_name(file.header.sequence);
     let mut bytes = vec![0; WIPE_BYTES];
-    let mut wiped = 0;
+    let mut found = 0;
     let mut at = offset;
     while at < file.header.bytes {
         let want = WIPE_BYTES.min((file.header.bytes - at) as usize);
         let read = file.file.read_at(&mut bytes[..want], at).map_err(failed("reading", &name))?;
         let dirty = bytes[..read].iter().filter(|byte| **byte != 0).count() as u64;
         if dirty > 0 {
-            wiped += dirty;
-            bytes[..read].fill(0);
-            file.file.write_all_at(&bytes[..read], at).map_err(failed("writing", &name))?;
+            found += dirty;
+            each(&mut bytes[..read], at).map_err(failed("writing", &name))?;
         }
         if read == 0 {
             break;
         }
         at += read as u64;
     }
-    Ok(wiped)
+    Ok(found)
 }
 
 /// A piece of a file in memory, read in big steps.
@@ -345,7 +387,8 @@ impl Window {
 }
 
 /// The log as far as it has been read back.
-struct Replay {
+#[derive(Default)]
+pub(super) struct Replay {
     shards: BTreeMap<ShardId, Part>,
     /// Entries still needed, by file.
     live: BTreeMap<u64, u64>,
@@ -357,13 +400,18 @@ struct Part {
 }
 
 impl Replay {
-    fn read_file<F: DiskFile>(&mut self, file: &LiveFile<F>, first: bool) -> Result<Scanned, LogError> {
+    /// Reads the file that follows what was read, or the first one. Where that fails, `scanned` says how far it came.
+    pub(super) fn read_file<F: DiskFile>(
+        &mut self,
+        file: &LiveFile<F>,
+        first: bool,
+        scanned: &mut Scanned,
+    ) -> Result<(), LogError> {
         let header = file.header;
         let name = file_name(header.sequence);
         let salt = header.salt();
         let mut window = Window::new(HEADER_BYTES, header.bytes);
         let mut opened = 0;
-        let mut scanned = Scanned { end: HEADER_BYTES, ended: false, closed: false, durable: header.opening_end };
         loop {
             let at = scanned.end;
             if at == header.opening_end && !first && opened != self.shards.len() {
@@ -393,15 +441,32 @@ impl Replay {
                 Kind::Pad => Ok(()),
                 Kind::End => {
                     scanned.ended = true;
-                    return Ok(scanned);
+                    return Ok(());
                 }
                 _ => self.take(&frame, header.sequence, at, bytes),
             };
             taken.map_err(|what| damaged(file, at, what))?;
             scanned.closed = frame.kind == Kind::Close;
             scanned.end = at + bytes;
+            scanned.frames += 1;
         }
-        Ok(scanned)
+        Ok(())
+    }
+
+    /// Checks that no entry is missing which must be there.
+    pub(super) fn check_entries(&self) -> Result<(), LogError> {
+        for (shard, part) in &self.shards {
+            if let Some((first, last)) = part.index.missing() {
+                return Err(LogError::MissingEntries { shard: *shard, first, last });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the log keeps of each shard: the last entry before it, and its last.
+    pub(super) fn kept(&self) -> BTreeMap<ShardId, (LogIndex, LogIndex)> {
+        let summaries = self.shards.iter().filter_map(|(shard, part)| Some((*shard, part.summary.as_ref()?)));
+        summaries.map(|(shard, summary)| (shard, (summary.start, summary.last))).collect()
     }
 
     fn open_shard(&mut self, frame: &Frame<'_>, first: bool) -> Result<(), &'static str> {
@@ -421,7 +486,7 @@ impl Replay {
     fn take(&mut self, frame: &Frame<'_>, sequence: u64, offset: u64, bytes: u64) -> Result<(), &'static str> {
         let step = step(frame).ok_or("a frame that cannot be read")?;
         let part = self.shards.entry(frame.shard).or_insert_with(|| {
-            let nothing = crate::entry::LogIndex(0);
+            let nothing = LogIndex(0);
             Part { summary: None, index: ShardIndex::new(nothing, nothing) }
         });
         summary::follow(&mut part.summary, &step)?;

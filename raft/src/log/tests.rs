@@ -301,7 +301,7 @@ fn changes_that_cannot_follow_are_refused_and_change_nothing() {
 }
 
 /// Two and a half files: entries of two shards, an overwritten suffix, a forgotten beginning.
-fn worked_log(close: bool) -> (MemoryDisk, Vec<Append>, Vec<Append>) {
+pub(super) fn worked_log(close: bool) -> (MemoryDisk, Vec<Append>, Vec<Append>) {
     let disk = MemoryDisk::new();
     let (mut log, _) = open(&disk);
     let mut appends = vec![start(ONE, 5, 5), start(TWO, 5, 5)];
