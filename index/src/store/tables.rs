@@ -433,6 +433,12 @@ impl Store {
         limits
     }
 
+    /// Whether anything has to make room as soon as there is too much of it.
+    pub fn is_limited(&self, room: &Room) -> bool {
+        let together = room.namespace.as_ref().is_some_and(|own| own.bytes > 0);
+        together || self.collections.iter().any(|state| state.shared.schema.eviction_bytes > 0)
+    }
+
     /// Commands for the next entry, if this member leads: what has to make room, and what has expired by `now`. A key is named
     /// once, and once more some time later if it is still there.
     pub fn reclaims(&mut self, now: u64, room: &Room) -> Vec<Command> {

@@ -330,7 +330,7 @@ pub type Outbox = Box<dyn FnMut(Message) + Send>;
 
 /// What the owner is told.
 pub enum Event {
-    /// There are writes in the inbox, and were none.
+    /// There are writes in the inbox, and were none; or now there are enough for an entry.
     Writes,
     /// A read waits until the view is as new as every write answered by now.
     Read(owner::Reader),

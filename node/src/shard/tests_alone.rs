@@ -1,6 +1,7 @@
 //! A shard of one member with a real log, driven by hand.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -40,11 +41,20 @@ impl Drop for Closing {
 
 impl Alone {
     fn new() -> Alone {
-        Alone::told(1, Arc::default(), Siblings::default())
+        Alone::gathering(Duration::ZERO)
+    }
+
+    /// Behind an entry that is on its way writes gather for so long.
+    fn gathering(gathering: Duration) -> Alone {
+        Alone::made(1, Arc::default(), Siblings::default(), gathering)
     }
 
     /// Of a node that makes room by these rules, and has these shards.
     fn told(id: u32, eviction: Arc<ArcSwap<Room>>, siblings: Siblings) -> Alone {
+        Alone::made(id, eviction, siblings, Duration::ZERO)
+    }
+
+    fn made(id: u32, eviction: Arc<ArcSwap<Room>>, siblings: Siblings, gathering: Duration) -> Alone {
         let folder = tempfile::tempdir().unwrap();
         let (log, _) = Log::open(FileDisk::open(folder.path().join("log")).unwrap(), LogOptions::default()).unwrap();
         let figures = Arc::new(LogFigures::default());
@@ -75,7 +85,7 @@ impl Alone {
                 eviction,
                 siblings,
                 history_bytes: 0,
-                gathering: Duration::MAX,
+                gathering,
             },
             history: None,
         };
@@ -100,6 +110,15 @@ impl Alone {
             self.owner.take(event).unwrap();
         }
         self.owner.turn().unwrap();
+    }
+
+    /// Begins a write. Whether an entry is made of it at once.
+    fn goes_on_its_way(&mut self, writing: Pin<&mut impl Future<Output = Result<Written, WriteError>>>) -> bool {
+        assert!(writing.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        for event in self.events.try_iter() {
+            self.owner.take(event).unwrap();
+        }
+        self.owner.propose()
     }
 
     fn write(&mut self, command: Command) -> Outcome {
@@ -251,14 +270,12 @@ fn a_request_under_way_is_asked_for_again_without_room() {
     alone.execute(collection, "a", &["SET", "k", &large]).unwrap();
     let writing = alone.command(collection, "b", &["INCR", "n"]);
     let mut writing = std::pin::pin!(writing);
-    assert!(writing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    for event in alone.events.try_iter() {
-        alone.owner.take(event).unwrap();
-    }
-    assert!(alone.owner.propose(), "it is on its way");
+    assert!(alone.goes_on_its_way(writing.as_mut()));
     let own = NamespaceRoom { name: "n".into(), bytes: 1_000, all_bytes: 1_000, policy: Some(Policy::None) };
     eviction.store(Arc::new(Room { namespace: Some(own), ..Room::default() }));
     let again = alone.command(collection, "b", &["INCR", "n"]);
+    let mut again = std::pin::pin!(again);
+    assert!(alone.goes_on_its_way(again.as_mut()), "before the first is applied");
     let again = alone.until(again).unwrap();
     assert_eq!(alone.until(writing).unwrap().outcome, again.outcome);
     assert!(is_refused(alone.execute(collection, "c", &["INCR", "n"])));
@@ -285,7 +302,7 @@ fn what_shards_may_take_together_is_used_up_in_all_of_them() {
 /// Of each of these values, set one after the other: how often the thread is called for it, and whether it then goes on its way; and
 /// in which entry each is.
 fn ways(values: &[&str]) -> (Vec<(usize, bool)>, Vec<u64>) {
-    let mut alone = Alone::new();
+    let mut alone = Alone::gathering(Duration::MAX);
     let collection = alone.collection("c", Durability::Synced);
     let keys: Vec<String> = (0..values.len()).map(|number| number.to_string()).collect();
     let mut writing: Vec<_> = std::iter::zip(&keys, values)
@@ -322,4 +339,26 @@ fn small_writes_gather_while_an_entry_is_on_its_way_until_they_are_enough_for_th
     let first = entries[0];
     let [second, third] = [first + 1, first + 2];
     assert_eq!(entries, [first, second, second, second, second, second, third, third]);
+}
+
+#[test]
+fn what_gathers_is_looked_at_once_its_time_is_up_however_late_the_thread_asks() {
+    let gathering = Duration::from_millis(20);
+    let mut alone = Alone::gathering(gathering);
+    let collection = alone.collection("c", Durability::Synced);
+    // Should this thread be held up in between, there is nothing to see.
+    let gathers = (0..20).any(|_| {
+        let mut writes = ["a", "b"].map(|key| Box::pin(alone.command(collection, key, &["SET", key, "1"])));
+        let [first, second] = &mut writes;
+        assert!(alone.goes_on_its_way(first.as_mut()));
+        let gathers = !alone.goes_on_its_way(second.as_mut());
+        if gathers {
+            assert!(alone.owner.idle_for() <= gathering);
+            std::thread::sleep(gathering);
+            assert_eq!(alone.owner.idle_for(), Duration::ZERO);
+        }
+        writes.into_iter().for_each(|write| drop(alone.until(write).unwrap()));
+        gathers
+    });
+    assert!(gathers);
 }

@@ -506,6 +506,12 @@ impl Replica {
         LogIndex(self.node.raft.raft_log.committed)
     }
 
+    /// The last entry that is handed out as committed by the next effects, if not by earlier ones: it is on this member's disk, too.
+    pub fn appliable_index(&self) -> LogIndex {
+        let log = &self.node.raft.raft_log;
+        LogIndex(log.committed.min(log.persisted))
+    }
+
     /// The last entry that the store is known to have applied.
     pub fn applied_index(&self) -> LogIndex {
         LogIndex(self.node.raft.raft_log.applied)

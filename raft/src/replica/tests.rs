@@ -454,6 +454,63 @@ fn a_damaged_log_ends_the_replica_and_nothing_leaves_it() {
     assert!(matches!(bench.replica.effects(), Err(ReplicaError::Dead)));
 }
 
+/// The entries and commit indexes of appends to a member.
+fn appends(sent: &[Message], to: u64) -> Vec<(usize, u64)> {
+    let appends = sent.iter().filter(|message| message.kind() == MessageKind::Append && message.to() == MemberId(to));
+    appends.map(|message| (message.entries(), message.commit.0)).collect()
+}
+
+#[test]
+fn others_are_told_of_a_commit_with_the_next_entry_or_at_once() {
+    let mut bench = Bench::new(3);
+    bench.lead();
+    for member in [2, 3] {
+        let response =
+            Message { index: LogIndex(6), from: MemberId(member), ..bench.message(MessageKind::AppendResponse, 6) };
+        bench.replica.receive(response).unwrap();
+    }
+    bench.settle();
+    bench.replica.propose("a").unwrap();
+    bench.settle();
+    bench.sent.clear();
+    // Nothing follows.
+    bench.acknowledge(7);
+    assert_eq!([appends(&bench.sent, 2), appends(&bench.sent, 3)], [vec![(0, 7)], vec![(0, 7)]]);
+    bench.replica.propose("b").unwrap();
+    bench.settle();
+    bench.sent.clear();
+    // Something does, before anybody asked for effects.
+    let response = Message { index: LogIndex(8), ..bench.message(MessageKind::AppendResponse, 6) };
+    bench.replica.receive(response).unwrap();
+    bench.replica.propose("c").unwrap();
+    bench.settle();
+    assert_eq!([appends(&bench.sent, 2), appends(&bench.sent, 3)], [vec![(1, 8)], vec![(1, 8)]]);
+    // And nobody needs more than that.
+    bench.sent.clear();
+    bench.settle();
+    assert!(bench.sent.is_empty());
+}
+
+#[test]
+fn an_entry_that_others_have_can_be_applied_once_it_is_on_this_disk_too() {
+    let mut bench = Bench::new(3);
+    bench.lead();
+    bench.acknowledge(6);
+    bench.replica.propose("a").unwrap();
+    let effects = bench.replica.effects().unwrap();
+    bench.log.append(&effects.append).unwrap();
+    let response = Message { index: LogIndex(7), ..bench.message(MessageKind::AppendResponse, 6) };
+    bench.replica.receive(response).unwrap();
+    let other = Message { from: MemberId(3), index: LogIndex(7), ..bench.message(MessageKind::AppendResponse, 6) };
+    bench.replica.receive(other).unwrap();
+    assert_eq!((bench.replica.committed_index(), bench.replica.appliable_index()), (LogIndex(7), LogIndex(6)));
+    assert!(bench.replica.effects().unwrap().committed.is_empty());
+    bench.log.sync().unwrap();
+    bench.replica.synced(effects.sync.unwrap());
+    assert_eq!(bench.replica.appliable_index(), LogIndex(7));
+    assert_eq!(bench.replica.effects().unwrap().committed.len(), 1);
+}
+
 #[test]
 fn a_member_that_lacks_a_damaged_entry_is_sent_a_snapshot_from_beyond_it() {
     let mut bench = Bench::new(3);

@@ -112,7 +112,7 @@ impl Menu {
         }
     }
 
-    /// One in which elections are cut short: for a mistake that matters only in the moments after a vote.
+    /// One in which elections and syncs are cut short: for a mistake that matters only in the moments after a vote, or meanwhile.
     pub fn restless(chance: &mut Chance) -> Menu {
         let served = [
             Fault::PowerCut,

@@ -88,7 +88,7 @@ impl Planted {
         (Planted::HalfIsWritten, 10),
         (Planted::ForgetForAll, 10),
         (Planted::FramesToAnotherShard, 20),
-        (Planted::OneSyncForAllThatWait, 40),
+        (Planted::OneSyncForAllThatWait, 20),
     ];
 
     /// Whether this violation shows the mistake. That an empty member cannot catch up without a snapshot says nothing of
@@ -105,9 +105,15 @@ impl Planted {
         }
     }
 
-    /// Whether it matters only in the moments after a vote, so that elections must be cut short.
-    pub fn needs_elections(self) -> bool {
-        matches!(self, Planted::ForgetTheVote | Planted::ChangeInOneStep | Planted::LearnersVoteCounts)
+    /// Whether it matters only in the moments after a vote, or during a sync, so that elections and syncs must be cut short.
+    pub fn needs_unrest(self) -> bool {
+        matches!(
+            self,
+            Planted::ForgetTheVote
+                | Planted::ChangeInOneStep
+                | Planted::LearnersVoteCounts
+                | Planted::OneSyncForAllThatWait
+        )
     }
 
     /// How often members change, and how often a disk is full, where that is where it matters.

@@ -100,6 +100,7 @@ impl<'t> World<'t> {
             Some(planted) => planted.shards(),
             None => [1, 1, 2, 2, SHARDS_MAX][others.index(5)],
         };
+        let gathers = Chance::new(run.seed ^ 0x6761_7468_6572).percent(50);
         let size = match run.planted {
             Some(_) => 3,
             None => [1, 3, 3, 3, 3, 3, 3, 5, 5, 5][chance.index(10)],
@@ -112,7 +113,7 @@ impl<'t> World<'t> {
             checkpoint_bytes: [2, 8, 32, 1024][chance.index(4)] << 10,
             kept_bytes: [2 << 10, 8 << 10, 64 << 10, 1 << 30][chance.index(4)],
             buffer_rows_max: [8, 64, 8192][chance.index(3)],
-            gathering: [Duration::ZERO, GATHERING][Chance::new(run.seed ^ 0x6761_7468_6572).index(2)],
+            gathering: if gathers { GATHERING } else { Duration::ZERO },
         };
         let machines = (1..=size).map(|me| {
             // The lease allows clocks to differ by a tenth in how fast they run.
@@ -123,7 +124,7 @@ impl<'t> World<'t> {
         let machines: Vec<Machine> = machines.collect();
         let weather = Weather::draw(&mut chance);
         let mut menu = match run.planted {
-            Some(planted) if planted.needs_elections() => Menu::restless(&mut chance),
+            Some(planted) if planted.needs_unrest() => Menu::restless(&mut chance),
             _ => Menu::draw(&mut chance),
         };
         let mut habits = Habits::draw(&mut chance);

@@ -235,7 +235,10 @@ impl Owner {
         }
         let now = self.shared.clock.instant();
         let tick = TICK.saturating_sub(now - self.last_tick);
-        self.gathers_for(now).map_or(tick, |gathering| tick.min(gathering))
+        // As of the turn, which has gone by it: if time has passed since, it has another look at once.
+        let gathers =
+            self.gathers_for(self.now).map(|left| left.saturating_sub(now.saturating_duration_since(self.now)));
+        gathers.map_or(tick, |gathering| tick.min(gathering))
     }
 
     /// Whether it has stopped: [`Owner::finish`] is what is left.

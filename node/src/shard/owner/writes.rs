@@ -27,8 +27,10 @@ use crate::shard::queue::{self, Permit, Waiting};
 use crate::shard::{WriteError, Written, room};
 use crate::trace::Spot;
 
-/// Entries proposed and not yet applied.
+/// Entries proposed that cannot be applied yet.
 const IN_FLIGHT_MAX: usize = 2;
+/// With more on its way none is proposed early: what is committed counts until it is applied, and there must be room for the largest.
+const EARLY_BYTES_MAX: usize = 16 << 20;
 /// An entry takes far less on its way where members are near each other and disks quick.
 pub const GATHERING: Duration = Duration::from_millis(5);
 /// Commands are gathered into an entry up to about this size; a larger one goes alone.
@@ -136,15 +138,24 @@ impl Owner {
     }
 
     /// Makes an entry of what waits before what has been committed is applied: so the others hear of both at once, and have the
-    /// entry on their disks that much sooner. Not where it would have to say what expires or makes room, for what the entries on
+    /// entry on their disks that much sooner. Not where it might have to say what expires or makes room, for what the entries on
     /// their way to the store remove would be named once more.
     pub(super) fn propose_early(&mut self) {
         let standing = self.replica.standing();
-        let is_known = (standing.role, standing.term) == (self.standing.role, self.standing.term);
-        let reclaims = self.evicts || self.store.due().is_some_and(|due| due <= self.shared.clock.now_millis());
-        if standing.role == Role::Leader && is_known && !self.proposed.is_empty() && !reclaims {
+        let leads = standing.role == Role::Leader && standing.term == self.standing.term;
+        let others = self.replica.members().voters().len() > 1;
+        if !leads || !others || self.proposed.is_empty() || self.replica.uncommitted_bytes() > EARLY_BYTES_MAX {
+            return;
+        }
+        let due = self.store.due().is_some_and(|due| due <= self.entry_clock());
+        if !due && !self.store.is_limited(&self.options.eviction.load()) {
             self.propose();
         }
+    }
+
+    /// What time an entry is of.
+    fn entry_clock(&self) -> u64 {
+        self.shared.clock.now_millis().max(self.proposed_clock).max(self.store.clock())
     }
 
     /// Makes an entry of what waits. Whether it did.
@@ -178,7 +189,7 @@ impl Owner {
             return false;
         }
         let (count, bytes) = self.next_batch();
-        let clock = self.shared.clock.now_millis().max(self.proposed_clock).max(self.store.clock());
+        let clock = self.entry_clock();
         // Last, because nobody waits for what becomes of them. Where there is no room for them, they are named again later.
         self.evicted_by = self.options.eviction.load_full();
         let reclaims = self.store.reclaims(clock, &self.evicted_by);
@@ -233,10 +244,10 @@ impl Owner {
         true
     }
 
-    /// What has been proposed and is not committed, as far as is known.
+    /// What has been proposed and cannot be applied yet.
     fn under_way(&self) -> impl Iterator<Item = &Batch> {
-        let committed = self.replica.committed_index();
-        self.proposed.iter().filter(move |batch| batch.proposed.index > committed)
+        let appliable = self.replica.appliable_index();
+        self.proposed.iter().filter(move |batch| batch.proposed.index > appliable)
     }
 
     /// How long what comes gathers yet, while an entry is on its way: none, if the next is to follow it.
@@ -245,7 +256,7 @@ impl Owner {
         let under_way: usize = self.proposed.iter().map(|batch| batch.bytes).sum();
         let waiting = self.shared.queue.bytes().saturating_sub(under_way);
         let left = self.options.gathering.saturating_sub(now.saturating_duration_since(first.at));
-        (waiting < GATHERED_BYTES && !left.is_zero()).then_some(left)
+        (0 < waiting && waiting < GATHERED_BYTES && !left.is_zero()).then_some(left)
     }
 
     fn no_room(&self, write: &Waiting) -> Option<WriteError> {
