@@ -402,6 +402,11 @@ async fn a_leader_that_cannot_read_its_log_for_a_member_sends_it_a_snapshot() {
     let gone = || !fs::read(&file).is_ok_and(|bytes| bytes.windows(64).any(|window| window == &early[..64]));
     wait("the damaged file to go", || cluster.node(leads).log(), || gone().then_some(())).await;
     assert!(cluster.node(leads).log().contains("is damaged in"), "LOCI_SEED={seed}");
+    wait_log(cluster.node(leads), "the damaged file of the log is gone").await;
+    assert!(cluster.nodes[leads].take().expect("it runs").terminate().success());
+    cluster.start_again(leads).await;
+    cluster.wait_voters(3).await;
+    cluster.same_state().await;
 }
 
 fn metric(address: &str, line: &str) -> Option<u64> {
@@ -551,4 +556,13 @@ async fn verify_reads_the_log_and_says_what_a_start_would_say() {
     old_log.iter().for_each(|(file, bytes)| fs::write(file, bytes).expect("it can be written"));
     let (older, well) = verified(data);
     assert!(!well && older["shards"].to_string().contains("but the log ends at"), "LOCI_SEED={seed}: {older}");
+    old_log.keys().for_each(|file| fs::remove_file(file).expect("it can be removed"));
+    let (none, well) = verified(data);
+    assert!(
+        !well && none["shards"].to_string().contains("the log holds nothing of shard 1"),
+        "LOCI_SEED={seed}: {none}"
+    );
+    fs::remove_dir(data.join("log")).expect("it can be removed");
+    let (none, well) = verified(data);
+    assert!(!well && none["shards"].as_array().is_some_and(|shards| !shards.is_empty()), "LOCI_SEED={seed}: {none}");
 }

@@ -203,6 +203,13 @@ impl LogFigures {
         self.damage_found.load(Ordering::Relaxed)
     }
 
+    /// A file is not what was written. Whether that is new.
+    fn note_damage(&self, sequence: u64) -> bool {
+        let is_new = self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(sequence);
+        self.damage_found.fetch_add(u64::from(is_new), Ordering::Relaxed);
+        is_new
+    }
+
     /// So many bytes that were on their way have been appended.
     pub fn done(&self, bytes: u64) {
         self.outstanding.fetch_sub(bytes, Ordering::AcqRel);
@@ -269,6 +276,13 @@ impl LogHandle {
         self.figures.outstanding.fetch_add(bytes, Ordering::AcqRel);
         self.send(Request::Append { batch, bytes, mark, safety, to: self.to });
         false
+    }
+
+    /// The file with this name was found not to be what was written: the shards are asked to need it no longer, once.
+    pub fn damage_found(&self, file: &str) {
+        if let Some(sequence) = LogChecker::number(file).filter(|sequence| self.figures.note_damage(*sequence)) {
+            self.send(Request::LetGo(BTreeSet::from([sequence])));
+        }
     }
 
     /// Appends on the thread of the shard, and syncs or writes; says no where that cannot be done at once.
@@ -361,6 +375,12 @@ impl Syncer {
     }
 }
 
+/// Says that a damaged file, of which it was said that it is, has gone.
+pub fn tell_gone(sequence: u64) {
+    let file = LogChecker::name(sequence);
+    tracing::warn!(file, "the damaged file of the log is gone, and nobody needs what was in it");
+}
+
 /// Looks after the full files of a running log.
 #[derive(Clone)]
 pub struct LogCare {
@@ -377,10 +397,7 @@ impl LogCare {
 
     /// A file is not what was written, of two readings.
     pub fn damage_found(&self, sequence: u64) {
-        let mut damaged = self.figures.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        if damaged.insert(sequence) {
-            self.figures.damage_found.fetch_add(1, Ordering::Relaxed);
-        }
+        self.figures.note_damage(sequence);
     }
 
     /// Has the log thread ask the shards for which damaged files are kept to need them no longer; to be called until there are none.
@@ -751,6 +768,16 @@ impl Owner {
         let stats = self.log.stats();
         self.figures.take(stats);
         self.reported = Instant::now();
+        // Whoever holds that may be of the lowest priority. There is another time.
+        if let Ok(mut damaged) = self.figures.damaged.try_lock() {
+            damaged.retain(|sequence| {
+                let is_used = self.log.uses(*sequence);
+                if !is_used {
+                    tell_gone(*sequence);
+                }
+                is_used
+            });
+        }
         if stats.files >= PINNED_FILES
             && let Some((_, listener)) = self.listeners.iter().find(|(shard, _)| stats.pinned_by == Some(*shard))
             && self.told_pins.elapsed() >= PINS_EVERY

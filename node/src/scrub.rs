@@ -32,7 +32,7 @@ use loci_index::directory::{DirectoryError, MmapDirectory};
 use loci_index::store::{MANIFEST_FILE, StoreError, check_file, named_files};
 use loci_raft::{Checked, LogChecker, LogError};
 
-use crate::log_thread::LogCare;
+use crate::log_thread::{LogCare, tell_gone};
 use crate::shard::{Damage, FoundBy};
 use crate::shards::{Served, Shards};
 
@@ -225,10 +225,7 @@ impl Reader {
     fn let_go(&mut self) {
         self.let_go_at = Instant::now() + LET_GO_EVERY;
         let (gone, kept_for) = self.log.let_go();
-        for sequence in gone {
-            let file = LogChecker::name(sequence);
-            tracing::warn!(file, "the damaged file of the log is gone, and nobody needs what was in it");
-        }
+        gone.into_iter().for_each(tell_gone);
         let Some(kept_for) = kept_for else {
             self.told = None;
             return;

@@ -18,6 +18,8 @@ use serde_json::json;
 use super::failure::Failure;
 use super::output::{Rows, print, print_json};
 use crate::cluster::snapshot::Stand;
+use crate::run::RunError;
+use crate::shards::CATALOG;
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
@@ -46,10 +48,13 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     shards.sort_unstable();
     let before: Vec<Option<LogIndex>> = shards.iter().map(|shard| applied(&folder, *shard)).collect();
     let path = args.data.join("log");
-    let log = VerifiedLog::read(&path).map_err(|error| Failure::file(&path, whole(&error)))?;
+    let (log, unread) = match VerifiedLog::read(&path) {
+        Ok(log) => (log, None),
+        Err(error) => (VerifiedLog::default(), Some(Failure::file(&path, whole(&error)))),
+    };
     let of_shard = |(shard, before): (u32, Option<LogIndex>)| {
         let mut verified = of_shard(&folder, shard);
-        verified.damaged.extend(misfit(&folder, shard, before, &log));
+        verified.damaged.extend(misfit(&args.data, shard, before, &log));
         verified
     };
     let all: Vec<Verified> = shards.into_iter().zip(before).map(of_shard).collect();
@@ -75,12 +80,15 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
                 (Some(error), _) => whole(error),
                 (None, None) => "nothing".to_owned(),
                 (None, Some(cut)) => {
-                    format!("nothing; not closed: what lies behind byte {} was never acknowledged", cut.offset)
+                    format!("nothing; not closed: a start cuts what lies behind byte {}", cut.offset)
                 }
             };
             rows.push([file.name.clone(), file.frames.to_string(), file.bytes.to_string(), damaged]);
         }
         print(format!("\n{}", rows.text()))?;
+    }
+    if let Some(unread) = unread {
+        return Err(unread);
     }
     let of_log = log.files.iter().filter(|file| file.damage.is_some()).count();
     match all.iter().map(|shard| shard.damaged.len()).sum::<usize>() + of_log {
@@ -102,14 +110,18 @@ fn applied(folder: &Path, shard: u32) -> Option<LogIndex> {
 
 /// Why a node does not start with this checkpoint and this log, one of which is older than it was. (A log that does not know the
 /// snapshot that a store came as begins anew behind it.)
-fn misfit(folder: &Path, number: u32, before: Option<LogIndex>, log: &VerifiedLog) -> Option<String> {
-    let shard = ShardId(number);
-    let (start, last) = *log.kept.get(&shard)?;
-    let (before, applied) = (before?, applied(folder, number)?);
+fn misfit(data: &Path, number: u32, before: Option<LogIndex>, log: &VerifiedLog) -> Option<String> {
+    let (folder, shard) = (data.join("shards"), ShardId(number));
+    let (before, applied) = (before?, applied(&folder, number)?);
+    let stand = Stand::read(&folder.join(number.to_string())).ok().flatten();
+    let Some((start, last)) = log.kept.get(&shard).copied() else {
+        let came = stand.is_some_and(|stand| stand.index == applied);
+        let missing = RunError::NotInLog { path: data.into(), shard: number };
+        return (log.whole && number == CATALOG && !came).then(|| missing.to_string());
+    };
     if applied < start {
         return Some(RestoreError::StoreBehind { shard, applied, start }.to_string());
     }
-    let stand = Stand::read(&folder.join(number.to_string())).ok().flatten();
     let came = stand.is_some_and(|stand| stand.index == before);
     (before > last && !came).then(|| RestoreError::LogBehind { shard, applied: before, last }.to_string())
 }

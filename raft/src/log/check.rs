@@ -63,6 +63,11 @@ impl LogChecker {
         file_name(sequence)
     }
 
+    /// The number of the file with this name.
+    pub fn number(name: &str) -> Option<u64> {
+        super::recover::number_in(name, "")
+    }
+
     /// Reads all of a full file and compares it with its checksums. Before each part `go_on` is asked, with the part's bytes; a no
     /// ends it. [`LogError::Damaged`] is what it says of a file that is not what was written, and that is
     /// [still full](LogChecker::is_full).

@@ -318,9 +318,14 @@ impl<D: Disk> Log<D> {
     /// Notes that a file was found not to be what was written: the disk may be bad there, so the file is removed once nobody needs
     /// it, and not used again.
     pub fn spoil(&mut self, sequence: u64) {
-        if self.files.iter().any(|file| file.header.sequence == sequence) {
+        if self.uses(sequence) {
             self.spoilt.insert(sequence);
         }
+    }
+
+    /// Whether it needs this file.
+    pub fn uses(&self, sequence: u64) -> bool {
+        self.files.iter().any(|file| file.header.sequence == sequence)
     }
 
     /// The disk under the log.

@@ -172,7 +172,7 @@ fn list<D: Disk>(disk: &D) -> Result<Names, LogError> {
 }
 
 /// The number in a name of ours: a prefix, 16 digits, `.log` or `.tmp`.
-fn number_in(name: &str, prefix: &str) -> Option<u64> {
+pub(super) fn number_in(name: &str, prefix: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?;
     let digits = digits.strip_suffix(".log").or_else(|| digits.strip_suffix(".tmp"))?;
     let ours = digits.len() == 16 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

@@ -29,6 +29,8 @@ pub struct VerifiedLog {
     pub files: Vec<VerifiedFile>,
     /// What it keeps of each shard: the last entry before that, and the last. Nothing where anything is damaged.
     pub kept: BTreeMap<ShardId, (LogIndex, LogIndex)>,
+    /// Nothing was damaged at the last reading: what is kept of no shard is not in the log.
+    pub whole: bool,
 }
 
 /// What was found of one file of a log.
@@ -131,7 +133,7 @@ fn once<F: DiskFile>(names: Vec<String>, open: &impl Fn(&str) -> io::Result<F>) 
     if whole {
         match (replay.check_entries(), found.files.first_mut()) {
             (Err(missing), Some(oldest)) => oldest.damage = Some(missing),
-            _ => found.kept = replay.kept(),
+            _ => (found.kept, found.whole) = (replay.kept(), true),
         }
     }
     found

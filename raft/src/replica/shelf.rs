@@ -298,6 +298,11 @@ impl raft::Storage for Shelf {
             // that are not applied, of which there can be any number after a long absence.
             return Ok(self.outlines(low, high));
         };
+        // It was found already: until the log is cut behind it, it is not read again each time.
+        let unreadable = self.unreadable.get().0;
+        if context.can_async() && (low..high).contains(&unreadable) {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
         match self.load_range(low, high, bytes_max) {
             Ok(entries) => Ok(entries),
             // Asked for another member only.

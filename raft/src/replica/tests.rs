@@ -550,6 +550,7 @@ fn a_member_that_lacks_a_damaged_entry_is_sent_a_snapshot_from_beyond_it() {
     bench.replica.offer_snapshot(LogIndex(20));
     bench.replica.receive(alive).unwrap();
     let effects = bench.replica.effects().unwrap();
+    assert!(effects.unread.is_none(), "it is told once");
     let to_it = effects.send.iter().filter(|message| message.to() == MemberId(3));
     assert_eq!(to_it.filter_map(Message::snapshot_index).collect::<Vec<_>>(), [LogIndex(20)]);
     // What is new is nothing that it needs the damaged entry for.

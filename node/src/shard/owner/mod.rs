@@ -39,8 +39,8 @@ use arc_swap::ArcSwap;
 use loci_index::store::Store;
 use loci_index::table::eviction;
 use loci_raft::{
-    Append, Change, Committed, EntryKind, LogIndex, MemberId, Message, MessageError, Part, Proposed, Replica, Role,
-    Standing, Term,
+    Append, Change, Committed, EntryKind, LogIndex, MemberId, Message, MessageError, Part, Proposed, ReadError,
+    Replica, Role, Standing, Term,
 };
 
 use super::events::Happened;
@@ -236,9 +236,8 @@ impl Owner {
         let now = self.shared.clock.instant();
         let tick = TICK.saturating_sub(now - self.last_tick);
         // As of the turn, which has gone by it: if time has passed since, it has another look at once.
-        let gathers =
-            self.gathers_for(self.now).map(|left| left.saturating_sub(now.saturating_duration_since(self.now)));
-        gathers.map_or(tick, |gathering| tick.min(gathering))
+        let left = self.gathering_left().map(|left| left.saturating_sub(now.saturating_duration_since(self.now)));
+        left.map_or(tick, |left| tick.min(left))
     }
 
     /// Whether it has stopped: [`Owner::finish`] is what is left.
@@ -383,7 +382,9 @@ impl Owner {
             }
             if let Some(error) = effects.unread {
                 tracing::error!(shard = self.shared.id, %error, "the log cannot be read for a member, which is to have a snapshot");
-                self.keeps_damaged();
+                if let ReadError::Damaged { file, .. } = &error {
+                    self.log.damage_found(file);
+                }
             }
             if let Some(member) = effects.snapshot_wanted {
                 self.offer_snapshot(member);

@@ -160,7 +160,7 @@ impl Owner {
 
     /// Makes an entry of what waits. Whether it did.
     pub(in crate::shard) fn propose(&mut self) -> bool {
-        if self.under_way().count() >= IN_FLIGHT_MAX || self.gathers_for(self.now).is_some() {
+        if self.under_way().count() >= IN_FLIGHT_MAX || self.gathers() {
             return false;
         }
         self.take_writes();
@@ -250,13 +250,22 @@ impl Owner {
         self.proposed.iter().filter(move |batch| batch.proposed.index > appliable)
     }
 
-    /// How long what comes gathers yet, while an entry is on its way: none, if the next is to follow it.
-    pub(super) fn gathers_for(&self, now: Instant) -> Option<Duration> {
+    /// Whether what comes gathers yet, as an entry is on its way.
+    fn gathers(&self) -> bool {
+        self.gathering_left().is_some() && self.waiting_bytes() < GATHERED_BYTES
+    }
+
+    /// How long, as of this turn, what waits may gather at most; none, if nothing gathers, or its time was up.
+    pub(super) fn gathering_left(&self) -> Option<Duration> {
         let first = self.under_way().next()?;
-        let under_way: usize = self.proposed.iter().map(|batch| batch.bytes).sum();
-        let waiting = self.shared.queue.bytes().saturating_sub(under_way);
-        let left = self.options.gathering.saturating_sub(now.saturating_duration_since(first.at));
-        (0 < waiting && waiting < GATHERED_BYTES && !left.is_zero()).then_some(left)
+        let left = self.options.gathering.saturating_sub(self.now.saturating_duration_since(first.at));
+        (self.waiting_bytes() > 0 && !left.is_zero()).then_some(left)
+    }
+
+    /// What waits, here or in the inbox.
+    fn waiting_bytes(&self) -> usize {
+        let proposed: usize = self.proposed.iter().map(|batch| batch.bytes).sum();
+        self.shared.queue.bytes().saturating_sub(proposed)
     }
 
     fn no_room(&self, write: &Waiting) -> Option<WriteError> {
