@@ -71,10 +71,7 @@ async fn wait<T>(what: &str, log: impl Fn() -> String, mut look: impl FnMut() ->
 /// Waits until a record lies in a segment, and changes a byte in the middle of its value. Gives the segment's name.
 async fn rot(folder: &Path, value: &[u8], log: impl Fn() -> String) -> String {
     let (file, at) = wait("a segment", log, || find(folder, value)).await;
-    let opened = File::options().read(true).write(true).open(&file).expect("a segment can be opened");
-    let (mut byte, at) = ([0], at + VALUE_BYTES as u64 / 2);
-    opened.read_exact_at(&mut byte, at).expect("it is in there");
-    opened.write_all_at(&[byte[0] ^ 4], at).expect("it can be changed");
+    flip(&file, at + VALUE_BYTES as u64 / 2);
     file.file_name().expect("it has a name").to_string_lossy().into_owned()
 }
 
@@ -387,10 +384,7 @@ async fn a_leader_that_cannot_read_its_log_for_a_member_sends_it_a_snapshot() {
         Some((file, bytes.windows(64).position(|window| window == &early[..64])? as u64))
     });
     let (file, at) = in_log.expect("the log has it");
-    let opened = File::options().read(true).write(true).open(&file).expect("it can be opened");
-    let mut byte = [0];
-    opened.read_exact_at(&mut byte, at + 64).expect("it is in there");
-    opened.write_all_at(&[byte[0] ^ 4], at + 64).expect("it can be changed");
+    flip(&file, at + 64);
     cluster.start_again(away).await;
     wait_log(cluster.node(leads), "the log cannot be read for a member, which is to have a snapshot").await;
     cluster.wait_voters(3).await;

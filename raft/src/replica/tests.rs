@@ -123,6 +123,18 @@ impl Bench {
         assert_eq!(self.replica.standing().role, Role::Leader);
     }
 
+    /// Member 3 says that it has nothing but what the shard was founded with.
+    fn has_nothing(&self) -> Message {
+        Message {
+            from: MemberId(3),
+            reject: true,
+            index: FOUNDING_INDEX,
+            reject_hint: FOUNDING_INDEX,
+            log_term: FOUNDING_TERM,
+            ..self.message(MessageKind::AppendResponse, 6)
+        }
+    }
+
     pub(super) fn acknowledge(&mut self, index: u64) {
         let term = self.replica.term().0;
         let response = Message { index: LogIndex(index), ..self.message(MessageKind::AppendResponse, term) };
@@ -532,14 +544,7 @@ fn a_member_that_lacks_a_damaged_entry_is_sent_a_snapshot_from_beyond_it() {
     bench.disk.flip(&file, at as u64 * 8);
     bench.replica.offer_snapshot(LogIndex(6));
     // Member 3 has nothing yet.
-    let behind = Message {
-        from: MemberId(3),
-        reject: true,
-        index: FOUNDING_INDEX,
-        reject_hint: FOUNDING_INDEX,
-        log_term: FOUNDING_TERM,
-        ..bench.message(MessageKind::AppendResponse, 6)
-    };
+    let behind = bench.has_nothing();
     let alive = Message { from: MemberId(3), ..bench.message(MessageKind::HeartbeatResponse, 6) };
     bench.replica.receive(alive.clone()).unwrap();
     bench.replica.receive(behind).unwrap();
@@ -574,14 +579,7 @@ fn entries_that_memory_let_go_of_are_read_from_the_log() {
     assert_eq!(bench.committed.len(), 41);
     bench.sent.clear();
     // Member 3 has nothing yet.
-    let behind = Message {
-        from: MemberId(3),
-        reject: true,
-        index: FOUNDING_INDEX,
-        reject_hint: FOUNDING_INDEX,
-        log_term: FOUNDING_TERM,
-        ..bench.message(MessageKind::AppendResponse, 6)
-    };
+    let behind = bench.has_nothing();
     bench.replica.receive(behind).unwrap();
     let has = Message { from: MemberId(3), index: FOUNDING_INDEX, ..bench.message(MessageKind::AppendResponse, 6) };
     bench.replica.receive(has).unwrap();
@@ -602,14 +600,7 @@ fn a_member_behind_what_the_log_keeps_is_sent_a_snapshot() {
     }
     bench.replica.forget(LogIndex(15));
     bench.settle();
-    let behind = Message {
-        from: MemberId(3),
-        reject: true,
-        index: FOUNDING_INDEX,
-        reject_hint: FOUNDING_INDEX,
-        log_term: FOUNDING_TERM,
-        ..bench.message(MessageKind::AppendResponse, 6)
-    };
+    let behind = bench.has_nothing();
     let alive = Message { from: MemberId(3), ..bench.message(MessageKind::HeartbeatResponse, 6) };
     bench.replica.receive(alive.clone()).unwrap();
     bench.replica.receive(behind).unwrap();
