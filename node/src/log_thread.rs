@@ -14,6 +14,9 @@
 //! What needs no more than to be in the hands of the operating system ([`Safety::Written`]) is written at once, and synced
 //! [`SYNC_WITHIN`] later by a second thread, beside whatever is written meanwhile.
 //!
+//! A third thread makes the next file ready as soon as the last one that was is used: zeros are written for as long as thousands of
+//! appends take, and beside them.
+//!
 //! A shard that comes later begins with [`LogOpener::open`].
 //!
 //! What is damaged in a file that is full ([`LogCare`]) matters at the next start, which reads all files that are in use; so the
@@ -27,6 +30,8 @@
 //! space is tried again until there is some, and what comes after it waits, in order.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
@@ -34,7 +39,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use loci_raft::{Append, FileDisk, Log, LogChecker, LogError, LogReader, LogStats, ShardId, ShardState, SyncMark};
+use loci_raft::{
+    Append, FileDisk, Log, LogChecker, LogError, LogReader, LogStats, MakingSpare, ShardId, ShardState, SyncMark,
+};
 
 use crate::fatal;
 use crate::metrics::Latencies;
@@ -42,14 +49,14 @@ use crate::metrics::Latencies;
 /// Slower syncs are reported.
 const SLOW_SYNC: Duration = Duration::from_millis(100);
 /// What takes more is for the thread: the shard has other things to do while it is synced.
-const HERE_BYTES_MAX: u64 = 16 << 10;
+const HERE_BYTES_MAX: u64 = 256 << 10;
 /// After a sync that took longer the thread does them all (in tests none does: a busy disk is not what they are about),
 const QUICK_SYNC: Duration = if cfg!(test) { Duration::MAX } else { Duration::from_millis(3) };
 /// for so long.
 const AFTER_SLOW: Duration = Duration::from_millis(100);
 /// How long an append that found no space waits before it is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
-/// A log with nothing to do for this long makes the next file ready.
+/// A log with nothing to do for this long tells its figures.
 const IDLE: Duration = Duration::from_millis(20);
 /// What was only written is synced so much later.
 pub const SYNC_WITHIN: Duration = Duration::from_millis(100);
@@ -125,7 +132,7 @@ pub enum Request {
     Open(Open),
     /// These files are damaged: the shards for which they are kept are to need them no longer, and then they are removed.
     LetGo(BTreeSet<u64>),
-    /// The log was used, and may need a file made ready once it has nothing to do.
+    /// The log was used, and will have figures to tell once it has nothing to do.
     Used,
 }
 
@@ -305,7 +312,7 @@ impl LogHandle {
             Safety::Synced => owner.sync(&mut Vec::new()),
             Safety::Written => owner.write(),
         }
-        if std::mem::take(&mut owner.prepared) {
+        if std::mem::take(&mut owner.has_told) {
             self.send(Request::Used);
         }
         true
@@ -466,6 +473,7 @@ impl LogThread {
     ) -> std::io::Result<(LogThread, Vec<LogHandle>, LogOpener)> {
         let (requests, queue) = channel();
         let (written, first_writes) = channel();
+        let (wanted_spares, wanted) = channel();
         let now = Instant::now();
         let count = listeners.len();
         let mut owner = Owner {
@@ -475,13 +483,17 @@ impl LogThread {
             listeners,
             reported: now,
             told_pins: now,
-            prepared: false,
+            has_told: false,
             last_used: now,
             written_since: None,
             written,
+            spare_wanted: false,
+            no_spare_until: now,
+            wanted_spares,
             must_sync: false,
             slow_until: None,
         };
+        owner.want_spare();
         owner.publish();
         let owner = Arc::new(Mutex::new(owner));
         let opener = LogOpener { owner: owner.clone(), requests: requests.clone(), figures: figures.clone() };
@@ -497,6 +509,10 @@ impl LogThread {
         std::thread::Builder::new()
             .name("loci-sync".into())
             .spawn(move || fatal::guard("sync", || syncer.run(&first_writes)))?;
+        let sparing = Arc::downgrade(&owner);
+        std::thread::Builder::new()
+            .name("loci-spare".into())
+            .spawn(move || fatal::guard("spare", || make_spares(&sparing, &wanted)))?;
         let thread = std::thread::Builder::new().name("loci-log".into()).spawn(move || {
             fatal::guard("log", || run(&owner, &queue));
             close(owner)
@@ -524,13 +540,19 @@ struct Owner {
     reported: Instant,
     /// When a shard was last told that it pins the log.
     told_pins: Instant,
-    /// The next file is ready, and the thread sleeps until somebody asks for something.
-    prepared: bool,
+    /// The figures are told, and the thread sleeps until somebody asks for something.
+    has_told: bool,
     last_used: Instant,
     /// Since when something is written and not synced.
     written_since: Option<Instant>,
     /// Who is told of the first write after a sync.
     written: Sender<()>,
+    /// A spare is being made, or about to be.
+    spare_wanted: bool,
+    /// There was no space for one.
+    no_spare_until: Instant,
+    /// Who is told that one is wanted.
+    wanted_spares: Sender<()>,
     /// What was taken must be synced before anybody hears of it.
     must_sync: bool,
     /// The disk was slow: until then syncs are for the thread.
@@ -553,18 +575,29 @@ fn close(mut owner: Arc<Mutex<Owner>>) -> Result<(), LogError> {
     }
 }
 
+/// Makes the spares that are wanted, beside the log, until that is closed.
+fn make_spares(owner: &Weak<Mutex<Owner>>, wanted: &Receiver<()>) {
+    while wanted.recv().is_ok() {
+        let Some(begun) = owner.upgrade().map(|owner| lock(&owner).begin_spare()) else { return };
+        let Some(making) = begun else { continue };
+        let made = making.run();
+        let Some(owner) = owner.upgrade() else { return };
+        lock(&owner).end_spare(making, made);
+    }
+}
+
 /// Does what is asked, until nobody can ask any more.
 fn run(owner: &Mutex<Owner>, queue: &Receiver<Request>) {
     let mut safe = Vec::new();
-    let mut prepared = false;
+    let mut has_told = false;
     loop {
         let first =
-            if prepared { queue.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { queue.recv_timeout(IDLE) };
+            if has_told { queue.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { queue.recv_timeout(IDLE) };
         let mut owner = lock(owner);
         match first {
             Ok(request) => owner.take(request, &mut safe),
             Err(RecvTimeoutError::Timeout) => {
-                prepared = owner.make_ready();
+                has_told = owner.rest();
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -578,25 +611,58 @@ fn run(owner: &Mutex<Owner>, queue: &Receiver<Request>) {
             owner.write();
             owner.tell(&mut safe);
         }
-        (prepared, owner.prepared) = (false, false);
+        (has_told, owner.has_told) = (false, false);
     }
 }
 
 impl Owner {
-    /// Makes the next file ready, as nobody has asked for anything for a while. Whether nothing is left to do.
-    fn make_ready(&mut self) -> bool {
+    /// Tells the figures, as nobody has asked for anything for a while. Whether nothing is left to do.
+    fn rest(&mut self) -> bool {
         if self.last_used.elapsed() < IDLE {
             return false;
         }
-        self.prepared = true;
-        match self.log.prepare() {
-            Ok(()) => self.set_full(false),
-            // Nothing needs the space yet; whoever does will say so.
-            Err(LogError::Full { .. }) => {}
-            Err(error) => self.die(&error),
-        }
+        self.has_told = true;
+        self.want_spare();
         self.publish();
         true
+    }
+
+    /// Has a spare made if there is none.
+    fn want_spare(&mut self) {
+        if self.log.lacks_spare() && !self.spare_wanted && self.no_spare_until <= Instant::now() {
+            self.spare_wanted = true;
+            // The thread ends only with the log, or the process.
+            let _ = self.wanted_spares.send(());
+        }
+    }
+
+    fn begin_spare(&mut self) -> Option<MakingSpare<File>> {
+        let begun = self.log.begin_spare();
+        self.spare_or_space(begun).flatten().or_else(|| {
+            self.spare_wanted = false;
+            None
+        })
+    }
+
+    fn end_spare(&mut self, making: MakingSpare<File>, made: io::Result<()>) {
+        self.spare_wanted = false;
+        let ended = self.log.end_spare(making, made);
+        if self.spare_or_space(ended).is_some() {
+            self.set_full(false);
+            self.publish_room();
+        }
+    }
+
+    /// None: there was no space for a spare. Nothing needs it yet; whoever does will say so.
+    fn spare_or_space<T>(&mut self, done: Result<T, LogError>) -> Option<T> {
+        match done {
+            Ok(done) => Some(done),
+            Err(LogError::Full { .. }) => {
+                self.no_spare_until = Instant::now() + RETRY_EVERY;
+                None
+            }
+            Err(error) => self.die(&error),
+        }
     }
 
     fn take(&mut self, request: Request, safe: &mut Vec<(usize, SyncMark)>) {
@@ -679,7 +745,10 @@ impl Owner {
     /// Appends if there is space.
     fn append_now(&mut self, batch: &[Append]) -> bool {
         match self.log.append(batch) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.want_spare();
+                true
+            }
             Err(LogError::Full { .. }) => false,
             Err(error) => self.die(&error),
         }
@@ -690,7 +759,7 @@ impl Owner {
     fn append(&mut self, batch: &[Append], safe: &mut Vec<(usize, SyncMark)>) {
         loop {
             match self.log.append(batch) {
-                Ok(()) => return,
+                Ok(()) => return self.want_spare(),
                 Err(LogError::Full { needed, .. }) => {
                     self.set_full(true);
                     self.sync(safe);

@@ -109,8 +109,8 @@ mod chance;
 pub use disk::{Disk, DiskFile, FileDisk, MemoryDisk};
 pub use entry::{Append, Change, ENTRY_BYTES_MAX, Entry, EntryKind, HardState, LogIndex, MemberId, ShardId, Term};
 pub use log::{
-    Checked, Cut, Log, LogChecker, LogError, LogOptions, LogReader, LogStats, ReadError, Recovered, ShardState,
-    Syncing, VerifiedFile, VerifiedLog,
+    Checked, Cut, Log, LogChecker, LogError, LogOptions, LogReader, LogStats, MakingSpare, ReadError, Recovered,
+    ShardState, Syncing, VerifiedFile, VerifiedLog,
 };
 pub use members::{MEMBERS_MAX, MemberChange, Members, MembersError, Part};
 pub use message::{MESSAGE_BYTES_MAX, Message, MessageError, MessageKind};

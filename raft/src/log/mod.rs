@@ -28,6 +28,7 @@ mod check;
 mod frame;
 mod reader;
 mod recover;
+mod spares;
 mod summary;
 mod syncing;
 mod verify;
@@ -45,6 +46,8 @@ pub use check::{Checked, LogChecker};
 use frame::{FRAME_HEAD_BYTES, HEADER_BYTES, Header, Kind, NUMBER_FRAME_BYTES, SECTOR_BYTES};
 pub use reader::{LogReader, ReadError};
 use reader::{OpenFiles, Place, ShardIndex};
+pub use spares::MakingSpare;
+use spares::spare_name;
 use summary::{Step, Summary};
 pub use syncing::Syncing;
 pub use verify::{VerifiedFile, VerifiedLog};
@@ -56,10 +59,9 @@ use crate::members::Members;
 /// Every file keeps room for its last frame, and for those that a graceful close writes.
 const TAIL_BYTES: u64 = SECTOR_BYTES + FRAME_HEAD_BYTES as u64 + 2 * NUMBER_FRAME_BYTES;
 /// A forgotten file becomes a spare unless there are this many.
-const SPARES_KEPT: usize = 2;
+const SPARES_KEPT: usize = 4;
 const FILE_BYTES_MIN: u64 = 4096;
 const FILE_BYTES_MAX: u64 = 1 << 30;
-const ZEROS: &[u8] = &[0; 1 << 20];
 /// A larger buffer is given back after its batch.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
 
@@ -230,16 +232,6 @@ impl<D: Disk> Log<D> {
     pub fn reserve(&mut self, bytes: u64) -> Result<(), LogError> {
         self.check_alive()?;
         while self.room() < bytes {
-            let made = self.make_spare(self.options.file_bytes);
-            self.mortal(made)?;
-        }
-        Ok(())
-    }
-
-    /// Makes sure that a spare file is ready, so that no write has to wait for one. Call it when idle.
-    pub fn prepare(&mut self) -> Result<(), LogError> {
-        self.check_alive()?;
-        if self.spares.is_empty() {
             let made = self.make_spare(self.options.file_bytes);
             self.mortal(made)?;
         }
@@ -575,40 +567,6 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Makes a file of zeros that is ready to be used.
-    fn make_spare(&mut self, bytes: u64) -> Result<(), LogError> {
-        self.spares_made += 1;
-        let name = format!("spare-{:016x}.log", self.spares_made);
-        let unfinished = format!("spare-{:016x}.tmp", self.spares_made);
-        match self.write_zeros(&unfinished, bytes) {
-            Ok(()) => {}
-            Err(source) => {
-                // Not half made: if it cannot be removed now, the next start does it.
-                let _ = self.disk.remove(&unfinished);
-                return Err(if is_full(&source) {
-                    LogError::Full { needed: bytes, source }
-                } else {
-                    LogError::Io { action: "making", file: unfinished, source }
-                });
-            }
-        }
-        self.disk.rename(&unfinished, &name).map_err(failed("naming", &name))?;
-        self.disk.sync_directory().map_err(failed("syncing the directory of", &name))?;
-        self.spares.push(Spare { name, bytes });
-        Ok(())
-    }
-
-    fn write_zeros(&self, name: &str, bytes: u64) -> io::Result<()> {
-        let file = self.disk.create(name)?;
-        let mut done = 0;
-        while done < bytes {
-            let zeros = &ZEROS[..ZEROS.len().min((bytes - done) as usize)];
-            file.write_all_at(zeros, done)?;
-            done += zeros.len() as u64;
-        }
-        file.sync_data()
-    }
-
     /// Frees the oldest files as long as nobody needs them. Only after a sync: what made them
     /// needless must not be lost before they are.
     fn recycle(&mut self) -> Result<(), LogError> {
@@ -623,7 +581,7 @@ impl<D: Disk> Log<D> {
             let sound = !self.spoilt.remove(&sequence);
             if sound && bytes == self.options.file_bytes && self.spares.len() < SPARES_KEPT {
                 self.spares_made += 1;
-                let spare = format!("spare-{:016x}.log", self.spares_made);
+                let spare = spare_name(self.spares_made);
                 self.disk.rename(&name, &spare).map_err(failed("freeing", &name))?;
                 self.spares.push(Spare { name: spare, bytes });
                 self.recycled += 1;

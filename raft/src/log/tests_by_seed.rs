@@ -3,7 +3,9 @@
 use super::tests::{Model, OPTIONS, change, contents, entry, follow, forget, hard_state, members, open, rebase, start};
 use super::*;
 use crate::chance::Chance;
-use crate::disk::MemoryDisk;
+use crate::disk::{Disk, MemoryDisk};
+
+type MemoryFile = <MemoryDisk as Disk>::File;
 
 /// Draws a change that can follow the model.
 fn random_change(model: &Model, chance: &mut Chance) -> Append {
@@ -49,9 +51,14 @@ fn random_change(model: &Model, chance: &mut Chance) -> Append {
     }
 }
 
+/// Whether it went wrong other than for lack of space.
+fn ends_log<T>(done: &Result<T, LogError>) -> bool {
+    matches!(done, Err(error) if !matches!(error, LogError::Full { .. }))
+}
+
 /// Runs a log beside its model through crashes and faults. Everything synced must be there after each
 /// crash, and after it a beginning of what followed.
-fn run_model(seed: u64, steps: usize) -> u64 {
+fn run_model(seed: u64, steps: usize) -> [u64; 2] {
     let mut chance = Chance::new(seed);
     let disk = MemoryDisk::new();
     let (mut log, _) = open(&disk);
@@ -60,6 +67,8 @@ fn run_model(seed: u64, steps: usize) -> u64 {
     let mut unsynced: Vec<Append> = Vec::new();
     let mut written = 0;
     let mut recycled = 0;
+    let mut making: Option<MakingSpare<MemoryFile>> = None;
+    let mut spares = 0;
     for step in 0..steps {
         let mut died = false;
         match chance.below(100) {
@@ -77,6 +86,11 @@ fn run_model(seed: u64, steps: usize) -> u64 {
                     Err(_) => died = true,
                 }
                 unsynced.extend(batch);
+                if making.is_none() && chance.below(2) == 0 {
+                    let begun = log.begin_spare();
+                    died |= ends_log(&begun);
+                    making = begun.ok().flatten();
+                }
             }
             70..=74 => {
                 died = log.write().is_err();
@@ -129,9 +143,17 @@ fn run_model(seed: u64, steps: usize) -> u64 {
                 let capacity = disk.used() + chance.below(3) * 4096;
                 disk.set_capacity((chance.below(2) == 0).then_some(capacity));
             }
-            93 => died = matches!(log.prepare(), Err(error) if !matches!(error, LogError::Full { .. })),
+            // What was begun beside the log is done.
+            93 => {
+                if let Some(spare) = making.take() {
+                    let made = spare.run();
+                    died = ends_log(&log.end_spare(spare, made));
+                    spares += 1;
+                }
+            }
             94 => {
                 recycled += log.stats().recycled;
+                making = None;
                 disk.set_capacity(None);
                 let closed = log.close().is_ok();
                 disk.heal();
@@ -149,6 +171,7 @@ fn run_model(seed: u64, steps: usize) -> u64 {
             95..=96 => died = true,
             _ => {
                 assert!(!log.dead);
+                making = None;
                 disk.kill();
                 disk.heal();
                 disk.set_capacity(None);
@@ -163,6 +186,7 @@ fn run_model(seed: u64, steps: usize) -> u64 {
             }
         }
         if died {
+            making = None;
             disk.heal();
             disk.set_capacity(None);
             recycled += log.stats().recycled;
@@ -185,7 +209,7 @@ fn run_model(seed: u64, steps: usize) -> u64 {
         }
     }
     assert_eq!(contents_after_write(&mut log), model, "seed {seed}");
-    recycled + log.stats().recycled
+    [recycled + log.stats().recycled, spares]
 }
 
 fn contents_after_write(log: &mut Log<MemoryDisk>) -> Model {
@@ -211,9 +235,11 @@ fn beginning(synced: &Model, later: &[Append], at_least: usize, found: &Model) -
 
 #[test]
 fn whatever_happens_what_was_synced_is_there_and_unchanged() {
-    let mut recycled = 0;
+    let (mut recycled, mut spares) = (0, 0);
     for seed in 0..60 {
-        recycled += run_model(seed, 400);
+        let [freed, made] = run_model(seed, 400);
+        (recycled, spares) = (recycled + freed, spares + made);
     }
     assert!(recycled > 100, "only {recycled} files were used again");
+    assert!(spares > 20, "only {spares} files were made ready beside the log");
 }
