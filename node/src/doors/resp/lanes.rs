@@ -9,6 +9,9 @@
 //! (a `SET` of one of 50 clients took 30 us of the processors by itself, and takes 15 in a group). While
 //! [`UNDER_WAY_MAX`] groups of a lane are on their way to the disk of a shard, the next is gathered; shards do not wait for each other.
 //!
+//! No group takes more than half of those who write ([`Crowd`]). All of them in one would all wait for the disk, and then the disk for
+//! all of them; so the replies to one half are written while the other half is synced.
+//!
 //! Always: the calls of one client stay together and in order, and it has its replies before it sends more. What waits here was let
 //! in by the gate and has a deadline. Only light calls come here, so that what one client does is never refused because of what
 //! others do; when memory is full, each is tried by itself, because some only free it.
@@ -16,7 +19,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +33,8 @@ use super::places::Place;
 
 /// So many groups of a lane are on their way to the disk of a shard.
 const UNDER_WAY_MAX: usize = 2;
+/// So few go together even if they are all.
+const PARTS_MIN: usize = 8;
 /// A group takes no more calls once it has so many bytes of them; whoever has more by itself goes alone.
 const GROUP_BYTES_GOAL: usize = 1 << 20;
 /// Connections of a lane that ends may take so long to notice.
@@ -61,8 +66,30 @@ pub struct Lane {
 /// Groups for one shard.
 #[derive(Default)]
 struct Queue {
-    groups: Mutex<VecDeque<Group>>,
+    waiting: Mutex<Waiting>,
     gathered: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    groups: VecDeque<Group>,
+    crowd: Crowd,
+}
+
+/// How many write at a time.
+#[derive(Default)]
+struct Crowd {
+    /// Parts that wait or are on their way.
+    parts: usize,
+    /// How many those were lately, at the most.
+    lately: usize,
+}
+
+/// A group on its way to the disk, until the next may go.
+struct UnderWay {
+    queue: Arc<Queue>,
+    parts: usize,
+    _permit: OwnedSemaphorePermit,
 }
 
 struct Group {
@@ -117,9 +144,11 @@ impl Lane {
         let part = Part { calls: packed.calls(), bytes: packed.len(), passage, reply };
         let queue = self.queue(place.part(), door);
         {
-            let mut groups = queue.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            let Waiting { groups, crowd } = &mut *queue.lock();
+            let parts_max = crowd.joins();
             let takes = |group: &&mut Group| {
-                group.databases == databases
+                group.parts.len() < parts_max
+                    && group.databases == databases
                     && group.place.is(place)
                     && group.principal == *principal
                     && group.packed.len() + packed.len() <= GROUP_BYTES_GOAL
@@ -166,8 +195,12 @@ impl Lane {
 }
 
 impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self) -> Option<Group> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.lock().groups.pop_front()
     }
 
     /// Sends groups to the log, for ever.
@@ -184,8 +217,31 @@ impl Queue {
                 // Whoever else has something to say by now says it first.
                 tokio::task::yield_now().await;
             };
-            tokio::spawn(group.carry_out(door.clone(), permit));
+            let under_way = UnderWay { queue: self.clone(), parts: group.parts.len(), _permit: permit };
+            tokio::spawn(group.carry_out(door.clone(), under_way));
         }
+    }
+}
+
+impl Crowd {
+    /// One more waits. How many a group may take just now.
+    fn joins(&mut self) -> usize {
+        self.parts += 1;
+        self.lately = self.lately.max(self.parts);
+        (self.lately / 2 + 1).max(PARTS_MIN)
+    }
+
+    /// So many have been answered.
+    fn leave(&mut self, parts: usize) {
+        // Most of them are back in a moment.
+        self.lately -= (self.lately - self.parts) / 8;
+        self.parts -= parts;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.queue.lock().crowd.leave(self.parts);
     }
 }
 
@@ -212,7 +268,7 @@ impl Group {
         }
     }
 
-    async fn carry_out(mut self, door: Arc<Door>, under_way: OwnedSemaphorePermit) {
+    async fn carry_out(mut self, door: Arc<Door>, under_way: UnderWay) {
         self.give_up_late();
         let Group { place, databases, principal, packed, parts } = self;
         let Some(deadline) = parts.first().map(|part| part.passage.deadline) else { return };
@@ -310,6 +366,28 @@ mod tests {
     use loci_index::table::tape::{Item, Tape};
 
     use super::*;
+
+    #[test]
+    fn a_group_is_half_of_those_who_write_and_follows_how_many_do() {
+        let mut crowd = Crowd::default();
+        assert_eq!((0..PARTS_MIN).map(|_| crowd.joins()).max(), Some(PARTS_MIN), "few go together");
+        let largest = (PARTS_MIN..50).map(|_| crowd.joins()).last();
+        assert_eq!(largest, Some(26));
+        // They go and come back in halves.
+        for _ in 0..100 {
+            crowd.leave(25);
+            assert!((0..25).all(|_| crowd.joins() == 26));
+        }
+        // Only three are left.
+        crowd.leave(47);
+        let rounds = (0..).take_while(|_| {
+            crowd.leave(1);
+            crowd.joins() > PARTS_MIN
+        });
+        assert!(rounds.count() < 20);
+        crowd.leave(3);
+        assert_eq!(crowd.parts, 0);
+    }
 
     #[test]
     fn everybody_has_the_replies_to_what_it_called() {
