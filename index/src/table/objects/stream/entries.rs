@@ -11,10 +11,14 @@
 //! A block takes at most [`BLOCK_ENTRIES`] entries and about [`BLOCK_BYTES`] bytes; an entry is found by bisection over the
 //! blocks and a walk through one. Entries usually have the same names, which a block then keeps once.
 //!
+//! A copy shares the blocks until one of the two changes them: a script that adds an entry to a long stream, of which a copy is kept lest
+//! it all has to be taken back, copies one block.
+//!
 //! Always: blocks are not empty and in order; how they are cut is a function of what was done to them, and is kept in a
 //! file, because trimming by whole blocks shows it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -30,7 +34,7 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Entries, in the order of their ids.
 #[derive(Debug, Clone, Default)]
 pub struct Entries {
-    blocks: VecDeque<Box<Block>>,
+    blocks: VecDeque<Arc<Block>>,
     len: usize,
     /// Of the hashes of all entries.
     sum: u64,
@@ -116,7 +120,10 @@ impl Block {
     }
 
     fn heap_bytes(&self) -> usize {
-        allocated(size_of::<Block>()) + allocated(self.names.len()) + allocated(self.bytes.capacity())
+        // Shared blocks are counted by each.
+        allocated(size_of::<Block>() + 2 * size_of::<usize>())
+            + allocated(self.names.len())
+            + allocated(self.bytes.capacity())
     }
 
     fn has_names(&self, fields: &[&[u8]]) -> bool {
@@ -201,7 +208,7 @@ impl Entries {
 
     /// What their allocations take.
     pub fn heap_bytes(&self) -> usize {
-        self.bytes + allocated(self.blocks.capacity() * size_of::<Box<Block>>())
+        self.bytes + allocated(self.blocks.capacity() * size_of::<Arc<Block>>())
     }
 
     /// Adds one at the end. Its id is greater than all that ever were; `fields` are names and values in turn.
@@ -214,13 +221,13 @@ impl Entries {
             last => {
                 if let Some(full) = last {
                     self.bytes -= full.heap_bytes();
-                    full.bytes.shrink_to_fit();
+                    Arc::make_mut(full).bytes.shrink_to_fit();
                     self.bytes += full.heap_bytes();
                 }
-                self.blocks.push_back(Box::new(Block::new(id, fields)));
+                self.blocks.push_back(Arc::new(Block::new(id, fields)));
             }
         }
-        let block = self.blocks.back_mut().expect("it was pushed if there was none");
+        let block = Arc::make_mut(self.blocks.back_mut().expect("it was pushed if there was none"));
         let before = block.sum;
         block.push(id, fields);
         self.sum = self.sum.wrapping_add(block.sum.wrapping_sub(before));
@@ -231,7 +238,10 @@ impl Entries {
     /// There will be ids again after this one, which no entry is beyond: those of entries that are gone are forgotten.
     pub fn lower(&mut self, last: Id) {
         if let Some(block) = self.blocks.back_mut() {
+            let before = block.heap_bytes();
+            let block = Arc::make_mut(block);
             block.last = block.last.min(last);
+            self.bytes = self.bytes + block.heap_bytes() - before;
         }
     }
 
@@ -288,6 +298,7 @@ impl Entries {
             }
         };
         self.bytes -= block.heap_bytes();
+        let block = Arc::make_mut(block);
         block.cut(range);
         block.count -= 1;
         block.sum = block.sum.wrapping_sub(hash);
@@ -332,6 +343,7 @@ impl Entries {
             (end, count, hashes) = (walk.at(), count + 1, hashes.wrapping_add(entry.hash()));
         }
         self.bytes -= block.heap_bytes();
+        let block = Arc::make_mut(block);
         block.cut(0..end);
         block.count -= count as u32;
         block.sum = block.sum.wrapping_sub(hashes);
@@ -364,7 +376,7 @@ impl Entries {
             let (base, last) = (Id::from_bytes(packed::take_array(bytes)?), Id::from_bytes(packed::take_array(bytes)?));
             let taken = u32::try_from(packed::take(bytes)?).ok()?;
             let (names, packed) = (packed::take_bytes(bytes)?.into(), packed::take_bytes(bytes)?.to_vec());
-            let mut block = Box::new(Block { base, last, count: 0, taken, sum: 0, names, bytes: packed });
+            let mut block = Block { base, last, count: 0, taken, sum: 0, names, bytes: packed };
             let after = entries.blocks.back().map(|block| block.last);
             if after.is_some_and(|after| base <= after) || !block.check() || block.count > taken {
                 return None;
@@ -372,7 +384,7 @@ impl Entries {
             entries.len += block.count as usize;
             entries.sum = entries.sum.wrapping_add(block.sum);
             entries.bytes += block.heap_bytes();
-            entries.blocks.push_back(block);
+            entries.blocks.push_back(Arc::new(block));
         }
         Some(entries)
     }
@@ -427,7 +439,7 @@ mod tests {
     impl Entries {
         fn recount(&self) -> usize {
             let blocks = self.blocks.iter().map(|block| block.heap_bytes());
-            blocks.sum::<usize>() + allocated(self.blocks.capacity() * size_of::<Box<Block>>())
+            blocks.sum::<usize>() + allocated(self.blocks.capacity() * size_of::<Arc<Block>>())
         }
     }
 
@@ -472,6 +484,7 @@ mod tests {
         for seed in 0..1_500 {
             let mut chance = Chance::new(seed);
             let (mut entries, mut model) = (Entries::default(), Model::new());
+            let mut kept = (Entries::default(), Model::new());
             let mut last = Id::MIN;
             let steps = if seed % 50 == 0 { 400 } else { 30 };
             for step in 0..steps {
@@ -519,9 +532,26 @@ mod tests {
                 }
                 if steps == 30 || step % 20 == 0 {
                     check(&entries, &model, &mut chance, &what);
+                    check(&kept.0, &kept.1, &mut chance, &format!("{what}, a copy"));
+                }
+                if chance.below(10) == 0 {
+                    kept = (entries.clone(), model.clone());
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_copy_shares_what_neither_changes() {
+        let mut entries = Entries::default();
+        (1..=950).for_each(|seq| entries.push(Id { ms: 5, seq }, &[b"name", b"value"]));
+        let copy = entries.clone();
+        entries.push(Id { ms: 6, seq: 0 }, &[b"name", b"value"]);
+        assert!(entries.remove(Id { ms: 5, seq: 250 }));
+        let shared = copy.blocks.iter().filter(|block| entries.blocks.iter().any(|other| Arc::ptr_eq(block, other)));
+        assert_eq!((shared.count(), copy.blocks()), (8, 10));
+        assert_eq!((copy.len(), copy.recount()), (950, copy.heap_bytes()));
+        assert_eq!((entries.len(), entries.recount()), (950, entries.heap_bytes()));
     }
 
     #[test]
