@@ -15,7 +15,7 @@
 //! [`SYNC_WITHIN`] later by a second thread, beside whatever is written meanwhile.
 //!
 //! A third thread makes the next file ready as soon as the last one that was is used: zeros are written for as long as thousands of
-//! appends take, and beside them.
+//! appends take, and beside them. What it has made it hands over without the log, for which whoever needs the file may be waiting.
 //!
 //! A shard that comes later begins with [`LogOpener::open`].
 //!
@@ -56,6 +56,8 @@ const QUICK_SYNC: Duration = if cfg!(test) { Duration::MAX } else { Duration::fr
 const AFTER_SLOW: Duration = Duration::from_millis(100);
 /// How long an append that found no space waits before it is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
+/// How long none is made ready that nobody needs yet, at the most, after there was no space for it: others need what there is.
+const NO_SPARE_FOR_MAX: Duration = Duration::from_secs(30);
 /// A log with nothing to do for this long tells its figures.
 const IDLE: Duration = Duration::from_millis(20);
 /// What was only written is synced so much later.
@@ -277,7 +279,7 @@ impl LogHandle {
             Safety::Synced => HERE_BYTES_MAX,
             Safety::Written => WRITTEN_HERE_BYTES_MAX,
         };
-        if may_wait && mark.is_some() && bytes <= bytes_max && self.append_here(&batch, safety) {
+        if may_wait && mark.is_some() && bytes <= bytes_max && self.append_here(&batch, bytes, safety) {
             return true;
         }
         self.figures.outstanding.fetch_add(bytes, Ordering::AcqRel);
@@ -293,7 +295,7 @@ impl LogHandle {
     }
 
     /// Appends on the thread of the shard, and syncs or writes; says no where that cannot be done at once.
-    fn append_here(&self, batch: &[Append], safety: Safety) -> bool {
+    fn append_here(&self, batch: &[Append], bytes: u64, safety: Safety) -> bool {
         // What was asked before must be done before.
         if self.figures.outstanding.load(Ordering::Acquire) > 0 {
             return false;
@@ -304,7 +306,7 @@ impl LogHandle {
         };
         let Ok(mut owner) = owner.try_lock() else { return false };
         let slow = || owner.slow_until.is_some_and(|until| Instant::now() < until);
-        if (safety == Safety::Synced && slow()) || !owner.append_now(batch) {
+        if (safety == Safety::Synced && slow()) || !owner.append_now(batch, bytes) {
             return false;
         }
         owner.publish_room();
@@ -474,6 +476,7 @@ impl LogThread {
         let (requests, queue) = channel();
         let (written, first_writes) = channel();
         let (wanted_spares, wanted) = channel();
+        let (made, made_spares) = channel();
         let now = Instant::now();
         let count = listeners.len();
         let mut owner = Owner {
@@ -487,9 +490,11 @@ impl LogThread {
             last_used: now,
             written_since: None,
             written,
-            spare_wanted: false,
+            spare: SpareIs::There,
             no_spare_until: now,
+            no_spare_for: RETRY_EVERY,
             wanted_spares,
+            made_spares,
             must_sync: false,
             slow_until: None,
         };
@@ -512,7 +517,7 @@ impl LogThread {
         let sparing = Arc::downgrade(&owner);
         std::thread::Builder::new()
             .name("loci-spare".into())
-            .spawn(move || fatal::guard("spare", || make_spares(&sparing, &wanted)))?;
+            .spawn(move || fatal::guard("spare", || make_spares(&sparing, &wanted, &made)))?;
         let thread = std::thread::Builder::new().name("loci-log".into()).spawn(move || {
             fatal::guard("log", || run(&owner, &queue));
             close(owner)
@@ -547,12 +552,15 @@ struct Owner {
     written_since: Option<Instant>,
     /// Who is told of the first write after a sync.
     written: Sender<()>,
-    /// A spare is being made, or about to be.
-    spare_wanted: bool,
+    spare: SpareIs,
     /// There was no space for one.
     no_spare_until: Instant,
+    /// For how long, the next time.
+    no_spare_for: Duration,
     /// Who is told that one is wanted.
     wanted_spares: Sender<()>,
+    /// Those that were made, or could not be.
+    made_spares: Receiver<MadeSpare>,
     /// What was taken must be synced before anybody hears of it.
     must_sync: bool,
     /// The disk was slow: until then syncs are for the thread.
@@ -575,14 +583,32 @@ fn close(mut owner: Arc<Mutex<Owner>>) -> Result<(), LogError> {
     }
 }
 
+/// A spare, and what came of making it.
+type MadeSpare = (MakingSpare<File>, io::Result<()>);
+
+/// How the next spare is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SpareIs {
+    /// Nobody makes one.
+    There,
+    /// The thread is told.
+    Wanted,
+    /// The thread is at it.
+    Made,
+}
+
 /// Makes the spares that are wanted, beside the log, until that is closed.
-fn make_spares(owner: &Weak<Mutex<Owner>>, wanted: &Receiver<()>) {
+fn make_spares(owner: &Weak<Mutex<Owner>>, wanted: &Receiver<()>, made: &Sender<MadeSpare>) {
     while wanted.recv().is_ok() {
         let Some(begun) = owner.upgrade().map(|owner| lock(&owner).begin_spare()) else { return };
         let Some(making) = begun else { continue };
-        let made = making.run();
+        let result = making.run();
+        // Whoever has the log may take it before this thread has the log.
+        if made.send((making, result)).is_err() {
+            return;
+        }
         let Some(owner) = owner.upgrade() else { return };
-        lock(&owner).end_spare(making, made);
+        lock(&owner).take_made_spare();
     }
 }
 
@@ -629,8 +655,8 @@ impl Owner {
 
     /// Has a spare made if there is none.
     fn want_spare(&mut self) {
-        if self.log.lacks_spare() && !self.spare_wanted && self.no_spare_until <= Instant::now() {
-            self.spare_wanted = true;
+        if self.log.lacks_spare() && self.spare == SpareIs::There && self.no_spare_until <= Instant::now() {
+            self.spare = SpareIs::Wanted;
             // The thread ends only with the log, or the process.
             let _ = self.wanted_spares.send(());
         }
@@ -638,18 +664,36 @@ impl Owner {
 
     fn begin_spare(&mut self) -> Option<MakingSpare<File>> {
         let begun = self.log.begin_spare();
-        self.spare_or_space(begun).flatten().or_else(|| {
-            self.spare_wanted = false;
-            None
-        })
+        let making = self.spare_or_space(begun).flatten();
+        self.spare = if making.is_some() { SpareIs::Made } else { SpareIs::There };
+        making
     }
 
-    fn end_spare(&mut self, making: MakingSpare<File>, made: io::Result<()>) {
-        self.spare_wanted = false;
+    fn take_made_spare(&mut self) {
+        if let Ok(made) = self.made_spares.try_recv() {
+            self.end_spare(made);
+        }
+    }
+
+    /// Waits for the spare that is being made, if so many bytes need one: it is there sooner than another would be, and takes what
+    /// space there is.
+    fn await_spare(&mut self, bytes: u64) {
+        if self.spare == SpareIs::Made
+            && self.log.lacks_spare()
+            && self.log.room() < 2 * bytes + SLACK_BYTES
+            && let Ok(made) = self.made_spares.recv()
+        {
+            self.end_spare(made);
+        }
+    }
+
+    fn end_spare(&mut self, (making, made): MadeSpare) {
+        self.spare = SpareIs::There;
         let ended = self.log.end_spare(making, made);
         if self.spare_or_space(ended).is_some() {
+            self.no_spare_for = RETRY_EVERY;
             self.set_full(false);
-            self.publish_room();
+            self.publish();
         }
     }
 
@@ -658,7 +702,8 @@ impl Owner {
         match done {
             Ok(done) => Some(done),
             Err(LogError::Full { .. }) => {
-                self.no_spare_until = Instant::now() + RETRY_EVERY;
+                self.no_spare_until = Instant::now() + self.no_spare_for;
+                self.no_spare_for = (2 * self.no_spare_for).min(NO_SPARE_FOR_MAX);
                 None
             }
             Err(error) => self.die(&error),
@@ -668,7 +713,7 @@ impl Owner {
     fn take(&mut self, request: Request, safe: &mut Vec<(usize, SyncMark)>) {
         match request {
             Request::Append { batch, bytes, mark, safety, to } => {
-                self.append(&batch, safe);
+                self.append(&batch, bytes, safe);
                 self.publish_room();
                 self.figures.done(bytes);
                 let Some(mark) = mark else { return };
@@ -682,6 +727,7 @@ impl Owner {
                 let wanted = 2 * (self.figures.outstanding.load(Ordering::Acquire) + bytes) + SLACK_BYTES;
                 // A sync frees the files that all shards have forgotten.
                 self.written_since = None;
+                self.await_spare(wanted);
                 let reserved = self.log.sync().and_then(|()| self.log.reserve(wanted));
                 let report = match reserved {
                     Ok(()) => {
@@ -725,6 +771,7 @@ impl Owner {
     fn open(&mut self, shard: ShardId, begin: Begin, listener: Listener) -> Answer {
         let batch = begin(self.log.shard(shard));
         if !batch.is_empty() {
+            self.await_spare(SLACK_BYTES);
             match self.log.append(&batch).and_then(|()| self.log.sync()) {
                 Ok(()) => {}
                 Err(full @ LogError::Full { .. }) => return Err(full),
@@ -743,7 +790,8 @@ impl Owner {
     }
 
     /// Appends if there is space.
-    fn append_now(&mut self, batch: &[Append]) -> bool {
+    fn append_now(&mut self, batch: &[Append], bytes: u64) -> bool {
+        self.await_spare(bytes);
         match self.log.append(batch) {
             Ok(()) => {
                 self.want_spare();
@@ -756,8 +804,9 @@ impl Owner {
 
     /// Appends, however long the disk has no space: the shard has already acted on this batch. What was taken before it is
     /// synced meanwhile, which may free files, and told.
-    fn append(&mut self, batch: &[Append], safe: &mut Vec<(usize, SyncMark)>) {
+    fn append(&mut self, batch: &[Append], bytes: u64, safe: &mut Vec<(usize, SyncMark)>) {
         loop {
+            self.await_spare(bytes);
             match self.log.append(batch) {
                 Ok(()) => return self.want_spare(),
                 Err(LogError::Full { needed, .. }) => {
@@ -919,6 +968,38 @@ mod tests {
             }
         }
         (places, ways)
+    }
+
+    #[test]
+    fn the_next_file_is_made_ready_whenever_there_is_none_and_nobody_asks() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = LogOptions { file_bytes: 256 << 10, secret: 7 };
+        let (log, _) = Log::open(FileDisk::open(directory.path()).unwrap(), options).unwrap();
+        let figures = Arc::new(LogFigures::default());
+        let (thread, _, opener) =
+            LogThread::start(log, directory.path().into(), Arc::clone(&figures), Vec::new()).unwrap();
+        let members = Arc::new(Members::voting([MemberId(1)]).unwrap());
+        let begin: Begin = Box::new(move |_| founding(ShardId(1), &members));
+        let (sender, reports) = channel();
+        let listener: Listener = Box::new(move |report| {
+            // The test may have heard all it waits for.
+            let _ = sender.send(report);
+        });
+        let opened = opener.open(ShardId(1), listener, begin).unwrap().unwrap();
+        let is_ready = || {
+            let waited = (0..1_000).find(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                figures.stats().spares == 1
+            });
+            waited.is_some()
+        };
+        assert!(is_ready(), "of a new log: {:?}", figures.stats());
+        let files = figures.stats().files;
+        write(1, opened, &reports);
+        assert!(is_ready(), "after others were used: {:?}", figures.stats());
+        assert!(figures.stats().files > files);
+        drop(opener);
+        thread.close().unwrap();
     }
 
     #[test]

@@ -245,7 +245,11 @@ mod tests {
             let after = log.stats();
             assert!(!disk.list().unwrap().contains(&file_name(first)));
             let freed = before.files - after.files;
-            assert_eq!(after.spares - before.spares, (freed - usize::from(spoilt)).min(2), "{before:?} {after:?}");
+            assert_eq!(
+                after.spares - before.spares,
+                (freed - usize::from(spoilt)).min(crate::log::SPARES_KEPT),
+                "{before:?} {after:?}"
+            );
             assert!(log.spoilt.is_empty());
         }
     }

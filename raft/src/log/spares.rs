@@ -6,7 +6,7 @@
 //! ```
 //!
 //! To write a file of zeros takes as long as thousands of appends, so the next is made beside the log as soon as the last one is
-//! used. An append that needs one before it is there makes another.
+//! used. Whoever needs one and cannot wait for it makes another.
 //!
 //! Always: a spare has its name once all of it is on the disk. What was not finished is removed, at the next start at the latest.
 
@@ -29,13 +29,19 @@ pub struct MakingSpare<F> {
 impl<F: DiskFile> MakingSpare<F> {
     /// Writes it, on whichever thread. A failure is for [`Log::end_spare`].
     pub fn run(&self) -> io::Result<()> {
+        // Little by little, lest the log's own syncs wait for all of it.
+        self.write(true)
+    }
+
+    fn write(&self, syncs_each: bool) -> io::Result<()> {
         let mut done = 0;
         while done < self.bytes {
             let zeros = &ZEROS[..ZEROS.len().min((self.bytes - done) as usize)];
             self.file.write_all_at(zeros, done)?;
             done += zeros.len() as u64;
-            // Little by little, lest the log's own syncs wait for all of it.
-            self.file.sync_data()?;
+            if syncs_each || done == self.bytes {
+                self.file.sync_data()?;
+            }
         }
         Ok(())
     }
@@ -51,7 +57,7 @@ impl<D: Disk> Log<D> {
     /// [`LogError::Full`] leaves the log as usable as it was.
     pub fn begin_spare(&mut self) -> Result<Option<MakingSpare<D::File>>, LogError> {
         self.check_alive()?;
-        if !self.spares.is_empty() {
+        if !self.lacks_spare() {
             return Ok(None);
         }
         let begun = self.begin_spare_of(self.options.file_bytes);
@@ -66,15 +72,15 @@ impl<D: Disk> Log<D> {
         self.mortal(ended)
     }
 
-    /// Whether there is none.
+    /// Whether there is none. A smaller one, of when files were smaller, does not count.
     pub fn lacks_spare(&self) -> bool {
-        self.spares.is_empty()
+        !self.spares.iter().any(|spare| spare.bytes >= self.options.file_bytes)
     }
 
     /// Makes a spare at once.
     pub(super) fn make_spare(&mut self, bytes: u64) -> Result<(), LogError> {
         let making = self.begin_spare_of(bytes)?;
-        let made = making.run();
+        let made = making.write(false);
         self.end_spare_of(&making, made)
     }
 

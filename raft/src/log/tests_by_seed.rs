@@ -147,8 +147,9 @@ fn run_model(seed: u64, steps: usize) -> [u64; 2] {
             93 => {
                 if let Some(spare) = making.take() {
                     let made = spare.run();
-                    died = ends_log(&log.end_spare(spare, made));
-                    spares += 1;
+                    let ended = log.end_spare(spare, made);
+                    died = ends_log(&ended);
+                    spares += u64::from(ended.is_ok());
                 }
             }
             94 => {

@@ -9,7 +9,7 @@
 //! (a `SET` of one of 50 clients took 30 us of the processors by itself, and takes 15 in a group). While
 //! [`UNDER_WAY_MAX`] groups of a lane are on their way to the disk of a shard, the next is gathered; shards do not wait for each other.
 //!
-//! No group takes more than half of those who write ([`Crowd`]). All of them in one would all wait for the disk, and then the disk for
+//! No group takes more than about half of those who write ([`Crowd`]). All of them in one would all wait for the disk, and then the disk for
 //! all of them; so the replies to one half are written while the other half is synced.
 //!
 //! Always: the calls of one client stay together and in order, and it has its replies before it sends more. What waits here was let
@@ -231,7 +231,7 @@ impl Crowd {
         (self.lately / 2 + 1).max(PARTS_MIN)
     }
 
-    /// So many have been answered.
+    /// So many are about to be answered.
     fn leave(&mut self, parts: usize) {
         // Most of them are back in a moment.
         self.lately -= (self.lately - self.parts) / 8;

@@ -12,7 +12,7 @@
 //! blocks and a walk through one. Entries usually have the same names, which a block then keeps once.
 //!
 //! A copy shares the blocks until one of the two changes them: a script that adds an entry to a long stream, of which a copy is kept lest
-//! it all has to be taken back, copies one block.
+//! it all has to be taken back, copies one block. So what blocks have allocated depends on the copies that there were.
 //!
 //! Always: blocks are not empty and in order; how they are cut is a function of what was done to them, and is kept in a
 //! file, because trimming by whole blocks shows it.
