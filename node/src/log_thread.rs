@@ -29,9 +29,9 @@
 //! process: what the disk then holds is unknown, and only a restart finds out. A full disk does not: an append that finds no
 //! space is tried again until there is some, and what comes after it waits, in order.
 
+mod spares;
+
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
@@ -39,12 +39,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use loci_raft::{
-    Append, FileDisk, Log, LogChecker, LogError, LogReader, LogStats, MakingSpare, ShardId, ShardState, SyncMark,
-};
+use loci_raft::{Append, FileDisk, Log, LogChecker, LogError, LogReader, LogStats, ShardId, ShardState, SyncMark};
 
 use crate::fatal;
 use crate::metrics::Latencies;
+use spares::{MadeSpare, SpareIs, make_spares};
 
 /// Slower syncs are reported.
 const SLOW_SYNC: Duration = Duration::from_millis(100);
@@ -56,8 +55,6 @@ const QUICK_SYNC: Duration = if cfg!(test) { Duration::MAX } else { Duration::fr
 const AFTER_SLOW: Duration = Duration::from_millis(100);
 /// How long an append that found no space waits before it is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
-/// How long none is made ready that nobody needs yet, at the most, after there was no space for it: others need what there is.
-const NO_SPARE_FOR_MAX: Duration = Duration::from_secs(30);
 /// A log with nothing to do for this long tells its figures.
 const IDLE: Duration = Duration::from_millis(20);
 /// What was only written is synced so much later.
@@ -583,35 +580,6 @@ fn close(mut owner: Arc<Mutex<Owner>>) -> Result<(), LogError> {
     }
 }
 
-/// A spare, and what came of making it.
-type MadeSpare = (MakingSpare<File>, io::Result<()>);
-
-/// How the next spare is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SpareIs {
-    /// Nobody makes one.
-    There,
-    /// The thread is told.
-    Wanted,
-    /// The thread is at it.
-    Made,
-}
-
-/// Makes the spares that are wanted, beside the log, until that is closed.
-fn make_spares(owner: &Weak<Mutex<Owner>>, wanted: &Receiver<()>, made: &Sender<MadeSpare>) {
-    while wanted.recv().is_ok() {
-        let Some(begun) = owner.upgrade().map(|owner| lock(&owner).begin_spare()) else { return };
-        let Some(making) = begun else { continue };
-        let result = making.run();
-        // Whoever has the log may take it before this thread has the log.
-        if made.send((making, result)).is_err() {
-            return;
-        }
-        let Some(owner) = owner.upgrade() else { return };
-        lock(&owner).take_made_spare();
-    }
-}
-
 /// Does what is asked, until nobody can ask any more.
 fn run(owner: &Mutex<Owner>, queue: &Receiver<Request>) {
     let mut safe = Vec::new();
@@ -651,63 +619,6 @@ impl Owner {
         self.want_spare();
         self.publish();
         true
-    }
-
-    /// Has a spare made if there is none.
-    fn want_spare(&mut self) {
-        if self.log.lacks_spare() && self.spare == SpareIs::There && self.no_spare_until <= Instant::now() {
-            self.spare = SpareIs::Wanted;
-            // The thread ends only with the log, or the process.
-            let _ = self.wanted_spares.send(());
-        }
-    }
-
-    fn begin_spare(&mut self) -> Option<MakingSpare<File>> {
-        let begun = self.log.begin_spare();
-        let making = self.spare_or_space(begun).flatten();
-        self.spare = if making.is_some() { SpareIs::Made } else { SpareIs::There };
-        making
-    }
-
-    fn take_made_spare(&mut self) {
-        if let Ok(made) = self.made_spares.try_recv() {
-            self.end_spare(made);
-        }
-    }
-
-    /// Waits for the spare that is being made, if so many bytes need one: it is there sooner than another would be, and takes what
-    /// space there is.
-    fn await_spare(&mut self, bytes: u64) {
-        if self.spare == SpareIs::Made
-            && self.log.lacks_spare()
-            && self.log.room() < 2 * bytes + SLACK_BYTES
-            && let Ok(made) = self.made_spares.recv()
-        {
-            self.end_spare(made);
-        }
-    }
-
-    fn end_spare(&mut self, (making, made): MadeSpare) {
-        self.spare = SpareIs::There;
-        let ended = self.log.end_spare(making, made);
-        if self.spare_or_space(ended).is_some() {
-            self.no_spare_for = RETRY_EVERY;
-            self.set_full(false);
-            self.publish();
-        }
-    }
-
-    /// None: there was no space for a spare. Nothing needs it yet; whoever does will say so.
-    fn spare_or_space<T>(&mut self, done: Result<T, LogError>) -> Option<T> {
-        match done {
-            Ok(done) => Some(done),
-            Err(LogError::Full { .. }) => {
-                self.no_spare_until = Instant::now() + self.no_spare_for;
-                self.no_spare_for = (2 * self.no_spare_for).min(NO_SPARE_FOR_MAX);
-                None
-            }
-            Err(error) => self.die(&error),
-        }
     }
 
     fn take(&mut self, request: Request, safe: &mut Vec<(usize, SyncMark)>) {
@@ -912,129 +823,4 @@ impl Owner {
 }
 
 #[cfg(test)]
-mod tests {
-    use loci_raft::{
-        Change, FOUNDING_INDEX, LogIndex, LogOptions, MemberId, Members, Replica, ReplicaOptions, founding,
-    };
-
-    use super::*;
-
-    const SHARDS: u32 = 3;
-    const ENTRIES: usize = 150;
-
-    /// What is in an entry: short, but for some that are too large to be synced where they are made.
-    fn data(shard: u32, number: usize) -> Vec<u8> {
-        let bytes = if number.is_multiple_of(11) { 3 * HERE_BYTES_MAX as usize / 2 } else { 40 + number };
-        (0..bytes).map(|at| (at + number * 7 + shard as usize) as u8).collect()
-    }
-
-    /// Writes entries as the only member of a shard; where they stand, and how often each way was taken.
-    fn write(shard: u32, opened: OpenedShard, reports: &Receiver<Report>) -> (Vec<LogIndex>, [usize; 2]) {
-        let OpenedShard { state, reader, handle } = opened;
-        let options =
-            ReplicaOptions { shard: ShardId(shard), me: MemberId(1), applied: FOUNDING_INDEX, seed: shard.into() };
-        let mut replica = Replica::restore(options, &state, reader).unwrap();
-        let (mut places, mut ways) = (Vec::new(), [0; 2]);
-        for number in 0..ENTRIES {
-            places.push(replica.propose(data(shard, number)).unwrap().index);
-            let mut waits_for = None;
-            while replica.applied_index() < places[number] {
-                let effects = replica.effects().unwrap();
-                if !effects.append.is_empty() || effects.sync.is_some() {
-                    let size = |append: &Append| match &append.change {
-                        Change::Entry(entry) => entry.data.len() as u64 + 128,
-                        _ => 128,
-                    };
-                    let bytes = effects.append.iter().map(size).sum();
-                    let safety = if number % 3 == 0 { Safety::Written } else { Safety::Synced };
-                    let here = handle.append(effects.append, bytes, effects.sync, safety, number % 5 != 0);
-                    ways[usize::from(here)] += 1;
-                    if let Some(mark) = effects.sync {
-                        if here { replica.synced(mark) } else { waits_for = Some(mark) }
-                    }
-                } else if let Some(mark) = waits_for {
-                    while let Ok(report) = reports.recv_timeout(Duration::from_secs(30)) {
-                        if report == Report::Synced(mark) {
-                            replica.synced(mark);
-                            waits_for = None;
-                            break;
-                        }
-                    }
-                    assert_eq!(waits_for, None, "shard {shard} is told that entry {number} is safe");
-                }
-                for committed in effects.committed {
-                    replica.applied(committed.index);
-                }
-            }
-        }
-        (places, ways)
-    }
-
-    #[test]
-    fn the_next_file_is_made_ready_whenever_there_is_none_and_nobody_asks() {
-        let directory = tempfile::tempdir().unwrap();
-        let options = LogOptions { file_bytes: 256 << 10, secret: 7 };
-        let (log, _) = Log::open(FileDisk::open(directory.path()).unwrap(), options).unwrap();
-        let figures = Arc::new(LogFigures::default());
-        let (thread, _, opener) =
-            LogThread::start(log, directory.path().into(), Arc::clone(&figures), Vec::new()).unwrap();
-        let members = Arc::new(Members::voting([MemberId(1)]).unwrap());
-        let begin: Begin = Box::new(move |_| founding(ShardId(1), &members));
-        let (sender, reports) = channel();
-        let listener: Listener = Box::new(move |report| {
-            // The test may have heard all it waits for.
-            let _ = sender.send(report);
-        });
-        let opened = opener.open(ShardId(1), listener, begin).unwrap().unwrap();
-        let is_ready = || {
-            let waited = (0..1_000).find(|_| {
-                std::thread::sleep(Duration::from_millis(10));
-                figures.stats().spares == 1
-            });
-            waited.is_some()
-        };
-        assert!(is_ready(), "of a new log: {:?}", figures.stats());
-        let files = figures.stats().files;
-        write(1, opened, &reports);
-        assert!(is_ready(), "after others were used: {:?}", figures.stats());
-        assert!(figures.stats().files > files);
-        drop(opener);
-        thread.close().unwrap();
-    }
-
-    #[test]
-    fn shards_that_sync_by_themselves_and_by_the_thread_find_all_of_it_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let open =
-            || Log::open(FileDisk::open(directory.path()).unwrap(), LogOptions { file_bytes: 256 << 10, secret: 7 });
-        let (log, _) = open().unwrap();
-        let figures = Arc::new(LogFigures::default());
-        let (thread, _, opener) = LogThread::start(log, directory.path().into(), figures, Vec::new()).unwrap();
-        let writing: Vec<_> = (1..=SHARDS)
-            .map(|shard| {
-                let (sender, reports) = channel();
-                let members = Arc::new(Members::voting([MemberId(1)]).unwrap());
-                let begin: Begin = Box::new(move |_| founding(ShardId(shard), &members));
-                let listener: Listener = Box::new(move |report| {
-                    // The test may have heard all it waits for.
-                    let _ = sender.send(report);
-                });
-                let opened = opener.open(ShardId(shard), listener, begin).unwrap().unwrap();
-                std::thread::spawn(move || write(shard, opened, &reports))
-            })
-            .collect();
-        let written: Vec<_> = writing.into_iter().map(|writing| writing.join().unwrap()).collect();
-        drop(opener);
-        thread.close().unwrap();
-        let ways = written.iter().fold([0; 2], |sum, (_, ways)| [sum[0] + ways[0], sum[1] + ways[1]]);
-        assert!(ways[0] > 0 && ways[1] > 0, "both ways are taken: {ways:?}");
-
-        let (log, _) = open().unwrap();
-        for (shard, (places, _)) in (1..).zip(written) {
-            let reader = log.reader(ShardId(shard)).unwrap();
-            for (number, place) in places.iter().enumerate() {
-                assert_eq!(reader.read(*place).unwrap().data, data(shard, number), "shard {shard}, entry {number}");
-            }
-        }
-    }
-}
+mod tests;

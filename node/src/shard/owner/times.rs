@@ -85,7 +85,8 @@ impl Owner {
         let commands = [("loci.commands", batch.waiters.len() as u64)];
         for Waiter { since, spot, .. } in &batch.waiters {
             let Some(spot) = spot else { continue };
-            spot.step("queue", *since, times.proposed, commands);
+            // What comes during a turn is proposed as of its beginning.
+            spot.step("queue", *since, times.proposed.max(*since), commands);
             let replicate = spot.step("replicate", times.proposed, begun, numbers);
             spot.step("apply", begun, ended, self.applying(batch.proposed.index.0));
             match (replicate, times.synced) {
