@@ -6,7 +6,7 @@
 //!   shard 3 --append--/                                                     \--> Synced to shard 3
 //! ```
 //!
-//! What is small ([`HERE_BYTES_MAX`]) is appended and synced right where it is asked for, if nobody else is at the log, the disk
+//! What is not large ([`HERE_BYTES_MAX`]) is appended and synced right where it is asked for, if nobody else is at the log, the disk
 //! has been quick lately, and the shard does not lead others, who would miss its word while the disk stalls: no thread has to
 //! wake another, twice, for a sync that takes 90 us. Where several shards write, the others queue meanwhile and have the next sync
 //! together.
@@ -70,6 +70,12 @@ pub const PINNED_FILES_MAX: usize = 6 * PINNED_FILES;
 const PINS_EVERY: Duration = Duration::from_millis(100);
 /// What a batch may take besides its entries: hard states, the batch's frame, the change of files.
 const SLACK_BYTES: u64 = 8192;
+
+/// The room that so many bytes of entries need. A frame that does not fit into what is left of a file leaves that much unused:
+/// hence twice.
+fn room_for(bytes: u64) -> u64 {
+    2 * bytes + SLACK_BYTES
+}
 
 /// What a shard hears of its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,8 +334,7 @@ impl LogHandle {
     /// Whether an entry of so many bytes has room beside what is on its way.
     pub fn has_room(&self, bytes: u64) -> bool {
         let outstanding = self.figures.outstanding.load(Ordering::Acquire);
-        // A frame that does not fit into what is left of a file leaves that much unused: hence twice.
-        self.figures.room.load(Ordering::Acquire) >= 2 * (outstanding + bytes) + SLACK_BYTES
+        self.figures.room.load(Ordering::Acquire) >= room_for(outstanding + bytes)
     }
 
     /// Asks for room; `Room` or `Full` is the answer.
@@ -487,7 +492,7 @@ impl LogThread {
             last_used: now,
             written_since: None,
             written,
-            spare: SpareIs::There,
+            spare: SpareIs::Left,
             no_spare_until: now,
             no_spare_for: RETRY_EVERY,
             wanted_spares,
@@ -635,11 +640,13 @@ impl Owner {
                 }
             }
             Request::Reserve { bytes, to } => {
-                let wanted = 2 * (self.figures.outstanding.load(Ordering::Acquire) + bytes) + SLACK_BYTES;
+                let wanted = room_for(self.figures.outstanding.load(Ordering::Acquire) + bytes);
                 // A sync frees the files that all shards have forgotten.
                 self.written_since = None;
-                self.await_spare(wanted);
-                let reserved = self.log.sync().and_then(|()| self.log.reserve(wanted));
+                let reserved = self.log.sync().and_then(|()| {
+                    self.await_spare(wanted);
+                    self.log.reserve(wanted)
+                });
                 let report = match reserved {
                     Ok(()) => {
                         self.set_full(false);
@@ -682,7 +689,7 @@ impl Owner {
     fn open(&mut self, shard: ShardId, begin: Begin, listener: Listener) -> Answer {
         let batch = begin(self.log.shard(shard));
         if !batch.is_empty() {
-            self.await_spare(SLACK_BYTES);
+            self.await_spare(room_for(0));
             match self.log.append(&batch).and_then(|()| self.log.sync()) {
                 Ok(()) => {}
                 Err(full @ LogError::Full { .. }) => return Err(full),
@@ -702,7 +709,10 @@ impl Owner {
 
     /// Appends if there is space.
     fn append_now(&mut self, batch: &[Append], bytes: u64) -> bool {
-        self.await_spare(bytes);
+        // Zeros are written, or waited for, by the thread.
+        if self.lacks_room(room_for(bytes)) {
+            return false;
+        }
         match self.log.append(batch) {
             Ok(()) => {
                 self.want_spare();
@@ -717,7 +727,7 @@ impl Owner {
     /// synced meanwhile, which may free files, and told.
     fn append(&mut self, batch: &[Append], bytes: u64, safe: &mut Vec<(usize, SyncMark)>) {
         loop {
-            self.await_spare(bytes);
+            self.await_spare(room_for(bytes));
             match self.log.append(batch) {
                 Ok(()) => return self.want_spare(),
                 Err(LogError::Full { needed, .. }) => {

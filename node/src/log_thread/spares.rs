@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use loci_raft::{LogError, MakingSpare};
 
-use super::{Owner, RETRY_EVERY, SLACK_BYTES, lock};
+use super::{Owner, RETRY_EVERY, lock};
 
 /// How long none is made ready that nobody needs yet, at the most, after there was no space for it: others need what there is.
 const NO_SPARE_FOR_MAX: Duration = Duration::from_secs(30);
@@ -28,11 +28,11 @@ pub(super) type MadeSpare = (MakingSpare<File>, io::Result<()>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SpareIs {
     /// Nobody makes one.
-    There,
+    Left,
     /// The thread is told.
     Wanted,
     /// The thread is at it.
-    Made,
+    Begun,
 }
 
 /// Makes the spares that are wanted, beside the log, until that is closed.
@@ -53,7 +53,7 @@ pub(super) fn make_spares(owner: &Weak<Mutex<Owner>>, wanted: &Receiver<()>, mad
 impl Owner {
     /// Has a spare made if there is none.
     pub(super) fn want_spare(&mut self) {
-        if self.log.lacks_spare() && self.spare == SpareIs::There && self.no_spare_until <= Instant::now() {
+        if self.log.lacks_spare() && self.spare == SpareIs::Left && self.no_spare_until <= Instant::now() {
             self.spare = SpareIs::Wanted;
             // The thread ends only with the log, or the process.
             let _ = self.wanted_spares.send(());
@@ -63,7 +63,7 @@ impl Owner {
     fn begin_spare(&mut self) -> Option<MakingSpare<File>> {
         let begun = self.log.begin_spare();
         let making = self.spare_or_space(begun).flatten();
-        self.spare = if making.is_some() { SpareIs::Made } else { SpareIs::There };
+        self.spare = if making.is_some() { SpareIs::Begun } else { SpareIs::Left };
         making
     }
 
@@ -73,12 +73,16 @@ impl Owner {
         }
     }
 
-    /// Waits for the spare that is being made, if so many bytes need one: it is there sooner than another would be, and takes what
+    /// Whether there is not so much room without a spare that is not there yet.
+    pub(super) fn lacks_room(&self, room: u64) -> bool {
+        self.log.lacks_spare() && self.log.room() < room
+    }
+
+    /// Waits for the spare that is being made, if so much room needs one: it is there sooner than another would be, and takes what
     /// space there is.
-    pub(super) fn await_spare(&mut self, bytes: u64) {
-        if self.spare == SpareIs::Made
-            && self.log.lacks_spare()
-            && self.log.room() < 2 * bytes + SLACK_BYTES
+    pub(super) fn await_spare(&mut self, room: u64) {
+        if self.spare == SpareIs::Begun
+            && self.lacks_room(room)
             && let Ok(made) = self.made_spares.recv()
         {
             self.end_spare(made);
@@ -86,7 +90,7 @@ impl Owner {
     }
 
     fn end_spare(&mut self, (making, made): MadeSpare) {
-        self.spare = SpareIs::There;
+        self.spare = SpareIs::Left;
         let ended = self.log.end_spare(making, made);
         if self.spare_or_space(ended).is_some() {
             self.no_spare_for = RETRY_EVERY;

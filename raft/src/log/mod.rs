@@ -58,7 +58,7 @@ use crate::members::Members;
 
 /// Every file keeps room for its last frame, and for those that a graceful close writes.
 const TAIL_BYTES: u64 = SECTOR_BYTES + FRAME_HEAD_BYTES as u64 + 2 * NUMBER_FRAME_BYTES;
-/// A forgotten file becomes a spare unless there are this many.
+/// A forgotten file becomes a spare unless there are this many: about as many as one checkpoint frees on a busy node.
 const SPARES_KEPT: usize = 4;
 const FILE_BYTES_MIN: u64 = 4096;
 const FILE_BYTES_MAX: u64 = 1 << 30;

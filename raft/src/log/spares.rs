@@ -45,10 +45,6 @@ impl<F: DiskFile> MakingSpare<F> {
         }
         Ok(())
     }
-
-    fn unfinished(&self) -> String {
-        format!("spare-{:016x}.tmp", self.number)
-    }
 }
 
 impl<D: Disk> Log<D> {
@@ -87,7 +83,7 @@ impl<D: Disk> Log<D> {
     fn begin_spare_of(&mut self, bytes: u64) -> Result<MakingSpare<D::File>, LogError> {
         self.spares_made += 1;
         let number = self.spares_made;
-        let unfinished = format!("spare-{number:016x}.tmp");
+        let unfinished = unfinished_name(number);
         match self.disk.create(&unfinished) {
             Ok(file) => Ok(MakingSpare { file, number, bytes }),
             Err(source) => Err(not_made(bytes, unfinished, source)),
@@ -95,7 +91,7 @@ impl<D: Disk> Log<D> {
     }
 
     fn end_spare_of(&mut self, making: &MakingSpare<D::File>, made: io::Result<()>) -> Result<(), LogError> {
-        let unfinished = making.unfinished();
+        let unfinished = unfinished_name(making.number);
         if let Err(source) = made {
             // If it cannot be removed now, the next start does it.
             let _ = self.disk.remove(&unfinished);
@@ -111,6 +107,10 @@ impl<D: Disk> Log<D> {
 
 pub(super) fn spare_name(number: u64) -> String {
     format!("spare-{number:016x}.log")
+}
+
+fn unfinished_name(number: u64) -> String {
+    format!("spare-{number:016x}.tmp")
 }
 
 fn not_made(bytes: u64, unfinished: String, source: io::Error) -> LogError {

@@ -150,6 +150,8 @@ fn run_model(seed: u64, steps: usize) -> [u64; 2] {
                     let ended = log.end_spare(spare, made);
                     died = ends_log(&ended);
                     spares += u64::from(ended.is_ok());
+                    let left = || disk.list().unwrap().iter().any(|name| name.ends_with(".tmp"));
+                    assert!(died || !left(), "seed {seed} step {step}: half a file is left");
                 }
             }
             94 => {

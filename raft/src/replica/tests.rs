@@ -543,7 +543,6 @@ fn a_member_that_lacks_a_damaged_entry_is_sent_a_snapshot_from_beyond_it() {
     let (file, at) = found.next_back().unwrap();
     bench.disk.flip(&file, at as u64 * 8);
     bench.replica.offer_snapshot(LogIndex(6));
-    // Member 3 has nothing yet.
     let behind = bench.has_nothing();
     let alive = Message { from: MemberId(3), ..bench.message(MessageKind::HeartbeatResponse, 6) };
     bench.replica.receive(alive.clone()).unwrap();
@@ -578,7 +577,6 @@ fn entries_that_memory_let_go_of_are_read_from_the_log() {
     }
     assert_eq!(bench.committed.len(), 41);
     bench.sent.clear();
-    // Member 3 has nothing yet.
     let behind = bench.has_nothing();
     bench.replica.receive(behind).unwrap();
     let has = Message { from: MemberId(3), index: FOUNDING_INDEX, ..bench.message(MessageKind::AppendResponse, 6) };

@@ -36,7 +36,9 @@ impl Times {
     /// Of an entry that is proposed now, if anybody wants to know.
     pub fn begin(waiters: &[Waiter], now: Instant) -> Option<Times> {
         let wanted = trace::is_on() && waiters.iter().any(|waiter| waiter.spot.is_some());
-        wanted.then_some(Times { proposed: now, mark: None, synced: None })
+        // As of the turn's beginning, unless one of them came during it.
+        let proposed = waiters.iter().map(|waiter| waiter.since).fold(now, Instant::max);
+        wanted.then_some(Times { proposed, mark: None, synced: None })
     }
 }
 
@@ -85,8 +87,7 @@ impl Owner {
         let commands = [("loci.commands", batch.waiters.len() as u64)];
         for Waiter { since, spot, .. } in &batch.waiters {
             let Some(spot) = spot else { continue };
-            // What comes during a turn is proposed as of its beginning.
-            spot.step("queue", *since, times.proposed.max(*since), commands);
+            spot.step("queue", *since, times.proposed, commands);
             let replicate = spot.step("replicate", times.proposed, begun, numbers);
             spot.step("apply", begun, ended, self.applying(batch.proposed.index.0));
             match (replicate, times.synced) {
