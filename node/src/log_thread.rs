@@ -479,27 +479,9 @@ impl LogThread {
         let (written, first_writes) = channel();
         let (wanted_spares, wanted) = channel();
         let (made, made_spares) = channel();
-        let now = Instant::now();
         let count = listeners.len();
-        let mut owner = Owner {
-            log,
-            path,
-            figures: figures.clone(),
-            listeners,
-            reported: now,
-            told_pins: now,
-            has_told: false,
-            last_used: now,
-            written_since: None,
-            written,
-            spare: SpareIs::Left,
-            no_spare_until: now,
-            no_spare_for: RETRY_EVERY,
-            wanted_spares,
-            made_spares,
-            must_sync: false,
-            slow_until: None,
-        };
+        let spares = (wanted_spares, made_spares);
+        let mut owner = Owner::new(log, path, Arc::clone(&figures), listeners, written, spares);
         owner.want_spare();
         owner.publish();
         let owner = Arc::new(Mutex::new(owner));
@@ -615,6 +597,36 @@ fn run(owner: &Mutex<Owner>, queue: &Receiver<Request>) {
 }
 
 impl Owner {
+    fn new(
+        log: Log<FileDisk>,
+        path: PathBuf,
+        figures: Arc<LogFigures>,
+        listeners: Vec<(ShardId, Listener)>,
+        written: Sender<()>,
+        (wanted_spares, made_spares): (Sender<()>, Receiver<MadeSpare>),
+    ) -> Owner {
+        let now = Instant::now();
+        Owner {
+            log,
+            path,
+            figures,
+            listeners,
+            reported: now,
+            told_pins: now,
+            has_told: false,
+            last_used: now,
+            written_since: None,
+            written,
+            spare: SpareIs::Left,
+            no_spare_until: now,
+            no_spare_for: RETRY_EVERY,
+            wanted_spares,
+            made_spares,
+            must_sync: false,
+            slow_until: None,
+        }
+    }
+
     /// Tells the figures, as nobody has asked for anything for a while. Whether nothing is left to do.
     fn rest(&mut self) -> bool {
         if self.last_used.elapsed() < IDLE {

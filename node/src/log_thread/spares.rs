@@ -60,7 +60,7 @@ impl Owner {
         }
     }
 
-    fn begin_spare(&mut self) -> Option<MakingSpare<File>> {
+    pub(super) fn begin_spare(&mut self) -> Option<MakingSpare<File>> {
         let begun = self.log.begin_spare();
         let making = self.spare_or_space(begun).flatten();
         self.spare = if making.is_some() { SpareIs::Begun } else { SpareIs::Left };

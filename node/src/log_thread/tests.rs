@@ -1,6 +1,12 @@
 //! Shards that write to one log at the same time, and what is made ready for them.
 
-use loci_raft::{Change, FOUNDING_INDEX, LogIndex, LogOptions, MemberId, Members, Replica, ReplicaOptions, founding};
+use std::io;
+
+use bytes::Bytes;
+use loci_raft::{
+    Change, Entry, EntryKind, FOUNDING_INDEX, FOUNDING_TERM, LogIndex, LogOptions, MemberId, Members, Replica,
+    ReplicaOptions, founding,
+};
 
 use super::*;
 
@@ -85,6 +91,38 @@ fn the_next_file_is_made_ready_whenever_there_is_none_and_nobody_asks() {
     assert!(figures.stats().files > files);
     drop(opener);
     thread.close().unwrap();
+}
+
+/// Whoever needs a file takes the spare that is on its way, and makes another only where that could not be made.
+#[test]
+fn an_append_takes_the_spare_that_is_on_its_way() {
+    for could_be_made in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = LogOptions { file_bytes: 4096, secret: 7 };
+        let (mut log, _) = Log::open(FileDisk::open(directory.path()).unwrap(), options).unwrap();
+        log.append(&founding(ShardId(1), &Arc::new(Members::voting([MemberId(1)]).unwrap()))).unwrap();
+        let (written, _first) = channel();
+        let (wanted, _asked) = channel();
+        let (made, made_spares) = channel();
+        let figures = Arc::new(LogFigures::default());
+        let path = directory.path().into();
+        let mut owner = Owner::new(log, path, figures, Vec::new(), written, (wanted, made_spares));
+        let making = owner.begin_spare().expect("there is none");
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let result = if could_be_made { making.run() } else { Err(full()) };
+        made.send((making, result)).unwrap();
+        for index in 6..8 {
+            let (kind, context, data) = (EntryKind::Normal, Bytes::new(), vec![7; 2500].into());
+            let entry = Entry { index: LogIndex(index), term: FOUNDING_TERM, kind, context, data };
+            let batch = [Append { shard: ShardId(1), change: Change::Entry(entry) }];
+            owner.append(&batch, 2600, &mut Vec::new());
+        }
+        let stats = owner.log.stats();
+        assert_eq!((stats.files, stats.spares), (2, 0), "the spare became the second file: {stats:?}");
+        let names: Vec<_> =
+            std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "nothing is left of another: {names:?}");
+    }
 }
 
 #[test]
