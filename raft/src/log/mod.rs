@@ -151,6 +151,11 @@ fn failed(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> LogErro
     move |source| LogError::Io { action, file: file.to_owned(), source }
 }
 
+/// The same of a file of the log, whose name is made only where it is needed.
+fn failed_in(action: &'static str, sequence: u64) -> impl FnOnce(io::Error) -> LogError {
+    move |source| LogError::Io { action, file: file_name(sequence), source }
+}
+
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -464,8 +469,8 @@ impl<D: Disk> Log<D> {
             return Ok(());
         }
         let active = self.active();
-        let name = file_name(active.header.sequence);
-        active.file.write_all_at(&self.buffer, self.end).map_err(failed("writing", &name))?;
+        let sequence = active.header.sequence;
+        active.file.write_all_at(&self.buffer, self.end).map_err(failed_in("writing", sequence))?;
         self.end += self.buffer.len() as u64;
         self.bytes_written += self.buffer.len() as u64;
         self.buffer.clear();
@@ -507,8 +512,8 @@ impl<D: Disk> Log<D> {
             return Ok(());
         }
         let active = self.active();
-        let name = file_name(active.header.sequence);
-        syncing::sync(&*active.file, &self.failed).map_err(failed("syncing", &name))?;
+        let sequence = active.header.sequence;
+        syncing::sync(&*active.file, &self.failed).map_err(failed_in("syncing", sequence))?;
         self.syncs += 1;
         self.durable_end = self.end;
         Ok(())

@@ -12,7 +12,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{LiveFile, Log, LogError, failed, file_name};
+use super::{LiveFile, Log, LogError, failed_in};
 use crate::disk::{Disk, DiskFile};
 
 /// What was written by a moment, to be synced while more is written: see [`Log::begin_sync`].
@@ -63,8 +63,7 @@ impl<D: Disk> Log<D> {
     /// What was written when the sync began survives a power cut, if it went well; what came after it need not.
     pub fn end_sync(&mut self, syncing: &Syncing<D::File>, synced: io::Result<()>) -> Result<(), LogError> {
         self.check_alive()?;
-        let name = file_name(syncing.sequence);
-        self.mortal(synced.map_err(failed("syncing", &name)))?;
+        self.mortal(synced.map_err(failed_in("syncing", syncing.sequence)))?;
         self.syncs += 1;
         // A file that was followed by another meanwhile was synced then.
         if self.active().header.sequence == syncing.sequence {
