@@ -98,12 +98,21 @@ pub(super) fn write(
 
 /// Has on its way from memory what the next calls are about: nearly always the first argument is a key.
 fn look_ahead<'c, K: Deref<Target = Keyspace>>(mut calls: Unpacked<'c>, tables: &[K], args: &mut Vec<&'c [u8]>) {
-    for _ in 0..CALLS_PER_LOCK {
-        let Some(database) = calls.next_into(args) else { return };
+    let mut hashes: [Option<(&Keyspace, u64)>; CALLS_PER_LOCK] = [None; CALLS_PER_LOCK];
+    let mut count = 0;
+    for known in &mut hashes {
+        let Some(database) = calls.next_into(args) else { break };
         if let (Some(keyspace), Some(key)) = (tables.get(usize::from(database)), args.get(1))
             && key.len() <= LOOK_AHEAD_BYTES_MAX
         {
-            keyspace.look_ahead(key);
+            *known = Some((keyspace, keyspace.look_ahead(key)));
+        }
+        count += 1;
+    }
+    // One by itself waits for everything anyway.
+    if count > 1 {
+        for step in [Keyspace::look_at_place, Keyspace::look_at_entry, Keyspace::look_at_end] {
+            hashes.iter().flatten().for_each(|(keyspace, hash)| step(keyspace, *hash));
         }
     }
 }

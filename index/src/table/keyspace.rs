@@ -23,6 +23,7 @@ mod tagged;
 mod victims;
 mod whole;
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
@@ -411,10 +412,36 @@ impl Keyspace {
         }
     }
 
-    /// Has what lies at a key on its way from memory. Of several keys it is on its way at the same time, which is what makes
-    /// looking ahead worth it.
-    pub fn look_ahead(&self, key: &[u8]) {
-        std::hint::black_box(self.entry(self.hash(key), key));
+    /// Has what lies at a key on its way from memory, in steps of which each reads what the one before has brought: of several keys
+    /// it is on its way at the same time, as long as all of them are at the same step. This is the first; it says by what the others
+    /// know the key.
+    pub fn look_ahead(&self, key: &[u8]) -> u64 {
+        let hash = self.hash(key);
+        self.stripes[stripe_of(hash)].look_at_head(hash);
+        hash
+    }
+
+    /// The second step: where it is.
+    pub fn look_at_place(&self, hash: u64) {
+        black_box(self.guess(hash).map(Entry::mark));
+    }
+
+    /// The third step: how it begins.
+    pub fn look_at_entry(&self, hash: u64) {
+        black_box(self.guess(hash).map(Entry::heat));
+    }
+
+    /// The last step: how it ends.
+    pub fn look_at_end(&self, hash: u64) {
+        let end = |entry: &Entry| match entry.value() {
+            Value::String(value) => (entry.key().last().copied(), value.last().copied()),
+            Value::Object(_) => (entry.key().last().copied(), None),
+        };
+        black_box(self.guess(hash).map(end));
+    }
+
+    fn guess(&self, hash: u64) -> Option<&Entry> {
+        self.stripes[stripe_of(hash)].guess(hash)
     }
 
     /// Gives a key an object, whatever it had. A deadline of zero: none. One without elements removes the key.

@@ -22,6 +22,8 @@
 //!   has none: what is removed leaves nothing behind;
 //! - where entries belong follows their hashes: going from group to group is going by the bits that tell where.
 
+use std::hint::black_box;
+
 use super::allocated;
 use super::entry::Entry;
 use super::keyspace::STRIPE_SHIFT;
@@ -157,6 +159,20 @@ impl Stripe {
             group = self.after(group);
         }
         None
+    }
+
+    /// Looks where an entry with this hash would be, and nothing else.
+    pub fn look_at_head(&self, hash: u64) {
+        let head = self.heads.get(home_of_hash(hash, self.heads.len())).copied();
+        black_box(head);
+    }
+
+    /// The entry that is most likely the one with this hash; nothing of it is looked at.
+    pub fn guess(&self, hash: u64) -> Option<&Entry> {
+        let group = home_of_hash(hash, self.heads.len());
+        let tagged = tagged(*self.heads.get(group)?, tag_of(hash));
+        let place = group * PLACES + tagged.trailing_zeros() as usize / 8;
+        (tagged != 0).then(|| self.places.get(place))?.and_then(Option::as_ref)
     }
 
     /// The entry that `is` says yes to, of those with this hash and maybe others.
@@ -500,6 +516,23 @@ mod tests {
             }
             assert_eq!((seen, copy.len), (both.model.len(), both.model.len()));
         }
+    }
+
+    #[test]
+    fn nearly_every_guess_is_right() {
+        let mut stripe = Stripe::new();
+        assert!(stripe.guess(7).is_none());
+        let hash_of = hash_by(0);
+        for number in 0..10_000 {
+            let entry = entry(number, 0);
+            stripe.insert(hash_of(&entry), entry, hash_of);
+        }
+        let is_right = |number: &u64| {
+            let key = number.to_le_bytes();
+            stripe.guess(hash_of(&entry(*number, 0))).is_some_and(|entry| entry.key() == key)
+        };
+        let right = (0..10_000).filter(is_right).count();
+        assert!(right > 8_000, "{right}");
     }
 
     #[test]
