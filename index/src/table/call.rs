@@ -34,6 +34,11 @@ impl Packed {
         self.calls += 1;
     }
 
+    /// Makes room for so many more bytes of calls.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
     /// Adds what others have, after what is here.
     pub fn append(&mut self, others: &Packed) {
         self.bytes.extend_from_slice(&others.bytes);

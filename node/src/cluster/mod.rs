@@ -52,7 +52,7 @@ use loci_wire::v1;
 use tonic::Status;
 
 use crate::identity::{Identity, RunId};
-use crate::shard::{BegunWrite, ShardHandle, Terms, WriteError, Written};
+use crate::shard::{BegunWrite, ShardHandle, Terms, TurnBy, WriteError, Written};
 use crate::shards::Shards;
 use crate::trace;
 use hint::Hints;
@@ -164,6 +164,11 @@ impl Cluster {
     /// The same, for a write that was asked for before, when the log's clock was not less than this, and may have been carried out.
     pub fn asked_since(&self, clock: u64) -> Cluster {
         Cluster { terms: Terms { asked_since: clock.max(1), ..self.terms }, ..self.clone() }
+    }
+
+    /// The same, for writes whose turn is taken so.
+    pub fn turn_by(&self, turn: TurnBy) -> Cluster {
+        Cluster { terms: Terms { turn, ..self.terms }, ..self.clone() }
     }
 
     /// The same, for a call that another node asks this one, about these shards.
@@ -331,7 +336,7 @@ impl Cluster {
         let entry = Entry { clock: 0, commands: vec![envelope] }.encode();
         // Ends with the answer.
         let step = trace::here().and_then(|spot| spot.begin("forward"));
-        let Terms { within_room, asked_since } = self.terms;
+        let Terms { within_room, asked_since, .. } = self.terms;
         let request = v1::ForwardRequest { shard, entry: entry.into(), within_room, asked_since };
         let forwarded = self.shared.links.forward(leader, request, deadline, step.as_ref());
         let reply = tokio::select! {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use loci_index::command::Envelope;
 use loci_index::store::Store;
 use loci_index::view::{View, ViewHandle};
-use loci_raft::{MemberChange, MemberId, Members, Message, Part};
+use loci_raft::{MemberChange, MemberId, Members, Part};
 use tokio::sync::{oneshot, watch};
 
 use super::damage::Damages;
@@ -18,6 +18,7 @@ use super::history::History;
 use super::inbox::Inbox;
 use super::owner::FOREVER;
 use super::queue::{self, Queue, Turn, Waiting};
+use super::seat::Seat;
 use super::{
     ChangeError, Event, Fingerprint, Install, Level, MemberProgress, ReadError, ShardStatus, Terms, WriteError, Written,
 };
@@ -76,6 +77,8 @@ pub(super) struct Shared {
     /// Which member this is.
     pub me: MemberId,
     pub events: Sender<Event>,
+    /// Where the owner is.
+    pub seat: Seat,
     /// Writes on their way to the thread.
     pub inbox: Inbox,
     pub queue: Arc<Queue>,
@@ -138,6 +141,7 @@ impl Shared {
             id,
             me,
             events,
+            seat: Seat::default(),
             inbox: Inbox::default(),
             queue: Queue::new(budget.clone()),
             view: store.views(),
@@ -260,7 +264,7 @@ impl ShardHandle {
         let turn = Turn::new();
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting { envelope, terms, permit, since, turn: turn.clone(), spot: trace::here(), reply };
-        if shared.inbox.put(waiting).map_err(|_| WriteError::Stopping)? {
+        if shared.inbox.put(waiting).map_err(|_| WriteError::Stopping)? && !self.take_turn(terms.turn) {
             shared.events.send(Event::Writes).map_err(|_| WriteError::Stopping)?;
         }
         Ok(BegunWrite { answer, turn: AbandonOnDrop(turn), deadline })
@@ -435,12 +439,6 @@ impl ShardHandle {
             // A shard that ends takes nothing in.
             let _ = taken_in.await;
         }
-    }
-
-    /// Hands the shard a message of another member.
-    pub fn receive(&self, message: Message) {
-        // A shard that has ended takes part in nothing.
-        let _ = self.0.events.send(Event::Peer(message));
     }
 
     /// Tells the shard that messages to a member do not get there.

@@ -1,4 +1,5 @@
-//! A shard: one Raft group and its store, owned by one thread. Everybody else holds a [`ShardHandle`].
+//! A shard: one Raft group and its store, with one owner, which a thread drives. Everybody else holds a [`ShardHandle`], and may take
+//! a turn where that spares waking the thread ([`seat`]).
 //!
 //! ```text
 //!   doors --write--> queue (bounded by count and bytes; full: come back later)
@@ -28,10 +29,11 @@ mod jobs;
 mod owner;
 mod queue;
 mod room;
+mod seat;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ pub use history::{History, Lost, Piece};
 pub use owner::{Fetch, Fetching, GATHERING, Owner, OwnerOptions};
 pub use queue::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, WRITE_BYTES_MAX};
 pub use room::{Siblings, Terms};
+pub use seat::TurnBy;
 
 use crate::clock::Clock;
 use crate::cluster::snapshot::Stand;
@@ -475,8 +478,10 @@ impl Shard {
     pub fn start(mailbox: Mailbox, beginning: Beginning, directory: Arc<dyn Directory>) -> std::io::Result<Shard> {
         let jobs = jobs::Jobs::start(&directory, &mailbox.sender, &beginning.budget, beginning.log.syncer())?;
         let (handle, owner, events) = make(mailbox, beginning, jobs);
+        let seated = Arc::new(Mutex::new(Some(owner)));
+        handle.0.seat.open(&seated);
         let thread = std::thread::Builder::new().name(format!("loci-shard-{}", handle.id())).spawn(move || {
-            if let Err(Fatal(reason)) = fatal::guard("shard", || run(owner, &events)) {
+            if let Err(Fatal(reason)) = fatal::guard("shard", || seat::run(&seated, &events)) {
                 fatal::stop(&reason);
             }
         })?;
@@ -497,25 +502,9 @@ impl Shard {
     }
 }
 
-/// Drives an owner until it has stopped.
-fn run(mut owner: Owner, events: &Receiver<Event>) -> Result<(), Fatal> {
-    owner.turn()?;
-    while !owner.is_done() {
-        match events.recv_timeout(owner.idle_for()) {
-            Ok(event) => owner.take(event)?,
-            Err(RecvTimeoutError::Timeout) => {}
-            // The node is gone without a word; so is everybody who could wait.
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        while let Ok(event) = events.try_recv() {
-            owner.take(event)?;
-        }
-        owner.turn()?;
-    }
-    owner.finish()
-}
-
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_alone;
+#[cfg(test)]
+mod tests_seat;

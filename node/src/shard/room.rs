@@ -17,10 +17,10 @@ use loci_index::store::Store;
 use loci_index::table::eviction;
 use loci_index::view::{View, ViewHandle};
 
-use super::WriteError;
 use super::queue::{Waiting, only_calls_that_free};
+use super::{TurnBy, WriteError};
 
-/// What a write may be refused for before it is logged.
+/// On which terms a write is made: what it may be refused for before it is logged, and by whom it is done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Terms {
     /// It would make a collection larger that is over its budget and evicts nothing; unless its request was carried out before.
@@ -28,6 +28,8 @@ pub struct Terms {
     /// It was asked for before, when the log's clock was not less than this, in milliseconds, and may have been carried out then,
     /// which is known no more. Zero: it was not asked for before.
     pub asked_since: u64,
+    /// Who takes the turn for it.
+    pub turn: TurnBy,
 }
 
 /// What the shards of a node have, as everybody sees it. Clones are the same.
@@ -70,7 +72,7 @@ pub(super) fn refusal(
         !origin.request_id.is_empty()
             && (store.has_answered(&origin.principal, &origin.request_id) || under_way(origin))
     };
-    let Terms { within_room, asked_since } = write.terms;
+    let Terms { within_room, asked_since, .. } = write.terms;
     if asked_since > 0 && store.may_have_forgotten(asked_since) && !was_asked() {
         return Some(WriteError::Forgotten);
     }

@@ -20,11 +20,18 @@ use super::*;
 use crate::log_thread::{Begin, LogFigures, LogOpener, LogThread, SYNC_WITHIN};
 
 /// A shard of one member with a log of its own on the disk, driven by hand.
-struct Alone {
-    handle: ShardHandle,
-    owner: Owner,
-    events: Receiver<Event>,
+pub(super) struct Alone {
+    pub handle: ShardHandle,
+    pub owner: Owner,
+    pub events: Receiver<Event>,
+    /// What it has said to others.
+    pub sent: Arc<Mutex<Vec<Message>>>,
     log: Arc<LogFigures>,
+    ground: Ground,
+}
+
+/// What is under it.
+pub(super) struct Ground {
     _opener: LogOpener,
     _closing: Closing,
     _folder: tempfile::TempDir,
@@ -40,7 +47,7 @@ impl Drop for Closing {
 }
 
 impl Alone {
-    fn new() -> Alone {
+    pub fn new() -> Alone {
         Alone::gathering(Duration::ZERO)
     }
 
@@ -66,6 +73,7 @@ impl Alone {
         let opened = opener.open(ShardId(1), mailbox.listener(), begin).unwrap().unwrap();
         let options = ReplicaOptions { shard: ShardId(1), me: MemberId(1), applied: FOUNDING_INDEX, seed: 1 };
         let directory: Arc<dyn Directory> = Arc::new(MmapDirectory::open(folder.path()).unwrap());
+        let sent = Arc::<Mutex<Vec<Message>>>::default();
         let budget = Arc::new(Budget::new(1 << 30));
         let jobs = jobs::Jobs::start(&directory, &mailbox.sender, &budget, opened.handle.syncer()).unwrap();
         let store = Store::create(directory, StoreOptions::default(), [7; 32], FOUNDING_INDEX.0).unwrap();
@@ -76,7 +84,10 @@ impl Alone {
             log: opened.handle,
             budget,
             clock: Arc::new(Clock::new()),
-            outbox: Box::new(|_| {}),
+            outbox: Box::new({
+                let sent = sent.clone();
+                move |message| sent.lock().unwrap().push(message)
+            }),
             options: OwnerOptions {
                 checkpoint_bytes: 1 << 30,
                 buffers_bytes_max: 1 << 30,
@@ -94,10 +105,9 @@ impl Alone {
             handle,
             owner,
             events,
+            sent,
             log: figures,
-            _opener: opener,
-            _closing: Closing(Some(thread)),
-            _folder: folder,
+            ground: Ground { _opener: opener, _closing: Closing(Some(thread)), _folder: folder },
         };
         while alone.handle.0.phase() != Phase::Ready {
             alone.turn();
@@ -105,7 +115,12 @@ impl Alone {
         alone
     }
 
-    fn turn(&mut self) {
+    /// The owner, the others' way to it, and what has to stay while there is either.
+    pub fn apart(self) -> (Owner, ShardHandle, Receiver<Event>, Ground) {
+        (self.owner, self.handle, self.events, self.ground)
+    }
+
+    pub fn turn(&mut self) {
         for event in self.events.try_iter() {
             self.owner.take(event).unwrap();
         }
@@ -145,7 +160,7 @@ impl Alone {
         id: &str,
         words: &[&str],
     ) -> impl Future<Output = Result<Written, WriteError>> + use<> {
-        self.command_on(Terms { within_room: true, asked_since: 0 }, collection, id, words)
+        self.command_on(Terms { within_room: true, ..Terms::default() }, collection, id, words)
     }
 
     fn command_on(
@@ -155,13 +170,7 @@ impl Alone {
         id: &str,
         words: &[&str],
     ) -> impl Future<Output = Result<Written, WriteError>> + use<> {
-        let mut packed = Packed::new();
-        packed.push(0, words.iter().map(|word| word.as_bytes()));
-        let (collections, calls) = (vec![collection], packed.into_bytes());
-        let execution = Execution { collections, conditions: Vec::new(), calls, atomic: false };
-        let origin = Origin { request_id: id.as_bytes().to_vec(), ..Origin::default() };
-        let (handle, command) = (self.handle.clone(), Command::Execute(execution.into()));
-        async move { handle.write_as(Envelope { origin, command }, terms, None).await }
+        command_on(&self.handle, terms, collection, id, words)
     }
 
     /// Has it carried out.
@@ -170,7 +179,7 @@ impl Alone {
         self.until(writing).map(|written| written.outcome)
     }
 
-    fn collection(&mut self, name: &str, durability: Durability) -> u64 {
+    pub fn collection(&mut self, name: &str, durability: Durability) -> u64 {
         self.write(Command::CreateNamespace { name: "n".into() });
         let schema = Schema { durability, ..Schema::default() };
         match self.write(Command::CreateCollection { namespace: "n".into(), name: name.into(), schema }) {
@@ -184,6 +193,23 @@ impl Alone {
         let changes = vec![Change { collection, key: b"k".to_vec(), action: Action::Put(content) }];
         self.write(Command::Write { conditions: vec![], changes });
     }
+}
+
+/// A command on typed values.
+pub(super) fn command_on(
+    handle: &ShardHandle,
+    terms: Terms,
+    collection: u64,
+    id: &str,
+    words: &[&str],
+) -> impl Future<Output = Result<Written, WriteError>> + use<> {
+    let mut packed = Packed::new();
+    packed.push(0, words.iter().map(|word| word.as_bytes()));
+    let (collections, calls) = (vec![collection], packed.into_bytes());
+    let execution = Execution { collections, conditions: Vec::new(), calls, atomic: false };
+    let origin = Origin { request_id: id.as_bytes().to_vec(), ..Origin::default() };
+    let (handle, command) = (handle.clone(), Command::Execute(execution.into()));
+    async move { handle.write_as(Envelope { origin, command }, terms, None).await }
 }
 
 #[test]
@@ -244,7 +270,7 @@ fn what_may_have_been_carried_out_and_forgotten_is_not_carried_out_again() {
     let asked_since = alone.owner.store().clock();
     let first = alone.execute(collection, "a", &["INCR", "n"]).unwrap();
     let again = |alone: &mut Alone, id: &str, asked_since| {
-        let writing = alone.command_on(Terms { within_room: false, asked_since }, collection, id, &["INCR", "n"]);
+        let writing = alone.command_on(Terms { asked_since, ..Terms::default() }, collection, id, &["INCR", "n"]);
         alone.until(writing).map(|written| written.outcome)
     };
     assert_eq!(again(&mut alone, "a", asked_since), Ok(first.clone()), "as long as it is remembered");

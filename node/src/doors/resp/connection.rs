@@ -203,6 +203,7 @@ async fn run(session: &mut Session, mut stream: TcpStream, blocked: &mut Option<
                 }
                 Ok(count) => {
                     session.door.figures.input_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                    session.lane.has_read();
                     input.came(count);
                 }
                 Err(_) => return,

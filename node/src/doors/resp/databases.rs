@@ -26,7 +26,7 @@ use super::places::{Homes, MOVED_ON, Place};
 use crate::doors::grpc::Failure;
 use crate::gate::{self, Pass};
 use crate::metrics::UnderWayOwned;
-use crate::shard::{Level, ReadError, ShardHandle};
+use crate::shard::{Level, ReadError, ShardHandle, TurnBy};
 
 /// How many there are.
 pub const DATABASES: usize = 16;
@@ -387,7 +387,7 @@ impl Door {
     /// Has the log carry out calls. None: a condition did not hold.
     pub async fn execute(&self, calls: Calls, origin: Origin) -> Result<Option<Vec<u8>>, String> {
         let passage = self.enter(calls.packed.len())?;
-        self.execute_by(calls, origin, passage.deadline).await
+        self.execute_by(TurnBy::Shard, calls, origin, passage.deadline).await
     }
 
     /// Lets calls of so many bytes in, if there is room.
@@ -398,7 +398,13 @@ impl Door {
     }
 
     /// Has the log carry out calls that were let in.
-    pub async fn execute_by(&self, calls: Calls, origin: Origin, deadline: Instant) -> Result<Option<Vec<u8>>, String> {
+    pub async fn execute_by(
+        &self,
+        turn: TurnBy,
+        calls: Calls,
+        origin: Origin,
+        deadline: Instant,
+    ) -> Result<Option<Vec<u8>>, String> {
         for again in [false, true] {
             let homes = self.homes_of(&calls.place)?;
             let home = homes.shards().get(calls.place.part()).ok_or(MOVED_ON)?;
@@ -420,7 +426,7 @@ impl Door {
                 atomic: calls.atomic,
             };
             let command = Command::Execute(Box::new(execution));
-            match self.log(home, Envelope { origin: origin.clone(), command }, deadline).await? {
+            match self.log_by(turn, home, Envelope { origin: origin.clone(), command }, deadline).await? {
                 Outcome::Executed(tape) => return Ok(tape),
                 Outcome::Refused(Refusal::UnknownCollection(_)) if !again => {
                     // Dropped; whoever writes makes it anew.

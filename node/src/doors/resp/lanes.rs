@@ -9,8 +9,11 @@
 //! (a `SET` of one of 50 clients took 30 us of the processors by itself, and takes 15 in a group). While
 //! [`UNDER_WAY_MAX`] groups of a lane are on their way to the disk of a shard, the next is gathered; shards do not wait for each other.
 //!
-//! No group takes more than about half of those who write ([`Crowd`]). All of them in one would all wait for the disk, and then the disk for
-//! all of them; so the replies to one half are written while the other half is synced.
+//! Where groups wait for the disk none takes more than about half of those who write ([`Crowd`]). All of them in one would all wait for
+//! the disk, and then the disk for all of them; so the replies to one half are written while the other half is synced.
+//!
+//! What waits for no sync is done on the lane's own thread ([`TurnBy::Bringer`]), all of it in one group. So is what does, where few
+//! write and few read: they lose less by a sync that keeps the lane than by two changes of threads.
 //!
 //! Always: the calls of one client stay together and in order, and it has its replies before it sends more. What waits here was let
 //! in by the gate and has a deadline. Only light calls come here, so that what one client does is never refused because of what
@@ -18,11 +21,14 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::poll;
 use loci_index::table::call::Packed;
 use loci_index::table::tape::Items;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -30,13 +36,20 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use super::Door;
 use super::databases::{Calls, Passage, origin_of};
 use super::places::Place;
+use crate::shard::TurnBy;
 
 /// So many groups of a lane are on their way to the disk of a shard.
 const UNDER_WAY_MAX: usize = 2;
 /// So few go together even if they are all.
 const PARTS_MIN: usize = 8;
+/// Where the lane has read more often than this since the last group, a sync would keep too many waiting.
+const READS_MAX: u64 = 2 * PARTS_MIN as u64;
 /// A group takes no more calls once it has so many bytes of them; whoever has more by itself goes alone.
 const GROUP_BYTES_GOAL: usize = 1 << 20;
+/// A larger group is for the shard's thread: the lane reads and writes meanwhile.
+const HERE_BYTES_MAX: usize = 256 << 10;
+/// Room for so many bytes of others' calls is made at first, at most.
+const ROOM_BYTES_MAX: usize = 64 << 10;
 /// Connections of a lane that ends may take so long to notice.
 const END_TIME: Duration = Duration::from_secs(2);
 
@@ -55,6 +68,8 @@ pub enum Fate {
 
 /// One thread's connections.
 pub struct Lane {
+    /// How often something came from one of them.
+    reads: Arc<AtomicU64>,
     /// What is on its way to the first shard.
     first: Arc<Queue>,
     /// The same of the others, once there was something for them.
@@ -64,8 +79,9 @@ pub struct Lane {
 }
 
 /// Groups for one shard.
-#[derive(Default)]
 struct Queue {
+    /// The lane's.
+    reads: Arc<AtomicU64>,
     waiting: Mutex<Waiting>,
     gathered: Notify,
 }
@@ -74,11 +90,15 @@ struct Queue {
 struct Waiting {
     groups: VecDeque<Group>,
     crowd: Crowd,
+    /// How often the lane had read when the last group went.
+    reads: u64,
 }
 
 /// How many write at a time.
 #[derive(Default)]
 struct Crowd {
+    /// Whether the last group waited for the disk.
+    waits: bool,
     /// Parts that wait or are on their way.
     parts: usize,
     /// How many those were lately, at the most.
@@ -89,6 +109,7 @@ struct Crowd {
 struct UnderWay {
     queue: Arc<Queue>,
     parts: usize,
+    turn: TurnBy,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -116,12 +137,20 @@ pub struct Lanes {
 
 impl Lane {
     fn new() -> Lane {
+        let reads = Arc::default();
         Lane {
-            first: Arc::default(),
+            first: Queue::of(&reads),
+            reads,
             others: Mutex::default(),
             connections: AtomicUsize::new(0),
             is_empty: Notify::new(),
         }
+    }
+
+    /// Something came from one of its connections.
+    pub(super) fn has_read(&self) {
+        // By the lane's own thread alone.
+        self.reads.store(self.reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// Has the log carry out light calls together with those of others. They are copied.
@@ -144,7 +173,7 @@ impl Lane {
         let part = Part { calls: packed.calls(), bytes: packed.len(), passage, reply };
         let queue = self.queue(place.part(), door);
         {
-            let Waiting { groups, crowd } = &mut *queue.lock();
+            let Waiting { groups, crowd, .. } = &mut *queue.lock();
             let parts_max = crowd.joins();
             let takes = |group: &&mut Group| {
                 group.parts.len() < parts_max
@@ -158,13 +187,17 @@ impl Lane {
                     group.packed.append(packed);
                     group.parts.push(part);
                 }
-                None => groups.push_back(Group {
-                    place: place.clone(),
-                    databases: databases.to_vec(),
-                    principal: principal.clone(),
-                    packed: packed.clone(),
-                    parts: vec![part],
-                }),
+                None => {
+                    let (mut all, others) = (packed.clone(), crowd.lately - 1);
+                    all.reserve((others * packed.len()).min(ROOM_BYTES_MAX));
+                    groups.push_back(Group {
+                        place: place.clone(),
+                        databases: databases.to_vec(),
+                        principal: principal.clone(),
+                        packed: all,
+                        parts: vec![part],
+                    });
+                }
             }
         }
         queue.gathered.notify_one();
@@ -176,7 +209,7 @@ impl Lane {
         let Some(other) = part.checked_sub(1) else { return self.first.clone() };
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         while others.len() <= other {
-            let queue = Arc::<Queue>::default();
+            let queue = Queue::of(&self.reads);
             tokio::spawn(queue.clone().run(door.clone()));
             others.push(queue);
         }
@@ -195,12 +228,23 @@ impl Lane {
 }
 
 impl Queue {
+    fn of(reads: &Arc<AtomicU64>) -> Arc<Queue> {
+        Arc::new(Queue { reads: reads.clone(), waiting: Mutex::default(), gathered: Notify::new() })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Option<Group> {
-        self.lock().groups.pop_front()
+    /// The next group, and who takes the turn for it.
+    fn take(&self) -> Option<(Group, TurnBy)> {
+        let mut waiting = self.lock();
+        let group = waiting.groups.pop_front()?;
+        let reads = self.reads.load(Ordering::Relaxed);
+        let since = reads - std::mem::replace(&mut waiting.reads, reads);
+        let may_wait = waiting.crowd.lately <= PARTS_MIN && since <= READS_MAX;
+        let is_small = group.packed.len() <= HERE_BYTES_MAX;
+        Some((group, if is_small { TurnBy::Bringer { may_wait } } else { TurnBy::Shard }))
     }
 
     /// Sends groups to the log, for ever.
@@ -209,15 +253,15 @@ impl Queue {
         loop {
             // Never closed.
             let Ok(permit) = under_way.clone().acquire_owned().await else { return };
-            let group = loop {
-                if let Some(group) = self.take() {
-                    break group;
+            let (group, turn) = loop {
+                if let Some(next) = self.take() {
+                    break next;
                 }
                 self.gathered.notified().await;
                 // Whoever else has something to say by now says it first.
                 tokio::task::yield_now().await;
             };
-            let under_way = UnderWay { queue: self.clone(), parts: group.parts.len(), _permit: permit };
+            let under_way = UnderWay { queue: self.clone(), parts: group.parts.len(), turn, _permit: permit };
             tokio::spawn(group.carry_out(door.clone(), under_way));
         }
     }
@@ -228,7 +272,7 @@ impl Crowd {
     fn joins(&mut self) -> usize {
         self.parts += 1;
         self.lately = self.lately.max(self.parts);
-        (self.lately / 2 + 1).max(PARTS_MIN)
+        if self.waits { (self.lately / 2 + 1).max(PARTS_MIN) } else { usize::MAX }
     }
 
     /// So many are about to be answered.
@@ -277,7 +321,13 @@ impl Group {
         let counts = door.metrics.redis();
         counts.gathered.fetch_add(1, Ordering::Relaxed);
         counts.gathered_parts.fetch_add(parts.len() as u64, Ordering::Relaxed);
-        let done = door.execute_by(calls, origin_of(&principal), deadline).await;
+        let mut executing = pin!(door.execute_by(under_way.turn, calls, origin_of(&principal), deadline));
+        let at_once = poll!(&mut executing);
+        under_way.queue.lock().crowd.waits = at_once.is_pending();
+        let done = match at_once {
+            Poll::Ready(done) => done,
+            Poll::Pending => executing.await,
+        };
         // The next group goes before the replies of this one are written.
         drop(under_way);
         let tape = match done {
@@ -370,6 +420,9 @@ mod tests {
     #[test]
     fn a_group_is_half_of_those_who_write_and_follows_how_many_do() {
         let mut crowd = Crowd::default();
+        assert_eq!(crowd.joins(), usize::MAX, "nobody waits for anything");
+        crowd.leave(1);
+        crowd.waits = true;
         assert_eq!((0..PARTS_MIN).map(|_| crowd.joins()).max(), Some(PARTS_MIN), "few go together");
         let largest = (PARTS_MIN..50).map(|_| crowd.joins()).last();
         assert_eq!(largest, Some(26));

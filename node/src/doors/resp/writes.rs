@@ -19,7 +19,7 @@ use super::Door;
 use crate::cluster::NotWritten;
 use crate::doors::grpc::Failure;
 use crate::identity::RunId;
-use crate::shard::{ShardHandle, WriteError};
+use crate::shard::{ShardHandle, TurnBy, WriteError};
 
 /// What nobody leads is tried again after this.
 const RETRY: Duration = Duration::from_millis(20);
@@ -45,8 +45,19 @@ impl RequestIds {
 
 impl Door {
     /// Writes where the shard is led, also if that changes meanwhile.
-    pub async fn log(&self, home: &ShardHandle, mut envelope: Envelope, deadline: Instant) -> Result<Outcome, String> {
-        let mut cluster = self.cluster.of(home.clone());
+    pub async fn log(&self, home: &ShardHandle, envelope: Envelope, deadline: Instant) -> Result<Outcome, String> {
+        self.log_by(TurnBy::Shard, home, envelope, deadline).await
+    }
+
+    /// The same, and says who takes the turn for it if it is led here.
+    pub async fn log_by(
+        &self,
+        turn: TurnBy,
+        home: &ShardHandle,
+        mut envelope: Envelope,
+        deadline: Instant,
+    ) -> Result<Outcome, String> {
+        let mut cluster = self.cluster.of(home.clone()).turn_by(turn);
         let begun = home.newest().clock();
         // Once nobody knows what became of an attempt, this is so until one is answered.
         let mut unknown = None;

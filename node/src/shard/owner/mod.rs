@@ -267,7 +267,10 @@ impl Owner {
             // The turn takes them, if anything can come of it.
             Event::Writes => {}
             Event::Read(reader) => self.reads.wait(reader),
-            Event::Peer(message) => self.receive(message)?,
+            Event::Peer(message) => {
+                self.shared.seat.message_taken();
+                self.receive(message)?;
+            }
             Event::Unreachable(member) => self.replica.unreachable(member),
             Event::Log(Report::Synced(mark)) => {
                 self.note_synced(mark);
@@ -298,6 +301,12 @@ impl Owner {
         Ok(())
     }
 
+    /// Takes a message of another member in, as a turn follows at once.
+    pub(super) fn hear(&mut self, message: Message) -> Result<(), Fatal> {
+        self.now = self.shared.clock.instant();
+        self.receive(message)
+    }
+
     /// Everything that may have become possible.
     pub fn turn(&mut self) -> Result<(), Fatal> {
         self.now = self.shared.clock.instant();
@@ -305,6 +314,16 @@ impl Owner {
             self.last_tick = self.now;
             self.replica.tick();
         }
+        self.act()?;
+        self.count();
+        self.start_jobs();
+        self.go_on_stopping();
+        Ok(())
+    }
+
+    /// What somebody may wait for. What comes only with time is left for a [turn](Owner::turn).
+    pub(super) fn act(&mut self) -> Result<(), Fatal> {
+        self.now = self.shared.clock.instant();
         self.install_snapshot()?;
         self.propose_early();
         self.settle()?;
@@ -316,10 +335,12 @@ impl Owner {
         }
         self.answer_changes();
         self.tell_freshness();
-        self.count();
-        self.start_jobs();
-        self.go_on_stopping();
         Ok(())
+    }
+
+    /// Whether there is nothing to do before the next event, or tick.
+    pub(super) fn may_rest(&self) -> bool {
+        !self.more && self.gathering_left().is_none()
     }
 
     fn receive(&mut self, message: Message) -> Result<(), Fatal> {

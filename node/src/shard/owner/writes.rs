@@ -359,6 +359,16 @@ impl Owner {
         fit.max_by_key(|known| known.matched).map(|known| known.member)
     }
 
+    /// Whether there is nothing to do but one write that has just come, and, unless that is allowed, nothing to wait for.
+    pub(in crate::shard) fn has_one_write(&mut self, may_wait: bool) -> bool {
+        if self.more || !self.proposed.is_empty() {
+            return false;
+        }
+        self.take_writes();
+        let is_quick = |write: &Waiting| may_wait || self.store.is_buffered(&write.envelope.command);
+        self.waiting.len() == 1 && self.waiting.front().is_some_and(is_quick)
+    }
+
     /// Takes over the writes that have come. While they are to gather they stay where they are.
     fn take_writes(&mut self) {
         self.shared.inbox.take(&mut self.spare, &mut self.waiting);
