@@ -32,7 +32,7 @@ use crate::table::execute::{
 use crate::table::file::{self, FileError, TABLE_FILE_VERSION};
 use crate::table::guards;
 use crate::table::tape::{Item, Items, Tape};
-use crate::table::{At, Event, Keyspace, Listening, Table, lookups, slab};
+use crate::table::{At, Event, Keyspace, Listening, Table, ahead, lookups, slab};
 
 /// Readers wait for no more calls than this, unless they are to see them as one.
 const CALLS_PER_LOCK: usize = 32;
@@ -45,8 +45,6 @@ const REPLIES_REFUSED: &str =
 const REPLY_BYTES_MIN: usize = 1 << 10;
 /// What those are answered.
 const REPLY_LEFT_OUT: &str = "ERR carried out, but the reply is left out: it, or the replies to the calls that came together, would take too much";
-/// What is longer is no key that many calls are about.
-const LOOK_AHEAD_BYTES_MAX: usize = 128;
 /// The most keys of one collection that one command removes.
 const RECLAIM_MAX: usize = 1_024;
 
@@ -96,25 +94,17 @@ pub(super) fn write(
     Ok(written)
 }
 
-/// Has on its way from memory what the next calls are about: nearly always the first argument is a key.
-fn look_ahead<'c, K: Deref<Target = Keyspace>>(mut calls: Unpacked<'c>, tables: &[K], args: &mut Vec<&'c [u8]>) {
-    let mut hashes: [Option<(&Keyspace, u64)>; CALLS_PER_LOCK] = [None; CALLS_PER_LOCK];
-    let mut count = 0;
-    for known in &mut hashes {
-        let Some(database) = calls.next_into(args) else { break };
-        if let (Some(keyspace), Some(key)) = (tables.get(usize::from(database)), args.get(1))
-            && key.len() <= LOOK_AHEAD_BYTES_MAX
-        {
-            *known = Some((keyspace, keyspace.look_ahead(key)));
-        }
-        count += 1;
-    }
-    // One by itself waits for everything anyway.
-    if count > 1 {
-        for step in [Keyspace::look_at_place, Keyspace::look_at_entry, Keyspace::look_at_end] {
-            hashes.iter().flatten().for_each(|(keyspace, hash)| step(keyspace, *hash));
-        }
-    }
+/// Looks ahead for what the next calls are about: nearly always the first argument is a key.
+fn look_ahead<'c: 't, 't, K: Deref<Target = Keyspace>>(
+    mut calls: Unpacked<'c>,
+    tables: &'t [K],
+    args: &mut Vec<&'c [u8]>,
+) {
+    let of_call = || {
+        let keyspace = tables.get(usize::from(calls.next_into(args)?));
+        Some(keyspace.and_then(|keyspace| Some((&**keyspace, *args.get(1)?))))
+    };
+    ahead::look_ahead(std::iter::from_fn(of_call).take(CALLS_PER_LOCK).flatten());
 }
 
 /// Where keys lie is decided by a part of the digest's key that no client knows.

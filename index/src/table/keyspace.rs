@@ -412,27 +412,26 @@ impl Keyspace {
         }
     }
 
-    /// Has what lies at a key on its way from memory, in steps of which each reads what the one before has brought: of several keys
-    /// it is on its way at the same time, as long as all of them are at the same step. This is the first; it says by what the others
-    /// know the key.
-    pub fn look_ahead(&self, key: &[u8]) -> u64 {
+    /// The first step of [looking ahead](super::ahead): where in its stripe a key would be. The other steps know it by what this
+    /// says.
+    pub(super) fn look_at_head(&self, key: &[u8]) -> u64 {
         let hash = self.hash(key);
         self.stripes[stripe_of(hash)].look_at_head(hash);
         hash
     }
 
     /// The second step: where it is.
-    pub fn look_at_place(&self, hash: u64) {
+    pub(super) fn look_at_place(&self, hash: u64) {
         black_box(self.guess(hash).map(Entry::mark));
     }
 
     /// The third step: how it begins.
-    pub fn look_at_entry(&self, hash: u64) {
+    pub(super) fn look_at_entry(&self, hash: u64) {
         black_box(self.guess(hash).map(Entry::heat));
     }
 
     /// The last step: how it ends.
-    pub fn look_at_end(&self, hash: u64) {
+    pub(super) fn look_at_end(&self, hash: u64) {
         let end = |entry: &Entry| match entry.value() {
             Value::String(value) => (entry.key().last().copied(), value.last().copied()),
             Value::Object(_) => (entry.key().last().copied(), None),

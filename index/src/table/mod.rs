@@ -25,6 +25,7 @@ mod cells;
 pub mod slab;
 mod entry;
 mod stripe;
+pub mod ahead;
 pub mod objects;
 pub mod keyspace;
 pub mod events;

@@ -12,12 +12,14 @@
 //! Always: reading takes time and memory in proportion to the bytes that came, never to the lengths that they announce, and
 //! no byte is looked at again because more of the request arrived later. What is too large or too deep is an error.
 
+mod ahead;
 mod request;
 mod inline;
 mod writer;
 mod double;
 mod reply;
 
+pub use ahead::likely_keys;
 pub use double::{DOUBLE_BYTES_MAX, double_text};
 pub use reply::{Reply, ReplyDecoder, ReplyError, ReplyLimits};
 pub use request::{Decoder, Limits, ProtocolError, Request, encode_request};

@@ -113,6 +113,8 @@ async fn run(session: &mut Session, mut stream: TcpStream, blocked: &mut Option<
     let (mut decoder, mut request, mut spare) = (Decoder::new(), Request::new(), Vec::new());
     // Since when nothing was taken of what waits.
     let (mut sent, mut stalled) = (0, None);
+    // Of so many requests it is at hand what they are about.
+    let mut ahead = 0usize;
     loop {
         if let Some(waiting) = blocked
             && session.go_on(waiting).await
@@ -132,6 +134,10 @@ async fn run(session: &mut Session, mut stream: TcpStream, blocked: &mut Option<
                         spare = emptied(args);
                     }
                     input.at += taken;
+                    ahead = ahead.saturating_sub(1);
+                    if ahead == 0 {
+                        ahead = session.look_ahead(input.rest());
+                    }
                 }
                 Ok(None) => break,
                 Err(error) => {

@@ -18,7 +18,7 @@ use loci_index::record::{CollectionId, Position};
 use loci_index::table::eviction::Policy;
 use loci_index::table::execute::Moment;
 use loci_index::table::lookups::{self, Lookups};
-use loci_index::table::{Keyspace, Table};
+use loci_index::table::{Keyspace, Table, ahead};
 use loci_index::view::View;
 
 use super::Door;
@@ -184,6 +184,15 @@ impl Reading {
         let result = self.read(database, read);
         self.looked += lookups::take();
         result
+    }
+
+    /// Looks ahead for keys that are read next, if the database is the last that was.
+    pub fn look_ahead<'k>(&self, database: u8, keys: impl Iterator<Item = &'k [u8]>) {
+        if let Some((number, table)) = &self.table
+            && *number == database
+        {
+            table.read(|keyspace| ahead::look_ahead(keys.map(|key| (keyspace, key))));
+        }
     }
 
     /// Reads a database.

@@ -16,8 +16,8 @@ use loci_index::table::call::Chance;
 use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, SCRIPTS_OFF, Spec, WRITE, brings_code};
 use loci_index::table::execute::Moment;
 use loci_index::table::tape::Tape;
-use loci_index::table::{execute, glob, weight};
-use loci_wire::resp::{Limits, Protocol, Writer};
+use loci_index::table::{ahead, execute, glob, weight};
+use loci_wire::resp::{Limits, Protocol, Writer, likely_keys};
 
 use super::acl::{Denied, User, Wanted};
 use super::acl_command::{full_name, wanted};
@@ -481,6 +481,14 @@ impl Session {
             }
         }
         self.reading.as_mut()
+    }
+
+    /// Looks ahead in what has come, if the client reads just now. Of how many requests it is then at hand what they are about.
+    pub fn look_ahead(&self, input: &[u8]) -> usize {
+        let Some(reading) = self.reading.as_ref().filter(|_| self.pending.is_empty()) else { return 0 };
+        let mut count = 0;
+        reading.look_ahead(self.database, likely_keys(input).take(ahead::AHEAD).inspect(|_| count += 1));
+        count
     }
 
     async fn read(&mut self, command: Command, args: &[&[u8]]) {
