@@ -84,6 +84,8 @@ const CHECKPOINT_BYTES_MIN: u64 = 16 << 20;
 const CHECKPOINT_BYTES_MAX: u64 = 256 << 20;
 /// After so many tasks a thread looks at its sockets again. Some tasks are short searches.
 const TASKS_PER_LOOK: u32 = 8;
+/// Twice what a thread has otherwise: what it runs begins some way down.
+const IO_STACK_BYTES: usize = 4 << 20;
 /// The services whose health is told one by one, besides the node's.
 const SERVICES: [&str; 4] = ["loci.v1.Records", "loci.v1.Admin", "loci.v1.Changes", "loci.v1.SemanticCache"];
 /// How often it is looked whether the node serves.
@@ -228,6 +230,8 @@ impl Node {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("loci-io")
+            // Scripts of entries that others sent run there.
+            .thread_stack_size(IO_STACK_BYTES)
             .event_interval(TASKS_PER_LOOK)
             .enable_all()
             .build()?;

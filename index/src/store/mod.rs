@@ -350,6 +350,16 @@ impl Store {
         self.collections.binary_search_by_key(&id, |state| state.shared.id).ok()
     }
 
+    /// Whether a command on typed values would find them free: nobody is reading much of them just now.
+    pub fn is_at_hand(&self, command: &Command) -> bool {
+        let is_free = |id: &u64| {
+            let place = self.place(CollectionId(*id));
+            let table = place.and_then(|place| self.collections[place].shared.table.as_ref());
+            table.is_none_or(|table| table.is_free())
+        };
+        matches!(command, Command::Execute(execution) if execution.collections.iter().all(is_free))
+    }
+
     /// Changes what readers see of a collection from the next view on.
     fn reshape(&mut self, place: usize, change: impl FnOnce(&mut Collection)) {
         let mut collection = Collection::clone(&self.collections[place].shared);

@@ -96,6 +96,11 @@ impl Table {
         write(&mut self.lock())
     }
 
+    /// Whether nobody has it just now.
+    pub(crate) fn is_free(&self) -> bool {
+        !matches!(self.inner.try_write(), Err(TryLockError::WouldBlock))
+    }
+
     /// As `write`, unless that would mean waiting.
     pub(crate) fn write_if_free(&self, write: impl FnOnce(&mut Keyspace)) {
         match self.inner.try_write() {

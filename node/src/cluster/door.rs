@@ -206,13 +206,17 @@ impl Peers for Door {
     ) -> Result<Response<v1::DeliverReply>, Status> {
         self.check(request.metadata())?;
         let mut requests = request.into_inner();
-        // One at a time takes turns at the log; another thread goes on with everything else.
+        // Another thread has to be there for everything else, should this one wait for the disk.
         let may_wait = tokio::runtime::Handle::current().metrics().num_workers() > 1;
         while let Some(request) = requests.next().await {
             let messages = request?.messages;
             // What came together is for the thread, which takes one turn for all.
             let here = may_wait && messages.len() == 1;
             messages.iter().for_each(|message| self.receive(message, here));
+            if here {
+                // What there is to say to that goes first.
+                tokio::task::yield_now().await;
+            }
         }
         Ok(Response::new(v1::DeliverReply {}))
     }

@@ -8,7 +8,10 @@
 //! A thread that lets writes gather while an entry is on its way, or has as many on their way as there may be, takes nothing: they
 //! stay here meanwhile, and nobody wakes it for them. It has a look whenever one of its entries is done.
 //!
-//! Always: the thread has been called since it took what was here, if there is anything. Whoever comes once it has closed is told
+//! Whoever puts the first in may do it himself instead of calling the thread ([`seat`](super::seat)).
+//!
+//! Always: if there is anything, the thread has been called since the inbox was emptied, or whoever put the first in is about to do it,
+//! or to call. Whoever comes once it has closed is told
 //! so; what was in it then goes unanswered, which its callers take for the shard's end.
 
 use std::collections::VecDeque;

@@ -480,8 +480,9 @@ impl Shard {
         let (handle, owner, events) = make(mailbox, beginning, jobs);
         let seated = Arc::new(Mutex::new(Some(owner)));
         handle.0.seat.open(&seated);
+        let driven = handle.clone();
         let thread = std::thread::Builder::new().name(format!("loci-shard-{}", handle.id())).spawn(move || {
-            if let Err(Fatal(reason)) = fatal::guard("shard", || seat::run(&seated, &events)) {
+            if let Err(Fatal(reason)) = fatal::guard("shard", || seat::run(&driven, &seated, &events)) {
                 fatal::stop(&reason);
             }
         })?;

@@ -11,17 +11,20 @@
 //! 0.25, and 64 callers of three nodes make a tenth more.
 //!
 //! Always:
-//! - one at a time has the owner. Whoever does not get it at once leaves what it brings to the thread, which waits for it;
+//! - one at a time has the owner. Whoever does not get it at once leaves what it brings to the thread, which waits for it, and has it
+//!   next;
+//! - who brings a write does that one: not what others bring meanwhile, nor what takes long, nor what would wait for a large read;
 //! - what another member says is taken in the order in which it came: nothing is taken past what waits for the thread;
 //! - what is left to do after a turn that was not the thread's, the thread is called for;
 //! - a panic in a turn, or an error after which the owner must not go on, stops the process, on whichever thread.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
 use loci_raft::{Message, MessageKind};
+use tokio::runtime::Handle;
 
 use super::{Event, Fatal, Owner, ShardHandle};
 use crate::fatal;
@@ -49,6 +52,10 @@ pub(super) type Seated = Mutex<Option<Owner>>;
 #[derive(Debug, Default)]
 pub(super) struct Seat {
     seated: OnceLock<Weak<Seated>>,
+    /// The thread waits for it: nobody else is to have it next.
+    wanted: AtomicBool,
+    /// Of those who take messages of other members.
+    runtime: OnceLock<Handle>,
     /// Messages of other members that wait for the thread.
     messages: AtomicUsize,
 }
@@ -72,6 +79,9 @@ impl Seat {
 
     /// Does something with the owner, unless somebody else has it.
     fn with<R>(&self, act: impl FnOnce(&mut Owner) -> Result<R, Fatal>) -> Option<R> {
+        if self.wanted.load(Ordering::Acquire) {
+            return None;
+        }
         let seated = self.seated.get()?.upgrade()?;
         let mut seated = match seated.try_lock() {
             Ok(seated) => seated,
@@ -85,18 +95,29 @@ impl Seat {
     }
 }
 
+impl Seat {
+    /// The owner, for the thread, which waits for it.
+    fn wait<'s>(&self, seated: &'s Seated) -> MutexGuard<'s, Option<Owner>> {
+        if let Ok(owner) = seated.try_lock() {
+            return owner;
+        }
+        // Of threads that serve connections the one that looks for what comes may be the one that has the owner, and waits for the
+        // disk: another is to look.
+        if let Some(runtime) = self.runtime.get() {
+            runtime.spawn(std::future::ready(()));
+        }
+        self.wanted.store(true, Ordering::Release);
+        let owner = lock(seated);
+        self.wanted.store(false, Ordering::Release);
+        owner
+    }
+}
+
 impl ShardHandle {
     /// Takes the turn for the write that has just come, if that is all there is to do; otherwise the thread has to be called.
     pub(super) fn take_turn(&self, by: TurnBy) -> bool {
         let TurnBy::Bringer { may_wait } = by else { return false };
-        let turn = |owner: &mut Owner| {
-            if !owner.has_one_write(may_wait) {
-                return Ok(false);
-            }
-            owner.act()?;
-            Ok(owner.may_rest())
-        };
-        self.0.leads_alone() && self.0.seat.with(turn) == Some(true)
+        self.0.leads_alone() && self.0.seat.with(|owner| owner.do_one_write(may_wait)) == Some(true)
     }
 
     /// Hands the shard's thread a message of another member.
@@ -107,12 +128,17 @@ impl ShardHandle {
     }
 
     /// The same, or takes it here and now if it brings not too many entries: what they cost most is the sync, for which whoever
-    /// calls has to be ready to wait.
+    /// calls has to be ready to wait, as for the table of a collection that somebody reads much of. On a thread of a runtime of several:
+    /// if it has to wait for longer than a tick, another is called to look after the rest.
     pub fn receive_here(&self, message: Message) {
         let seat = &self.0.seat;
         let is_small = message.kind() == MessageKind::Append && message.bytes() <= HERE_BYTES_MAX;
         let mut message = Some(message);
         if is_small && seat.messages.load(Ordering::Acquire) == 0 {
+            if let (None, Ok(runtime)) = (seat.runtime.get(), Handle::try_current()) {
+                // Somebody else's is the same.
+                let _ = seat.runtime.set(runtime);
+            }
             let rests = seat.with(|owner| {
                 if let Some(message) = message.take() {
                     owner.hear(message)?;
@@ -132,27 +158,35 @@ impl ShardHandle {
 }
 
 /// Drives an owner until it has stopped.
-pub(super) fn run(seated: &Seated, events: &Receiver<Event>) -> Result<(), Fatal> {
+pub(super) fn run(shard: &ShardHandle, seated: &Seated, events: &Receiver<Event>) -> Result<(), Fatal> {
+    let seat = &shard.0.seat;
     let mut idle = Duration::ZERO;
     loop {
         let first = events.recv_timeout(idle);
-        let mut seat = lock(seated);
-        let Some(owner) = seat.as_mut() else { return Ok(()) };
-        match first {
-            Ok(event) => owner.take(event)?,
-            Err(RecvTimeoutError::Timeout) => {}
-            // The node is gone without a word; so is everybody who could wait.
-            Err(RecvTimeoutError::Disconnected) => break,
+        let mut owner = seat.wait(seated);
+        let Some(owner) = owner.as_mut() else { return Ok(()) };
+        match turn(owner, first, events) {
+            Ok(true) => idle = owner.idle_for(),
+            Ok(false) => break,
+            // Before anybody else has it.
+            Err(Fatal(reason)) => fatal::stop(&reason),
         }
-        while let Ok(event) = events.try_recv() {
-            owner.take(event)?;
-        }
-        owner.turn()?;
-        if owner.is_done() {
-            break;
-        }
-        idle = owner.idle_for();
     }
     let owner = lock(seated).take();
     owner.map_or(Ok(()), Owner::finish)
+}
+
+/// A turn for all that has come. Whether there is to be another.
+fn turn(owner: &mut Owner, first: Result<Event, RecvTimeoutError>, events: &Receiver<Event>) -> Result<bool, Fatal> {
+    match first {
+        Ok(event) => owner.take(event)?,
+        Err(RecvTimeoutError::Timeout) => {}
+        // The node is gone without a word; so is everybody who could wait.
+        Err(RecvTimeoutError::Disconnected) => return Ok(false),
+    }
+    while let Ok(event) = events.try_recv() {
+        owner.take(event)?;
+    }
+    owner.turn()?;
+    Ok(!owner.is_done())
 }

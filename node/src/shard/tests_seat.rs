@@ -52,11 +52,7 @@ impl Seats {
             let written = now(writing.as_mut());
             match &written {
                 Some(_) => assert!(self.events().is_empty(), "the thread is called for nothing"),
-                None => {
-                    while now(writing.as_mut()).is_none() {
-                        self.turn();
-                    }
-                }
+                None => drop(self.until(writing.as_mut())),
             }
             written
         };
@@ -66,6 +62,16 @@ impl Seats {
     /// What waits for the thread.
     fn events(&self) -> Vec<Event> {
         self.events.try_iter().collect()
+    }
+
+    /// Turns of the thread until a write is answered.
+    fn until(&self, mut writing: Pin<&mut impl Future<Output = Result<Written, WriteError>>>) -> Written {
+        loop {
+            self.turn();
+            if let Some(written) = now(writing.as_mut()) {
+                return written;
+            }
+        }
     }
 
     /// What the thread would do.
@@ -111,8 +117,7 @@ fn whoever_brings_a_write_does_it_where_nothing_has_to_be_waited_for() {
         let mut writing = seats.increment(turn, seats.synced);
         assert!(now(writing.as_mut()).is_none());
         assert!(matches!(seats.events()[..], [Event::Writes]));
-        seats.turn();
-        assert!(now(writing.as_mut()).is_some());
+        seats.until(writing.as_mut());
     }
 }
 
@@ -128,8 +133,7 @@ fn whoever_brings_a_write_leaves_it_to_the_thread_where_there_is_more_to_do() {
     let mut second = seats.increment(BRINGS, seats.buffered);
     assert!(now(second.as_mut()).is_none());
     assert!(matches!(seats.events()[..], [Event::Writes]), "the thread is called once");
-    seats.turn();
-    let (first, second) = (now(first.as_mut()).unwrap(), now(second.as_mut()).unwrap());
+    let (first, second) = (seats.until(first.as_mut()), seats.until(second.as_mut()));
     assert_eq!(first.index, second.index, "one entry for both");
 }
 

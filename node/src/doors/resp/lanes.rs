@@ -9,7 +9,7 @@
 //! (a `SET` of one of 50 clients took 30 us of the processors by itself, and takes 15 in a group). While
 //! [`UNDER_WAY_MAX`] groups of a lane are on their way to the disk of a shard, the next is gathered; shards do not wait for each other.
 //!
-//! Where groups wait for the disk none takes more than about half of those who write ([`Crowd`]). All of them in one would all wait for
+//! Where groups are not done at once none takes more than about half of those who write ([`Crowd`]). All of them in one would all wait for
 //! the disk, and then the disk for all of them; so the replies to one half are written while the other half is synced.
 //!
 //! What waits for no sync is done on the lane's own thread ([`TurnBy::Bringer`]), all of it in one group. So is what does, where few
@@ -97,7 +97,7 @@ struct Waiting {
 /// How many write at a time.
 #[derive(Default)]
 struct Crowd {
-    /// Whether the last group waited for the disk.
+    /// Whether the last group was not done at once: most likely it waited for the disk.
     waits: bool,
     /// Parts that wait or are on their way.
     parts: usize,
@@ -188,8 +188,9 @@ impl Lane {
                     group.parts.push(part);
                 }
                 None => {
-                    let (mut all, others) = (packed.clone(), crowd.lately - 1);
-                    all.reserve((others * packed.len()).min(ROOM_BYTES_MAX));
+                    let mut all = Packed::new();
+                    all.reserve((crowd.lately * packed.len()).min(ROOM_BYTES_MAX).max(packed.len()));
+                    all.append(packed);
                     groups.push_back(Group {
                         place: place.clone(),
                         databases: databases.to_vec(),
@@ -278,7 +279,7 @@ impl Crowd {
     /// So many are about to be answered.
     fn leave(&mut self, parts: usize) {
         // Most of them are back in a moment.
-        self.lately -= (self.lately - self.parts) / 8;
+        self.lately -= (self.lately - self.parts).div_ceil(8);
         self.parts -= parts;
     }
 }
@@ -323,7 +324,9 @@ impl Group {
         counts.gathered_parts.fetch_add(parts.len() as u64, Ordering::Relaxed);
         let mut executing = pin!(door.execute_by(under_way.turn, calls, origin_of(&principal), deadline));
         let at_once = poll!(&mut executing);
-        under_way.queue.lock().crowd.waits = at_once.is_pending();
+        if !matches!(at_once, Poll::Ready(Err(_))) {
+            under_way.queue.lock().crowd.waits = at_once.is_pending();
+        }
         let done = match at_once {
             Poll::Ready(done) => done,
             Poll::Pending => executing.await,
@@ -438,6 +441,11 @@ mod tests {
             crowd.joins() > PARTS_MIN
         });
         assert!(rounds.count() < 20);
+        for _ in 0..30 {
+            crowd.leave(3);
+            (0..3).for_each(|_| assert!(crowd.joins() >= PARTS_MIN));
+        }
+        assert_eq!(crowd.lately, 3, "as few as in the beginning");
         crowd.leave(3);
         assert_eq!(crowd.parts, 0);
     }

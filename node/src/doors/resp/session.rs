@@ -486,8 +486,11 @@ impl Session {
     /// Looks ahead in what has come, if the client reads just now. Of how many requests it is then at hand what they are about.
     pub fn look_ahead(&self, input: &[u8]) -> usize {
         let Some(reading) = self.reading.as_ref().filter(|_| self.pending.is_empty()) else { return 0 };
+        if input.is_empty() {
+            return 0;
+        }
         let mut count = 0;
-        reading.look_ahead(self.database, likely_keys(input).take(ahead::AHEAD).inspect(|_| count += 1));
+        reading.look_ahead(self.database, likely_keys(input).take(ahead::AHEAD).inspect(|_| count += 1).flatten());
         count
     }
 

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   take(event) ---> writes that wait, reads that wait, messages of other members, what the log and the jobs have done
-//!   turn() -------> tick -> settle: what the replica says goes to log, store, peers -> propose -> ask for reads -> jobs
+//!   turn() -------> tick -> act: settle: what the replica says goes to log, store, peers -> propose -> ask for reads
+//!                        -> jobs
 //! ```
 //!
 //! | room | what it does |
@@ -340,7 +341,7 @@ impl Owner {
 
     /// Whether there is nothing to do before the next event, or tick.
     pub(super) fn may_rest(&self) -> bool {
-        !self.more && self.gathering_left().is_none()
+        !self.more && self.stopping.is_none() && self.gathering_left().is_none()
     }
 
     fn receive(&mut self, message: Message) -> Result<(), Fatal> {

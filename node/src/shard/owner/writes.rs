@@ -20,7 +20,7 @@ use loci_raft::{MemberId, ProposeError, Proposed, Role};
 use tokio::sync::oneshot;
 
 use super::times::Times;
-use super::{APPEND_BYTES, Owner, Phase, TICK};
+use super::{APPEND_BYTES, Fatal, Owner, Phase, TICK};
 use crate::log_thread::Safety;
 use crate::shard::inbox::GATHERED_BYTES;
 use crate::shard::queue::{self, Permit, Waiting};
@@ -164,6 +164,11 @@ impl Owner {
             return false;
         }
         self.take_writes();
+        self.propose_waiting()
+    }
+
+    /// The same of what was taken from the inbox.
+    fn propose_waiting(&mut self) -> bool {
         let due = self.is_due();
         if self.waiting.is_empty() && !due {
             return false;
@@ -359,14 +364,25 @@ impl Owner {
         fit.max_by_key(|known| known.matched).map(|known| known.member)
     }
 
-    /// Whether there is nothing to do but one write that has just come, and, unless that is allowed, nothing to wait for.
-    pub(in crate::shard) fn has_one_write(&mut self, may_wait: bool) -> bool {
-        if self.more || !self.proposed.is_empty() {
-            return false;
+    /// Does one write that has just come, if there is nothing else to do, and unless that is allowed, nothing to wait for. Whether
+    /// there was not, and is not. It is what whoever brought it does: so neither what others bring meanwhile, nor what has expired.
+    pub(in crate::shard) fn do_one_write(&mut self, may_wait: bool) -> Result<bool, Fatal> {
+        if self.more || !self.proposed.is_empty() || self.stopping.is_some() || !self.shared.leads_alone() {
+            return Ok(false);
         }
+        self.now = self.shared.clock.instant();
         self.take_writes();
-        let is_quick = |write: &Waiting| may_wait || self.store.is_buffered(&write.envelope.command);
-        self.waiting.len() == 1 && self.waiting.front().is_some_and(is_quick)
+        let is_quick = |write: &Waiting| {
+            let command = &write.envelope.command;
+            (may_wait || self.store.is_buffered(command) && !self.others_come) && self.store.is_at_hand(command)
+        };
+        if self.waiting.len() != 1 || !self.waiting.front().is_some_and(is_quick) || self.is_due() {
+            return Ok(false);
+        }
+        self.propose_waiting();
+        self.settle()?;
+        self.tell_freshness();
+        Ok(self.may_rest() && self.waiting.is_empty() && !self.is_due())
     }
 
     /// Takes over the writes that have come. While they are to gather they stay where they are.
