@@ -232,10 +232,10 @@ impl LogFigures {
     }
 }
 
-/// Appends a batch on the spot and makes it safe, or says no: what a shard's thread does at the log, where there is no log thread.
+/// Appends a batch on the spot and makes it safe, or says no: what a shard's owner does at the log, where there is no log thread.
 pub type Here = Box<dyn Fn(&[Append], Safety) -> bool + Send>;
 
-/// Who appends what is appended on the thread of the shard.
+/// Who appends what is appended where the shard's turn is taken.
 enum Place {
     Owner(Arc<Mutex<Owner>>),
     Driven(Here),
@@ -251,7 +251,7 @@ pub struct LogHandle {
 
 impl LogHandle {
     /// For the shards of a log without a thread, numbered as they come: whoever holds the queue does what they ask for, and
-    /// says so by [`LogFigures::done`]; what a shard's own thread is to do itself, its `here` does. The figures say that there
+    /// says so by [`LogFigures::done`]; what a shard's owner is to do itself, its `here` does. The figures say that there
     /// is room for anything.
     pub fn driven(shards: Vec<Here>) -> (Vec<LogHandle>, Receiver<Request>, Arc<LogFigures>) {
         let (requests, queue) = channel();
@@ -297,7 +297,7 @@ impl LogHandle {
         }
     }
 
-    /// Appends on the thread of the shard, and syncs or writes; says no where that cannot be done at once.
+    /// Appends where the turn is taken, and syncs or writes; says no where that cannot be done at once.
     fn append_here(&self, batch: &[Append], bytes: u64, safety: Safety) -> bool {
         // What was asked before must be done before.
         if self.figures.outstanding.load(Ordering::Acquire) > 0 {

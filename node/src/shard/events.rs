@@ -1,7 +1,7 @@
 //! Events: what happened to typed values, told to the doors whose clients wait for it.
 //!
 //! ```text
-//!   entry applied --> Store::take_events --> everybody who listens, on the shard's thread
+//!   entry applied --> Store::take_events --> everybody who listens, on the thread that takes the turn
 //! ```
 //!
 //! Nothing is gathered for which nobody listens. Whoever is told must not wait, and must not ask to listen meanwhile.

@@ -50,7 +50,7 @@ pub(super) enum Phase {
     Removed = 3,
 }
 
-/// What the shard thread tells about itself.
+/// What the owner tells about itself.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     pub role: &'static str,
@@ -71,7 +71,7 @@ pub(super) struct Progress {
     pub members: Vec<MemberProgress>,
 }
 
-/// What the shard thread and the handles share.
+/// What the owner and the handles share.
 pub(super) struct Shared {
     pub id: u32,
     /// Which member this is.
@@ -611,7 +611,7 @@ impl BegunWrite {
                 Err(_) => return Err(WriteError::DeadlineExceeded),
             },
         };
-        // The shard thread drops a reply unanswered only when it ends.
+        // The owner drops a reply unanswered only when it ends.
         answer.unwrap_or(Err(WriteError::Stopping))
     }
 }

@@ -3,7 +3,7 @@
 //! A write takes a [`Permit`] for its bytes and holds it until it is answered, so the bounds cover what is queued and what
 //! is on its way to the disk. Without room the caller is told at once.
 //!
-//! Always: exactly one of the two sides decides what becomes of a waiting write. The shard thread *begins* it, just
+//! Always: exactly one of the two sides decides what becomes of a waiting write. The shard's owner *begins* it, just
 //! before it is logged; the caller *abandons* it when its deadline passes or it goes away. Whoever comes second finds
 //! the state taken.
 
@@ -57,7 +57,7 @@ pub struct Permit {
 #[derive(Debug)]
 pub struct Waiting {
     pub envelope: Envelope,
-    /// Whether it may not make full collections larger.
+    /// On which it is made.
     pub terms: Terms,
     pub permit: Permit,
     pub since: Instant,
@@ -131,7 +131,7 @@ impl Turn {
         Turn(Arc::new(AtomicU8::new(WAITING)))
     }
 
-    /// The shard thread is about to log the write. False: the caller has abandoned it.
+    /// The owner is about to log the write. False: the caller has abandoned it.
     pub fn begin(&self) -> bool {
         self.0.compare_exchange(WAITING, BEGUN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }

@@ -1,7 +1,7 @@
 //! The hub: who is to be told what happened to keys and channels.
 //!
 //! ```text
-//!   shard thread: entry applied --events--> hub --> subscribers of a channel, those who wait for a key, caches in clients
+//!   shard: entry applied --events--> hub --> subscribers of a channel, those who wait for a key, caches in clients
 //! ```
 //!
 //! Every node tells its own clients, since every node applies every entry. Clients are told by a push into their outbox,
