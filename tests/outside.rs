@@ -524,9 +524,25 @@ fn no_redis_request_makes_its_reader_panic() {
             let whole = redis_requests_of(input, input.len());
             let pieces = redis_requests_of(input, 3);
             assert_eq!(whole, pieces, "how a stream is parted makes a difference");
+            compare_likely_keys(input);
             whole
         },
     });
+}
+
+/// What is said to be the key of a request, before it is read, is its second argument.
+fn compare_likely_keys(input: &[u8]) {
+    let (mut decoder, mut request, mut at) = (resp::Decoder::new(), resp::Request::new(), 0);
+    for likely in resp::likely_keys(input) {
+        match decoder.decode(&input[at..], &resp::Limits::UNAUTHENTICATED, &mut request) {
+            Ok(Some(taken)) => {
+                assert_eq!(likely, request.get(&input[at..], 1), "of the request at {at}");
+                at += taken;
+            }
+            // It is not whole, or no request: then nothing comes of what was said.
+            _ => return,
+        }
+    }
 }
 
 /// What is read of a stream that arrives in pieces.

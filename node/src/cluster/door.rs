@@ -78,23 +78,27 @@ impl Door {
         Ok(())
     }
 
-    /// Takes a message of another node in; `here` says that whoever calls may take a turn with it.
-    fn receive(&self, bytes: &bytes::Bytes, here: bool) {
+    /// Takes a message of another node in; `here` says that whoever calls may take a turn with it. Whether it did.
+    fn receive(&self, bytes: &bytes::Bytes, here: bool) -> bool {
         let message = match Message::decode(bytes) {
             Ok(message) if message.to() == self.cluster.me() => message,
-            Ok(_) => return,
-            Err(error) => return tracing::warn!(%error, "a message of another node is not believed"),
+            Ok(_) => return false,
+            Err(error) => {
+                tracing::warn!(%error, "a message of another node is not believed");
+                return false;
+            }
         };
         // A shard that this node does not have yet is told again.
-        let Some(served) = self.cluster.shards().get(message.shard().0) else { return };
+        let Some(served) = self.cluster.shards().get(message.shard().0) else { return false };
         if message.kind() == MessageKind::Snapshot {
             // Its data come first.
             served.receiving.begin(&self.cluster.of(served.handle), message);
         } else if here {
-            served.handle.receive_here(message);
+            return served.handle.receive_here(message);
         } else {
             served.handle.receive(message);
         }
+        false
     }
 
     /// Answers a call on records until its deadline, as a part of its trace.
@@ -212,8 +216,8 @@ impl Peers for Door {
             let messages = request?.messages;
             // What came together is for the thread, which takes one turn for all.
             let here = may_wait && messages.len() == 1;
-            messages.iter().for_each(|message| self.receive(message, here));
-            if here {
+            let turns = messages.iter().filter(|message| self.receive(message, here)).count();
+            if turns > 0 {
                 // What there is to say to that goes first.
                 tokio::task::yield_now().await;
             }

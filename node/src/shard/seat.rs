@@ -93,9 +93,7 @@ impl Seat {
             Err(Fatal(reason)) => fatal::stop(&reason),
         }
     }
-}
 
-impl Seat {
     /// The owner, for the thread, which waits for it.
     fn wait<'s>(&self, seated: &'s Seated) -> MutexGuard<'s, Option<Owner>> {
         if let Ok(owner) = seated.try_lock() {
@@ -127,33 +125,36 @@ impl ShardHandle {
         let _ = self.0.events.send(Event::Peer(message));
     }
 
-    /// The same, or takes it here and now if it brings not too many entries: what they cost most is the sync, for which whoever
-    /// calls has to be ready to wait, as for the table of a collection that somebody reads much of. On a thread of a runtime of several:
-    /// if it has to wait for longer than a tick, another is called to look after the rest.
-    pub fn receive_here(&self, message: Message) {
+    /// The same, or takes it here and now if it brings not too many entries, and says that it did: what they cost most is the sync, for
+    /// which whoever calls has to be ready to wait, as for the table of a collection that somebody reads much of. On a thread of a
+    /// runtime of several: if it has to wait for longer than a tick, another is called to look after the rest.
+    pub fn receive_here(&self, message: Message) -> bool {
         let seat = &self.0.seat;
         let is_small = message.kind() == MessageKind::Append && message.bytes() <= HERE_BYTES_MAX;
+        if !is_small || seat.messages.load(Ordering::Acquire) > 0 {
+            self.receive(message);
+            return false;
+        }
+        if let (None, Ok(runtime)) = (seat.runtime.get(), Handle::try_current()) {
+            // Somebody else's is the same.
+            let _ = seat.runtime.set(runtime);
+        }
         let mut message = Some(message);
-        if is_small && seat.messages.load(Ordering::Acquire) == 0 {
-            if let (None, Ok(runtime)) = (seat.runtime.get(), Handle::try_current()) {
-                // Somebody else's is the same.
-                let _ = seat.runtime.set(runtime);
+        let rests = seat.with(|owner| {
+            if let Some(message) = message.take() {
+                owner.hear(message)?;
             }
-            let rests = seat.with(|owner| {
-                if let Some(message) = message.take() {
-                    owner.hear(message)?;
-                }
-                owner.act()?;
-                Ok(owner.may_rest())
-            });
-            if rests == Some(false) {
-                // As above.
-                let _ = self.0.events.send(Event::Writes);
-            }
+            owner.act()?;
+            Ok(owner.may_rest())
+        });
+        if rests == Some(false) {
+            // As above.
+            let _ = self.0.events.send(Event::Writes);
         }
         if let Some(message) = message {
             self.receive(message);
         }
+        rests.is_some()
     }
 }
 

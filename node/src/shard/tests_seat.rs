@@ -142,20 +142,20 @@ fn what_another_member_says_is_not_taken_past_what_waits() {
     let seats = Seats::new();
     let handle = &seats.handle;
     let message = entries_for_another();
-    handle.receive_here(message.clone());
-    assert!(seats.events().is_empty(), "it is heard at once");
+    assert!(handle.receive_here(message.clone()), "it is heard at once");
+    assert!(seats.events().is_empty());
     handle.receive(message.clone());
-    handle.receive_here(message.clone());
+    assert!(!handle.receive_here(message.clone()));
     let waiting = seats.events();
     assert!(matches!(waiting[..], [Event::Peer(_), Event::Peer(_)]));
     let mut seat = seats.seated.lock().unwrap();
     waiting.into_iter().for_each(|event| seat.as_mut().unwrap().take(event).unwrap());
     // Somebody has the owner.
-    handle.receive_here(message.clone());
+    assert!(!handle.receive_here(message.clone()));
     let waiting = seats.events();
     assert!(matches!(waiting[..], [Event::Peer(_)]));
     waiting.into_iter().for_each(|event| seat.as_mut().unwrap().take(event).unwrap());
     drop(seat);
-    handle.receive_here(message);
-    assert!(seats.events().is_empty(), "nothing waits any more");
+    assert!(handle.receive_here(message), "nothing waits any more");
+    assert!(seats.events().is_empty());
 }

@@ -322,9 +322,9 @@ impl Owner {
         Ok(())
     }
 
-    /// What somebody may wait for. What comes only with time is left for a [turn](Owner::turn).
+    /// What somebody may wait for, of the time that was last looked at. What comes only with time is left for a
+    /// [turn](Owner::turn).
     pub(super) fn act(&mut self) -> Result<(), Fatal> {
-        self.now = self.shared.clock.instant();
         self.install_snapshot()?;
         self.propose_early();
         self.settle()?;
