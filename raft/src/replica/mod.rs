@@ -379,6 +379,11 @@ impl Replica {
         self.advance_applied();
     }
 
+    /// What a sync has just released, ahead of the next effects: others wait for it, while what was committed is applied here.
+    pub fn released(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.outbox)
+    }
+
     /// The store has applied everything up to this entry (in memory is enough).
     pub fn applied(&mut self, index: LogIndex) {
         self.flush();

@@ -391,6 +391,9 @@ impl Owner {
                 self.now = self.shared.clock.instant();
                 self.note_synced(mark);
                 self.replica.synced(mark);
+                for message in self.replica.released() {
+                    (self.outbox)(message);
+                }
             }
             if let Some(standing) = effects.standing {
                 self.stand(standing);
