@@ -10,6 +10,8 @@ use loci_tests::process::Node;
 use loci_wire::v1;
 use loci_wire::v1::filter::Expression;
 use loci_wire::v1::value::Kind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::{Code, Request, Status};
 
 /// What a request must come to.

@@ -12,6 +12,7 @@ pub mod config;
 pub mod config_file;
 pub mod run;
 
+pub mod incoming;
 pub mod doors;
 pub mod gate;
 

@@ -28,7 +28,6 @@ use loci_wire::v1;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing_subscriber::EnvFilter;
@@ -49,6 +48,7 @@ use crate::identity::{ClusterId, DataDirectory, FOUNDER, Identity, NodeId, RunId
 use crate::idle::Idle;
 use crate::idle::recall::Recall;
 use crate::idle::walker::WalkerFigures;
+use crate::incoming;
 use crate::log_thread::{LogFigures, LogThread};
 use crate::memory::Budget;
 use crate::metrics::{Endpoint, Metrics};
@@ -467,6 +467,12 @@ impl Node {
         &self.status
     }
 
+    /// What it says to others.
+    #[cfg(test)]
+    pub(crate) fn links(&self) -> &Links {
+        self.cluster.links()
+    }
+
     /// The shard that holds the catalog, for callers inside this process.
     pub fn shard(&self) -> &ShardHandle {
         &self.handle
@@ -617,7 +623,8 @@ fn start_server(
     metrics: &Arc<Metrics>,
     status: &Arc<NodeStatus>,
 ) -> std::io::Result<Server> {
-    let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true));
+    let peers = Arc::new(peers);
+    let incoming = incoming::start(listener, peers.clone())?;
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = || {
         tonic_reflection::server::Builder::configure()

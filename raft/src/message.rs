@@ -233,7 +233,15 @@ impl Message {
 
     /// The bytes to send.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.bytes());
+        let mut out = Vec::new();
+        self.encode_to(&mut out);
+        out
+    }
+
+    /// Writes the bytes to send behind what is there.
+    pub fn encode_to(&self, out: &mut Vec<u8>) {
+        out.reserve(self.bytes());
+        let start = out.len();
         out.extend([VERSION, self.kind.code(), u8::from(self.reject), 0]);
         out.extend(self.shard.0.to_le_bytes());
         for number in [
@@ -260,9 +268,8 @@ impl Message {
             out.extend(&entry.context[..]);
             out.extend(&entry.data[..]);
         }
-        let crc = crc32fast::hash(&out);
+        let crc = crc32fast::hash(&out[start..]);
         out.extend(crc.to_le_bytes());
-        out
     }
 
     /// Reads a message and checks everything that can be checked without a replica. Entries share

@@ -24,7 +24,7 @@ use super::snapshot;
 use super::{Cluster, NotWritten, agreement, arrival, book, sightings};
 use crate::doors::grpc::{Calls, Failure, WatchService, WatchStream, deadline, figures_here};
 use crate::gate;
-use crate::identity::NodeId;
+use crate::identity::{ClusterId, NodeId};
 use crate::metrics::Metrics;
 use crate::shard::{ChangeError, Level, Terms};
 use crate::shards::{CATALOG, Served};
@@ -59,8 +59,14 @@ impl Door {
     }
 
     /// The service, for a tonic server.
-    pub fn service(self) -> PeersServer<Door> {
-        PeersServer::new(self).max_decoding_message_size(PEER_BYTES_MAX).max_encoding_message_size(PEER_BYTES_MAX)
+    pub fn service(self: Arc<Self>) -> PeersServer<Door> {
+        PeersServer::from_arc(self).max_decoding_message_size(PEER_BYTES_MAX).max_encoding_message_size(PEER_BYTES_MAX)
+    }
+
+    /// Whether this node is that member of that cluster.
+    pub fn is(&self, cluster: ClusterId, member: MemberId) -> bool {
+        let own = self.cluster.identity();
+        (cluster, member.0) == (own.cluster, own.member)
     }
 
     fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
@@ -78,27 +84,26 @@ impl Door {
         Ok(())
     }
 
-    /// Takes a message of another node in; `here` says that whoever calls may take a turn with it. Whether it did.
-    fn receive(&self, bytes: &bytes::Bytes, here: bool) -> bool {
+    /// Takes a message of another node in; `here` says that whoever calls may take a turn with it.
+    pub fn receive(&self, bytes: &bytes::Bytes, here: bool) {
         let message = match Message::decode(bytes) {
             Ok(message) if message.to() == self.cluster.me() => message,
-            Ok(_) => return false,
+            Ok(_) => return,
             Err(error) => {
                 tracing::warn!(%error, "a message of another node is not believed");
-                return false;
+                return;
             }
         };
         // A shard that this node does not have yet is told again.
-        let Some(served) = self.cluster.shards().get(message.shard().0) else { return false };
+        let Some(served) = self.cluster.shards().get(message.shard().0) else { return };
         if message.kind() == MessageKind::Snapshot {
             // Its data come first.
             served.receiving.begin(&self.cluster.of(served.handle), message);
         } else if here {
-            return served.handle.receive_here(message);
+            served.handle.receive_here(message);
         } else {
             served.handle.receive(message);
         }
-        false
     }
 
     /// Answers a call on records until its deadline, as a part of its trace.
@@ -210,17 +215,8 @@ impl Peers for Door {
     ) -> Result<Response<v1::DeliverReply>, Status> {
         self.check(request.metadata())?;
         let mut requests = request.into_inner();
-        // Another thread has to be there for everything else, should this one wait for the disk.
-        let may_wait = tokio::runtime::Handle::current().metrics().num_workers() > 1;
         while let Some(request) = requests.next().await {
-            let messages = request?.messages;
-            // What came together is for the thread, which takes one turn for all.
-            let here = may_wait && messages.len() == 1;
-            let turns = messages.iter().filter(|message| self.receive(message, here)).count();
-            if turns > 0 {
-                // What there is to say to that goes first.
-                tokio::task::yield_now().await;
-            }
+            request?.messages.iter().for_each(|message| self.receive(message, false));
         }
         Ok(Response::new(v1::DeliverReply {}))
     }

@@ -1,12 +1,15 @@
 //! Links: one to each other node, for what goes there.
 //!
 //! ```text
-//!   shard --message--> queue (bounded; full: the message is lost) --> task: connect, stream --> the other's door
-//!   writes, snapshots, questions ------------------------------------> the same connection
+//!   shard --message--> pipe -----------------------------------------------------> the other's door
+//!              \-----> queue (bounded; full: the message is lost) --> task: opens a pipe, or streams where there is none
+//!   writes, snapshots, questions --------------------------------------------------> a connection for calls
 //! ```
 //!
-//! A link's task sends whatever has queued up as one message of the stream. When the stream breaks, the shard hears that the
-//! member is unreachable, what was queued is dropped, and the task begins again where the book then says that the member is.
+//! As long as there is no pipe messages queue up. To a node that takes none, as it is of an older version, they go by the call
+//! `Deliver`, all that have queued up as one message of its stream; now and then it is asked again. When a pipe or a stream breaks, the
+//! shards hear that the member is unreachable, what was queued is dropped, and the task begins again where the book then says that the
+//! member is.
 //!
 //! Always: sending never waits, and nothing that is sent is promised to arrive.
 
@@ -31,6 +34,7 @@ use tonic::{Request, Status, Streaming};
 use super::NotWritten;
 use super::book;
 use super::greeter::STARTING;
+use super::pipe::Pipe;
 use super::strangers::Strangers;
 use crate::doors::grpc::Failure;
 use crate::identity::ClusterId;
@@ -56,6 +60,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection on which nothing is heard is asked for a sign of life this often, and given up without one.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 const WINDOW_BYTES: u32 = 16 << 20;
+/// A node that takes no pipe is asked again after so long.
+const STREAM_TIME: Duration = Duration::from_secs(30);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -92,6 +98,7 @@ impl Forwarded {
 
 struct Link {
     queue: mpsc::Sender<Message>,
+    pipe: Option<Arc<Pipe>>,
     channel: Option<(String, Channel)>,
 }
 
@@ -165,12 +172,40 @@ impl Links {
         let link = links.entry(to).or_insert_with(|| {
             let (queue, waiting) = mpsc::channel(QUEUE);
             self.0.runtime.spawn(run(self.clone(), to, waiting));
-            Link { queue, channel: None }
+            Link { queue, pipe: None, channel: None }
         });
-        if let Err(lost) = link.queue.try_send(message)
-            && let Some(shard) = self.0.shards.handle(lost.into_inner().shard().0)
-        {
+        let shard = message.shard();
+        let is_sent = match link.pipe.clone() {
+            Some(pipe) => {
+                drop(links);
+                pipe.send(&message)
+            }
+            None => {
+                let is_queued = link.queue.try_send(message).is_ok();
+                drop(links);
+                is_queued
+            }
+        };
+        if !is_sent && let Some(shard) = self.0.shards.handle(shard.0) {
             shard.unreachable(to);
+        }
+    }
+
+    /// Whether messages go there by a pipe.
+    #[cfg(test)]
+    pub fn has_pipe(&self, to: MemberId) -> bool {
+        let links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.get(&to).is_some_and(|link| link.pipe.is_some())
+    }
+
+    /// From now on messages go there by this pipe, those first that have queued up.
+    fn change_pipe(&self, to: MemberId, pipe: Option<Arc<Pipe>>, waiting: &mut mpsc::Receiver<Message>) {
+        let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
+        while let (Some(pipe), Ok(message)) = (&pipe, waiting.try_recv()) {
+            pipe.send(&message);
+        }
+        if let Some(link) = links.get_mut(&to) {
+            link.pipe = pipe;
         }
     }
 
@@ -322,20 +357,15 @@ async fn run(links: Links, to: MemberId, mut waiting: mpsc::Receiver<Message>) {
     let mut pause = PAUSE_MIN;
     loop {
         let begun = Instant::now();
-        let ended = stream(&links, to, &mut waiting).await;
+        let Err(error) = carry(&links, to, &mut waiting).await else { continue };
         links.unreachable(to);
-        match ended {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::debug!(member = to.0, %error, "the link broke");
-                let said = Failure::from_status(&error);
-                match said.detail.reason.as_str() {
-                    OTHER_CLUSTER | OTHER_MEMBER => links.met(to, &said),
-                    // It is there in a moment.
-                    STARTING => pause = PAUSE_MIN / 2,
-                    _ => {}
-                }
-            }
+        tracing::debug!(member = to.0, %error, "the link broke");
+        let said = Failure::from_status(&error);
+        match said.detail.reason.as_str() {
+            OTHER_CLUSTER | OTHER_MEMBER => links.met(to, &said),
+            // It is there in a moment.
+            STARTING => pause = PAUSE_MIN / 2,
+            _ => {}
         }
         pause = if begun.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         tokio::time::sleep(pause).await;
@@ -344,18 +374,40 @@ async fn run(links: Links, to: MemberId, mut waiting: mpsc::Receiver<Message>) {
     }
 }
 
-/// Sends until the stream breaks; fine only when nothing will ever be sent again.
+/// Carries messages until what carries them breaks; fine where there might be something better.
+async fn carry(links: &Links, to: MemberId, waiting: &mut mpsc::Receiver<Message>) -> Result<(), Status> {
+    let broke = |error: std::io::Error| Status::unavailable(error.to_string());
+    match Pipe::open(&links.address(to)?, links.0.cluster, to).await.map_err(broke)? {
+        Some(pipe) => {
+            links.change_pipe(to, Some(pipe.clone()), waiting);
+            let error = pipe.drive().await;
+            links.change_pipe(to, None, waiting);
+            Err(broke(error))
+        }
+        None => stream(links, to, waiting).await,
+    }
+}
+
+/// Sends by a call for a while, or until it breaks.
 async fn stream(links: &Links, to: MemberId, waiting: &mut mpsc::Receiver<Message>) -> Result<(), Status> {
     let mut client = links.client(to)?;
     let (requests, stream) = mpsc::channel(4);
     let mut call = std::pin::pin!(client.deliver(ReceiverStream::new(stream)));
+    let until = tokio::time::Instant::now() + STREAM_TIME;
+    let ended =
+        |ended: Result<_, Status>| ended.err().unwrap_or_else(|| Status::unavailable("the other end closed it"));
     let mut gathered = Vec::new();
     loop {
         let first = tokio::select! {
             first = waiting.recv() => first,
-            ended = &mut call => return Err(ended.err().unwrap_or_else(|| Status::unavailable("the other end closed it"))),
+            broke = &mut call => return Err(ended(broke)),
+            () = tokio::time::sleep_until(until) => None,
         };
-        let Some(first) = first else { return Ok(()) };
+        let Some(first) = first else {
+            // What is on its way arrives before what comes after.
+            drop(requests);
+            return call.await.map(|_| ());
+        };
         let mut bytes = first.bytes();
         gathered.push(Bytes::from(first.encode()));
         while bytes < GATHER_BYTES
@@ -367,7 +419,7 @@ async fn stream(links: &Links, to: MemberId, waiting: &mut mpsc::Receiver<Messag
         let request = v1::DeliverRequest { messages: std::mem::take(&mut gathered) };
         tokio::select! {
             sent = requests.send(request) => sent.map_err(|_| Status::unavailable("the stream is closed"))?,
-            ended = &mut call => return Err(ended.err().unwrap_or_else(|| Status::unavailable("the other end closed it"))),
+            broke = &mut call => return Err(ended(broke)),
         }
     }
 }

@@ -6,7 +6,7 @@
 //!   book        who is where, and which shards there are: ordinary records in namespace `_loci`, so that every member has
 //!               them
 //!   hint        who leads, told to clients that asked another node
-//!   links       messages, writes and snapshots on their way to other nodes
+//!   links       messages, writes and snapshots on their way to other nodes; pipe: a connection for messages alone
 //!   door        the same on their way in (service `loci.v1.Peers`)
 //!   snapshot    a shard's files, from one node to another
 //!   transfers   how far they have come
@@ -32,6 +32,7 @@ pub mod hint;
 pub mod links;
 pub mod mirror;
 mod namespaces;
+pub mod pipe;
 pub mod placement;
 pub mod policy;
 pub mod repair;

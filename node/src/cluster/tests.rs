@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use loci_client::{Client, Record};
 use loci_raft::MemberId;
+use tokio::net::{TcpListener, TcpStream};
 
+use super::pipe;
 use super::transfers::Direction;
 use crate::config::Config;
 use crate::run::{Node, RunError};
@@ -89,6 +91,50 @@ async fn any_node_takes_writes_and_every_node_shows_them_to_reads_that_begin_aft
     reserved.put(Record::new("1").with_value("x")).await.unwrap_err();
     assert!(reserved.get("1").await.unwrap().is_some());
     for node in nodes {
+        node.shutdown().await.unwrap();
+    }
+}
+
+/// Lets calls through to an address and closes what else opens, as a node does that is of an older version.
+async fn older(to: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut from, _) = listener.accept().await.unwrap();
+            let to = to.clone();
+            tokio::spawn(async move {
+                if pipe::is_one(&from).await? {
+                    return Ok(());
+                }
+                let mut to = TcpStream::connect(to).await?;
+                tokio::io::copy_bidirectional(&mut from, &mut to).await.map(|_| ())
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_takes_no_pipes_hears_everything_by_calls() {
+    let data = tempfile::tempdir().unwrap();
+    let first = started(&data.path().join("1"), &[]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = listener.local_addr().unwrap();
+    drop(listener);
+    let advertise = Some(older(listen.to_string()).await);
+    let second = Node::start(Config { listen, advertise, ..config(&data.path().join("2"), &[address(&first)]) });
+    let second = second.await.unwrap();
+    second.ready().await;
+    let through = client(&[&first]).await;
+    until("the second is a member", async || through.describe_cluster().await.unwrap().members.len() == 2).await;
+    through.collection("default", "cache").ensure(loci_client::Schema::default()).await.unwrap();
+    for number in 0..100 {
+        put(&through, "key", &number.to_string()).await;
+    }
+    assert_eq!(get(&client(&[&second]).await, "key").await.as_deref(), Some("99"));
+    assert!(!first.links().has_pipe(MemberId(2)) && second.links().has_pipe(MemberId(1)));
+    for node in [second, first] {
         node.shutdown().await.unwrap();
     }
 }
