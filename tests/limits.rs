@@ -587,6 +587,25 @@ async fn a_call_whose_time_is_up_is_answered_so() {
     still_whole(&mut node, &mut api, 0).await;
 }
 
+#[tokio::test]
+async fn who_connects_and_says_nothing_is_cut_off() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(data.path()).await;
+    // The last says that it is another node, and no more.
+    let mut silent = Vec::new();
+    for said in [&b""[..], b"", b"L"] {
+        let mut stream = TcpStream::connect(&node.address).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        silent.push(stream);
+    }
+    assert!(api::serving(&node.address).await, "they are in nobody's way");
+    for mut stream in silent {
+        let heard = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0])).await;
+        assert!(matches!(heard.expect("it is cut off"), Ok(0) | Err(_)));
+    }
+    assert!(api::serving(&node.address).await && !node.log().contains("panicked"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_stops_existing_at_its_deadline_and_not_before() {
     let data = tempfile::tempdir().unwrap();

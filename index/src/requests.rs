@@ -28,7 +28,7 @@ use hashbrown::HashTable;
 use rkyv::{Archive, Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::command::Outcome;
+use crate::command::{Outcome, Refusal};
 use crate::table::tape::{Items, Tape};
 
 /// How long an outcome is kept, in milliseconds of the log's clock.
@@ -168,6 +168,11 @@ impl<'a> Answer<'a> {
     pub fn outcome(&self) -> Outcome {
         let existed = vec![self.kept.kind == OutcomeKind::Replaced];
         self.other().map_or(Outcome::Written { version: self.kept.outcome, existed }, Outcome::clone)
+    }
+
+    /// What whoever asks again hears, with a command of this fingerprint.
+    pub fn repeated(&self, fingerprint: [u8; 16]) -> Outcome {
+        if self.fingerprint() == fingerprint { self.outcome() } else { Outcome::Refused(Refusal::RequestConflict) }
     }
 
     fn is(&self, asked: &Asked<'_>) -> bool {

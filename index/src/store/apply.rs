@@ -12,7 +12,7 @@ use crate::attributes;
 use crate::buffer::{Row, RowContent};
 use crate::command::{
     ArchivedAction, ArchivedChange, ArchivedCommand, ArchivedCondition, ArchivedContent, ArchivedEntry,
-    ArchivedEnvelope, ArchivedExpect, ArchivedRemoval, Entry, EntryError, Found, Outcome, Refusal,
+    ArchivedEnvelope, ArchivedExpect, ArchivedRemoval, Entry, EntryError, Envelope, Found, Origin, Outcome, Refusal,
 };
 use crate::effects::Fate;
 use crate::filter::Filter;
@@ -132,15 +132,20 @@ impl Store {
         let fingerprint = digest::fingerprint(&envelope.command);
         let asked = Asked::new(principal, request_id);
         if let Some(answered) = self.requests.find(&asked) {
-            return if answered.fingerprint() == fingerprint {
-                answered.outcome()
-            } else {
-                Outcome::Refused(Refusal::RequestConflict)
-            };
+            return answered.repeated(fingerprint);
         }
         let outcome = self.apply_command(at, &envelope.command);
         self.requests.remember(&asked, fingerprint, self.clock, &outcome);
         outcome
+    }
+
+    /// What a command comes to whose request was answered, if that is still known: its first outcome, or that it was another command.
+    pub fn answered(&self, envelope: &Envelope) -> Option<Outcome> {
+        let Origin { principal, request_id, .. } = &envelope.origin;
+        let answered = self.requests.find(&Asked::new(principal, request_id)).filter(|_| !request_id.is_empty())?;
+        let entry = Entry { clock: 0, commands: vec![envelope.clone()] }.encode();
+        let fingerprint = Entry::access(&entry, |entry| digest::fingerprint(&entry.commands[0].command)).ok()?;
+        Some(answered.repeated(fingerprint))
     }
 
     fn apply_command(&mut self, at: Position, command: &ArchivedCommand) -> Outcome {

@@ -256,14 +256,18 @@ impl ShardHandle {
             return Err(WriteError::TooLarge { bytes, max: queue::WRITE_BYTES_MAX });
         }
         let (used_bytes, budget_bytes) = (shared.budget.held(), shared.budget.bytes());
-        if used_bytes + bytes as u64 > budget_bytes && !queue::only_frees(&envelope.command) {
-            return Err(WriteError::MemoryFull { used_bytes, budget_bytes });
+        let is_short = used_bytes + bytes as u64 > budget_bytes && !queue::only_frees(&envelope.command);
+        let mut short = is_short.then_some(WriteError::MemoryFull { used_bytes, budget_bytes });
+        if envelope.origin.request_id.is_empty()
+            && let Some(error) = short.take()
+        {
+            return Err(error);
         }
         let permit = shared.queue.admit(bytes).map_err(|retry_after| WriteError::Overloaded { retry_after })?;
 
         let turn = Turn::new();
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { envelope, terms, permit, since, turn: turn.clone(), spot: trace::here(), reply };
+        let waiting = Waiting { envelope, terms, short, permit, since, turn: turn.clone(), spot: trace::here(), reply };
         if shared.inbox.put(waiting).map_err(|_| WriteError::Stopping)? && !self.take_turn(terms.turn) {
             shared.events.send(Event::Writes).map_err(|_| WriteError::Stopping)?;
         }

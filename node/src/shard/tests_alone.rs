@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use loci_index::command::{
-    Action, Change, Command, Content, Durability, Envelope, Execution, Origin, Outcome, Schema, SchemaChange,
+    Action, Change, Command, Content, Durability, Envelope, Execution, Origin, Outcome, Refusal, Schema, SchemaChange,
 };
 use loci_index::directory::MmapDirectory;
 use loci_index::store::StoreOptions;
@@ -17,7 +17,7 @@ use loci_raft::{FOUNDING_INDEX, FileDisk, Log, LogOptions, Members, ReplicaOptio
 
 use super::handle::Phase;
 use super::*;
-use crate::log_thread::{Begin, LogFigures, LogOpener, LogThread, SYNC_WITHIN};
+use crate::log_thread::{Begin, LogFigures, LogOpener, LogThread, Report, SYNC_WITHIN};
 
 /// A shard of one member with a log of its own on the disk, driven by hand.
 pub(super) struct Alone {
@@ -305,6 +305,59 @@ fn a_request_under_way_is_asked_for_again_without_room() {
     let again = alone.until(again).unwrap();
     assert_eq!(alone.until(writing).unwrap().outcome, again.outcome);
     assert!(is_refused(alone.execute(collection, "c", &["INCR", "n"])));
+}
+
+#[test]
+fn without_memory_a_request_is_refused_unless_it_was_asked_for_before() {
+    let mut alone = Alone::new();
+    let collection = alone.collection("c", Durability::Synced);
+    let first = alone.execute(collection, "a", &["INCR", "n"]).unwrap();
+    let writing = alone.command(collection, "b", &["INCR", "n"]);
+    let mut writing = std::pin::pin!(writing);
+    assert!(alone.goes_on_its_way(writing.as_mut()));
+    let short = alone.handle.0.budget.bytes();
+    alone.handle.0.budget.store_changed(0, short);
+    let again = alone.command(collection, "b", &["INCR", "n"]);
+    let mut again = std::pin::pin!(again);
+    assert!(alone.goes_on_its_way(again.as_mut()), "before the first is applied");
+    let again = alone.until(again).unwrap();
+    assert_eq!(alone.until(writing).unwrap().outcome, again.outcome);
+    assert_eq!(alone.execute(collection, "a", &["INCR", "n"]), Ok(first));
+    for id in ["c", ""] {
+        let refused = alone.execute(collection, id, &["INCR", "n"]);
+        assert!(matches!(refused, Err(WriteError::MemoryFull { .. })), "{refused:?}");
+    }
+    alone.handle.0.budget.store_changed(short, 0);
+    assert!(alone.execute(collection, "c", &["INCR", "n"]).is_ok(), "what was refused can be tried again");
+}
+
+#[test]
+fn on_a_full_disk_a_request_is_refused_unless_it_was_asked_for_before() {
+    let mut alone = Alone::new();
+    let collection = alone.collection("c", Durability::Synced);
+    let full = || Event::Log(Report::Full { needed_bytes: 1 });
+    let first = alone.execute(collection, "a", &["INCR", "n"]).unwrap();
+    let writing = alone.command(collection, "b", &["INCR", "n"]);
+    let mut writing = std::pin::pin!(writing);
+    assert!(alone.goes_on_its_way(writing.as_mut()));
+    let again = alone.command(collection, "b", &["INCR", "n"]);
+    let mut again = std::pin::pin!(again);
+    assert!(again.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    alone.owner.take(full()).unwrap();
+    assert_eq!(alone.until(again), Err(WriteError::Unconfirmed { shard: 1 }), "before the first is applied");
+    let second = alone.until(writing).unwrap();
+    let applied = alone.owner.store().applied();
+    alone.owner.take(full()).unwrap();
+    let again = alone.command(collection, "b", &["INCR", "n"]);
+    assert_eq!(alone.until(again), Ok(Written { outcome: second.outcome, index: applied }));
+    assert_eq!(alone.execute(collection, "a", &["INCR", "n"]), Ok(first));
+    let other = alone.execute(collection, "a", &["INCR", "m"]);
+    assert_eq!(other, Ok(Outcome::Refused(Refusal::RequestConflict)));
+    for id in ["c", ""] {
+        let refused = alone.execute(collection, id, &["INCR", "n"]);
+        assert!(matches!(refused, Err(WriteError::DiskFull { .. })), "{refused:?}");
+    }
+    assert_eq!(alone.owner.store().applied(), applied, "none of this is in the log");
 }
 
 #[test]

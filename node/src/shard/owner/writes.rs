@@ -230,10 +230,8 @@ impl Owner {
                 self.proposed_clock = clock;
                 self.last_due = Some(self.now);
                 let times = Times::begin(&waiters, self.now);
-                let is_known = |envelope: &Envelope| {
-                    matches!(envelope.command, Command::Execute(_)) && !envelope.origin.request_id.is_empty()
-                };
-                let requests = entry.commands.into_iter().filter(is_known).map(|envelope| envelope.origin).collect();
+                let origins = entry.commands.into_iter().map(|envelope| envelope.origin);
+                let requests = origins.filter(|origin| !origin.request_id.is_empty()).collect();
                 let (at, bytes) = (self.now, waiters.iter().map(|waiter| waiter.permit.bytes()).sum());
                 self.proposed.push_back(Batch { proposed, waiters, at, bytes, times, safety, requests });
             }
@@ -274,11 +272,14 @@ impl Owner {
     }
 
     fn no_room(&self, write: &Waiting) -> Option<WriteError> {
-        let is_it =
-            |one: &Origin, other: &Origin| (&one.principal, &one.request_id) == (&other.principal, &other.request_id);
-        let under_way =
-            |origin: &Origin| self.proposed.iter().flat_map(|batch| &batch.requests).any(|other| is_it(origin, other));
+        let under_way = |origin: &Origin| self.carries_out(origin);
         room::refusal(write, &self.store, &self.evicted_by, &self.options.siblings, under_way)
+    }
+
+    /// Whether a request is being carried out.
+    fn carries_out(&self, origin: &Origin) -> bool {
+        let is_it = |other: &Origin| (&origin.principal, &origin.request_id) == (&other.principal, &other.request_id);
+        self.proposed.iter().flat_map(|batch| &batch.requests).any(is_it)
     }
 
     fn not_proposed(&self, error: &ProposeError, bytes: usize) -> WriteError {
@@ -332,7 +333,29 @@ impl Owner {
             true => WriteError::NotLeader { shard: self.shared.id },
             false => WriteError::DiskFull { path: self.options.log_path.clone(), needed_bytes },
         };
+        self.answer_repeated();
         self.refuse_waiting(&error);
+    }
+
+    /// Answers those that wait and were asked for before, which needs no entry.
+    fn answer_repeated(&mut self) {
+        self.take_writes();
+        for write in std::mem::take(&mut self.waiting) {
+            let answer = match self.store.answered(&write.envelope) {
+                Some(outcome) => Ok(Written { outcome, index: self.store.applied() }),
+                None if self.carries_out(&write.envelope.origin) => {
+                    Err(WriteError::Unconfirmed { shard: self.shared.id })
+                }
+                None => {
+                    self.waiting.push_back(write);
+                    continue;
+                }
+            };
+            let Waiting { permit, since, turn, spot, reply, .. } = write;
+            if turn.begin() {
+                Waiter { reply, permit, since, spot }.answer(answer);
+            }
+        }
     }
 
     /// Hands the lead to the member that is nearest to having everything, if there is one.
