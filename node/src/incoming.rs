@@ -53,8 +53,7 @@ async fn accept(listener: &TcpListener, door: &Arc<Door>, calls: &mpsc::Sender<s
                 Ok(Ok(false)) => drop(calls.send(Ok(stream)).await),
                 Ok(Ok(true)) => {
                     let is_me = |cluster, member| door.is(cluster, member);
-                    // What came together is for the shards' threads, each of which takes one turn for all.
-                    let take = |message: &_, alone| door.receive(message, alone);
+                    let take = |messages: &[_], may_wait| door.receive(messages, may_wait);
                     if let Err(error) = pipe::serve(stream, is_me, take).await {
                         tracing::debug!(%from, %error, "a pipe broke");
                     }

@@ -84,25 +84,49 @@ impl Door {
         Ok(())
     }
 
-    /// Takes a message of another node in; `here` says that whoever calls may take a turn with it.
-    pub fn receive(&self, bytes: &bytes::Bytes, here: bool) {
-        let message = match Message::decode(bytes) {
-            Ok(message) if message.to() == self.cluster.me() => message,
-            Ok(_) => return,
+    /// Takes messages in that have come together from another node; `here` says that whoever calls may take a turn with them.
+    pub fn receive(&self, messages: &[bytes::Bytes], here: bool) {
+        let mut together: Option<(Served, Vec<Message>)> = None;
+        for message in messages.iter().filter_map(|bytes| self.read(bytes)) {
+            let shard = message.shard().0;
+            if let Some((_, before)) = together.as_mut().filter(|(served, _)| served.handle.id() == shard) {
+                before.push(message);
+                continue;
+            }
+            // A shard that this node does not have yet is told again.
+            let Some(served) = self.cluster.shards().get(shard) else { continue };
+            if let Some((served, messages)) = together.replace((served, vec![message])) {
+                self.hand_over(&served, messages, here);
+            }
+        }
+        if let Some((served, messages)) = together {
+            self.hand_over(&served, messages, here);
+        }
+    }
+
+    fn hand_over(&self, served: &Served, messages: Vec<Message>, here: bool) {
+        if here && messages.iter().all(|message| message.kind() != MessageKind::Snapshot) {
+            served.handle.receive_here(messages);
+            return;
+        }
+        for message in messages {
+            if message.kind() == MessageKind::Snapshot {
+                // Its data come first.
+                served.receiving.begin(&self.cluster.of(served.handle.clone()), message);
+            } else {
+                served.handle.receive(message);
+            }
+        }
+    }
+
+    /// A message, if it is one for this member.
+    fn read(&self, bytes: &bytes::Bytes) -> Option<Message> {
+        match Message::decode(bytes) {
+            Ok(message) => Some(message).filter(|message| message.to() == self.cluster.me()),
             Err(error) => {
                 tracing::warn!(%error, "a message of another node is not believed");
-                return;
+                None
             }
-        };
-        // A shard that this node does not have yet is told again.
-        let Some(served) = self.cluster.shards().get(message.shard().0) else { return };
-        if message.kind() == MessageKind::Snapshot {
-            // Its data come first.
-            served.receiving.begin(&self.cluster.of(served.handle), message);
-        } else if here {
-            served.handle.receive_here(message);
-        } else {
-            served.handle.receive(message);
         }
     }
 
@@ -216,7 +240,7 @@ impl Peers for Door {
         self.check(request.metadata())?;
         let mut requests = request.into_inner();
         while let Some(request) = requests.next().await {
-            request?.messages.iter().for_each(|message| self.receive(message, false));
+            self.receive(&request?.messages, false);
         }
         Ok(Response::new(v1::DeliverReply {}))
     }

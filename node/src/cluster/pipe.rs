@@ -226,11 +226,11 @@ pub async fn is_one(stream: &TcpStream) -> Result<bool, Error> {
 }
 
 /// Takes what comes on a pipe, until it ends or the other end says nothing any more. `is_me` says whether this is that member of that
-/// cluster; `take` gets each message, and whether it came alone and its thread may wait for the disk.
+/// cluster; `take` gets the messages that have come together, and whether its thread may wait for the disk.
 pub async fn serve(
     mut stream: TcpStream,
     is_me: impl Fn(ClusterId, MemberId) -> bool,
-    mut take: impl FnMut(&Bytes, bool),
+    mut take: impl FnMut(&[Bytes], bool),
 ) -> Result<(), Error> {
     let mut hello = [0; HELLO_BYTES];
     timeout(OPENING_TIME, stream.read_exact(&mut hello)).await.map_err(|_| ErrorKind::TimedOut)??;
@@ -273,9 +273,9 @@ pub async fn serve(
         while let Some(message) = take_message(&mut read)? {
             messages.push(message);
         }
-        let alone = may_wait && messages.len() == 1 && read.is_empty();
-        for message in messages.drain(..) {
-            take(&message, alone);
+        if !messages.is_empty() {
+            take(&messages, may_wait);
+            messages.clear();
         }
     }
 }

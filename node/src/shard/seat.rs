@@ -3,7 +3,7 @@
 //! ```text
 //!   the shard's thread, whenever an event has come ------> [ owner ] everything that waits
 //!   whoever brings a write, if there is nothing else ----> [ owner ] that write
-//!   the door to other members, with the entries of one --> [ owner ] those
+//!   the door to other members, with entries of one ------> [ owner ] those
 //! ```
 //!
 //! To wake a thread, and to be woken by it, takes longer than most turns. So who has something to do at once does it at once:
@@ -29,7 +29,7 @@ use tokio::runtime::Handle;
 use super::{Event, Fatal, Owner, ShardHandle};
 use crate::fatal;
 
-/// A larger message is for the thread: whoever brings it has others to serve.
+/// More is for the thread: whoever brings it has others to serve.
 const HERE_BYTES_MAX: usize = 128 << 10;
 
 /// Who takes the turn for a write.
@@ -125,23 +125,25 @@ impl ShardHandle {
         let _ = self.0.events.send(Event::Peer(message));
     }
 
-    /// The same, or takes it here and now if it brings not too many entries, and says that it did: what they cost most is the sync, for
-    /// which whoever calls has to be ready to wait, as for the table of a collection that somebody reads much of. On a thread of a
-    /// runtime of several: if it has to wait for longer than a tick, another is called to look after the rest.
-    pub fn receive_here(&self, message: Message) -> bool {
+    /// The same of those that came together, or takes one turn for them here and now if they bring not too many entries, and says that it
+    /// did: what they cost most is the sync, for which whoever calls has to be ready to wait, as for the table of a collection that
+    /// somebody reads much of. On a thread of a runtime of several: if it has to wait for longer than a tick, another is called to look
+    /// after the rest.
+    pub fn receive_here(&self, messages: Vec<Message>) -> bool {
         let seat = &self.0.seat;
-        let is_small = message.kind() == MessageKind::Append && message.bytes() <= HERE_BYTES_MAX;
-        if !is_small || seat.messages.load(Ordering::Acquire) > 0 {
-            self.receive(message);
+        let are_appends = messages.iter().all(|message| message.kind() == MessageKind::Append);
+        let are_small = || messages.iter().map(Message::bytes).sum::<usize>() <= HERE_BYTES_MAX;
+        if !are_appends || !are_small() || seat.messages.load(Ordering::Acquire) > 0 {
+            messages.into_iter().for_each(|message| self.receive(message));
             return false;
         }
         if let (None, Ok(runtime)) = (seat.runtime.get(), Handle::try_current()) {
             // Somebody else's is the same.
             let _ = seat.runtime.set(runtime);
         }
-        let mut message = Some(message);
+        let mut messages = messages;
         let rests = seat.with(|owner| {
-            if let Some(message) = message.take() {
+            for message in std::mem::take(&mut messages) {
                 owner.hear(message)?;
             }
             owner.act()?;
@@ -151,9 +153,8 @@ impl ShardHandle {
             // As above.
             let _ = self.0.events.send(Event::Writes);
         }
-        if let Some(message) = message {
-            self.receive(message);
-        }
+        // If somebody else has the owner.
+        messages.into_iter().for_each(|message| self.receive(message));
         rests.is_some()
     }
 }

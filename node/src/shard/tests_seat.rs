@@ -142,20 +142,21 @@ fn what_another_member_says_is_not_taken_past_what_waits() {
     let seats = Seats::new();
     let handle = &seats.handle;
     let message = entries_for_another();
-    assert!(handle.receive_here(message.clone()), "it is heard at once");
+    assert!(handle.receive_here(vec![message.clone()]), "it is heard at once");
     assert!(seats.events().is_empty());
     handle.receive(message.clone());
-    assert!(!handle.receive_here(message.clone()));
+    assert!(!handle.receive_here(vec![message.clone()]));
     let waiting = seats.events();
     assert!(matches!(waiting[..], [Event::Peer(_), Event::Peer(_)]));
     let mut seat = seats.seated.lock().unwrap();
     waiting.into_iter().for_each(|event| seat.as_mut().unwrap().take(event).unwrap());
     // Somebody has the owner.
-    assert!(!handle.receive_here(message.clone()));
+    assert!(!handle.receive_here(vec![message.clone()]));
     let waiting = seats.events();
     assert!(matches!(waiting[..], [Event::Peer(_)]));
     waiting.into_iter().for_each(|event| seat.as_mut().unwrap().take(event).unwrap());
     drop(seat);
-    assert!(handle.receive_here(message), "nothing waits any more");
+    assert!(handle.receive_here(vec![message.clone(), message.clone()]), "those that came together are taken at once");
+    assert!(handle.receive_here(vec![message]), "nothing waits any more");
     assert!(seats.events().is_empty());
 }

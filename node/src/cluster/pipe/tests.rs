@@ -43,7 +43,7 @@ async fn listen() -> (TcpListener, String) {
 }
 
 /// The end that takes messages, as long as that is not an error.
-fn take(listener: TcpListener, mut each: impl FnMut(&Bytes, bool) + Send + 'static) -> JoinHandle<Result<(), Error>> {
+fn take(listener: TcpListener, mut each: impl FnMut(&[Bytes], bool) + Send + 'static) -> JoinHandle<Result<(), Error>> {
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         assert!(is_one(&stream).await.unwrap());
@@ -55,7 +55,7 @@ fn take(listener: TcpListener, mut each: impl FnMut(&Bytes, bool) + Send + 'stat
 async fn all_that_is_sent_arrives_whole_and_each_senders_in_order() {
     let (listener, address) = listen().await;
     let (arrived, arriving) = mpsc::channel();
-    let taking = take(listener, move |message, _| arrived.send(message.clone()).unwrap());
+    let taking = take(listener, move |messages, _| messages.iter().for_each(|one| arrived.send(one.clone()).unwrap()));
     let pipe = Pipe::open(&address, CLUSTER, TO).await.unwrap().expect("it is opened");
     let driving = tokio::spawn({
         let pipe = pipe.clone();
@@ -101,13 +101,15 @@ async fn all_that_is_sent_arrives_whole_and_each_senders_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_alone_may_be_taken_where_it_comes_and_what_comes_together_not() {
+async fn what_comes_together_is_taken_together() {
     let (listener, address) = listen().await;
     let (arrived, arriving) = mpsc::channel();
-    let taking = take(listener, move |message, alone| arrived.send((number(message), alone)).unwrap());
+    let taking = take(listener, move |messages, may_wait| {
+        arrived.send((messages.iter().map(number).collect::<Vec<_>>(), may_wait)).unwrap();
+    });
     let pipe = Pipe::open(&address, CLUSTER, TO).await.unwrap().expect("it is opened");
     assert!(pipe.send(&message(1, 10)));
-    assert_eq!(arriving.recv_timeout(PATIENCE), Ok((1, true)));
+    assert_eq!(arriving.recv_timeout(PATIENCE), Ok((vec![1], true)));
     let mut together = Vec::new();
     for number in [2, 3] {
         let message = message(number, 10);
@@ -115,8 +117,7 @@ async fn what_comes_alone_may_be_taken_where_it_comes_and_what_comes_together_no
         message.encode_to(&mut together);
     }
     assert_eq!(pipe.stream.try_write(&together).unwrap(), together.len());
-    assert_eq!(arriving.recv_timeout(PATIENCE), Ok((2, false)));
-    assert_eq!(arriving.recv_timeout(PATIENCE), Ok((3, false)));
+    assert_eq!(arriving.recv_timeout(PATIENCE), Ok((vec![2, 3], true)));
     taking.abort();
 }
 
