@@ -222,7 +222,7 @@ impl Message {
         Message { index, log_term: term, context: members.to_bytes(), ..self }
     }
 
-    /// Roughly the memory it holds.
+    /// How many bytes it is to send.
     pub fn bytes(&self) -> usize {
         let entries = self.entries.iter();
         HEAD_BYTES

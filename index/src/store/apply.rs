@@ -140,10 +140,10 @@ impl Store {
     }
 
     /// What a command comes to whose request was answered, if that is still known: its first outcome, or that it was another command.
-    pub fn answered(&self, envelope: &Envelope) -> Option<Outcome> {
+    pub fn answered(&self, envelope: Envelope) -> Option<Outcome> {
         let Origin { principal, request_id, .. } = &envelope.origin;
         let answered = self.requests.find(&Asked::new(principal, request_id)).filter(|_| !request_id.is_empty())?;
-        let entry = Entry { clock: 0, commands: vec![envelope.clone()] }.encode();
+        let entry = Entry { clock: 0, commands: vec![envelope] }.encode();
         let fingerprint = Entry::access(&entry, |entry| digest::fingerprint(&entry.commands[0].command)).ok()?;
         Some(answered.repeated(fingerprint))
     }

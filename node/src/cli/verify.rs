@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use loci_index::directory::MmapDirectory;
 use loci_index::store::{StoreError, check_file, checkpoint_files, named_files};
 use loci_raft::{LogError, LogIndex, RestoreError, ShardId, VerifiedFile, VerifiedLog};
@@ -48,16 +49,21 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     shards.sort_unstable();
     let before: Vec<Option<LogIndex>> = shards.iter().map(|shard| applied(&folder, *shard)).collect();
     let path = args.data.join("log");
+    let bar = bar(bytes_in(&folder) + bytes_in(&path));
+    bar.set_message("log");
     let (log, unread) = match VerifiedLog::read(&path) {
         Ok(log) => (log, None),
         Err(error) => (VerifiedLog::default(), Some(Failure::file(&path, whole(&error)))),
     };
+    bar.inc(bytes_in(&path));
     let of_shard = |(shard, before): (u32, Option<LogIndex>)| {
-        let mut verified = of_shard(&folder, shard);
+        bar.set_message(format!("shard {shard}"));
+        let mut verified = of_shard(&folder, shard, &bar);
         verified.damaged.extend(misfit(&args.data, shard, before, &log));
         verified
     };
     let all: Vec<Verified> = shards.into_iter().zip(before).map(of_shard).collect();
+    bar.finish_and_clear();
     if args.json {
         let shard = |shard: &Verified| json!({ "shard": shard.shard, "files": shard.files, "bytes": shard.bytes, "damaged": shard.damaged });
         let file = |file: &VerifiedFile| {
@@ -97,6 +103,24 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     }
 }
 
+/// How far it is, on a terminal.
+fn bar(bytes: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} [{bar:30}] {percent:>3}% {bytes} of {total_bytes}, {eta} left");
+    let bar = ProgressBar::new(bytes);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar
+}
+
+/// What the files in a folder take, and in those in it. What comes or goes meanwhile does not matter.
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        metadata => metadata.map_or(0, |metadata| metadata.len()),
+    };
+    entries.map(bytes).sum()
+}
+
 /// What went wrong with the log, and what the disk said of it.
 fn whole(error: &LogError) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
@@ -126,7 +150,7 @@ fn misfit(data: &Path, number: u32, before: Option<LogIndex>, log: &VerifiedLog)
     (before > last && !came).then(|| RestoreError::LogBehind { shard, applied: before, last }.to_string())
 }
 
-fn of_shard(folder: &Path, shard: u32) -> Verified {
+fn of_shard(folder: &Path, shard: u32, bar: &ProgressBar) -> Verified {
     let directory = MmapDirectory::used(folder.join(shard.to_string()));
     let mut verified = Verified { shard, ..Verified::default() };
     let names = match named_files(&directory) {
@@ -142,6 +166,7 @@ fn of_shard(folder: &Path, shard: u32) -> Verified {
             read = 0;
             check_file(&directory.open_to_check(&name)?, &mut |bytes| {
                 read += bytes;
+                bar.inc(bytes);
                 true
             })?;
             Ok(())

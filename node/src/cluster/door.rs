@@ -84,39 +84,28 @@ impl Door {
         Ok(())
     }
 
-    /// Takes messages in that have come together from another node; `here` says that whoever calls may take a turn with them.
-    pub fn receive(&self, messages: &[bytes::Bytes], here: bool) {
-        let mut together: Option<(Served, Vec<Message>)> = None;
-        for message in messages.iter().filter_map(|bytes| self.read(bytes)) {
-            let shard = message.shard().0;
-            if let Some((_, before)) = together.as_mut().filter(|(served, _)| served.handle.id() == shard) {
-                before.push(message);
-                continue;
-            }
-            // A shard that this node does not have yet is told again.
-            let Some(served) = self.cluster.shards().get(shard) else { continue };
-            if let Some((served, messages)) = together.replace((served, vec![message])) {
-                self.hand_over(&served, messages, here);
-            }
-        }
-        if let Some((served, messages)) = together {
-            self.hand_over(&served, messages, here);
-        }
-    }
-
-    fn hand_over(&self, served: &Served, messages: Vec<Message>, here: bool) {
-        if here && messages.iter().all(|message| message.kind() != MessageKind::Snapshot) {
-            served.handle.receive_here(messages);
-            return;
+    /// Takes messages in that have come together from another node; `here` says that whoever calls may take a turn with them. Whether it
+    /// did.
+    pub fn receive(&self, messages: &[bytes::Bytes], here: bool) -> bool {
+        let messages: Vec<Message> = messages.iter().filter_map(|bytes| self.read(bytes)).collect();
+        let Some(first) = messages.first().map(Message::shard) else { return false };
+        let is_of_it = |message: &Message| message.shard() == first && message.kind() != MessageKind::Snapshot;
+        // Several shards' threads share a sync.
+        if here && messages.iter().all(is_of_it) {
+            let served = self.cluster.shards().get(first.0);
+            return served.is_some_and(|served| served.handle.receive_here(messages));
         }
         for message in messages {
+            // A shard that this node does not have yet is told again.
+            let Some(served) = self.cluster.shards().get(message.shard().0) else { continue };
             if message.kind() == MessageKind::Snapshot {
                 // Its data come first.
-                served.receiving.begin(&self.cluster.of(served.handle.clone()), message);
+                served.receiving.begin(&self.cluster.of(served.handle), message);
             } else {
                 served.handle.receive(message);
             }
         }
+        false
     }
 
     /// A message, if it is one for this member.

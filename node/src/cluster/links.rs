@@ -6,10 +6,10 @@
 //!   writes, snapshots, questions --------------------------------------------------> a connection for calls
 //! ```
 //!
-//! As long as there is no pipe messages queue up. To a node that takes none, as it is of an older version, they go by the call
-//! `Deliver`, all that have queued up as one message of its stream; now and then it is asked again. When a pipe or a stream breaks, the
-//! shards hear that the member is unreachable, what was queued is dropped, and the task begins again where the book then says that the
-//! member is.
+//! As long as there is no pipe messages queue up. To a node that takes none, as it is of an older version, or is only reached by calls,
+//! they go by the call `Deliver`, all that have queued up as one message of its stream; now and then it is asked again. When a pipe or a
+//! stream breaks, the shards hear that the member is unreachable, what was queued is dropped, and the task begins again where the book then
+//! says that the member is.
 //!
 //! Always: sending never waits, and nothing that is sent is promised to arrive.
 
@@ -60,8 +60,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection on which nothing is heard is asked for a sign of life this often, and given up without one.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 const WINDOW_BYTES: u32 = 16 << 20;
-/// A node that takes no pipe is asked again after so long.
-const STREAM_TIME: Duration = Duration::from_secs(30);
+/// A node that takes no pipe, which it may not do yet, is asked again after so long, and later after longer.
+const STREAM_TIME_MIN: Duration = Duration::from_secs(1);
+const STREAM_TIME_MAX: Duration = Duration::from_secs(60);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -178,7 +179,7 @@ impl Links {
         let is_sent = match link.pipe.clone() {
             Some(pipe) => {
                 drop(links);
-                pipe.send(&message)
+                pipe.send(message)
             }
             None => {
                 let is_queued = link.queue.try_send(message).is_ok();
@@ -201,8 +202,9 @@ impl Links {
     /// From now on messages go there by this pipe, those first that have queued up.
     fn change_pipe(&self, to: MemberId, pipe: Option<Arc<Pipe>>, waiting: &mut mpsc::Receiver<Message>) {
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is room for as many in it, and if it breaks at once all shards hear of it.
         while let (Some(pipe), Ok(message)) = (&pipe, waiting.try_recv()) {
-            pipe.send(&message);
+            pipe.send(message);
         }
         if let Some(link) = links.get_mut(&to) {
             link.pipe = pipe;
@@ -355,9 +357,10 @@ pub fn never_connected(status: &Status) -> bool {
 
 async fn run(links: Links, to: MemberId, mut waiting: mpsc::Receiver<Message>) {
     let mut pause = PAUSE_MIN;
+    let mut stream_time = STREAM_TIME_MIN;
     loop {
         let begun = Instant::now();
-        let Err(error) = carry(&links, to, &mut waiting).await else { continue };
+        let Err(error) = carry(&links, to, &mut waiting, &mut stream_time).await else { continue };
         links.unreachable(to);
         tracing::debug!(member = to.0, %error, "the link broke");
         let said = Failure::from_status(&error);
@@ -374,26 +377,37 @@ async fn run(links: Links, to: MemberId, mut waiting: mpsc::Receiver<Message>) {
     }
 }
 
-/// Carries messages until what carries them breaks; fine where there might be something better.
-async fn carry(links: &Links, to: MemberId, waiting: &mut mpsc::Receiver<Message>) -> Result<(), Status> {
-    let broke = |error: std::io::Error| Status::unavailable(error.to_string());
-    match Pipe::open(&links.address(to)?, links.0.cluster, to).await.map_err(broke)? {
-        Some(pipe) => {
-            links.change_pipe(to, Some(pipe.clone()), waiting);
-            let error = pipe.drive().await;
-            links.change_pipe(to, None, waiting);
-            Err(broke(error))
-        }
-        None => stream(links, to, waiting).await,
-    }
+/// Carries messages until what carries them breaks; fine where there might be something better by now.
+async fn carry(
+    links: &Links,
+    to: MemberId,
+    waiting: &mut mpsc::Receiver<Message>,
+    stream_time: &mut Duration,
+) -> Result<(), Status> {
+    // What is in the way of a pipe need not be in that of a call.
+    let Ok(Some(pipe)) = Pipe::open(&links.address(to)?, links.0.cluster, to).await else {
+        let time = *stream_time;
+        *stream_time = (time * 2).min(STREAM_TIME_MAX);
+        return stream(links, to, waiting, time).await;
+    };
+    *stream_time = STREAM_TIME_MIN;
+    links.change_pipe(to, Some(pipe.clone()), waiting);
+    let error = pipe.drive().await;
+    links.change_pipe(to, None, waiting);
+    Err(Status::unavailable(error.to_string()))
 }
 
 /// Sends by a call for a while, or until it breaks.
-async fn stream(links: &Links, to: MemberId, waiting: &mut mpsc::Receiver<Message>) -> Result<(), Status> {
+async fn stream(
+    links: &Links,
+    to: MemberId,
+    waiting: &mut mpsc::Receiver<Message>,
+    time: Duration,
+) -> Result<(), Status> {
     let mut client = links.client(to)?;
     let (requests, stream) = mpsc::channel(4);
     let mut call = std::pin::pin!(client.deliver(ReceiverStream::new(stream)));
-    let until = tokio::time::Instant::now() + STREAM_TIME;
+    let until = tokio::time::Instant::now() + time;
     let ended =
         |ended: Result<_, Status>| ended.err().unwrap_or_else(|| Status::unavailable("the other end closed it"));
     let mut gathered = Vec::new();

@@ -1,8 +1,8 @@
 //! Pipes: the connections on which messages of shards go from one node to another, without calls around them.
 //!
 //! ```text
-//!   whoever sends --> what waits (bounded) --> socket       written at once by whoever sends, where nothing waits before it,
-//!                                                           otherwise by the task that drives the pipe
+//!   whoever sends --> socket            at once, where nothing waits before it
+//!             \-----> queue --> driver --> socket             otherwise (bounded; full: the message is lost)
 //!
 //!   "LOCIPIPE" | version 1 u32 | cluster 16 bytes | to u64  -->  the node's socket, which tells it from a call by its first byte
 //!                                                           <--  "+"
@@ -21,6 +21,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,8 +30,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use loci_raft::{MESSAGE_BYTES_MAX, MemberId, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::task::{coop, yield_now};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::identity::ClusterId;
 
@@ -49,13 +52,13 @@ const ALIVE_EVERY: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// and the other a sender of whom nothing is heard at so many looks.
 const SILENT_LOOKS_MAX: u32 = 5;
-/// A larger message is for the task: whoever sends has more to do.
+/// A larger message is for the driver: whoever sends has more to do.
 const AT_ONCE_BYTES_MAX: usize = 128 << 10;
-/// The task writes so much at a time, lest others wait who send.
+/// Messages that wait. More than Raft has on its way to some members of several shards.
+const QUEUE: usize = 1024;
+/// The driver takes about so much of them at a time.
 const WRITE_BYTES: usize = 256 << 10;
-/// What waits may be so much, and one message more.
-const WAITING_BYTES_MAX: usize = 64 << 20;
-/// Room for what waits, and for what is read, is not kept beyond it.
+/// Room for what is written, or was read, is not kept beyond it.
 const KEPT_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 64 << 10;
 
@@ -69,28 +72,17 @@ pub struct Pipe {
 
 #[derive(Default)]
 struct Waiting {
-    bytes: Vec<u8>,
-    /// So many of them are written.
-    written: usize,
+    /// What the socket did not take at once of a message; empty while nobody tries.
+    rest: Vec<u8>,
+    queue: VecDeque<Message>,
+    /// The driver has something in hand.
+    is_driven: bool,
     is_broken: bool,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.written == self.bytes.len()
-    }
-
-    /// Takes note of what was written.
-    fn wrote(&mut self, bytes: usize) {
-        self.written += bytes;
-        if self.is_empty() {
-            self.bytes.clear();
-            self.written = 0;
-            self.bytes.shrink_to(KEPT_BYTES);
-        } else if self.written >= WAITING_BYTES_MAX / 2 {
-            self.bytes.drain(..self.written);
-            self.written = 0;
-        }
+        self.rest.is_empty() && self.queue.is_empty() && !self.is_driven
     }
 }
 
@@ -127,17 +119,15 @@ impl Pipe {
     }
 
     /// Sends a message, or says that it is lost.
-    pub fn send(&self, message: &Message) -> bool {
+    pub fn send(&self, message: Message) -> bool {
         let mut waiting = self.waiting();
-        if waiting.is_broken || waiting.bytes.len() - waiting.written >= WAITING_BYTES_MAX {
+        if waiting.is_broken || waiting.queue.len() >= QUEUE {
             return false;
         }
-        let is_first = waiting.is_empty();
-        let bytes = message.bytes();
-        waiting.bytes.extend((bytes as u32).to_le_bytes());
-        message.encode_to(&mut waiting.bytes);
-        if is_first && bytes <= AT_ONCE_BYTES_MAX {
-            self.write(&mut waiting);
+        if waiting.is_empty() && message.bytes() <= AT_ONCE_BYTES_MAX {
+            self.send_at_once(&mut waiting, &message);
+        } else {
+            waiting.queue.push_back(message);
         }
         if !waiting.is_empty() {
             self.changed.notify_one();
@@ -145,59 +135,84 @@ impl Pipe {
         !waiting.is_broken
     }
 
-    /// Writes some of what waits, if the socket takes anything.
-    fn write(&self, waiting: &mut Waiting) {
-        let end = waiting.bytes.len().min(waiting.written + WRITE_BYTES);
-        match self.stream.try_write(&waiting.bytes[waiting.written..end]) {
-            Ok(bytes) => waiting.wrote(bytes),
+    fn send_at_once(&self, waiting: &mut Waiting, message: &Message) {
+        frame(message, &mut waiting.rest);
+        match self.stream.try_write(&waiting.rest) {
+            Ok(bytes) if bytes == waiting.rest.len() => waiting.rest.clear(),
+            Ok(bytes) => drop(waiting.rest.drain(..bytes)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => {
-                waiting.is_broken = true;
-                self.changed.notify_one();
-            }
+            Err(_) => waiting.is_broken = true,
         }
     }
 
     /// Writes what waits, until it breaks: why.
     pub async fn drive(&self) -> Error {
         let broke = tokio::select! {
-            broke = self.write_rest() => broke,
+            broke = self.write() => broke,
             broke = self.hear() => broke,
         };
-        self.waiting().is_broken = true;
+        let mut waiting = self.waiting();
+        waiting.is_broken = true;
+        waiting.queue.clear();
         broke
     }
 
-    async fn write_rest(&self) -> Error {
-        let mut alive = interval(ALIVE_EVERY);
-        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn write(&self) -> Error {
+        let mut alive = ticks();
+        let mut bytes = Vec::new();
         loop {
-            tokio::select! {
-                () = self.changed.notified() => {}
-                _ = alive.tick() => {
-                    let mut waiting = self.waiting();
-                    if waiting.is_empty() {
-                        waiting.bytes.extend([0; LENGTH_BYTES]);
+            let is_due = tokio::select! {
+                () = self.changed.notified() => false,
+                _ = alive.tick() => true,
+            };
+            while self.take_some(&mut bytes, is_due) {
+                let mut written = 0;
+                while written < bytes.len() {
+                    match self.stream.try_write(&bytes[written..]) {
+                        Ok(more) => written += more,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                            if let Err(error) = self.stream.writable().await {
+                                return error;
+                            }
+                        }
+                        Err(error) => return error,
                     }
+                    coop::consume_budget().await;
                 }
+                bytes.clear();
+                bytes.shrink_to(KEPT_BYTES);
             }
-            loop {
-                {
-                    let mut waiting = self.waiting();
-                    if waiting.is_broken {
-                        return ErrorKind::BrokenPipe.into();
-                    }
-                    if waiting.is_empty() {
-                        break;
-                    }
-                    self.write(&mut waiting);
-                }
-                if let Err(error) = self.stream.writable().await {
-                    return error;
-                }
-                tokio::task::coop::consume_budget().await;
+            if self.waiting().is_broken {
+                return ErrorKind::BrokenPipe.into();
             }
         }
+    }
+
+    /// Takes some of what waits in hand, or a sign that this end is there where one is due and nothing waits. Whether there was any.
+    fn take_some(&self, bytes: &mut Vec<u8>, alive_is_due: bool) -> bool {
+        let mut messages = Vec::new();
+        {
+            let mut waiting = self.waiting();
+            let was_driven = waiting.is_driven;
+            bytes.append(&mut waiting.rest);
+            let mut more = bytes.len();
+            while more < WRITE_BYTES
+                && let Some(message) = waiting.queue.pop_front()
+            {
+                more += message.bytes();
+                messages.push(message);
+            }
+            if more == 0 && alive_is_due && !was_driven {
+                bytes.extend([0; LENGTH_BYTES]);
+            }
+            // Until it has been written, what comes waits behind it.
+            waiting.is_driven = !bytes.is_empty() || !messages.is_empty();
+            if !waiting.is_driven {
+                return false;
+            }
+        }
+        messages.iter().for_each(|message| frame(message, bytes));
+        true
     }
 
     async fn hear(&self) -> Error {
@@ -214,8 +229,23 @@ impl Pipe {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return error,
             }
+            coop::consume_budget().await;
         }
     }
+}
+
+fn ticks() -> Interval {
+    let mut ticks = interval(ALIVE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+fn frame(message: &Message, out: &mut Vec<u8>) {
+    let length_at = out.len();
+    out.extend([0; LENGTH_BYTES]);
+    message.encode_to(out);
+    let length = (out.len() - length_at - LENGTH_BYTES) as u32;
+    out[length_at..][..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
 /// Whether a connection is a pipe, by its first byte; waits for that.
@@ -226,11 +256,11 @@ pub async fn is_one(stream: &TcpStream) -> Result<bool, Error> {
 }
 
 /// Takes what comes on a pipe, until it ends or the other end says nothing any more. `is_me` says whether this is that member of that
-/// cluster; `take` gets the messages that have come together, and whether its thread may wait for the disk.
+/// cluster; `take` gets the messages that have come together, and whether its thread may wait for the disk, and says whether it may have.
 pub async fn serve(
     mut stream: TcpStream,
     is_me: impl Fn(ClusterId, MemberId) -> bool,
-    mut take: impl FnMut(&[Bytes], bool),
+    take: impl FnMut(&[Bytes], bool) -> bool,
 ) -> Result<(), Error> {
     let mut hello = [0; HELLO_BYTES];
     timeout(OPENING_TIME, stream.read_exact(&mut hello)).await.map_err(|_| ErrorKind::TimedOut)??;
@@ -244,10 +274,26 @@ pub async fn serve(
         return Ok(());
     }
     stream.write_all(&[OPENED]).await?;
+    let (from, back) = stream.into_split();
+    // On its own: whoever takes messages may wait for the disk meanwhile.
+    let saying = tokio::spawn(say_alive(back));
+    let ended = read(from, take).await;
+    saying.abort();
+    ended
+}
+
+async fn say_alive(mut back: OwnedWriteHalf) -> Result<(), Error> {
+    let mut alive = ticks();
+    loop {
+        alive.tick().await;
+        back.write_all(&[ALIVE]).await?;
+    }
+}
+
+async fn read(mut from: OwnedReadHalf, mut take: impl FnMut(&[Bytes], bool) -> bool) -> Result<(), Error> {
     // Another thread has to be there for everything else, should this one wait for the disk.
     let may_wait = tokio::runtime::Handle::current().metrics().num_workers() > 1;
-    let mut alive = interval(ALIVE_EVERY);
-    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = ticks();
     let mut read = BytesMut::new();
     let mut messages = Vec::new();
     let mut silent_looks = 0;
@@ -256,26 +302,34 @@ pub async fn serve(
             read.reserve(READ_BYTES);
         }
         tokio::select! {
-            bytes = stream.read_buf(&mut read) => {
+            bytes = from.read_buf(&mut read) => {
                 if bytes? == 0 {
                     return Ok(());
                 }
                 silent_looks = 0;
             }
-            _ = alive.tick() => {
+            _ = looks.tick() => {
                 silent_looks += 1;
                 if silent_looks > SILENT_LOOKS_MAX {
                     return Err(ErrorKind::TimedOut.into());
                 }
-                stream.write_all(&[ALIVE]).await?;
             }
         }
         while let Some(message) = take_message(&mut read)? {
             messages.push(message);
         }
-        if !messages.is_empty() {
-            take(&messages, may_wait);
-            messages.clear();
+        if messages.is_empty() {
+            continue;
+        }
+        if messages.iter().map(Bytes::len).sum::<usize>() > KEPT_BYTES {
+            // The room that it took goes with it.
+            read = BytesMut::from(&read[..]);
+        }
+        let has_waited = take(&messages, may_wait);
+        messages.clear();
+        if has_waited {
+            // What that made possible goes first.
+            yield_now().await;
         }
     }
 }

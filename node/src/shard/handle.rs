@@ -36,6 +36,9 @@ const REMOVED_LOOK: Duration = Duration::from_millis(500);
 /// Another node may know, and whoever asked has time left to ask there.
 const LATEST_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Where there is no memory for it, a write is not even looked at whether it was carried out before while so much waits.
+pub(super) const SHORT_BYTES_MAX: usize = 32 << 20;
+
 /// Where a shard is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -257,18 +260,22 @@ impl ShardHandle {
         }
         let (used_bytes, budget_bytes) = (shared.budget.held(), shared.budget.bytes());
         let is_short = used_bytes + bytes as u64 > budget_bytes && !queue::only_frees(&envelope.command);
-        let mut short = is_short.then_some(WriteError::MemoryFull { used_bytes, budget_bytes });
-        if envelope.origin.request_id.is_empty()
-            && let Some(error) = short.take()
+        let short = is_short.then_some(WriteError::MemoryFull { used_bytes, budget_bytes });
+        if let Some(error) = &short
+            && (envelope.origin.request_id.is_empty() || shared.queue.bytes() + bytes > SHORT_BYTES_MAX)
         {
-            return Err(error);
+            return Err(error.clone());
         }
         let permit = shared.queue.admit(bytes).map_err(|retry_after| WriteError::Overloaded { retry_after })?;
 
         let turn = Turn::new();
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { envelope, terms, short, permit, since, turn: turn.clone(), spot: trace::here(), reply };
-        if shared.inbox.put(waiting).map_err(|_| WriteError::Stopping)? && !self.take_turn(terms.turn) {
+        let waiting = Waiting { envelope, terms, permit, since, turn: turn.clone(), spot: trace::here(), reply };
+        if let Some(error) = short {
+            // Whether it was carried out before is for the owner to say.
+            let write = Box::new(waiting);
+            shared.events.send(Event::Short { write, error }).map_err(|_| WriteError::Stopping)?;
+        } else if shared.inbox.put(waiting).map_err(|_| WriteError::Stopping)? && !self.take_turn(terms.turn) {
             shared.events.send(Event::Writes).map_err(|_| WriteError::Stopping)?;
         }
         Ok(BegunWrite { answer, turn: AbandonOnDrop(turn), deadline })

@@ -335,6 +335,13 @@ pub type Outbox = Box<dyn FnMut(Message) + Send>;
 pub enum Event {
     /// There are writes in the inbox, and were none; or now there are enough for an entry.
     Writes,
+    /// A write for which there is no memory, unless it was carried out before.
+    Short {
+        /// The write.
+        write: Box<queue::Waiting>,
+        /// What is said then.
+        error: WriteError,
+    },
     /// A read waits until the view is as new as every write answered by now.
     Read(owner::Reader),
     /// Another member says something.

@@ -59,8 +59,6 @@ pub struct Waiting {
     pub envelope: Envelope,
     /// On which it is made.
     pub terms: Terms,
-    /// What there is no room for; unless its request was carried out before.
-    pub short: Option<WriteError>,
     pub permit: Permit,
     pub since: Instant,
     pub turn: Turn,

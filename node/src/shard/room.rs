@@ -1,9 +1,9 @@
-//! Room: whether a write is refused because the node has no memory for it, because it would make something larger that is over its budget
-//! and evicts nothing, or because there was no room to remember whether it was carried out when it was asked for before.
+//! Room: whether a write is refused because it would make something larger that is over its budget and evicts nothing, or because
+//! there was no room to remember whether it was carried out when it was asked for before.
 //!
 //! ```text
 //!   write --asked before? its first outcome is due--> logged
-//!     '--> no memory? its collection over its budget, in this shard? all of its namespace over theirs, in all shards? --> refused
+//!     '--> its collection over its budget, in this shard? all of its namespace over theirs, in all shards? --> refused
 //! ```
 //!
 //! It is for the member that leads to say, by what its node was told: it is the one that would have to make the room.
@@ -73,9 +73,6 @@ pub(super) fn refusal(
             && (store.has_answered(&origin.principal, &origin.request_id) || under_way(origin))
     };
     let Terms { within_room, asked_since, .. } = write.terms;
-    if write.short.is_some() && !was_asked() {
-        return write.short.clone();
-    }
     if asked_since > 0 && store.may_have_forgotten(asked_since) && !was_asked() {
         return Some(WriteError::Forgotten);
     }

@@ -15,7 +15,7 @@ use loci_index::table::call::Packed;
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 use loci_raft::{FOUNDING_INDEX, FileDisk, Log, LogOptions, Members, ReplicaOptions, ShardId, founding};
 
-use super::handle::Phase;
+use super::handle::{Phase, SHORT_BYTES_MAX};
 use super::*;
 use crate::log_thread::{Begin, LogFigures, LogOpener, LogThread, Report, SYNC_WITHIN};
 
@@ -319,14 +319,19 @@ fn without_memory_a_request_is_refused_unless_it_was_asked_for_before() {
     alone.handle.0.budget.store_changed(0, short);
     let again = alone.command(collection, "b", &["INCR", "n"]);
     let mut again = std::pin::pin!(again);
-    assert!(alone.goes_on_its_way(again.as_mut()), "before the first is applied");
-    let again = alone.until(again).unwrap();
-    assert_eq!(alone.until(writing).unwrap().outcome, again.outcome);
+    assert!(!alone.goes_on_its_way(again.as_mut()));
+    assert_eq!(alone.until(again), Err(WriteError::Unconfirmed { shard: 1 }), "before the first is applied");
+    let second = alone.until(writing).unwrap();
+    let applied = alone.owner.store().applied();
+    let again = alone.command(collection, "b", &["INCR", "n"]);
+    assert_eq!(alone.until(again), Ok(Written { outcome: second.outcome, index: applied }));
     assert_eq!(alone.execute(collection, "a", &["INCR", "n"]), Ok(first));
-    for id in ["c", ""] {
-        let refused = alone.execute(collection, id, &["INCR", "n"]);
+    let large = "x".repeat(SHORT_BYTES_MAX);
+    for (id, words) in [("c", &["INCR", "n"][..]), ("", &["INCR", "n"]), ("a", &["SET", "n", &large])] {
+        let refused = alone.execute(collection, id, words);
         assert!(matches!(refused, Err(WriteError::MemoryFull { .. })), "{refused:?}");
     }
+    assert_eq!(alone.owner.store().applied(), applied, "none of this is in the log");
     alone.handle.0.budget.store_changed(short, 0);
     assert!(alone.execute(collection, "c", &["INCR", "n"]).is_ok(), "what was refused can be tried again");
 }

@@ -75,6 +75,20 @@ pub enum ReadError {
     },
 }
 
+/// The error of a disk that cannot read a block (`EIO`).
+const UNREADABLE: i32 = 5;
+
+impl ReadError {
+    /// The file that is not what was written, if that is why.
+    pub fn damaged_file(&self) -> Option<&str> {
+        match self {
+            ReadError::Damaged { file, .. } => Some(file),
+            ReadError::Io { file, source, .. } => (source.raw_os_error() == Some(UNREADABLE)).then_some(file),
+            ReadError::Forgotten { .. } | ReadError::Beyond { .. } => None,
+        }
+    }
+}
+
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {

@@ -691,3 +691,14 @@ fn a_real_directory_holds_the_same_log() {
     assert!(recovered.clean);
     assert_eq!(contents(&log), model_of(&appends));
 }
+
+#[test]
+fn a_block_that_cannot_be_read_is_damage_and_a_read_that_is_interrupted_is_not() {
+    let failed = |code| {
+        let source = std::io::Error::from_raw_os_error(code);
+        ReadError::Io { file: "a file".into(), offset: 0, source }
+    };
+    let (eio, eintr) = (5, 4);
+    assert_eq!(failed(eio).damaged_file(), Some("a file"));
+    assert_eq!(failed(eintr).damaged_file(), None);
+}

@@ -40,8 +40,8 @@ use arc_swap::ArcSwap;
 use loci_index::store::Store;
 use loci_index::table::eviction;
 use loci_raft::{
-    Append, Change, Committed, EntryKind, LogIndex, MemberId, Message, MessageError, Part, Proposed, ReadError,
-    Replica, Role, Standing, Term,
+    Append, Change, Committed, EntryKind, LogIndex, MemberId, Message, MessageError, Part, Proposed, Replica, Role,
+    Standing, Term,
 };
 
 use super::events::Happened;
@@ -267,6 +267,7 @@ impl Owner {
         match event {
             // The turn takes them, if anything can come of it.
             Event::Writes => {}
+            Event::Short { write, error } => self.refuse_new([*write], &error),
             Event::Read(reader) => self.reads.wait(reader),
             Event::Peer(message) => {
                 self.shared.seat.message_taken();
@@ -370,12 +371,7 @@ impl Owner {
             // Before any message says so: whoever hears of it may show it.
             self.shared.committed.store(self.replica.committed_index().0, Ordering::Release);
             // What must not be said before it is safe here comes later, once it is: others write while this member does.
-            for message in effects.send {
-                if message.snapshot_index().is_some() {
-                    self.note_offered(message.to());
-                }
-                (self.outbox)(message);
-            }
+            effects.send.into_iter().for_each(|message| self.say(message));
             let mut synced = false;
             if !effects.append.is_empty() || effects.sync.is_some() {
                 let bytes = effects.append.iter().map(append_bytes).sum();
@@ -391,8 +387,9 @@ impl Owner {
                 self.now = self.shared.clock.instant();
                 self.note_synced(mark);
                 self.replica.synced(mark);
-                for message in self.replica.released() {
-                    (self.outbox)(message);
+                if effects.standing.is_none() {
+                    // Before what was committed is applied: others wait for it.
+                    self.replica.released().into_iter().for_each(|message| self.say(message));
                 }
             }
             if let Some(standing) = effects.standing {
@@ -407,7 +404,7 @@ impl Owner {
             }
             if let Some(error) = effects.unread {
                 tracing::error!(shard = self.shared.id, %error, "the log cannot be read for a member, which is to have a snapshot");
-                if let ReadError::Damaged { file, .. } = &error {
+                if let Some(file) = error.damaged_file() {
                     self.log.damage_found(file);
                 }
             }
@@ -425,6 +422,13 @@ impl Owner {
                 return Ok(());
             }
         }
+    }
+
+    fn say(&mut self, message: Message) {
+        if message.snapshot_index().is_some() {
+            self.note_offered(message.to());
+        }
+        (self.outbox)(message);
     }
 
     /// How safe an append must be before it counts as done. Nobody but an only member may go on with what a power cut can

@@ -11,6 +11,7 @@
 //! what else an entry costs. That goes on its way beside the first ([`IN_FLIGHT_MAX`]) only where waiting would cost more: once
 //! [`GATHERED_BYTES`] wait, or the first takes longer than [`GATHERING`], because disks or networks are slow.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -272,14 +273,11 @@ impl Owner {
     }
 
     fn no_room(&self, write: &Waiting) -> Option<WriteError> {
-        let under_way = |origin: &Origin| self.carries_out(origin);
+        let is_it =
+            |one: &Origin, other: &Origin| (&one.principal, &one.request_id) == (&other.principal, &other.request_id);
+        let under_way =
+            |origin: &Origin| self.proposed.iter().flat_map(|batch| &batch.requests).any(|other| is_it(origin, other));
         room::refusal(write, &self.store, &self.evicted_by, &self.options.siblings, under_way)
-    }
-
-    /// Whether a request is being carried out.
-    fn carries_out(&self, origin: &Origin) -> bool {
-        let is_it = |other: &Origin| (&origin.principal, &origin.request_id) == (&other.principal, &other.request_id);
-        self.proposed.iter().flat_map(|batch| &batch.requests).any(is_it)
     }
 
     fn not_proposed(&self, error: &ProposeError, bytes: usize) -> WriteError {
@@ -329,32 +327,31 @@ impl Owner {
     pub(super) fn refuse_full(&mut self, needed_bytes: u64) {
         self.give_way();
         let giving_way = self.gave_way.is_some_and(|at| self.now - at < GIVING_WAY);
-        let error = match giving_way {
-            true => WriteError::NotLeader { shard: self.shared.id },
-            false => WriteError::DiskFull { path: self.options.log_path.clone(), needed_bytes },
-        };
-        self.answer_repeated();
-        self.refuse_waiting(&error);
+        if giving_way {
+            return self.refuse_waiting(&WriteError::NotLeader { shard: self.shared.id });
+        }
+        self.take_writes();
+        let writes = std::mem::take(&mut self.waiting);
+        self.refuse_new(writes, &WriteError::DiskFull { path: self.options.log_path.clone(), needed_bytes });
     }
 
-    /// Answers those that wait and were asked for before, which needs no entry.
-    fn answer_repeated(&mut self) {
-        self.take_writes();
-        for write in std::mem::take(&mut self.waiting) {
-            let answer = match self.store.answered(&write.envelope) {
-                Some(outcome) => Ok(Written { outcome, index: self.store.applied() }),
-                None if self.carries_out(&write.envelope.origin) => {
-                    Err(WriteError::Unconfirmed { shard: self.shared.id })
-                }
-                None => {
-                    self.waiting.push_back(write);
-                    continue;
+    /// Answers writes without an entry: those that were asked for before as then, all others so.
+    pub(super) fn refuse_new(&self, writes: impl IntoIterator<Item = Waiting>, error: &WriteError) {
+        let requests = self.proposed.iter().flat_map(|batch| &batch.requests);
+        let under_way: HashSet<_> = requests.map(|origin| (&*origin.principal, &*origin.request_id)).collect();
+        for Waiting { envelope, permit, since, turn, spot, reply, .. } in writes {
+            if !turn.begin() {
+                continue;
+            }
+            let answer = match under_way.contains(&(&*envelope.origin.principal, &*envelope.origin.request_id)) {
+                true => Err(WriteError::Unconfirmed { shard: self.shared.id }),
+                false => {
+                    let index = self.store.applied();
+                    let first = self.store.answered(envelope).map(|outcome| Written { outcome, index });
+                    first.ok_or_else(|| error.clone())
                 }
             };
-            let Waiting { permit, since, turn, spot, reply, .. } = write;
-            if turn.begin() {
-                Waiter { reply, permit, since, spot }.answer(answer);
-            }
+            Waiter { reply, permit, since, spot }.answer(answer);
         }
     }
 
