@@ -193,7 +193,7 @@ async fn sending_never_waits_and_what_waits_is_bounded() {
         let pipe = pipe.clone();
         async move { pipe.drive().await }
     });
-    let mut read = vec![0; QUEUE * (LENGTH_BYTES + large.bytes())];
+    let mut read = vec![0; HELLO_BYTES + QUEUE * (LENGTH_BYTES + large.bytes())];
     timeout(PATIENCE, stream.read_exact(&mut read)).await.expect("it is written").unwrap();
     assert!(read.ends_with(&large.encode()));
     assert!(pipe.send(message(2, 1)), "there is room again");
