@@ -60,7 +60,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection on which nothing is heard is asked for a sign of life this often, and given up without one.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 const WINDOW_BYTES: u32 = 16 << 20;
-/// A node that takes no pipe, which it may not do yet, is asked again after so long, and later after longer.
+/// A node that takes no pipe, which it may not do yet, is asked again after so long, and as long as calls get there after longer.
 const STREAM_TIME_MIN: Duration = Duration::from_secs(1);
 const STREAM_TIME_MAX: Duration = Duration::from_secs(60);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -386,9 +386,9 @@ async fn carry(
 ) -> Result<(), Status> {
     // What is in the way of a pipe need not be in that of a call.
     let Ok(Some(pipe)) = Pipe::open(&links.address(to)?, links.0.cluster, to).await else {
-        let time = *stream_time;
-        *stream_time = (time * 2).min(STREAM_TIME_MAX);
-        return stream(links, to, waiting, time).await;
+        let streamed = stream(links, to, waiting, *stream_time).await;
+        *stream_time = if streamed.is_ok() { (*stream_time * 2).min(STREAM_TIME_MAX) } else { STREAM_TIME_MIN };
+        return streamed;
     };
     *stream_time = STREAM_TIME_MIN;
     links.change_pipe(to, Some(pipe.clone()), waiting);
