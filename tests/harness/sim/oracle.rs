@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use loci_index::command::{
     ArchivedAction, ArchivedCommand, ArchivedContent, ArchivedExecution, ArchivedExpect, ArchivedOrigin,
-    ArchivedReclaim, Entry as Commands, Found, Outcome, Refusal, Unmet,
+    ArchivedReclaim, Entry as Commands, Found, Origin, Outcome, Refusal, Unmet,
 };
 use loci_index::record::Position;
 use loci_index::table::call::Unpacked;
@@ -58,8 +58,8 @@ pub struct Oracle {
     /// Calls on typed values in the entry that is being applied: each has a version of its own.
     calls: usize,
     reached: Reached,
-    /// By principal and request id: what was answered.
-    requests: BTreeMap<(String, Vec<u8>), Outcome>,
+    /// By principal and request id: in which entry it was carried out, and what was answered.
+    requests: BTreeMap<(String, Vec<u8>), (u64, Outcome)>,
     sums: BTreeMap<u64, (Sums, MemberId)>,
     collections: u64,
     /// Requests that were answered again.
@@ -124,6 +124,12 @@ impl Oracle {
     /// What became of the commands of an entry.
     pub fn outcomes(&self, index: u64) -> &[Outcome] {
         self.entry(index).map_or(&[], |entry| &entry.outcomes)
+    }
+
+    /// Whether a request was carried out in an earlier entry than this, with that outcome: a leader that can log nothing says it again.
+    pub fn carried_out_before(&self, origin: &Origin, index: u64, outcome: &Outcome) -> bool {
+        let first = self.requests.get(&(origin.principal.clone(), origin.request_id.clone()));
+        first.is_some_and(|(first, known)| *first < index && known == outcome)
     }
 
     /// A member has applied an entry: the first says what it is, the others must say the same.
@@ -237,14 +243,14 @@ impl Oracle {
     ) -> Outcome {
         let request = (origin.principal.as_str().to_owned(), origin.request_id.to_vec());
         if !request.1.is_empty()
-            && let Some(outcome) = self.requests.get(&request)
+            && let Some((_, outcome)) = self.requests.get(&request)
         {
             self.repeated += 1;
             return outcome.clone();
         }
         let outcome = self.apply_command(at, clock, command);
         if !request.1.is_empty() {
-            self.requests.insert(request, outcome.clone());
+            self.requests.insert(request, (at.index(), outcome.clone()));
         }
         outcome
     }
