@@ -150,11 +150,9 @@ impl World<'_> {
         let Written { outcome, index } = written;
         let me = self.machines[seat.at].me;
         let oracle = &self.shards[seat.shard].oracle;
-        let is_repeated = match &call.ask {
-            Ask::Write(envelope) => oracle.carried_out_before(&envelope.origin, *index, outcome),
-            Ask::Read(..) => false,
-        };
-        if is_repeated {
+        if let Ask::Write(envelope) = &call.ask
+            && oracle.is_said_again(&envelope.origin, *index, outcome)
+        {
             return Ok(());
         }
         if !oracle.outcomes(*index).contains(outcome) {

@@ -126,10 +126,21 @@ impl Oracle {
         self.entry(index).map_or(&[], |entry| &entry.outcomes)
     }
 
-    /// Whether a request was carried out in an earlier entry than this, with that outcome: a leader that can log nothing says it again.
-    pub fn carried_out_before(&self, origin: &Origin, index: u64, outcome: &Outcome) -> bool {
+    /// Whether an entry has nothing of a request, which was carried out in an earlier one, with that outcome: a leader that can log
+    /// nothing says it again.
+    pub fn is_said_again(&self, origin: &Origin, index: u64, outcome: &Outcome) -> bool {
         let first = self.requests.get(&(origin.principal.clone(), origin.request_id.clone()));
-        first.is_some_and(|(first, known)| *first < index && known == outcome)
+        first.is_some_and(|(first, known)| *first < index && known == outcome) && !self.carries(origin, index)
+    }
+
+    fn carries(&self, origin: &Origin, index: u64) -> bool {
+        let is_it = |other: &ArchivedOrigin| {
+            (other.principal.as_str(), &*other.request_id) == (&*origin.principal, &*origin.request_id)
+        };
+        let carries = |entry: &Applied| {
+            Commands::access(&entry.entry.data, |entry| entry.commands.iter().any(|envelope| is_it(&envelope.origin)))
+        };
+        self.entry(index).is_some_and(|entry| carries(entry).unwrap_or(false))
     }
 
     /// A member has applied an entry: the first says what it is, the others must say the same.
