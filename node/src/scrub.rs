@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use loci_index::directory::{DirectoryError, MmapDirectory};
 use loci_index::store::{MANIFEST_FILE, StoreError, check_file, named_files};
-use loci_raft::{Checked, LogChecker, LogError};
+use loci_raft::{Checked, LogChecker};
 
 use crate::log_thread::{LogCare, tell_gone};
 use crate::shard::{Damage, FoundBy};
@@ -206,7 +206,7 @@ impl Reader {
                 tracing::warn!(file, error = %first, "a file of the log was read wrong, and right the next time")
             }
             Ok(_) => {}
-            Err(error) if is_log_damage(&error) => {
+            Err(error) if error.is_damage() => {
                 tracing::error!(
                     file,
                     %error,
@@ -281,18 +281,6 @@ impl Reader {
         Ok(())
     }
 }
-
-/// Whether a file of the log is not what was written. Nobody puts a file of another there while the log is open.
-fn is_log_damage(error: &LogError) -> bool {
-    match error {
-        LogError::Damaged { .. } | LogError::Foreign { .. } | LogError::NewerVersion { .. } => true,
-        LogError::Io { source, .. } => source.raw_os_error() == Some(UNREADABLE),
-        _ => false,
-    }
-}
-
-/// The error of a disk that cannot read a block (`EIO`).
-const UNREADABLE: i32 = 5;
 
 /// The files that a shard needs, as far as its manifest can be read; none: it has just ended, or is just taking in another state.
 fn files(served: &Served) -> Option<BTreeSet<String>> {

@@ -49,13 +49,14 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     shards.sort_unstable();
     let before: Vec<Option<LogIndex>> = shards.iter().map(|shard| applied(&folder, *shard)).collect();
     let path = args.data.join("log");
-    let bar = bar(bytes_in(&folder) + bytes_in(&path));
+    let log_bytes = bytes_in(&path);
+    let bar = bar(bytes_in(&folder) + log_bytes);
     bar.set_message("log");
     let (log, unread) = match VerifiedLog::read(&path) {
         Ok(log) => (log, None),
         Err(error) => (VerifiedLog::default(), Some(Failure::file(&path, whole(&error)))),
     };
-    bar.inc(bytes_in(&path));
+    bar.inc(log_bytes);
     let of_shard = |(shard, before): (u32, Option<LogIndex>)| {
         bar.set_message(format!("shard {shard}"));
         let mut verified = of_shard(&folder, shard, &bar);

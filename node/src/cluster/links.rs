@@ -384,11 +384,15 @@ async fn carry(
     waiting: &mut mpsc::Receiver<Message>,
     stream_time: &mut Duration,
 ) -> Result<(), Status> {
-    // What is in the way of a pipe need not be in that of a call.
-    let Ok(Some(pipe)) = Pipe::open(&links.address(to)?, links.0.cluster, to).await else {
-        let streamed = stream(links, to, waiting, *stream_time).await;
-        *stream_time = if streamed.is_ok() { (*stream_time * 2).min(STREAM_TIME_MAX) } else { STREAM_TIME_MIN };
-        return streamed;
+    let pipe = match Pipe::open(&links.address(to)?, links.0.cluster, to).await {
+        Ok(pipe) => pipe,
+        Err(error) => {
+            tracing::debug!(member = to.0, %error, "no pipe opens");
+            // What is in its way need not be in that of a call.
+            let streamed = stream(links, to, waiting, *stream_time).await;
+            *stream_time = if streamed.is_ok() { (*stream_time * 2).min(STREAM_TIME_MAX) } else { STREAM_TIME_MIN };
+            return streamed;
+        }
     };
     *stream_time = STREAM_TIME_MIN;
     links.change_pipe(to, Some(pipe.clone()), waiting);

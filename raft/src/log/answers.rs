@@ -161,3 +161,19 @@ pub enum LogError {
         what: &'static str,
     },
 }
+
+impl LogError {
+    /// Whether a file of a log that is open is not what was written: nobody puts a file of another there meanwhile.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            LogError::Damaged { .. } | LogError::Foreign { .. } | LogError::NewerVersion { .. } => true,
+            LogError::Io { source, .. } => is_unreadable(source),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a disk cannot read a block (`EIO`).
+pub(super) fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(5)
+}

@@ -15,6 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
+use super::answers::is_unreadable;
 use super::frame::{self, Kind};
 use super::summary::Step;
 use crate::disk::DiskFile;
@@ -75,15 +76,12 @@ pub enum ReadError {
     },
 }
 
-/// The error of a disk that cannot read a block (`EIO`).
-const UNREADABLE: i32 = 5;
-
 impl ReadError {
     /// The file that is not what was written, if that is why.
     pub fn damaged_file(&self) -> Option<&str> {
         match self {
             ReadError::Damaged { file, .. } => Some(file),
-            ReadError::Io { file, source, .. } => (source.raw_os_error() == Some(UNREADABLE)).then_some(file),
+            ReadError::Io { file, source, .. } => is_unreadable(source).then_some(file),
             ReadError::Forgotten { .. } | ReadError::Beyond { .. } => None,
         }
     }

@@ -59,12 +59,22 @@ fn take(
     })
 }
 
+/// A pipe whose other end is left to the test.
+async fn opened_by_hand() -> (TcpStream, Arc<Pipe>) {
+    let (listener, address) = listen().await;
+    let opening = tokio::spawn(async move { Pipe::open(&address, CLUSTER, TO).await.expect("it is opened") });
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.read_exact(&mut [0; HELLO_BYTES]).await.unwrap();
+    stream.write_all(&[OPENED]).await.unwrap();
+    (stream, opening.await.unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_that_is_sent_arrives_whole_and_each_senders_in_order() {
     let (listener, address) = listen().await;
     let (arrived, arriving) = mpsc::channel();
     let taking = take(listener, move |messages, _| messages.iter().for_each(|one| arrived.send(one.clone()).unwrap()));
-    let pipe = Pipe::open(&address, CLUSTER, TO).await.unwrap().expect("it is opened");
+    let pipe = Pipe::open(&address, CLUSTER, TO).await.expect("it is opened");
     let driving = tokio::spawn({
         let pipe = pipe.clone();
         async move { pipe.drive().await }
@@ -114,7 +124,7 @@ async fn what_comes_together_is_taken_together() {
     let taking = take(listener, move |messages, may_wait| {
         arrived.send((messages.iter().map(number).collect::<Vec<_>>(), may_wait)).unwrap();
     });
-    let pipe = Pipe::open(&address, CLUSTER, TO).await.unwrap().expect("it is opened");
+    let pipe = Pipe::open(&address, CLUSTER, TO).await.expect("it is opened");
     assert!(pipe.send(message(1, 10)));
     assert_eq!(arriving.recv_timeout(PATIENCE), Ok((vec![1], true)));
     let mut together = Vec::new();
@@ -129,7 +139,7 @@ async fn nothing_is_looked_at_of_who_means_another() {
     for (cluster, to) in [(ClusterId([8; 16]), TO), (CLUSTER, MemberId(3))] {
         let (listener, address) = listen().await;
         let taking = take(listener, |_, _| panic!("it is taken"));
-        assert!(Pipe::open(&address, cluster, to).await.unwrap().is_none(), "it is opened");
+        assert!(Pipe::open(&address, cluster, to).await.is_err(), "it is opened");
         assert!(taking.await.unwrap().is_ok());
     }
 }
@@ -150,7 +160,8 @@ async fn a_call_is_no_pipe_and_a_server_of_calls_opens_none() {
             .add_service(tonic_health::server::health_reporter().1)
             .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)),
     );
-    assert!(Pipe::open(&address, CLUSTER, TO).await.unwrap().is_none());
+    let refused = Pipe::open(&address, CLUSTER, TO).await.err().expect("it speaks HTTP/2");
+    assert_ne!(refused.kind(), ErrorKind::TimedOut, "at once");
 }
 
 #[tokio::test]
@@ -177,11 +188,7 @@ async fn what_is_no_pipe_ends_and_nothing_of_it_is_taken() {
 
 #[tokio::test]
 async fn sending_never_waits_and_what_waits_is_bounded() {
-    let (listener, address) = listen().await;
-    let opening = tokio::spawn(async move { Pipe::open(&address, CLUSTER, TO).await.unwrap().unwrap() });
-    let (mut stream, _) = listener.accept().await.unwrap();
-    stream.write_all(&[OPENED]).await.unwrap();
-    let pipe = opening.await.unwrap();
+    let (mut stream, pipe) = opened_by_hand().await;
     // Nobody reads, nor writes what waits.
     let begun = Instant::now();
     let large = message(1, 1 << 20);
@@ -193,7 +200,7 @@ async fn sending_never_waits_and_what_waits_is_bounded() {
         let pipe = pipe.clone();
         async move { pipe.drive().await }
     });
-    let mut read = vec![0; HELLO_BYTES + QUEUE * (LENGTH_BYTES + large.bytes())];
+    let mut read = vec![0; QUEUE * (LENGTH_BYTES + large.bytes())];
     timeout(PATIENCE, stream.read_exact(&mut read)).await.expect("it is written").unwrap();
     assert!(read.ends_with(&large.encode()));
     assert!(pipe.send(message(2, 1)), "there is room again");
@@ -202,11 +209,7 @@ async fn sending_never_waits_and_what_waits_is_bounded() {
 
 #[tokio::test]
 async fn an_end_that_says_nothing_is_given_up() {
-    let (listener, address) = listen().await;
-    let opening = tokio::spawn(async move { Pipe::open(&address, CLUSTER, TO).await.unwrap().unwrap() });
-    let (mut stream, _) = listener.accept().await.unwrap();
-    stream.write_all(&[OPENED]).await.unwrap();
-    let pipe = opening.await.unwrap();
+    let (_stream, pipe) = opened_by_hand().await;
     let begun = Instant::now();
     let broke = timeout(PATIENCE, pipe.drive()).await.expect("it is given up");
     assert_eq!(broke.kind(), ErrorKind::TimedOut);
@@ -221,7 +224,7 @@ async fn an_end_that_says_nothing_is_given_up() {
 async fn a_sender_that_says_nothing_is_given_up() {
     let (listener, address) = listen().await;
     let taking = take(listener, |_, _| {});
-    let pipe = Pipe::open(&address, CLUSTER, TO).await.unwrap().expect("it is opened");
+    let pipe = Pipe::open(&address, CLUSTER, TO).await.expect("it is opened");
     // Nobody drives it.
     let ended = timeout(PATIENCE, taking).await.expect("it is given up").unwrap();
     assert_eq!(ended.map_err(|error| error.kind()), Err(ErrorKind::TimedOut));
