@@ -356,7 +356,7 @@ impl Node {
         drop(greeter);
         let (health, is_not_serving, stop_server, server) = {
             let _inside = runtime.enter();
-            start_server(listener, calls, peers, &metrics, &status)?
+            start_server(listener, calls.clone(), peers, &metrics, &status)?
         };
         let (start_again, again) = watch::channel(false);
         runtime.spawn(repair::tend(cluster.clone(), data.path().to_owned(), figures.clone(), start_again));
@@ -378,11 +378,11 @@ impl Node {
         let resp = match resp_listener {
             None => None,
             Some(listener) => {
-                let (cluster, metrics, status) = (cluster.clone(), metrics.clone(), status.clone());
+                let (metrics, status) = (metrics.clone(), status.clone());
                 let _inside = runtime.enter();
                 Some(Resp::start(
                     listener,
-                    resp::Parts { cluster, gate, metrics, status, eviction, scripts: config.scripts },
+                    resp::Parts { calls, metrics, status, eviction },
                     config.resp_options.clone(),
                 )?)
             }

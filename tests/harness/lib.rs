@@ -25,6 +25,7 @@ pub mod process;
 pub mod resp;
 pub mod sim;
 pub mod segment_file;
+pub mod spread;
 
 /// Says something past the test runner, which shows what a test prints only if it fails.
 pub fn say(text: &str) {

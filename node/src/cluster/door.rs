@@ -19,6 +19,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::hearing::{self, Hearing};
 use super::links::{CLUSTER_KEY, OTHER_CLUSTER, OTHER_MEMBER, PEER_BYTES_MAX, TO_KEY};
 use super::snapshot;
 use super::{Cluster, NotWritten, agreement, arrival, book, sightings};
@@ -324,6 +325,26 @@ impl Peers for Door {
         let watch = request.watch.ok_or_else(|| Failure::invalid("invalid_call", "there is no watch"))?;
         let (calls, metrics) = (self.calls.only(&request.shards), self.metrics.clone());
         WatchService { calls, metrics }.watch(Request::from_parts(metadata, extensions, watch)).await
+    }
+
+    async fn look(&self, request: Request<v1::LookRequest>) -> Result<Response<v1::LookReply>, Status> {
+        let answer = |request: v1::LookRequest, deadline| async move {
+            let calls = self.calls.only(&[request.shard]);
+            calls.look(request, deadline).await
+        };
+        self.answered(request, false, answer).await
+    }
+
+    type HearStream = Hearing;
+
+    async fn hear(&self, request: Request<Streaming<v1::HearRequest>>) -> Result<Response<Self::HearStream>, Status> {
+        self.check(request.metadata())?;
+        let mut requests = request.into_inner();
+        let first =
+            requests.message().await?.ok_or_else(|| Failure::invalid("invalid_call", "nothing is asked for"))?;
+        let shard = self.served(first.shard)?.handle;
+        let watches = self.calls.watches.clone();
+        Ok(Response::new(hearing::tell(self.cluster.clone(), &shard, &first, requests, watches)))
     }
 
     async fn figures(&self, request: Request<v1::FiguresRequest>) -> Result<Response<v1::FiguresReply>, Status> {

@@ -86,6 +86,16 @@ impl Peers for Answers {
         Err(not_yet().into())
     }
 
+    async fn look(&self, _: Request<v1::LookRequest>) -> Result<Response<v1::LookReply>, Status> {
+        Err(not_yet().into())
+    }
+
+    type HearStream = tokio_stream::Empty<Result<v1::HearReply, Status>>;
+
+    async fn hear(&self, _: Request<Streaming<v1::HearRequest>>) -> Result<Response<Self::HearStream>, Status> {
+        Err(not_yet().into())
+    }
+
     async fn figures(&self, _: Request<v1::FiguresRequest>) -> Result<Response<v1::FiguresReply>, Status> {
         Err(not_yet().into())
     }

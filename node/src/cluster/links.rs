@@ -24,6 +24,7 @@ use loci_wire::v1;
 use loci_wire::v1::peers_client::PeersClient;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
@@ -283,6 +284,28 @@ impl Links {
         self.0.forwarded.calls.fetch_add(1, Ordering::Relaxed);
         let (request, _step) = traced(request, deadline);
         Ok(self.client(to)?.find(request).await?.into_inner())
+    }
+
+    /// Has a member's node read typed values of one of its shards.
+    pub async fn look(
+        &self,
+        to: MemberId,
+        request: v1::LookRequest,
+        deadline: Instant,
+    ) -> Result<v1::LookReply, Status> {
+        self.0.forwarded.calls.fetch_add(1, Ordering::Relaxed);
+        let (request, _step) = traced(request, deadline);
+        Ok(self.client(to)?.look(request).await?.into_inner())
+    }
+
+    /// Has a member's node tell what happens to typed values in one of its shards.
+    pub async fn hear(
+        &self,
+        to: MemberId,
+        requests: impl Stream<Item = v1::HearRequest> + Send + 'static,
+    ) -> Result<Streaming<v1::HearReply>, Status> {
+        let mut client = self.speaking(to, self.connect(&self.address(to)?)?);
+        Ok(client.hear(requests).await?.into_inner())
     }
 
     /// Has a member's node tell of what changes in some of its shards.

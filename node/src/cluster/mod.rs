@@ -8,6 +8,7 @@
 //!   hint        who leads, told to clients that asked another node
 //!   links       messages, writes and snapshots on their way to other nodes; pipe: a connection for messages alone
 //!   door        the same on their way in (service `loci.v1.Peers`)
+//!   hearing     what happens to typed values, told to nodes that have no part in their shard
 //!   snapshot    a shard's files, from one node to another
 //!   transfers   how far they have come
 //!   repair      a damaged store is fetched from another member; turns: one node at a time stops for it
@@ -28,6 +29,7 @@ pub mod book;
 pub mod door;
 pub mod formation;
 pub mod greeter;
+pub mod hearing;
 pub mod hint;
 pub mod links;
 pub mod mirror;
@@ -321,7 +323,7 @@ impl Cluster {
         let mut looks = 0;
         while looks < LOOKS_ELSEWHERE {
             tokio::time::sleep(LOOK_ELSEWHERE).await;
-            let leader = self.shards().handle(shard).and_then(|shard| shard.leader());
+            let leader = self.leader_of(shard);
             looks = if leader.is_some_and(|leader| leader != than) { looks + 1 } else { 0 };
         }
     }

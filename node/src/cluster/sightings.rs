@@ -94,6 +94,7 @@ pub fn part(shard: &ShardHandle) -> v1::ShardPart {
         changing: members.as_ref().is_some_and(|members| members.joint()),
         records: shard.newest().stats().records,
         ready: shard.is_ready() && !shard.is_out_of_service(),
+        clock: shard.newest().clock(),
         progress: others
             .map(|known| v1::MemberProgress {
                 member: known.member.0,
@@ -119,6 +120,11 @@ impl Cluster {
         let is_wanted = || is_holder() || handle.leader() == Some(self.me());
         let here = !handle.is_removed() && (!self.sightings().any() || is_wanted());
         here.then_some(handle)
+    }
+
+    /// Whether a shard answers here. One that is out of service does not, though it takes part.
+    pub fn answers(&self, id: u32) -> bool {
+        self.held(id).is_some_and(|shard| shard.is_ready() && !shard.is_out_of_service())
     }
 
     /// What the node that leads a shard says of it, if that was seen lately; this one's own word, if it leads.
@@ -151,6 +157,13 @@ impl Cluster {
             Some(shard) => shard.status().term,
             None => best(self.sightings().of(id)).map_or(0, |(_, part)| part.term),
         }
+    }
+
+    /// What a shard's log has as its clock, or had: in milliseconds, zero if nothing was heard.
+    pub fn clock_of(&self, id: u32) -> u64 {
+        let own = self.shards().handle(id).map(|shard| shard.newest().clock());
+        let said = self.sightings().of(id).into_iter().map(|(_, part)| part.clock);
+        said.chain(own).max().unwrap_or(0)
     }
 
     /// Nodes that answer for a shard, the one that leads it first; then, if nobody was seen, those that the book names.

@@ -13,7 +13,7 @@ use loci_raft::{MemberChange, MemberId, Members, Part};
 use tokio::sync::{oneshot, watch};
 
 use super::damage::Damages;
-use super::events::{Listeners, Told};
+use super::events::{Ear, Listeners, Told, Wants};
 use super::history::History;
 use super::inbox::Inbox;
 use super::owner::FOREVER;
@@ -113,7 +113,7 @@ pub(super) struct Shared {
     /// What is not what was written.
     pub damages: Damages,
     /// Who hears what happens to typed values.
-    pub listeners: Listeners,
+    pub listeners: Arc<Listeners>,
     /// What the newest entries changed.
     pub history: History,
     pub budget: Arc<Budget>,
@@ -138,7 +138,7 @@ impl Shared {
         clock: Arc<Clock>,
         history: History,
     ) -> Shared {
-        let listeners = Listeners::default();
+        let listeners = Arc::new(Listeners::default());
         listeners.listening.to_effects(history.is_kept());
         Shared {
             id,
@@ -462,22 +462,9 @@ impl ShardHandle {
         self.0.view.load()
     }
 
-    /// Tells somebody what happens to typed values from now on, in the place of whoever was told before.
-    pub fn listen(&self, told: Told) {
-        self.0.listeners.set(Some(told));
-    }
-
-    /// Tells nobody any more.
-    pub fn listen_no_more(&self) {
-        self.listen_to(false, false);
-        self.0.listeners.set(None);
-    }
-
-    /// Whether changes of keys, and events with names, are to be told.
-    pub fn listen_to(&self, changes: bool, names: bool) {
-        let listening = &self.0.listeners.listening;
-        listening.to_changes(changes);
-        listening.to_names(names);
+    /// Tells somebody what happens to typed values, from now until the ear is dropped.
+    pub fn listen(&self, told: Told, wants: Wants) -> Ear {
+        self.0.listeners.add(told, wants, self.0.events.clone())
     }
 
     /// What the newest entries changed.

@@ -44,7 +44,7 @@ use loci_raft::{MemberChange, MemberId, Message, Replica, TransferError};
 use tokio::sync::oneshot;
 
 pub use damage::{Damage, FoundBy};
-pub use events::{Happened, Told};
+pub use events::{Ear, Happened, Told, Wants};
 pub use handle::{BegunWrite, ShardHandle};
 pub use history::{History, Lost, Piece};
 pub use owner::{Fetch, Fetching, GATHERING, Owner, OwnerOptions};
@@ -390,6 +390,8 @@ pub enum Event {
     DamageRefuted(String),
     /// A segment's graphs are to be built anew.
     Relink(u64),
+    /// Somebody began to listen, or to more.
+    Listens,
     /// The node is stopping.
     Stop,
 }

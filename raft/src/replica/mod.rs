@@ -320,13 +320,18 @@ impl Replica {
         }
         let uncommitted = self.uncommitted_bytes();
         let full = uncommitted > 0 && uncommitted + data.len() > UNCOMMITTED_BYTES_MAX;
-        if full || self.node.raft.lead_transferee.is_some() {
+        if full || self.hands_over() {
             return Err(ProposeError::Busy { uncommitted });
         }
         self.proposals_bytes += data.len();
         self.proposals.push(data);
         let index = self.node.raft.raft_log.last_index() + self.proposals.len() as u64;
         Ok(Proposed { index: LogIndex(index), term: self.term() })
+    }
+
+    /// Whether it is handing the lead to another: until it has, or gives up, nothing can be proposed.
+    pub fn hands_over(&self) -> bool {
+        self.role() == Role::Leader && self.node.raft.lead_transferee.is_some()
     }
 
     /// Takes a message from another member, if it is one that can be believed.

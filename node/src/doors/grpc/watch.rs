@@ -35,7 +35,6 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::calls::Calls;
 use super::convert::{self, Parts};
-use super::far;
 use super::home::{self, Place, find, place, running};
 use super::records::deadline;
 use super::status::Failure;
@@ -207,7 +206,7 @@ impl Calls {
         let starts = shards.iter().map(|&id| {
             let from = parts().find(|part| part.shard == id).map(|part| part.index);
             async move {
-                let here = far::is_here(&self.cluster, id);
+                let here = self.cluster.answers(id);
                 if !here && !self.cluster.is_only() {
                     return Ok(Start::There(Box::new(self.begin_relay(id, request, from, deadline).await?)));
                 }

@@ -4,17 +4,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use loci_index::command::Watched;
 use loci_index::table::commands::{int_text, is, parse_float, parse_int};
-use loci_index::table::execute;
-use loci_index::table::tape::{Item, Tape};
 use loci_wire::resp::Protocol;
 
 use super::acl::DEFAULT;
-use super::commands::{self, Command, Do};
+use super::commands::{Command, Do};
 use super::databases::{AT_WORK, DATABASES};
 use super::hub::Kind;
 use super::pipeline::{Answer, Pending};
+use super::places::Home;
 use super::session::Session;
 use super::{SERVER_VERSION, server};
+use crate::doors::looks::{Look, Whole, versions_of, whole_of};
 
 /// The longest that DEBUG SLEEP waits.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
@@ -78,7 +78,7 @@ impl Session {
                 self.door.hub.monitor(&self.client);
                 self.out.ok();
             }
-            Do::Client => self.client_command(args),
+            Do::Client => self.client_command(args).await,
             Do::Acl => self.acl(args),
             Do::Command => self.describe(args),
             Do::Cluster => self.cluster(args).await,
@@ -298,8 +298,13 @@ impl Session {
 
     /// How many other members have what was answered.
     fn others(&self) -> usize {
-        let members = self.door.homes().ok().and_then(|homes| homes.shards().first()?.members());
-        members.map_or(0, |members| members.voters().len() / 2)
+        let homes = self.door.homes().ok();
+        let first = homes.as_ref().and_then(|homes| homes.shards().first());
+        match first {
+            Some(Home::Here(shard)) => shard.members().map_or(0, |members| members.voters().len() / 2),
+            Some(home) => self.door.cluster.sighted(home.id()).map_or(0, |part| part.voters.len() / 2),
+            None => 0,
+        }
     }
 
     /// WAIT. What was answered is on a majority's disks already, which is what it is asked for.
@@ -362,43 +367,34 @@ impl Session {
 
     /// Takes a value from one database to another, if neither key changes meanwhile.
     async fn carry(&mut self, from: &[u8], to: &[u8], other: u8, replace: bool, moves: bool) {
-        let Some(dump) = commands::find(b"dump") else { return };
         for _ in 0..CARRIES_MAX {
-            let database = self.database;
+            let (database, place) = (self.database, self.place.clone());
             self.read_anew();
-            // Whether the other is there is known then.
-            let (here, place) = (std::mem::replace(&mut self.database, other), self.place.clone());
-            let is_known = self.look().await.is_some();
-            self.database = here;
-            if !is_known {
-                return;
-            }
-            let Some(reading) = self.look().await else { return };
-            let (moment, mut tape) = (reading.moment(), Tape::new());
-            let found = reading.read(database, |keyspace| {
-                execute::read(keyspace, dump.spec, &[b"dump", from], moment, &mut tape);
-                let tags: Vec<Box<[u8]>> = keyspace.tags_of(from, moment.now).into_iter().map(Box::from).collect();
-                keyspace.version(from, moment.now).zip(keyspace.deadline(from, moment.now)).zip(Some(tags))
-            });
-            let there = reading.read(other, |keyspace| keyspace.version(to, moment.now));
-            let (((version, deadline), tags), value) = match (found, tape.items().next()) {
-                (Some(found), Some(Item::Bulk(value))) => (found, value),
-                (_, Some(Item::Error(error))) => return self.out.error(String::from_utf8_lossy(error).into_owned()),
-                _ => return self.out.int(0),
+            let looks = [(database, Look::Whole(from)), (other, Look::Versions(&[to]))];
+            let Some(found) = self.ask(&looks).await else { return };
+            let mut items = found.items();
+            let (Some(whole), Some(there)) = (whole_of(&mut items), versions_of(&mut items)) else {
+                return self.damaged_reply();
             };
+            let Some(Whole { version, deadline, value, tags }) = whole else { return self.out.int(0) };
+            let value = match value {
+                Ok(value) => value,
+                Err(error) => return self.out.error(error),
+            };
+            let there = there.first().copied().filter(|version| *version != 0);
             if there.is_some() && !replace {
                 return self.out.int(0);
             }
-            if [Some(version), there].into_iter().flatten().any(|version| reading.is_changing(version)) {
+            if [Some(version), there].into_iter().flatten().any(|version| found.is_changing(version)) {
                 tokio::time::sleep(AT_WORK).await;
                 continue;
             }
             let mut pending = Pending::default();
-            let until = int_text(deadline as i64);
+            let until = int_text(deadline);
             let restore: [&[u8]; 6] = [b"restore", to, &until, value, b"replace", b"absttl"];
             pending.push(&place, other, restore.into_iter(), Answer::None);
             if !tags.is_empty() {
-                let call: Vec<&[u8]> = [&b"tag.set"[..], to].into_iter().chain(tags.iter().map(|tag| &**tag)).collect();
+                let call: Vec<&[u8]> = [&b"tag.set"[..], to].into_iter().chain(tags).collect();
                 pending.push(&place, other, call.into_iter(), Answer::None);
             }
             if moves {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use loci_index::table::Keyspace;
 use loci_index::table::call::Chance;
-use loci_index::table::commands::{Run, is, parse_float, parse_int, settle_read};
+use loci_index::table::commands::{Run, is, parse_float, parse_int};
 use loci_index::table::execute::{self, Moment};
 use loci_index::table::tape::{Item, Items, Tape};
 
@@ -24,6 +24,7 @@ use super::hub::Waiter;
 use super::pipeline::Answer;
 use super::render;
 use super::session::{Next, Session};
+use crate::doors::looks::{Look, bulks_of};
 
 /// The longest wait there is; longer ones are this long.
 const WAIT_MAX: Duration = Duration::from_secs(u32::MAX as u64);
@@ -94,7 +95,7 @@ impl Session {
                 Run::Read(_) => {
                     self.settle().await;
                     if let Some(tape) = self.read_tape(command, args).await {
-                        render::reply(&mut tape.items(), &mut self.out);
+                        render::reply(&mut Items::new(&tape), &mut self.out);
                     }
                 }
                 _ => self.gather(command.spec, args, Answer::Whole).await,
@@ -123,6 +124,7 @@ impl Session {
         let waiter = Waiter::new(self.client.clone(), self.database, keys);
         // In the queue before the first look.
         self.door.hub.wait(&waiter);
+        self.door.hub.heard().await;
         let until = patience.flatten().map(|patience| Instant::now() + patience);
         let mut blocked = Blocked { command, args, waiter, until, nothing };
         match self.attempt(&mut blocked, true).await {
@@ -143,23 +145,24 @@ impl Session {
         let (command, args) = (*command, args.iter().map(|arg| &**arg).collect::<Vec<&[u8]>>());
         let database = self.database;
         self.read_anew();
-        let places = command.spec.key_places(&args);
-        let Some(reading) = self.look().await else { return true };
-        let now = reading.moment().now;
-        let kind = awaited(command.spec.name);
-        let (is_there, is_awaited) = reading.read(database, |keyspace| {
-            let kind_of = |place: &usize| keyspace.type_of(args.get(*place)?, now);
-            // What is taken from comes before what it is put to.
-            let from = if is_move(command.spec.name) { 1 } else { places.len() };
-            let is_awaited = places.iter().take(from).any(|place| kind_of(place) == Some(kind));
-            (places.iter().any(|place| kind_of(place).is_some()), is_awaited)
-        });
+        let places = command.spec.key_places(&args).into_iter();
+        let keys: Vec<&[u8]> = places.filter_map(|place| args.get(place).copied()).collect();
+        let Some(found) = self.ask_one(Look::Types(&keys)).await else { return true };
+        let Some(types) = bulks_of(&mut found.items()) else {
+            self.damaged_reply();
+            return true;
+        };
+        // What is taken from comes before what it is put to.
+        let from = if is_move(command.spec.name) { 1 } else { types.len() };
+        let awaited = Some(awaited(command.spec.name).as_bytes());
+        let is_awaited = types.iter().take(from).any(|kind| *kind == awaited);
+        let is_there = types.iter().any(Option::is_some);
         if !is_there && command.spec.name != "xreadgroup" {
             return false;
         }
         let tape = match command.spec.run {
             Run::Read(_) => match self.read_tape(command, &args).await {
-                Some(tape) => tape.into_bytes(),
+                Some(tape) => tape,
                 None => return true,
             },
             _ => {
@@ -167,7 +170,7 @@ impl Session {
                 pending.push(&self.place, database, args.iter().copied(), Answer::Whole);
                 let calls = pending.into_calls(&self.place);
                 match self.door.execute(calls, self.origin()).await {
-                    Ok(tape) => tape.unwrap_or_default(),
+                    Ok(tape) => tape.unwrap_or_default().into(),
                     Err(error) => {
                         self.out.error(error);
                         return true;
@@ -226,11 +229,9 @@ impl Session {
     /// The arguments with what `$` means now in its place: the last entry of each stream.
     async fn concrete(&mut self, command: Command, args: &[&[u8]]) -> Option<Vec<Box<[u8]>>> {
         let mut settled = None;
-        if command.spec.name == "xread" {
-            let database = self.database;
-            let reading = self.look().await?;
-            let now = reading.moment().now;
-            settled = reading.read(database, |keyspace| settle_read(keyspace, args, now));
+        if command.spec.name == "xread" && args.contains(&&b"$"[..]) {
+            let found = self.ask_one(Look::Settled(args)).await?;
+            settled = bulks_of(&mut found.items()).map(|args| args.into_iter().flatten().map(Box::from).collect());
         }
         Some(settled.unwrap_or_else(|| args.iter().map(|arg| Box::from(*arg)).collect()))
     }

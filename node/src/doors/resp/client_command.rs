@@ -67,7 +67,7 @@ fn ids(words: &[&[u8]]) -> Option<Vec<u64>> {
 
 impl Session {
     /// CLIENT.
-    pub fn client_command(&mut self, args: &[&[u8]]) {
+    pub async fn client_command(&mut self, args: &[&[u8]]) {
         let (what, rest) = (args[1], &args[2..]);
         match rest {
             [] if is(what, "id") => self.out.int(self.client.id as i64),
@@ -125,7 +125,7 @@ impl Session {
                 self.door.unpause();
                 self.out.ok();
             }
-            [_, ..] if is(what, "tracking") => self.track(args),
+            [_, ..] if is(what, "tracking") => self.track(args).await,
             [] if is(what, "trackinginfo") => self.tracking_info(),
             [word] if is(what, "caching") => self.caching(word),
             [] if is(what, "getredir") => self.redirection(),

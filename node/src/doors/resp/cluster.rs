@@ -17,6 +17,7 @@ use super::places::Place;
 use super::session::Session;
 use super::slots::{Address, LEADER_LOOK, LEADER_WAIT};
 use crate::cluster::book;
+use crate::doors::looks::{Look, bulks_of};
 use crate::router::{SLOTS, slot, slots_of};
 
 /// A member as clients of a cluster know one.
@@ -141,7 +142,8 @@ impl Session {
     fn served(&self) -> usize {
         let Ok(homes) = self.door.homes() else { return 0 };
         let shards = homes.shards();
-        let led = |part: &usize| !self.door.databases.is_cluster() || shards[*part].leader().is_some();
+        let led =
+            |part: &usize| !self.door.databases.is_cluster() || shards[*part].leader(&self.door.cluster).is_some();
         (0..shards.len()).filter(led).map(|part| slots_of(part, shards.len()).count()).sum()
     }
 
@@ -153,12 +155,12 @@ impl Session {
         let shards = homes.shards();
         if !door.databases.is_cluster() {
             // Whoever has no leader is answered by this node as well as it can.
-            let leader = shards.first().and_then(|shard| shard.leader()).unwrap_or(door.cluster.me());
+            let leader = shards.first().and_then(|home| home.leader(&door.cluster)).unwrap_or(door.cluster.me());
             return vec![(0..=SLOTS - 1, Some(leader))];
         }
         let mut leads: Leads = Vec::new();
-        for (part, shard) in shards.iter().enumerate() {
-            let (slots, leader) = (slots_of(part, shards.len()), shard.last_leader());
+        for (part, home) in shards.iter().enumerate() {
+            let (slots, leader) = (slots_of(part, shards.len()), home.last_leader(&door.cluster));
             match leads.last_mut() {
                 Some((before, same)) if *same == leader => *before = *before.start()..=*slots.end(),
                 _ => leads.push((slots, leader)),
@@ -287,9 +289,21 @@ impl Session {
         let (before, database) = (self.place.clone(), self.database);
         self.go_to(place);
         let reading = self.look().await.cloned();
+        let far = match &reading {
+            Some(reading) if reading.is_away() => self.ask_one(Look::KeysOfSlot(wanted, count)).await,
+            _ => None,
+        };
         // In a transaction what follows is about its own keys again.
         self.go_to(before);
         let mut reading = reading?;
+        if reading.is_away() {
+            let far = far?;
+            let Some(keys) = bulks_of(&mut far.items()) else {
+                self.damaged_reply();
+                return None;
+            };
+            return Some(keys.into_iter().flatten().map(Box::from).collect());
+        }
         let (now, mut found) = (reading.moment().now, Vec::new());
         for part in 0..Keyspace::PARTS {
             if found.len() >= count {

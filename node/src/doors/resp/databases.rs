@@ -13,8 +13,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use futures_util::future::try_join_all;
 use loci_index::command::{Command, Durability, Envelope, Execution, Origin, Outcome, Refusal, Schema, Watched};
-use loci_index::record::{CollectionId, Position};
+use loci_index::record::CollectionId;
 use loci_index::table::eviction::Policy;
 use loci_index::table::execute::Moment;
 use loci_index::table::lookups::{self, Lookups};
@@ -22,7 +23,7 @@ use loci_index::table::{Keyspace, Table, ahead};
 use loci_index::view::View;
 
 use super::Door;
-use super::places::{Homes, MOVED_ON, Place};
+use super::places::{Home, Homes, MOVED_ON, Place};
 use crate::doors::grpc::Failure;
 use crate::gate::{self, Pass};
 use crate::metrics::UnderWayOwned;
@@ -77,10 +78,11 @@ pub struct Passage {
     _under_way: UnderWayOwned,
 }
 
-/// One state of the databases, to read from.
+/// One state of the databases, to read from; or that they are to be read elsewhere.
 pub struct Reading {
     homes: Arc<Homes>,
-    view: Arc<View>,
+    /// None: other nodes have them.
+    view: Option<Arc<View>>,
     moment: Moment,
     /// The databases that are not there, as bits.
     absent: u16,
@@ -148,10 +150,9 @@ impl Reading {
         self.moment
     }
 
-    /// Whether the command that wrote at this version may still be at work: more of it may change the same key, at the same
-    /// version.
-    pub fn is_changing(&self, version: u64) -> bool {
-        version > Position::end_of(self.view.index()).get()
+    /// Whether other nodes have what is to be read.
+    pub fn is_away(&self) -> bool {
+        self.view.is_none()
     }
 
     /// Whether it is known if a database is there.
@@ -162,7 +163,7 @@ impl Reading {
     /// The table of a database, if it is there.
     fn find(&self, database: u8) -> Option<Arc<Table>> {
         let id = self.homes.id(database)?;
-        match self.view.collection_by_id(CollectionId(id)) {
+        match self.view.as_ref()?.collection_by_id(CollectionId(id)) {
             Some(found) => found.table().cloned(),
             None => {
                 // Dropped: another of its name may be elsewhere.
@@ -210,6 +211,11 @@ impl Reading {
     }
 }
 
+/// Whether another node may say more.
+fn is_of_this_node(error: &ReadError) -> bool {
+    matches!(error, ReadError::Damaged { .. } | ReadError::Removed | ReadError::NotReady | ReadError::Stopping)
+}
+
 /// As Redis says that something cannot be done now.
 pub fn unread(error: &ReadError) -> String {
     match error {
@@ -249,7 +255,7 @@ impl Door {
     /// write that is synced will do.
     pub async fn sync_buffered(&self) -> Result<(), String> {
         let homes = self.homes()?;
-        let view = homes.shards().first().ok_or(MOVED_ON)?.newest();
+        let view = self.cluster.catalog().newest();
         let is_buffered = |database: u8| {
             let found = view.collection(&self.databases.namespace, &Databases::name(database));
             found.is_some_and(|found| found.schema().durability == Durability::Buffered)
@@ -257,10 +263,17 @@ impl Door {
         if !(0..DATABASES as u8).any(is_buffered) {
             return Ok(());
         }
-        let command = Command::CreateNamespace { name: self.databases.namespace.clone() };
-        let origin = Origin { principal: "redis".into(), ..Origin::default() };
-        let catalog = self.cluster.catalog().clone();
-        self.log(&catalog, Envelope { origin, command }, gate::deadline(None, gate::TIMEOUT_DEFAULT)).await.map(drop)
+        let deadline = gate::deadline(None, gate::TIMEOUT_DEFAULT);
+        let envelope = || Envelope {
+            origin: Origin { principal: "redis".into(), ..Origin::default() },
+            command: Command::CreateNamespace { name: self.databases.namespace.clone() },
+        };
+        if homes.here().next().is_some() {
+            self.log(&Home::Here(self.cluster.catalog().clone()), envelope(), deadline).await?;
+        }
+        // Those that are not here have logs of their own nodes.
+        let away = homes.shards().iter().filter(|home| home.here().is_none());
+        try_join_all(away.map(|home| self.log(home, envelope(), deadline))).await.map(drop)
     }
 
     /// The tables of all databases, by shard, as far as this node knows.
@@ -272,7 +285,7 @@ impl Door {
                 |database| view.collection(&self.databases.namespace, &Databases::name(database))?.table().cloned();
             (0..DATABASES as u8).filter_map(table).collect()
         };
-        homes.shards().iter().map(tables).collect()
+        homes.here().map(tables).collect()
     }
 
     /// Whether writes may have to be refused before the node's memory is used up.
@@ -297,7 +310,8 @@ impl Door {
     fn has_no_room(&self, database: u8) -> bool {
         let (rules, name) = (self.eviction.load(), Databases::name(database));
         let Ok(homes) = self.homes() else { return false };
-        let views: Vec<_> = homes.shards().iter().map(ShardHandle::newest).collect();
+        // Of those that are not here who leads them says so.
+        let views: Vec<_> = homes.here().map(ShardHandle::newest).collect();
         let over = |view: &Arc<View>| {
             view.collection(self.databases.namespace(), &name).is_some_and(|found| rules.is_over_budget(&found))
         };
@@ -337,8 +351,19 @@ impl Door {
         let mut again = true;
         loop {
             let homes = self.homes_of_at(place, level).await?;
-            let shard = homes.shards().get(place.part()).ok_or(MOVED_ON)?;
-            let view = shard.view(level, Some(deadline)).await.map_err(|error| unread(&error))?;
+            let Some(shard) = homes.shards().get(place.part()).ok_or(MOVED_ON)?.here() else {
+                return self.reading_away(homes, level, database, deadline).await;
+            };
+            let view = match shard.view(level, Some(deadline)).await {
+                Ok(view) => view,
+                // It may not be here any more, or be out of service.
+                Err(error) if again && !homes.are_with_the_catalog() && is_of_this_node(&error) => {
+                    homes.leave();
+                    again = false;
+                    continue;
+                }
+                Err(error) => return Err(unread(&error)),
+            };
             let is_there = |id: u64| view.collection_by_id(CollectionId(id)).is_some();
             if again && homes.id(database).is_some_and(|id| !is_there(id)) {
                 // Dropped: another of its name may be there, or elsewhere.
@@ -366,12 +391,33 @@ impl Door {
                     None => return Err(MOVED_ON.into()),
                 }
             }
-            return Ok(Reading { homes, view, moment, absent, table: None, looked: Lookups::default() });
+            return Ok(Reading { homes, view: Some(view), moment, absent, table: None, looked: Lookups::default() });
         }
     }
 
+    /// That the databases are to be read elsewhere.
+    async fn reading_away(
+        &self,
+        homes: Arc<Homes>,
+        level: Level,
+        database: u8,
+        deadline: Instant,
+    ) -> Result<Reading, String> {
+        let mut absent = 0;
+        if homes.id(database).is_none() {
+            let catalog = self.cluster.catalog().view(level, Some(deadline)).await.map_err(|error| unread(&error))?;
+            match self.look_for(database, &homes, &catalog) {
+                Some(true) => {}
+                Some(false) => absent = 1 << database,
+                None => return Err(MOVED_ON.into()),
+            }
+        }
+        let moment = Moment { now: 0, version: 0, number: 0 };
+        Ok(Reading { homes, view: None, moment, absent, table: None, looked: Lookups::default() })
+    }
+
     /// Looks for a database in a view of the catalog: whether it is there. None: they are in other shards by now.
-    fn look_for(&self, database: u8, homes: &Homes, catalog: &View) -> Option<bool> {
+    pub fn look_for(&self, database: u8, homes: &Homes, catalog: &View) -> Option<bool> {
         if !homes.are_as(catalog, &self.databases.namespace) {
             homes.leave();
             return None;
@@ -450,16 +496,11 @@ impl Door {
     }
 
     /// Makes a database, or finds it. Says the number of its collection; none: the databases are in other shards by now.
-    async fn make(
-        &self,
-        database: u8,
-        homes: &Homes,
-        home: &ShardHandle,
-        deadline: Instant,
-    ) -> Result<Option<u64>, String> {
+    async fn make(&self, database: u8, homes: &Homes, home: &Home, deadline: Instant) -> Result<Option<u64>, String> {
         let _one_at_a_time = self.making.lock().await;
         let (namespace, name) = (self.databases.namespace.clone(), Databases::name(database));
         let catalog = self.cluster.catalog().clone();
+        let logged = Home::Here(catalog.clone());
         let origin = || Origin { principal: "redis".into(), ..Origin::default() };
         let envelope = |command| Envelope { origin: origin(), command };
         for made in [false, true] {
@@ -471,14 +512,20 @@ impl Door {
                 if made {
                     break;
                 }
-                self.log(&catalog, envelope(Command::CreateNamespace { name: namespace.clone() }), deadline).await?;
+                self.log(&logged, envelope(Command::CreateNamespace { name: namespace.clone() }), deadline).await?;
                 let schema = Schema { durability: self.databases.durability, ..Schema::default() };
                 let (namespace, name) = (namespace.clone(), name.clone());
-                self.log(&catalog, envelope(Command::CreateCollection { namespace, name, schema }), deadline).await?;
+                self.log(&logged, envelope(Command::CreateCollection { namespace, name, schema }), deadline).await?;
                 continue;
             };
-            let view = home.view(Level::Latest, Some(deadline)).await.map_err(|error| unread(&error))?;
-            if view.collection_by_id(CollectionId(id)).is_none() {
+            let is_there = match home.here() {
+                Some(shard) => {
+                    let view = shard.view(Level::Latest, Some(deadline)).await.map_err(|error| unread(&error))?;
+                    view.collection_by_id(CollectionId(id)).is_some()
+                }
+                None => false,
+            };
+            if !is_there {
                 let failed = |failure: Failure| format!("TRYAGAIN {}", failure.message);
                 self.cluster.install(&namespace, &name, deadline).await.map_err(failed)?;
             }

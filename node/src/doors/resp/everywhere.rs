@@ -17,12 +17,13 @@ use futures_util::future::join_all;
 use loci_index::table::commands::{int_text, is, parse_int};
 use loci_index::table::tape::{Item, Items, Tape};
 
-use super::commands::Command;
+use super::commands::{self, Command};
 use super::databases::Calls;
 use super::pipeline::{Answer, Pending};
 use super::places::{Homes, Place};
 use super::render;
 use super::session::Session;
+use crate::doors::looks::Look;
 
 /// A cursor's lowest bits say which shard it is of; as many keys as share the others come together.
 const PART_BITS: u32 = 6;
@@ -56,7 +57,7 @@ impl Session {
                 for part in parts {
                     self.go_to(Place::of_part(&homes, part));
                     let Some(tape) = self.read_tape(command, args).await else { return };
-                    tapes.push(tape.into_bytes());
+                    tapes.push(tape.to_vec());
                 }
                 self.write_joined(Join::of(command, args), &tapes);
             }
@@ -106,13 +107,13 @@ impl Session {
                 }
             }
             let Some(tape) = self.read_tape(command, &words).await else { return };
-            let mut items = tape.items();
+            let mut items = Items::new(&tape);
             let mut next = None;
             if let (Some(Item::Array(2)), Some(Item::Bulk(text))) = (items.next(), items.next()) {
                 next = std::str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
             }
             let Some(next) = next else {
-                render::reply(&mut tape.items(), &mut self.out);
+                render::reply(&mut Items::new(&tape), &mut self.out);
                 return;
             };
             let next = match (next, parts_of(next).0) {
@@ -132,12 +133,15 @@ impl Session {
     }
 
     async fn random_key_everywhere(&mut self, homes: &Arc<Homes>, parts: &[usize]) {
-        let database = self.database;
         let mut sizes = Vec::with_capacity(parts.len());
         for part in parts {
             self.go_to(Place::of_part(homes, *part));
-            let Some(reading) = self.look().await else { return };
-            sizes.push((*part, reading.read(database, |keyspace| keyspace.len())));
+            let Some(found) = self.ask_one(Look::Counts).await else { return };
+            let size = match (found.items().next(), found.items().nth(1)) {
+                (Some(Item::Array(2)), Some(Item::Int(size))) => size as usize,
+                _ => return self.damaged_reply(),
+            };
+            sizes.push((*part, size));
         }
         let mut chance = self.chance();
         let all: usize = sizes.iter().map(|(_, size)| size).sum();
@@ -151,10 +155,10 @@ impl Session {
             here
         });
         self.go_to(Place::of_part(homes, part.map_or(0, |(part, _)| *part)));
-        let Some(reading) = self.look().await else { return };
-        let now = reading.moment().now;
-        let key = reading.read(database, |keyspace| keyspace.random_key(&mut chance, now).map(Box::<[u8]>::from));
-        self.out.bulk_or_null(key.as_deref());
+        let Some(command) = commands::find(b"randomkey") else { return };
+        if let Some(found) = self.ask_one(Look::Command(command.spec, &[b"randomkey"])).await {
+            self.answer(&mut found.items(), Answer::Whole);
+        }
     }
 
     /// FLUSHALL, in these shards.

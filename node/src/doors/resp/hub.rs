@@ -4,29 +4,41 @@
 //!   shard: entry applied --events--> hub --> subscribers of a channel, those who wait for a key, caches in clients
 //! ```
 //!
-//! Every node tells its own clients, since every node applies every entry. Clients are told by a push into their outbox,
-//! which never waits.
+//! Every node tells its own clients, since every node applies every entry, or hears of it from one that does
+//! ([`ears`](super::ears)). Clients are told by a push into their outbox, which never waits.
 //!
-//! Always: whoever waits for a key is in its queue before he looks whether it is there, so that no change escapes him. Of
-//! those who wait for a key the first is woken; once he is done the next is, for as long as the key is there.
+//! Always: whoever waits for a key is in its queue, and changes are told, before he looks whether it is there, so that none escapes
+//! him. Of those who wait for a key the first is woken; once he is done the next is, for as long as the key is there.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use loci_index::record::CollectionId;
 use loci_index::table::{Event, glob};
 use loci_index::view::View;
 use loci_wire::resp::{Protocol, Writer};
+use loci_wire::v1;
+use loci_wire::v1::heard;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::client::Client;
 use super::databases::Databases;
+use super::ears::{Ear, FarEar};
+use super::places::Home;
 use super::settings::notify;
-use crate::shard::{Happened, ShardHandle};
+use crate::cluster::Cluster;
+use crate::shard::{Happened, Wants};
 
 /// The most keys that are remembered for caches in clients. Past it some are called changed.
 const TRACKED_KEYS_MAX: usize = 1 << 20;
+/// How long somebody waits until he is told of changes. Longer: all may have changed meanwhile.
+const HEARD_WITHIN: Duration = Duration::from_millis(500);
+/// Changes are told for so long after the last who wanted them: he may come again.
+const LINGERS: Duration = Duration::from_secs(10);
 
 /// The kinds of subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +148,46 @@ struct Inner {
     /// Which trackers want to hear of all keys that begin so.
     prefixes: Vec<(Box<[u8]>, u64)>,
     monitors: Vec<Arc<Client>>,
-    homes: Vec<ShardHandle>,
-    listening: (bool, bool),
+    /// By their shards; and what each is told by now.
+    ears: BTreeMap<u32, Ear>,
+    told: BTreeMap<u32, Wants>,
+    listening: Wants,
+    /// Since when less would do.
+    idle_since: Option<Instant>,
+    /// Somebody did not wait until he is told.
+    was_late: bool,
+}
+
+/// Something that happened, wherever it was told.
+enum Heard<'e> {
+    Published { channel: &'e [u8], message: &'e [u8], sharded: bool },
+    Changed(&'e [u8]),
+    Flushed,
+    Named { class: u8, name: &'e str, key: &'e [u8] },
+}
+
+/// Which databases collections are.
+struct Numbers<'v> {
+    databases: &'v Databases,
+    view: &'v View,
+    last: Option<(CollectionId, Option<u8>)>,
+}
+
+impl<'v> Numbers<'v> {
+    fn new(databases: &'v Databases, view: &'v View) -> Numbers<'v> {
+        Numbers { databases, view, last: None }
+    }
+
+    fn of(&mut self, collection: CollectionId) -> Option<u8> {
+        match self.last {
+            Some((known, database)) if known == collection => database,
+            _ => {
+                let database = self.databases.number(self.view, collection);
+                self.last = Some((collection, database));
+                database
+            }
+        }
+    }
 }
 
 /// See the module's front page.
@@ -147,6 +197,8 @@ pub struct Hub {
     /// What `notify-keyspace-events` says.
     notify: AtomicU32,
     is_monitored: AtomicBool,
+    /// Changes when an ear is told more.
+    begun: watch::Sender<()>,
 }
 
 /// A key with its database before it.
@@ -225,9 +277,23 @@ impl Inner {
         }
     }
 
-    fn flushed(&mut self) {
+    /// Anything may have happened.
+    fn jumped(&mut self) {
+        self.waiting.values().flatten().for_each(|waiter| waiter.rouse());
         self.tracked.clear();
         self.trackers.values().for_each(|tracker| tracker.tell(None));
+    }
+
+    fn want(&mut self, wants: Wants) {
+        self.listening = wants;
+        self.idle_since = None;
+        self.ears.values().for_each(|ear| ear.wants(wants));
+    }
+
+    /// Whether all changes are told that are wanted.
+    fn is_told(&self) -> bool {
+        let wanted = Wants { names: false, ..self.listening };
+        self.ears.keys().all(|shard| self.told.get(shard).is_some_and(|told| told.are_all_of(wanted)))
     }
 
     /// Wakes the first who waits for a key, or the one behind another.
@@ -246,71 +312,165 @@ impl Inner {
 impl Hub {
     /// For the clients of a node.
     pub fn new(databases: Arc<Databases>) -> Hub {
-        let inner = Mutex::default();
-        Hub { inner, databases, notify: AtomicU32::new(0), is_monitored: AtomicBool::new(false) }
+        let (inner, begun) = (Mutex::default(), watch::Sender::new(()));
+        Hub { inner, databases, notify: AtomicU32::new(0), is_monitored: AtomicBool::new(false), begun }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hears from a shard from now on.
-    pub fn attach(self: &Arc<Hub>, home: &ShardHandle) {
+    /// Hears of these shards from now on, and of no others. Not for two at a time.
+    pub fn attend(self: &Arc<Hub>, homes: &[Home], cluster: &Cluster, runtime: &Handle) {
         let mut inner = self.lock();
-        if inner.homes.iter().any(|known| known.id() == home.id()) {
-            return;
-        }
-        inner.homes.push(home.clone());
-        let (changes, names) = inner.listening;
+        let stays = |id: u32, ear: &Ear| homes.iter().any(|home| home.id() == id && ear.is_of(home.here()));
+        let gone: Vec<u32> = inner.ears.iter().filter(|(id, ear)| !stays(**id, ear)).map(|(id, _)| *id).collect();
+        let left: Vec<Ear> = gone.iter().filter_map(|id| inner.ears.remove(id)).collect();
+        let missing: Vec<&Home> = homes.iter().filter(|home| !inner.ears.contains_key(&home.id())).collect();
+        let wants = inner.listening;
+        // A shard that tells something waits for what is held here.
         drop(inner);
-        let hub = self.clone();
-        home.listen(Arc::new(move |view, happened| hub.take(view, happened)));
-        home.listen_to(changes, names);
+        drop(left);
+        self.lock().told.retain(|id, _| !gone.contains(id));
+        for home in missing {
+            let (id, hub) = (home.id(), Arc::downgrade(self));
+            let ear = match home.here() {
+                None => Ear::Far(FarEar::new(hub, cluster.clone(), id, wants, runtime)),
+                Some(shard) => {
+                    let told = move |view: &View, happened| {
+                        if let Some(hub) = hub.upgrade() {
+                            hub.take(id, view, happened);
+                        }
+                    };
+                    Ear::Here(shard.clone(), shard.listen(Arc::new(told), wants))
+                }
+            };
+            let mut inner = self.lock();
+            ear.wants(inner.listening);
+            inner.ears.insert(id, ear);
+        }
     }
 
     /// Lets go of the shards: their handles must not outlive them.
     pub fn detach(&self) {
-        let homes = std::mem::take(&mut self.lock().homes);
-        homes.iter().for_each(ShardHandle::listen_no_more);
+        let ears = std::mem::take(&mut self.lock().ears);
+        drop(ears);
     }
 
+    /// Wants to hear more, if somebody needs it. Less: see [`Hub::rest`].
     fn listen(&self, inner: &mut Inner) {
-        let wanted = (inner.waiters > 0 || !inner.trackers.is_empty(), self.notify.load(Ordering::Relaxed) != 0);
-        if wanted != inner.listening {
-            inner.listening = wanted;
-            inner.homes.iter().for_each(|home| home.listen_to(wanted.0, wanted.1));
+        let wanted = self.wanted(inner);
+        if !inner.listening.are_all_of(wanted) {
+            inner.want(inner.listening.and(wanted));
         }
     }
 
-    /// Something happened in a shard: called by its thread.
-    fn take(&self, view: &View, happened: Happened) {
+    fn wanted(&self, inner: &Inner) -> Wants {
+        Wants {
+            changes: inner.waiters > 0 || !inner.trackers.is_empty(),
+            names: self.notify.load(Ordering::Relaxed) != 0,
+        }
+    }
+
+    /// Wants to hear less, once nobody has needed more for a while. Called now and then.
+    pub fn rest(&self) {
         let mut inner = self.lock();
-        let events = match happened {
-            Happened::Events(events) => events,
-            Happened::Jumped => {
-                // What happened in between nobody knows.
-                inner.waiting.values().flatten().for_each(|waiter| waiter.rouse());
-                return inner.flushed();
-            }
-        };
-        let mut last: Option<(CollectionId, Option<u8>)> = None;
-        for (id, event) in events {
-            let database = match last {
-                Some((known, database)) if known == id => database,
-                _ => self.databases.number(view, id),
-            };
-            last = Some((id, database));
-            let Some(database) = database else { continue };
-            match event {
-                Event::Published { channel, message, sharded } => inner.publish(&channel, &message, sharded),
-                Event::Changed { key } => inner.changed(database, &key),
-                Event::Flushed => {
-                    // Databases may have been exchanged.
-                    inner.waiting.values().flatten().for_each(|waiter| waiter.rouse());
-                    inner.flushed();
+        let wanted = self.wanted(&inner);
+        if wanted == inner.listening {
+            inner.idle_since = None;
+        } else if inner.idle_since.get_or_insert_with(Instant::now).elapsed() >= LINGERS {
+            inner.want(wanted);
+        }
+    }
+
+    /// Returns once all changes are told that are wanted. If that takes long, who waits is told again when it is so.
+    pub async fn heard(&self) {
+        let (mut begun, until) = (self.begun.subscribe(), Instant::now() + HEARD_WITHIN);
+        loop {
+            {
+                let mut inner = self.lock();
+                if inner.is_told() {
+                    return;
                 }
-                Event::Named { class, name, key } => self.named(&inner, database, class, name, &key),
+                if Instant::now() >= until {
+                    inner.was_late = true;
+                    return;
+                }
             }
+            // Looked at again in any case.
+            let _ = tokio::time::timeout_at(until.into(), begun.changed()).await;
+        }
+    }
+
+    /// Something happened in a shard that is here: called by its thread.
+    fn take(&self, shard: u32, view: &View, happened: Happened) {
+        let mut inner = self.lock();
+        match happened {
+            Happened::Jumped => inner.jumped(),
+            Happened::Begun(wants) => self.has_begun(&mut inner, shard, wants),
+            Happened::Events(events) => {
+                let mut numbers = Numbers::new(&self.databases, view);
+                for (collection, event) in events {
+                    let Some(database) = numbers.of(collection) else { continue };
+                    let event = match &event {
+                        Event::Published { channel, message, sharded } => {
+                            Heard::Published { channel, message, sharded: *sharded }
+                        }
+                        Event::Changed { key } => Heard::Changed(key),
+                        Event::Flushed => Heard::Flushed,
+                        Event::Named { class, name, key } => Heard::Named { class: *class, name, key },
+                    };
+                    self.happens(&mut inner, database, event);
+                }
+            }
+        }
+    }
+
+    /// Another node told something of a shard that is not here.
+    pub fn take_far(&self, shard: u32, catalog: &View, reply: v1::HearReply) {
+        let mut inner = self.lock();
+        if reply.jumped {
+            inner.jumped();
+        }
+        if let Some(v1::HearingBegun { changes, names }) = reply.begun {
+            self.has_begun(&mut inner, shard, Wants { changes, names });
+        }
+        let mut numbers = Numbers::new(&self.databases, catalog);
+        for v1::Heard { collection, event } in &reply.events {
+            let Some(database) = numbers.of(CollectionId(*collection)) else { continue };
+            let event = match event {
+                Some(heard::Event::Published(v1::PublishedMessage { channel, message, sharded })) => {
+                    Heard::Published { channel, message, sharded: *sharded }
+                }
+                Some(heard::Event::Changed(key)) => Heard::Changed(key),
+                Some(heard::Event::Flushed(_)) => Heard::Flushed,
+                Some(heard::Event::Named(v1::NamedEvent { class, name, key })) => {
+                    Heard::Named { class: u8::try_from(*class).unwrap_or(0), name, key }
+                }
+                None => continue,
+            };
+            self.happens(&mut inner, database, event);
+        }
+    }
+
+    fn has_begun(&self, inner: &mut Inner, shard: u32, wants: Wants) {
+        let is_first = inner.told.insert(shard, wants).is_none();
+        if is_first || inner.was_late {
+            inner.jumped();
+            inner.was_late &= !inner.is_told();
+        }
+        self.begun.send_replace(());
+    }
+
+    fn happens(&self, inner: &mut Inner, database: u8, event: Heard<'_>) {
+        match event {
+            Heard::Published { channel, message, sharded } => inner.publish(channel, message, sharded),
+            Heard::Changed(key) => inner.changed(database, key),
+            Heard::Flushed => {
+                // Databases may have been exchanged.
+                inner.jumped();
+            }
+            Heard::Named { class, name, key } => self.named(inner, database, class, name, key),
         }
     }
 

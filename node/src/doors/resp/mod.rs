@@ -15,9 +15,9 @@
 //! | [`session`] | one connection's state; a request finds its way |
 //! | [`commands`], [`facts`], [`describe`] | commands by name; COMMAND |
 //! | [`pipeline`], [`transactions`] | calls on their way to the log; MULTI, EXEC, WATCH |
-//! | [`databases`], [`writes`], [`places`] | `SELECT`'s databases, each a collection: views, making them; the log; the shards that hold them |
+//! | [`databases`], [`writes`], [`places`], [`far`] | `SELECT`'s databases, each a collection: views, making them; the log; the shards that hold them; those on other nodes |
 //! | [`slots`], [`everywhere`], [`reach`] | several shards, and clients of a cluster: where a request goes; what is about all keys; which nodes answer |
-//! | [`blocking`], [`pubsub`], [`tracking`], [`hub`] | what waits for others, and how it hears of them |
+//! | [`blocking`], [`pubsub`], [`tracking`], [`hub`], [`ears`] | what waits for others, and how it hears of them |
 //! | [`act`], [`client_command`], [`acl_command`], [`server`], [`cluster`] | commands of the door itself |
 //! | [`client`], [`acl`], [`acl_log`], [`sha256`], [`settings`] | connections as others see them; users; what CONFIG knows |
 //! | [`stats`], [`slow`], [`slow_command`] | what is counted; what took long; SLOWLOG, LATENCY |
@@ -37,11 +37,13 @@ mod transactions;
 mod databases;
 mod writes;
 mod places;
+mod far;
 mod slots;
 mod reach;
 mod everywhere;
 mod blocking;
 mod hub;
+mod ears;
 mod pubsub;
 mod tracking;
 mod act;
@@ -70,10 +72,12 @@ use arc_swap::ArcSwap;
 use loci_index::command::Durability;
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
 use loci_raft::MemberId;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, book};
+use crate::doors::grpc::Calls;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::status::NodeStatus;
@@ -141,18 +145,14 @@ pub fn threads_default() -> usize {
 
 /// What the door needs of its node.
 pub struct Parts {
-    /// Where records are, and who writes them if another node leads.
-    pub cluster: Cluster,
-    /// How much may be under way.
-    pub gate: Gate,
+    /// What calls on records do, wherever these are.
+    pub calls: Calls,
     /// What the doors count.
     pub metrics: Arc<Metrics>,
     /// How the node is doing.
     pub status: Arc<NodeStatus>,
     /// What makes room in tables while this node leads.
     pub eviction: Arc<ArcSwap<Room>>,
-    /// Whether scripts run that clients bring along.
-    pub scripts: bool,
 }
 
 /// What is counted.
@@ -187,13 +187,18 @@ type Pause = Option<(Instant, bool)>;
 struct Door {
     /// The members whose doors nobody can connect to, as far as this node has tried.
     failed: ArcSwap<BTreeSet<MemberId>>,
+    calls: Calls,
     cluster: Cluster,
+    /// Of tasks that no connection waits for.
+    runtime: Handle,
     gate: Gate,
     metrics: Arc<Metrics>,
     status: Arc<NodeStatus>,
     databases: Arc<Databases>,
     /// Databases are made one at a time.
     making: tokio::sync::Mutex<()>,
+    /// They are looked for by one at a time.
+    finding: Mutex<()>,
     hub: Arc<Hub>,
     clients: Clients,
     users: Users,
@@ -220,7 +225,8 @@ const LARGE_READS_MAX: usize = 4;
 
 impl Door {
     fn new(parts: Parts, options: Options, address: SocketAddr) -> Door {
-        let Parts { cluster, gate, metrics, status, eviction, scripts } = parts;
+        let Parts { calls, metrics, status, eviction } = parts;
+        let (cluster, gate, scripts) = (calls.cluster.clone(), calls.gate.clone(), calls.scripts);
         let databases = Arc::new(Databases::new(options.namespace.clone(), options.durability, options.cluster));
         let settings = Settings::default();
         settings.put("port", address.port().to_string());
@@ -250,13 +256,16 @@ impl Door {
         figures.limits_memory.store(true, Ordering::Relaxed);
         Door {
             failed: ArcSwap::default(),
+            calls,
             cluster,
+            runtime: Handle::current(),
             gate,
             metrics,
             status,
             hub: Arc::new(Hub::new(databases.clone())),
             databases,
             making: tokio::sync::Mutex::default(),
+            finding: Mutex::default(),
             clients: Clients::default(),
             users: Users::new(options.password.as_deref()),
             acl_log: AclLog::default(),

@@ -4,7 +4,8 @@
 //!   SET, GET, INCR, ... of one read from the socket --> one command of the log, one sync --> replies, in order
 //! ```
 //!
-//! What only reads goes this way too once something that writes waits before it: so it sees what was written.
+//! What only reads goes this way too once something that writes waits before it: so it sees what was written. And where other nodes
+//! have what it reads: what came together is asked together, and not logged if all of it only reads.
 //!
 //! Over several shards each gets its share of the calls, all at the same time. The replies come in the order of the calls, and
 //! what becomes of one share says nothing about another.
@@ -66,6 +67,8 @@ struct Share {
     packed: Packed,
     /// Not only calls that may go together with those of others.
     heavy: bool,
+    /// Not only calls that read.
+    writes: bool,
 }
 
 impl Share {
@@ -183,7 +186,7 @@ impl Pending {
         if let Some(share) = self.shares.first_mut() {
             share.databases.clear();
             share.packed.clear();
-            share.heavy = false;
+            (share.heavy, share.writes) = (false, false);
         }
         self.answers.clear();
         self.numbers.clear();
@@ -227,8 +230,10 @@ impl Session {
         let light = self.is_light(spec, args);
         self.pending.push_of(spec, &self.place, self.database, (args, &permits), answer);
         self.pending.numbers.push(self.number());
-        if !light && let Some((_, share)) = self.pending.answers.last() {
-            self.pending.shares[usize::from(*share)].heavy = true;
+        if let Some((_, share)) = self.pending.answers.last() {
+            let share = &mut self.pending.shares[usize::from(*share)];
+            share.heavy |= !light;
+            share.writes |= !matches!(spec.run, Run::Read(_));
         }
     }
 
@@ -273,6 +278,10 @@ impl Session {
     }
 
     async fn carry_out(&self, share: &Share) -> Fate {
+        if !share.writes && self.door.is_away(&share.place) {
+            // Far larger than the rest, and seldom needed.
+            return Box::pin(self.look_at_share(share)).await;
+        }
         if !share.heavy {
             let fate =
                 self.lane.submit(&self.door, &share.place, &share.databases, &self.principal, &share.packed).await;
@@ -284,6 +293,22 @@ impl Session {
             Ok(tape) => Fate::Done(tape.unwrap_or_default().into()),
             Err(error) => Fate::Failed(error),
         }
+    }
+
+    /// What calls say that only read, where other nodes have what they read.
+    async fn look_at_share(&self, share: &Share) -> Fate {
+        let packed = share.packed.clone().into_bytes().into();
+        let found = self.door.look_far(self.level_far(), &share.place, &share.databases, packed, self.draws()).await;
+        match found {
+            Ok(found) => Fate::Done(found.into_tape()),
+            Err(error) => Fate::Failed(error),
+        }
+    }
+
+    /// Something stands where a reply should.
+    pub fn damaged_reply(&mut self) {
+        self.out.error("ERR the reply is damaged");
+        self.closing = true;
     }
 
     /// What waited was answered: what is measured begins anew, and a script was as slow as that.
@@ -311,8 +336,7 @@ impl Session {
             },
         };
         if !whole {
-            self.out.error("ERR the reply is damaged");
-            self.closing = true;
+            self.damaged_reply();
         }
     }
 }

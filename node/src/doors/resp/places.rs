@@ -2,7 +2,11 @@
 //!
 //! ```text
 //!   catalog --namespace--> homes: shards, in the order of their slots, and the databases' numbers --slot--> place: one of them
+//!                            each of them is here, or on other nodes, which are asked ([`far`](super::far))
 //! ```
+//!
+//! A shard is on other nodes if its namespace is on some of the nodes only (`--replicas`), and while it is out of service here.
+//! Which are here is looked again now and then, and when one turns out not to be.
 //!
 //! Always:
 //! - shards and numbers are read from one view of the catalog, and numbers are given out once. So whoever believes what is no
@@ -10,15 +14,17 @@
 //! - a place that was found among some shards is never used among others: the same key may be elsewhere there;
 //! - with one shard, and without the cluster mode, no call is asked for its keys.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
+use loci_index::record::CollectionId;
 use loci_index::table::eviction::{NamespaceRoom, Room};
 use loci_index::view::View;
+use loci_raft::MemberId;
 
 use super::Door;
 use super::databases::{DATABASES, Databases, unread};
-use crate::cluster::book;
+use crate::cluster::{Cluster, book};
 use crate::gate;
 use crate::router::{self, Found, Route};
 use crate::shard::{Level, ShardHandle};
@@ -26,10 +32,69 @@ use crate::shard::{Level, ShardHandle};
 /// What is said where a call belongs to shards that are the databases' no longer.
 pub const MOVED_ON: &str = "TRYAGAIN the databases were just made, or dropped and made anew";
 
+/// A shard that holds databases.
+pub enum Home {
+    /// It is here.
+    Here(ShardHandle),
+    /// Other nodes have it.
+    Away(Away),
+}
+
+/// A shard that other nodes have.
+pub struct Away {
+    shard: u32,
+    /// Who led it last, as far as is known; zero: nobody.
+    led_by: AtomicU64,
+}
+
+impl Home {
+    fn away(shard: u32) -> Home {
+        Home::Away(Away { shard, led_by: AtomicU64::new(0) })
+    }
+
+    /// Which shard it is.
+    pub fn id(&self) -> u32 {
+        match self {
+            Home::Here(shard) => shard.id(),
+            Home::Away(away) => away.shard,
+        }
+    }
+
+    /// It, if it is here.
+    pub fn here(&self) -> Option<&ShardHandle> {
+        match self {
+            Home::Here(shard) => Some(shard),
+            Home::Away(_) => None,
+        }
+    }
+
+    /// Who leads it, as far as this node knows.
+    pub fn leader(&self, cluster: &Cluster) -> Option<MemberId> {
+        match self {
+            Home::Here(shard) => shard.leader(),
+            Home::Away(away) => {
+                let leader = cluster.leader_of(away.shard)?;
+                away.led_by.store(leader.0, Ordering::Relaxed);
+                Some(leader)
+            }
+        }
+    }
+
+    /// The same; where nobody does, who did last.
+    pub fn last_leader(&self, cluster: &Cluster) -> Option<MemberId> {
+        match self {
+            Home::Here(shard) => shard.last_leader(),
+            Home::Away(away) => self
+                .leader(cluster)
+                .or_else(|| Some(away.led_by.load(Ordering::Relaxed)).filter(|id| *id != 0).map(MemberId)),
+        }
+    }
+}
+
 /// The shards that hold the databases.
 pub struct Homes {
     /// In the order of the slots that they hold.
-    shards: Vec<ShardHandle>,
+    shards: Vec<Home>,
     /// Of a namespace with shards of its own.
     route: Option<Route>,
     /// Numbers of the databases' collections; zero: not known.
@@ -40,8 +105,13 @@ pub struct Homes {
 
 impl Homes {
     /// All shards.
-    pub fn shards(&self) -> &[ShardHandle] {
+    pub fn shards(&self) -> &[Home] {
         &self.shards
+    }
+
+    /// Those that are here.
+    pub fn here(&self) -> impl Iterator<Item = &ShardHandle> {
+        self.shards.iter().filter_map(Home::here)
     }
 
     /// The number of a database's collection, if it is known.
@@ -166,33 +236,55 @@ impl Door {
         self.find_homes(&view)
     }
 
+    /// A shard, where it is.
+    fn home(&self, catalog: &View, id: u32) -> Result<Home, String> {
+        let placed = is_placed(catalog, id);
+        match self.cluster.shards().handle(id) {
+            Some(_) if placed && !self.cluster.answers(id) => Ok(Home::away(id)),
+            Some(shard) if shard.is_out_of_service() => Ok(Home::away(id)),
+            Some(shard) => Ok(Home::Here(shard)),
+            None if placed => Ok(Home::away(id)),
+            None => Err("TRYAGAIN not all shards of the databases run here yet".into()),
+        }
+    }
+
     /// The shards as a view of the catalog has them. They are remembered if the namespace is there.
     pub fn find_homes(&self, catalog: &View) -> Result<Arc<Homes>, String> {
+        let _one_at_a_time = self.finding.lock().unwrap_or_else(PoisonError::into_inner);
         let (shards, route) = match Route::find(catalog, self.databases.namespace()) {
-            Found::Catalog => (vec![self.cluster.catalog().clone()], None),
+            Found::Catalog => (vec![Home::Here(self.cluster.catalog().clone())], None),
             Found::BeingMade => return Err("TRYAGAIN the databases are just being made or dropped".into()),
-            Found::Route(route) if route.shards().iter().any(|shard| is_placed(catalog, *shard)) => {
-                return Err(format!(
-                    "ERR namespace {:?} is on some of the nodes only (--replicas), and this door serves one that is on all: give \
-                     --resp-namespace another",
-                    self.databases.namespace()
-                ));
-            }
             Found::Route(route) => {
-                let running = |shard: &u32| self.cluster.shards().handle(*shard);
-                let shards: Option<Vec<ShardHandle>> = route.shards().iter().map(running).collect();
-                (shards.ok_or("TRYAGAIN not all shards of the databases run here yet")?, Some(route))
+                let shards = route.shards().iter().map(|shard| self.home(catalog, *shard));
+                (shards.collect::<Result<Vec<Home>, String>>()?, Some(route))
             }
         };
-        shards.iter().for_each(|shard| self.hub.attach(shard));
+        self.hub.attend(&shards, &self.cluster, &self.runtime);
         let homes = Arc::new(Homes { shards, route, ids: Default::default(), left: AtomicBool::new(false) });
         if catalog.has_namespace(self.databases.namespace()) {
+            // What was known of the databases is known among the same shards, wherever they are by now.
+            let before = self.databases.homes.load_full().filter(|before| before.route == homes.route);
+            for (id, known) in homes.ids.iter().zip(before.iter().flat_map(|before| &before.ids)) {
+                let known = known.load(Ordering::Relaxed);
+                let is_there = catalog.collection_by_id(CollectionId(known)).is_some();
+                id.store(if is_there { known } else { 0 }, Ordering::Relaxed);
+            }
             self.databases.homes.store(Some(homes.clone()));
             let spread = self.databases.is_cluster() || homes.shards.len() > 1;
             self.databases.spread.store(spread, Ordering::Relaxed);
             self.share_room(homes.shards.len());
         }
         Ok(homes)
+    }
+
+    /// Whether each shard is still here, or still is not.
+    fn are_where_they_were(&self, homes: &Homes, catalog: &View) -> bool {
+        homes.are_with_the_catalog()
+            || homes.shards.iter().all(|home| match (home, self.home(catalog, home.id())) {
+                (Home::Here(shard), Ok(Home::Here(_))) => !shard.is_removed(),
+                (Home::Away(_), Ok(Home::Away(_))) => true,
+                _ => false,
+            })
     }
 
     /// Each shard makes room by itself, for an equal share.
@@ -215,14 +307,21 @@ impl Door {
     /// Looks whether what is remembered is still so. Whoever only listens has nobody else who does.
     pub fn look_again(&self) {
         let view = self.cluster.catalog().newest();
-        match self.databases.known() {
-            Some(homes) if homes.are_as(&view, self.databases.namespace()) => {}
-            Some(homes) => homes.leave(),
-            None => {}
+        if let Some(homes) = self.databases.known()
+            && !(homes.are_as(&view, self.databases.namespace()) && self.are_where_they_were(&homes, &view))
+        {
+            homes.leave();
         }
+        self.hub.rest();
         self.look_for_limits();
         // Where they are not yet, the next look finds them.
         let _ = self.homes();
+    }
+
+    /// Whether other nodes have the shard of a place, as far as is known.
+    pub fn is_away(&self, place: &Place) -> bool {
+        let homes = self.databases.homes.load();
+        homes.as_ref().and_then(|homes| homes.shards.get(place.part)).is_some_and(|home| home.here().is_none())
     }
 
     /// The shards that a place is among.

@@ -4,18 +4,23 @@
 //! nothing says whom it follows.
 
 use std::fmt::Write;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use loci_index::table::call::Packed;
 use loci_index::table::commands::{is, parse_int};
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
+use loci_index::table::tape::Item;
 
 use super::databases::{DATABASES, Databases, Totals};
+use super::pipeline::Answer;
+use super::places::{Home, Homes, Place};
 use super::session::Session;
 use super::settings::{SetError, notify};
 use super::slots::Address;
 use super::{Door, SERVER_VERSION};
+use crate::doors::looks::Look;
 use crate::shard::Level;
 
 /// Why a name is refused.
@@ -32,7 +37,7 @@ pub fn client_name(bytes: &[u8]) -> Option<String> {
 /// When the state was last written down as a whole: seconds since 1970.
 pub fn last_saved(door: &Door) -> u64 {
     let homes = door.homes().ok();
-    let shards = homes.iter().flat_map(|homes| homes.shards());
+    let shards = homes.iter().flat_map(|homes| homes.here());
     let at = shards.map(|shard| shard.status().checkpoint_at_millis).min().unwrap_or(0);
     (if at == 0 { door.status.started_millis() } else { at }) / 1_000
 }
@@ -189,7 +194,11 @@ impl Session {
         let Ok(homes) = self.door.homes_at(Level::Stale).await else { return Vec::new() };
         let Ok(parts) = self.door.own_parts(&homes, false) else { return Vec::new() };
         let mut counts = [(0, 0); DATABASES];
-        for shard in parts.into_iter().filter_map(|part| homes.shards().get(part)) {
+        for part in parts {
+            let Some(shard) = homes.shards().get(part).and_then(Home::here) else {
+                self.count_far(&homes, part, &mut counts).await;
+                continue;
+            };
             let view = shard.newest();
             for (database, (keys, timed)) in (0..).zip(&mut counts) {
                 let found = view.collection(self.door.databases.namespace(), &Databases::name(database));
@@ -203,6 +212,28 @@ impl Session {
         counts.filter(|(_, keys, _)| *keys > 0).collect()
     }
 
+    /// Adds what a shard has that other nodes have, if one of them says so.
+    async fn count_far(&self, homes: &Arc<Homes>, part: usize, counts: &mut [(usize, usize); DATABASES]) {
+        let all: Vec<u8> = (0..DATABASES as u8).collect();
+        let mut packed = Packed::new();
+        for database in &all {
+            packed.push(*database, Look::Counts.words(&mut Default::default()).into_iter());
+        }
+        let place = Place::of_part(homes, part);
+        let Ok(found) = self.door.look_far(Level::Stale, &place, &all, packed.into_bytes().into(), 0).await else {
+            return;
+        };
+        let mut items = found.items();
+        for (keys, timed) in counts {
+            let (Some(Item::Array(2)), Some(Item::Int(all)), Some(Item::Int(with_deadline))) =
+                (items.next(), items.next(), items.next())
+            else {
+                return;
+            };
+            (*keys, *timed) = (*keys + all as usize, *timed + with_deadline as usize);
+        }
+    }
+
     fn section(&self, section: &str, text: &mut String) {
         let door = &*self.door;
         let title = format!("# {}{}\r\n", section[..1].to_uppercase(), &section[1..]);
@@ -211,7 +242,7 @@ impl Session {
             // Writing to a string does not fail.
             let _ = write!(text, "{name}:{value}\r\n");
         };
-        let home = door.homes().ok().and_then(|homes| homes.shards().first().cloned());
+        let home = door.homes().ok().and_then(|homes| homes.here().next().cloned());
         let is_cluster = door.databases.is_cluster();
         match section {
             "server" => {
@@ -387,13 +418,8 @@ impl Session {
                 if let Err(error) = samples(options) {
                     return self.out.error(error);
                 }
-                let database = self.database;
-                let Some(reading) = self.look().await else { return };
-                let now = reading.moment().now;
-                let bytes = reading.read(database, |keyspace| keyspace.bytes_of(key, now));
-                match bytes {
-                    Some(bytes) => self.out.int(bytes as i64),
-                    None => self.out.null(),
+                if let Some(found) = self.ask_one(Look::Bytes(key)).await {
+                    self.answer(&mut found.items(), Answer::Whole);
                 }
             }
             [] if is(what, "doctor") => {
@@ -428,7 +454,7 @@ impl Session {
     /// ROLE.
     pub fn role(&mut self) {
         let homes = self.door.homes().ok();
-        let applied = homes.and_then(|homes| Some(homes.shards().first()?.newest().index())).unwrap_or(0);
+        let applied = homes.and_then(|homes| Some(homes.here().next()?.newest().index())).unwrap_or(0);
         match self.followed() {
             Some(Address { host, port }) => {
                 self.out.array(5);
@@ -454,7 +480,7 @@ impl Session {
         if (0..homes.shards().len()).any(|part| door.leads(&homes, part)) {
             return None;
         }
-        homes.shards().iter().find_map(|shard| door.address_of(shard.leader()?))
+        homes.shards().iter().find_map(|home| door.address_of(home.leader(&door.cluster)?))
     }
 }
 

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use loci_index::table::call::Chance;
 use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, SCRIPTS_OFF, Spec, WRITE, brings_code};
 use loci_index::table::execute::Moment;
-use loci_index::table::tape::Tape;
+use loci_index::table::tape::{Item, Items, Tape};
 use loci_index::table::{ahead, execute, glob, weight};
 use loci_wire::resp::{Limits, Protocol, Writer, likely_keys};
 
@@ -34,6 +35,7 @@ use super::stats::Tally;
 use super::tracking::Tracking;
 use super::transactions::{Gathered, Watch};
 use super::{Door, render};
+use crate::doors::looks::{Look, bulks_of};
 use crate::shard::Level;
 
 /// The most subscriptions of one client.
@@ -505,8 +507,13 @@ impl Session {
         if self.look().await.is_none() {
             return;
         }
+        // What a read draws by chance is another each time, though nothing was written in between.
+        self.draws = self.draws.wrapping_add(0x9e37_79b9);
         let Session { reading, tape, out, database, draws, .. } = self;
         let Some(reading) = reading else { return };
+        if reading.is_away() {
+            return self.gather(spec, args, Answer::Whole).await;
+        }
         let moment = reading.moment();
         // The most frequent one of all, without a detour.
         if spec.name == "get" {
@@ -516,8 +523,6 @@ impl Session {
             });
         }
         tape.truncate(0);
-        // What a read draws by chance is another each time, though nothing was written in between.
-        *draws = draws.wrapping_add(0x9e37_79b9);
         let moment = Moment { number: *draws, ..moment };
         let is_read = reading.look_up(*database, |keyspace| {
             let is_light = !weight::is_heavy(keyspace, spec, args, moment.now);
@@ -563,6 +568,11 @@ impl Session {
         drop(turn);
     }
 
+    /// What reads draw by chance depends on this.
+    pub fn draws(&self) -> u32 {
+        self.draws
+    }
+
     /// Chance that is another each time.
     pub fn chance(&mut self) -> Chance {
         self.draws = self.draws.wrapping_add(0x9e37_79b9);
@@ -570,14 +580,8 @@ impl Session {
     }
 
     /// Reads, and gives the reply as it stands on its tape.
-    pub async fn read_tape(&mut self, command: Command, args: &[&[u8]]) -> Option<Tape> {
-        let database = self.database;
-        let reading = self.look().await?;
-        let (mut tape, moment) = (Tape::new(), reading.moment());
-        reading.read(database, |keyspace| {
-            execute::read(keyspace, command.spec, args, moment, &mut tape);
-        });
-        Some(tape)
+    pub async fn read_tape(&mut self, command: Command, args: &[&[u8]]) -> Option<Bytes> {
+        Some(self.ask_one(Look::Command(command.spec, args)).await?.into_tape())
     }
 
     /// `KEYS`.
@@ -596,6 +600,9 @@ impl Session {
         use loci_index::table::Keyspace;
         let database = self.database;
         let Some(mut reading) = self.look().await.cloned() else { return false };
+        if reading.is_away() {
+            return self.find_keys_far(pattern, found).await;
+        }
         let now = reading.moment().now;
         let (mut counted, mut bytes) = (0, 0);
         for part in 0..Keyspace::PARTS {
@@ -612,6 +619,29 @@ impl Session {
             tokio::task::coop::consume_budget().await;
         }
         true
+    }
+
+    /// The same, where other nodes have them.
+    async fn find_keys_far(&mut self, pattern: &[u8], found: &mut Vec<Box<[u8]>>) -> bool {
+        let Some(command) = commands::find(b"keys") else { return false };
+        let Some(tape) = self.read_tape(command, &[b"keys", pattern]).await else { return false };
+        let mut items = Items::new(&tape);
+        match (bulks_of(&mut items.clone()), items.next()) {
+            (Some(keys), _) => found.extend(keys.into_iter().flatten().map(Box::<[u8]>::from)),
+            (None, Some(Item::Error(error))) => {
+                self.out.error(error);
+                return false;
+            }
+            (None, _) => {
+                self.damaged_reply();
+                return false;
+            }
+        }
+        let bytes: usize = found.iter().map(|key| key.len()).sum();
+        if bytes > execute::REPLY_BYTES_MAX {
+            self.out.error(execute::ASKED_TOO_MUCH);
+        }
+        bytes <= execute::REPLY_BYTES_MAX
     }
 
     /// When it is closed if it says nothing till then (`CONFIG SET timeout`).

@@ -100,7 +100,7 @@ impl Door {
 
     /// Whether this node leads one of the shards.
     pub fn leads(&self, homes: &Homes, part: usize) -> bool {
-        homes.shards().get(part).is_some_and(|shard| shard.leader() == Some(self.cluster.me()))
+        homes.shards().get(part).is_some_and(|home| home.leader(&self.cluster) == Some(self.cluster.me()))
     }
 
     /// The shards that this node answers for where a command is about all keys: all; among a cluster's clients those that it leads, or
@@ -127,13 +127,14 @@ impl Door {
         slot: u16,
         waits_until: &mut Option<Instant>,
     ) -> Result<(), String> {
-        let Some(shard) = homes.shards().get(place.part()) else { return Ok(()) };
-        if shard.leader() == Some(self.cluster.me()) {
+        let Some(home) = homes.shards().get(place.part()) else { return Ok(()) };
+        let leader = || home.leader(&self.cluster);
+        if leader() == Some(self.cluster.me()) {
             return Ok(());
         }
         let until = *waits_until.get_or_insert_with(|| Instant::now() + LEADER_WAIT);
         let leader = loop {
-            match shard.leader() {
+            match leader() {
                 Some(leader) => break leader,
                 None if Instant::now() < until => tokio::time::sleep(LEADER_LOOK).await,
                 None => return Err("CLUSTERDOWN Hash slot not served".into()),
@@ -187,10 +188,11 @@ impl Session {
         Ok(Reach::Place)
     }
 
-    /// Where something goes that is about no key: a shard that is led here, if there is one.
+    /// Where something goes that is about no key: a shard that is led here, if there is one, or is here.
     fn any_place(&self, homes: &Arc<Homes>) -> Place {
         let led = (0..homes.shards().len()).find(|part| self.door.leads(homes, *part));
-        Place::of_part(homes, led.unwrap_or(0))
+        let here = || homes.shards().iter().position(|home| home.here().is_some());
+        Place::of_part(homes, led.or_else(here).unwrap_or(0))
     }
 
     /// Where a transaction goes: all of its keys are in one slot.

@@ -70,7 +70,7 @@ impl Session {
     }
 
     /// CLIENT TRACKING.
-    pub fn track(&mut self, args: &[&[u8]]) {
+    pub async fn track(&mut self, args: &[&[u8]]) {
         match self.tracking_from(args) {
             Ok(None) => {
                 self.track_no_more();
@@ -82,10 +82,12 @@ impl Session {
                 let prefixes = tracking.broadcast.then_some(&*tracking.prefixes);
                 self.door.hub.track(tracker.clone(), prefixes);
                 self.tracker = Some(tracker);
-                let mut facts = self.client.facts();
-                (facts.tracking, facts.redirect) = (true, tracking.redirect);
-                drop(facts);
+                {
+                    let mut facts = self.client.facts();
+                    (facts.tracking, facts.redirect) = (true, tracking.redirect);
+                }
                 self.tracking = Some(tracking);
+                self.door.hub.heard().await;
                 self.out.ok();
             }
             Err(error) => self.out.error(error),

@@ -19,6 +19,7 @@ use super::databases::AT_WORK;
 use super::pipeline::{Answer, Pending};
 use super::places::Place;
 use super::session::{Next, Session};
+use crate::doors::looks::{Look, versions_of};
 
 /// The most bytes that a transaction gathers, and the most calls.
 const GATHERED_BYTES_MAX: usize = 32 << 20;
@@ -131,11 +132,9 @@ impl Session {
         let versions = loop {
             // What was read before may be older than what others have been told.
             self.read_anew();
-            let Some(reading) = self.look().await else { return };
-            let now = reading.moment().now;
-            let versions: Vec<u64> = reading
-                .read(database, |keyspace| keys.iter().map(|key| keyspace.version(key, now).unwrap_or(0)).collect());
-            if !versions.iter().any(|version| reading.is_changing(*version)) {
+            let Some(found) = self.ask_one(Look::Versions(keys)).await else { return };
+            let Some(versions) = versions_of(&mut found.items()) else { return self.damaged_reply() };
+            if !versions.iter().any(|version| found.is_changing(*version)) {
                 break versions;
             }
             tokio::time::sleep(AT_WORK).await;

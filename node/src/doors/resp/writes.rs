@@ -4,6 +4,8 @@
 //!   led here ------> the shard's queue --------------------------------------------------> outcome
 //!   led elsewhere -> a request id, the node that leads --answers--------------------------> outcome
 //!                                          '--gone, or led no longer--> asked again, as soon as somebody leads
+//!
+//! The shard need not be on this node.
 //! ```
 //!
 //! Always: what is handed on is carried out once. Whoever is asked again finds the request id in the state, if the one before has
@@ -16,10 +18,11 @@ use std::time::{Duration, Instant};
 use loci_index::command::{Envelope, Outcome};
 
 use super::Door;
+use super::places::Home;
 use crate::cluster::NotWritten;
 use crate::doors::grpc::Failure;
 use crate::identity::RunId;
-use crate::shard::{ShardHandle, TurnBy, WriteError};
+use crate::shard::{TurnBy, WriteError};
 
 /// What nobody leads is tried again after this.
 const RETRY: Duration = Duration::from_millis(20);
@@ -45,7 +48,7 @@ impl RequestIds {
 
 impl Door {
     /// Writes where the shard is led, also if that changes meanwhile.
-    pub async fn log(&self, home: &ShardHandle, envelope: Envelope, deadline: Instant) -> Result<Outcome, String> {
+    pub async fn log(&self, home: &Home, envelope: Envelope, deadline: Instant) -> Result<Outcome, String> {
         self.log_by(TurnBy::Shard, home, envelope, deadline).await
     }
 
@@ -53,24 +56,42 @@ impl Door {
     pub async fn log_by(
         &self,
         turn: TurnBy,
-        home: &ShardHandle,
+        home: &Home,
         mut envelope: Envelope,
         deadline: Instant,
     ) -> Result<Outcome, String> {
-        let mut cluster = self.cluster.of(home.clone()).turn_by(turn);
-        let begun = home.newest().clock();
+        let mut cluster = match home.here() {
+            Some(shard) => self.cluster.of(shard.clone()).turn_by(turn),
+            // Who leads it says whether there is room.
+            None => self.cluster.within_room(),
+        };
+        let begun = match home.here() {
+            Some(shard) => shard.newest().clock(),
+            None => self.cluster.clock_of(home.id()),
+        };
         // Once nobody knows what became of an attempt, this is so until one is answered.
         let mut unknown = None;
+        let mut is_here = home.here().is_some();
         loop {
-            if home.leader() != Some(cluster.me()) && envelope.origin.request_id.is_empty() {
+            if home.leader(&cluster) != Some(cluster.me()) && envelope.origin.request_id.is_empty() {
                 envelope.origin.request_id = self.request_ids.next();
             }
-            let error = match cluster.write(envelope.clone(), deadline).await {
+            let written = match is_here {
+                true => cluster.write(envelope.clone(), deadline).await,
+                // Far larger than the rest, and seldom needed.
+                false => Box::pin(cluster.write_in(home.id(), envelope.clone(), deadline)).await,
+            };
+            let error = match written {
                 Ok(written) => return Ok(written.outcome),
                 Err(error) => error,
             };
             let (said, may_be_done) = (unwritten(&error), is_unknown(&error));
-            let again = is_led_elsewhere(&error)
+            // The shard has just left this node.
+            let has_left =
+                is_here && matches!(error, NotWritten::Here(WriteError::Removed)) && !cluster.catalog().is_removed();
+            is_here &= !has_left;
+            let again = has_left
+                || is_led_elsewhere(&error)
                 || (may_be_done && !envelope.origin.request_id.is_empty())
                 || (unknown.is_some() && is_busy(&error));
             if may_be_done && unknown.is_none() {

@@ -139,6 +139,8 @@ pub struct Owner {
     replayed: u64,
     /// The replica has more effects already.
     more: bool,
+    /// Somebody began to listen, and is to be told when all is told that was asked for.
+    is_listened: bool,
     room: Room,
     /// When the lead was last handed on because the disk was full.
     gave_way: Option<Instant>,
@@ -213,6 +215,7 @@ impl Owner {
             started: now,
             replayed: 0,
             more: true,
+            is_listened: false,
             room: Room::default(),
             gave_way: None,
             last_tick: now,
@@ -298,6 +301,7 @@ impl Owner {
                 self.store.request_relink(file);
                 self.work.ask_again();
             }
+            Event::Listens => self.is_listened = true,
             Event::Stop => self.begin_stopping(),
         }
         Ok(())
@@ -337,6 +341,9 @@ impl Owner {
         }
         self.answer_changes();
         self.tell_freshness();
+        if std::mem::take(&mut self.is_listened) {
+            self.shared.listeners.tell_begun(&self.shared.view.load());
+        }
         Ok(())
     }
 

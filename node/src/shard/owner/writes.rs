@@ -191,7 +191,8 @@ impl Owner {
             self.refuse_waiting(&error);
             return false;
         }
-        if !self.may_propose {
+        // What waits is told in a moment whom to ask, or is proposed after all.
+        if !self.may_propose || self.replica.hands_over() {
             return false;
         }
         let (count, bytes) = self.next_batch();

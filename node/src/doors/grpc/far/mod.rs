@@ -15,6 +15,7 @@
 
 mod find;
 mod leaves;
+mod look;
 mod search;
 mod writes;
 
@@ -37,7 +38,6 @@ use super::convert::{self, NAMESPACE_DEFAULT};
 use super::cursor::Cursor;
 use super::home::{self, Name, check_token, find};
 use super::status::Failure;
-use crate::cluster::Cluster;
 use crate::cluster::links::never_connected;
 use crate::router::{Found, Route};
 use crate::shard::{ReadError, WriteError};
@@ -64,12 +64,14 @@ pub type Answer = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
 enum Question {
     Call(Box<Call>),
     Find(v1::FindRequest),
+    Look(v1::LookRequest),
 }
 
 /// What they say.
 enum Said {
     Reply(Reply),
     Found(v1::FindReply),
+    Looked(v1::LookReply),
 }
 
 impl Said {
@@ -77,6 +79,7 @@ impl Said {
         match self {
             Said::Reply(reply) => reply.encoded_len(),
             Said::Found(reply) => prost::Message::encoded_len(reply),
+            Said::Looked(reply) => prost::Message::encoded_len(reply),
         }
     }
 }
@@ -111,11 +114,6 @@ fn is_elsewhere(failure: &Failure) -> bool {
     matches!(reason, NO_SUCH_SHARD | "not_leader" | "starting" | "removed" | DAMAGED_SHARD | OLDER_NODE)
 }
 
-/// Whether a shard answers here. One that is out of service does not, though it takes part.
-pub fn is_here(cluster: &Cluster, shard: u32) -> bool {
-    cluster.held(shard).is_some_and(|shard| shard.is_ready() && !shard.is_out_of_service())
-}
-
 /// Another kind of answer than the call has.
 pub fn other_reply() -> Failure {
     Failure::new(
@@ -146,7 +144,7 @@ impl Calls {
         }
         let Found::Route(route) = Route::find(&self.cluster.catalog().newest(), namespace) else { return None };
         let shards = wanted(&route)?;
-        let here = |shard: &u32| is_here(&self.cluster, *shard);
+        let here = |shard: &u32| self.cluster.answers(*shard);
         (!shards.iter().all(here)).then_some(Far { route, shards })
     }
 
@@ -185,7 +183,7 @@ impl Calls {
     async fn ask(&self, shards: &[u32], call: Call, writes: bool, deadline: Instant) -> Result<Reply, Failure> {
         match self.ask_for(shards, &Question::Call(Box::new(call)), writes, Patience::until(deadline)).await? {
             Said::Reply(reply) => Ok(reply),
-            Said::Found(_) => Err(other_reply()),
+            _ => Err(other_reply()),
         }
     }
 
@@ -207,7 +205,7 @@ impl Calls {
                 let own = self.cluster.held(*shard).filter(|shard| shard.is_ready());
                 own.is_some_and(|shard| shard.leader() == Some(self.cluster.me()))
             };
-            let here = |shard: &u32| is_here(&self.cluster, *shard) || (writes && !damaged_here && leads(shard));
+            let here = |shard: &u32| self.cluster.answers(*shard) || (writes && !damaged_here && leads(shard));
             let tried = if shards.iter().all(here) {
                 let tried = self.ask_here(shards, question.clone(), patience.deadline).await;
                 // A write that has to read first, what a filter finds, is for others.
@@ -266,6 +264,7 @@ impl Calls {
         match question {
             Question::Call(call) => Ok(Said::Reply(calls.answer(*call, false, deadline).await?)),
             Question::Find(find) => Ok(Said::Found(Box::pin(calls.find_here(find, deadline)).await?)),
+            Question::Look(look) => Ok(Said::Looked(Box::pin(calls.look(look, deadline)).await?)),
         }
     }
 
@@ -297,6 +296,7 @@ impl Calls {
                 let request = v1::FindRequest { shards: shards.to_vec(), ..find };
                 links.find(member, request, deadline).await.map(|reply| Some(Said::Found(reply)))
             }
+            Question::Look(look) => links.look(member, look, deadline).await.map(|reply| Some(Said::Looked(reply))),
         };
         match said {
             Ok(said) => said.ok_or_else(other_reply),
@@ -327,7 +327,7 @@ impl Calls {
             self.ask_all(shards, Patience::until(deadline), |shard| Question::Call(Box::new(call(shard))), |_| false);
         let taken = said.await?.into_iter().map(|said| match said? {
             Said::Reply(reply) => take(reply).ok_or_else(other_reply),
-            Said::Found(_) => Err(other_reply()),
+            _ => Err(other_reply()),
         });
         taken.collect()
     }

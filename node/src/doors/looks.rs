@@ -1,0 +1,266 @@
+//! Looks: what a door asks of a keyspace to read, where it is or on another node.
+//!
+//! ```text
+//!   look --here--> a keyspace --> tape
+//!     '--as words of a call--> another node --> the same look --> its keyspace --> tape
+//! ```
+//!
+//! Most are commands that only read. The others are what the door must know and no command says; their names begin with a byte that
+//! no command's does.
+
+use std::sync::Arc;
+
+use loci_index::table::call::Unpacked;
+use loci_index::table::commands::{self, FAST, Run, Spec, parse_int, settle_read};
+use loci_index::table::execute::{self, Moment};
+use loci_index::table::slots::slot;
+use loci_index::table::tape::{Item, Items, Tape};
+use loci_index::table::{Keyspace, Table, lookups};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub enum Look<'a> {
+    /// What a command says that only reads.
+    Command(&'static Spec, &'a [&'a [u8]]),
+    /// The versions of keys; zero: not there.
+    Versions(&'a [&'a [u8]]),
+    /// The types of keys; nothing for those that are not there.
+    Types(&'a [&'a [u8]]),
+    /// The arguments of an XREAD with what `$` means now in its place; nothing: there was none.
+    Settled(&'a [&'a [u8]]),
+    /// What a key takes in memory, or nothing.
+    Bytes(&'a [u8]),
+    /// All of a key that can be carried elsewhere, or nothing: version, deadline, the value as DUMP has it, tags.
+    Whole(&'a [u8]),
+    /// Keys of a slot, so many at most.
+    KeysOfSlot(u16, usize),
+    /// How many keys there are, and how many of them have a deadline.
+    Counts,
+}
+
+const VERSIONS: &[u8] = b"\0versions";
+const TYPES: &[u8] = b"\0types";
+const SETTLED: &[u8] = b"\0settled";
+const BYTES: &[u8] = b"\0bytes";
+const WHOLE: &[u8] = b"\0whole";
+const KEYS_OF_SLOT: &[u8] = b"\0keysofslot";
+const COUNTS: &[u8] = b"\0counts";
+
+impl<'a> Look<'a> {
+    /// As a call; `numbers` holds what it has no place for elsewhere.
+    pub fn words<'w>(&self, numbers: &'w mut [String; 2]) -> Vec<&'w [u8]>
+    where
+        'a: 'w,
+    {
+        let (name, rest): (&[u8], &'a [&'a [u8]]) = match *self {
+            Look::Command(_, args) => return args.to_vec(),
+            Look::Versions(keys) => (VERSIONS, keys),
+            Look::Types(keys) => (TYPES, keys),
+            Look::Settled(args) => (SETTLED, args),
+            Look::Bytes(key) => return vec![BYTES, key],
+            Look::Whole(key) => return vec![WHOLE, key],
+            Look::KeysOfSlot(slot, count) => {
+                *numbers = [slot.to_string(), count.to_string()];
+                return vec![KEYS_OF_SLOT, numbers[0].as_bytes(), numbers[1].as_bytes()];
+            }
+            Look::Counts => (COUNTS, &[]),
+        };
+        [name].into_iter().chain(rest.iter().copied()).collect()
+    }
+
+    /// From a call. None: it is no look, or no command of this version.
+    pub fn of(words: &'a [&'a [u8]]) -> Option<Look<'a>> {
+        let (&name, rest) = words.split_first()?;
+        if name.first() != Some(&0) {
+            let spec = commands::find(name).filter(|spec| spec.takes(words.len()))?;
+            return matches!(spec.run, Run::Read(_)).then_some(Look::Command(spec, words));
+        }
+        Some(match (name, rest) {
+            (VERSIONS, keys) => Look::Versions(keys),
+            (TYPES, keys) => Look::Types(keys),
+            (SETTLED, args) => Look::Settled(args),
+            (BYTES, [key]) => Look::Bytes(key),
+            (WHOLE, [key]) => Look::Whole(key),
+            (KEYS_OF_SLOT, [slot, count]) => {
+                Look::KeysOfSlot(parse_int(slot)?.try_into().ok()?, parse_int(count)?.try_into().ok()?)
+            }
+            (COUNTS, []) => Look::Counts,
+            _ => return None,
+        })
+    }
+
+    /// Whether it is done in a moment.
+    pub fn is_short(&self) -> bool {
+        match self {
+            Look::Command(spec, _) => spec.is(FAST) && !matches!(spec.name, "mget" | "hmget"),
+            Look::KeysOfSlot(..) | Look::Whole(_) => false,
+            Look::Versions(keys) | Look::Types(keys) => keys.len() <= 64,
+            _ => true,
+        }
+    }
+
+    /// Looks.
+    pub fn run(&self, keyspace: &Keyspace, moment: Moment, tape: &mut Tape) {
+        let now = moment.now;
+        match *self {
+            Look::Command(spec, args) => execute::read(keyspace, spec, args, moment, tape),
+            Look::Versions(keys) => {
+                tape.array(keys.len());
+                keys.iter().for_each(|key| tape.int(keyspace.version(key, now).unwrap_or(0) as i64));
+            }
+            Look::Types(keys) => {
+                tape.array(keys.len());
+                keys.iter().for_each(|key| tape.bulk_or_null(keyspace.type_of(key, now).map(str::as_bytes)));
+            }
+            Look::Settled(args) => match settle_read(keyspace, args, now) {
+                None => tape.null(),
+                Some(settled) => {
+                    tape.array(settled.len());
+                    settled.iter().for_each(|arg| tape.bulk(arg));
+                }
+            },
+            Look::Bytes(key) => match keyspace.bytes_of(key, now) {
+                Some(bytes) => tape.count(bytes),
+                None => tape.null(),
+            },
+            Look::Whole(key) => whole(keyspace, key, moment, tape),
+            Look::KeysOfSlot(wanted, count) => {
+                let parts = (0..Keyspace::PARTS).flat_map(|part| keyspace.keys_of_part(part, now));
+                let keys: Vec<&[u8]> = parts.filter(|key| slot(key) == wanted).take(count).collect();
+                tape.array(keys.len());
+                keys.iter().for_each(|key| tape.bulk(key));
+            }
+            Look::Counts => {
+                tape.array(2);
+                tape.count(keyspace.len());
+                tape.count(keyspace.timed());
+            }
+        }
+    }
+}
+
+fn whole(keyspace: &Keyspace, key: &[u8], moment: Moment, tape: &mut Tape) {
+    let found = keyspace.version(key, moment.now).zip(keyspace.deadline(key, moment.now));
+    let (Some((version, deadline)), Some(dump)) = (found, commands::find(b"dump")) else { return tape.null() };
+    let tags = keyspace.tags_of(key, moment.now);
+    tape.array(3 + tags.len());
+    tape.int(version as i64);
+    tape.int(deadline as i64);
+    // The value, or why it cannot be had.
+    execute::read(keyspace, dump, &[b"dump", key], moment, tape);
+    tags.iter().for_each(|tag| tape.bulk(tag));
+}
+
+/// All of a key that can be carried elsewhere.
+pub struct Whole<'t> {
+    /// Its version.
+    pub version: u64,
+    /// When it expires, in milliseconds since 1970; zero: never.
+    pub deadline: i64,
+    /// As DUMP has it; or why it cannot be had.
+    pub value: Result<&'t [u8], &'t [u8]>,
+    /// Its tags.
+    pub tags: Vec<&'t [u8]>,
+}
+
+/// What [`Look::Whole`] found, if anything. None: that does not stand there.
+pub fn whole_of<'t>(items: &mut Items<'t>) -> Option<Option<Whole<'t>>> {
+    let count = match items.next()? {
+        Item::Null => return Some(None),
+        Item::Array(count) => count.checked_sub(3)?,
+        _ => return None,
+    };
+    let (Item::Int(version), Item::Int(deadline)) = (items.next()?, items.next()?) else { return None };
+    let value = match items.next()? {
+        Item::Bulk(value) => Ok(value),
+        Item::Error(error) => Err(error),
+        _ => return None,
+    };
+    let tags = (0..count).map(|_| bulk(items)?).collect::<Option<_>>()?;
+    Some(Some(Whole { version: version as u64, deadline, value, tags }))
+}
+
+/// What [`Look::Versions`] found. None: that does not stand there.
+pub fn versions_of(items: &mut Items<'_>) -> Option<Vec<u64>> {
+    let Item::Array(count) = items.next()? else { return None };
+    let version = |item| match item {
+        Item::Int(version) => Some(version as u64),
+        _ => None,
+    };
+    (0..count).map(|_| version(items.next()?)).collect()
+}
+
+/// An array of bytes, with nothing in some of their places: what [`Look::Types`], [`Look::Settled`], [`Look::KeysOfSlot`] and KEYS
+/// find. None: that does not stand there.
+pub fn bulks_of<'t>(items: &mut Items<'t>) -> Option<Vec<Option<&'t [u8]>>> {
+    let Item::Array(count) = items.next()? else { return None };
+    (0..count).map(|_| bulk(items)).collect()
+}
+
+fn bulk<'t>(items: &mut Items<'t>) -> Option<Option<&'t [u8]>> {
+    match items.next()? {
+        Item::Bulk(bytes) => Some(Some(bytes)),
+        Item::Null => Some(None),
+        _ => None,
+    }
+}
+
+/// What another node asks: packed calls, each of which names one of the tables; none: there is nothing in it.
+pub struct Asked {
+    /// By their places.
+    pub tables: Vec<Option<Arc<Table>>>,
+    /// Packed.
+    pub calls: bytes::Bytes,
+    /// When it is read.
+    pub moment: Moment,
+    /// The most that all replies may take.
+    pub bytes_max: usize,
+}
+
+/// Why there are no replies.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoReply {
+    /// One of the calls is no look.
+    Unknown,
+    /// The replies would take more than they may.
+    TooLarge,
+}
+
+impl Asked {
+    /// Whether all of it is done in a moment.
+    pub fn is_short(&self) -> bool {
+        let (mut unpacked, mut words, mut count) = (Unpacked::new(&self.calls), Vec::new(), 0);
+        while unpacked.next_into(&mut words).is_some() {
+            count += 1;
+            if count > 64 || !Look::of(&words).is_some_and(|look| look.is_short()) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The replies, one after another.
+    pub fn answer(&self) -> Result<Tape, NoReply> {
+        let empty = Keyspace::new(0);
+        let (mut unpacked, mut words, mut tape) = (Unpacked::new(&self.calls), Vec::new(), Tape::new());
+        let mut number = 0;
+        while let Some(place) = unpacked.next_into(&mut words) {
+            let look = Look::of(&words).ok_or(NoReply::Unknown)?;
+            let table = self.tables.get(usize::from(place)).ok_or(NoReply::Unknown)?;
+            let moment = Moment { number: self.moment.number.wrapping_add(number), ..self.moment };
+            number = number.wrapping_add(1);
+            match table {
+                None => look.run(&empty, moment, &mut tape),
+                Some(table) => {
+                    lookups::take();
+                    table.read(|keyspace| look.run(keyspace, moment, &mut tape));
+                    table.looked(lookups::take());
+                }
+            }
+            if tape.len() > self.bytes_max {
+                return Err(NoReply::TooLarge);
+            }
+        }
+        Ok(tape)
+    }
+}

@@ -1,0 +1,151 @@
+//! Far: reading what other nodes have.
+//!
+//! ```text
+//!   looks --the shard is here--> the state that the session reads --> tape
+//!     '--it is not--> a node that has it, the one that leads first --Peers.Look--> tape
+//! ```
+//!
+//! Commands that came together go together, in one look. Writes go to the log, wherever that is led: [`writes`](super::writes).
+
+use bytes::Bytes;
+use loci_index::record::Position;
+use loci_index::table::call::Packed;
+use loci_index::table::execute::{self, Moment};
+use loci_index::table::tape::{Items, Tape};
+use loci_wire::v1;
+
+use super::Door;
+use super::databases::unread;
+use super::places::{MOVED_ON, Place};
+use super::session::Session;
+use crate::doors::grpc::Failure;
+use crate::doors::looks::Look;
+use crate::gate;
+use crate::shard::Level;
+
+/// What looks found.
+pub struct Found {
+    tape: Bytes,
+    index: u64,
+}
+
+impl Found {
+    /// What each of them found, in order.
+    pub fn items(&self) -> Items<'_> {
+        Items::new(&self.tape)
+    }
+
+    /// The same, to keep.
+    pub fn into_tape(self) -> Bytes {
+        self.tape
+    }
+
+    /// Whether the command that wrote at this version may still be at work: more of it may change the same key, at the same
+    /// version.
+    pub fn is_changing(&self, version: u64) -> bool {
+        is_changing(self.index, version)
+    }
+}
+
+/// See [`Found::is_changing`], of a state after this entry.
+fn is_changing(index: u64, version: u64) -> bool {
+    version > Position::end_of(index).get()
+}
+
+/// As Redis says that something cannot be done now.
+fn unseen(failure: &Failure) -> String {
+    match failure.detail.reason.as_str() {
+        "reply_too_large" => execute::ASKED_TOO_MUCH.into(),
+        _ => format!("TRYAGAIN {}", failure.message),
+    }
+}
+
+impl Door {
+    /// What packed looks find in a shard that other nodes have; databases by their places.
+    pub async fn look_far(
+        &self,
+        level: Level,
+        place: &Place,
+        databases: &[u8],
+        packed: Bytes,
+        chance: u32,
+    ) -> Result<Found, String> {
+        let deadline = gate::deadline(None, gate::TIMEOUT_DEFAULT);
+        let (catalog, stale) = (self.cluster.catalog(), matches!(level, Level::Stale));
+        'again: for again in [true, false] {
+            let homes = self.homes_of_at(place, level).await?;
+            let shard = homes.shards().get(place.part()).ok_or(MOVED_ON)?.id();
+            let mut collections = Vec::with_capacity(databases.len());
+            for database in databases {
+                if homes.id(*database).is_none() {
+                    let view = catalog.view(level, Some(deadline)).await.map_err(|error| unread(&error))?;
+                    if self.look_for(*database, &homes, &view).is_none() {
+                        continue 'again;
+                    }
+                }
+                collections.push(homes.id(*database).unwrap_or(0));
+            }
+            let request = v1::LookRequest { shard, collections, calls: packed.clone(), stale, chance };
+            let reply = self.calls.look_far(request, deadline).await.map_err(|failure| unseen(&failure))?;
+            if reply.missing && again {
+                // Dropped: another of its name may be there, or elsewhere.
+                homes.leave();
+                continue;
+            }
+            return Ok(Found { tape: reply.tape, index: reply.index });
+        }
+        Err(MOVED_ON.into())
+    }
+}
+
+impl Session {
+    /// What looks find in databases of this place, all of them in one state. None: an error was written.
+    pub async fn ask(&mut self, looks: &[(u8, Look<'_>)]) -> Option<Found> {
+        let own = self.database;
+        for (database, _) in looks {
+            self.database = *database;
+            let is_known = self.look().await.is_some();
+            self.database = own;
+            if !is_known {
+                return None;
+            }
+        }
+        let mut chance = self.chance();
+        let reading = self.look().await?;
+        if !reading.is_away() {
+            let (mut tape, moment) = (Tape::new(), Moment { number: chance.next_u64() as u32, ..reading.moment() });
+            for (database, look) in looks {
+                reading.read(*database, |keyspace| look.run(keyspace, moment, &mut tape));
+            }
+            return Some(Found { tape: tape.into_bytes().into(), index: moment.version });
+        }
+        let (mut packed, mut databases) = (Packed::new(), Vec::new());
+        for (database, look) in looks {
+            let known = databases.iter().position(|known| known == database);
+            let place = known.unwrap_or_else(|| {
+                databases.push(*database);
+                databases.len() - 1
+            });
+            packed.push(place as u8, look.words(&mut Default::default()).into_iter());
+        }
+        let (level, packed) = (self.level_far(), packed.into_bytes().into());
+        match self.door.look_far(level, &self.place, &databases, packed, chance.next_u64() as u32).await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                self.out.error(error);
+                None
+            }
+        }
+    }
+
+    /// What one look finds in the selected database.
+    pub async fn ask_one(&mut self, look: Look<'_>) -> Option<Found> {
+        let database = self.database;
+        self.ask(&[(database, look)]).await
+    }
+
+    /// How new what other nodes are asked must be. Whoever keeps what it reads is told of changes by one of them, and reads of another.
+    pub fn level_far(&self) -> Level {
+        if self.tracking.is_some() { Level::Latest } else { self.level() }
+    }
+}
