@@ -65,6 +65,7 @@ const REACHED: &[&str] = &[
     "tags seen",
     "times of day that jumped",
     "torn tails cut",
+    "turns at which writes waited for a lead that is handed over",
     "typed values seen to have expired",
     "victims that were gone already",
     "writes at a member that stops",
@@ -74,7 +75,6 @@ const REACHED: &[&str] = &[
     "writes refused by a condition",
     "writes refused by a fence",
     "writes sent to a member that does not lead",
-    "writes that found a full queue",
     "writes whose outcome nobody learnt",
     "writes whose outcome was learnt by asking again",
 ];

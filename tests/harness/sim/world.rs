@@ -357,6 +357,9 @@ impl<'t> World<'t> {
         if let Err(fatal) = done.and_then(|()| driven.owner.turn()) {
             return violation(format!("member {} stopped: {fatal}", machine.me));
         }
+        if driven.owner.replica().hands_over() && driven.handle.status().queued > 0 {
+            self.reached.mark("turns at which writes waited for a lead that is handed over");
+        }
         let mut at_log = process.at_log();
         let (end, [here, before, after]) = (at_log.end.take(), std::mem::take(&mut at_log.counts));
         drop(at_log);
