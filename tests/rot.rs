@@ -16,7 +16,7 @@ use loci_tests::chance::Chance;
 use loci_tests::cluster::load::DIMENSION;
 use loci_tests::cluster::{Cluster, Plan, files_below};
 use loci_tests::process::{Node, PATIENCE, Start, command};
-use loci_tests::seed;
+use loci_tests::{resp, seed, spread};
 
 /// So much is more than a node leaves in memory once nobody writes.
 const RECORDS: u64 = 300;
@@ -192,11 +192,16 @@ async fn damage_is_not_sent_to_another_member() {
 async fn a_node_stays_ready_and_asks_others_while_a_namespaces_shard_is_out_of_service() {
     let seed = seed();
     let mut chance = Chance::new(seed);
-    let plan = Plan { shards: 1, options: QUICK.map(str::to_owned).to_vec(), ..Plan::default() };
-    let cluster = Cluster::start(plan).await;
+    let redis = ["--resp", "127.0.0.1:0", "--resp-namespace", "wide"];
+    let options = [&QUICK[..], &redis].concat().into_iter().map(str::to_owned).collect();
+    let cluster = Cluster::start(Plan { shards: 1, options, ..Plan::default() }).await;
     let leads = cluster.leader().await;
     let (number, away) = ((leads + 1) % 3, (leads + 2) % 3);
     let node = cluster.node(number);
+    let open = |node: &Node| resp::Client::open(node.resp.as_deref().expect("a door")).expect("it listens");
+    let (mut redis, mut hears, mut waits) = (open(node), open(node), open(node));
+    spread::check(&mut redis, &[("SET before 1", "OK"), ("GET before", "1")]);
+    assert!(hears.send(&[vec!["SUBSCRIBE", "channel"]]) && waits.send(&[vec!["BLPOP", "list", "0"]]));
     let memories = cluster.client().collection("wide", "memories");
     let values = furnish(&memories, "early", &mut chance).await;
     rot(&cluster.data(number).join("shards/2"), &values["early 7"], || node.log()).await;
@@ -205,6 +210,18 @@ async fn a_node_stays_ready_and_asks_others_while_a_namespaces_shard_is_out_of_s
     let here = cluster.client_of(number).collection("wide", "memories");
     has(&here, &values, || node.log()).await;
     has(&here.with_consistency(Consistency::Stale), &values, || node.log()).await;
+    // Clients of Redis notice nothing either, also those who wait, or listen.
+    let there = &mut open(cluster.node(leads));
+    spread::check(
+        &mut redis,
+        &[("GET before", "1"), ("INCR before", "2"), ("GET before", "2"), ("WATCH before", "OK"), ("MULTI", "OK")],
+    );
+    spread::check(&mut redis, &[("GET before", "QUEUED"), ("EXEC", "[2]"), ("DBSIZE", "1")]);
+    assert_eq!(there.line("RPUSH list x"), "1");
+    assert_eq!(resp::text(&waits.reply().expect("it is woken")), "[list x]");
+    assert_eq!(resp::text(&hears.reply().expect("a reply")), "[subscribe channel 1]");
+    there.call("PUBLISH channel heard");
+    assert_eq!(resp::text(&hears.reply().expect("a message")), "[message channel heard]");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(serving(&node.address).await, "LOCI_SEED={seed}: {}", node.log());
     assert!(!node.log().contains("starting again"), "LOCI_SEED={seed}: it waits for the one that is away");

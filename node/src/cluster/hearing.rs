@@ -30,6 +30,8 @@ const WAITING_MAX: usize = 4_096;
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// Replies that are on their way.
 const ON_THEIR_WAY: usize = 16;
+/// Whoever has not heard of the leader for so long does not know what happens.
+const LAG_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether the shard still answers here.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -144,12 +146,13 @@ async fn asked(ear: Ear, mut requests: Streaming<v1::HearRequest>) -> Failure {
     nobody()
 }
 
-/// Returns once the shard does not answer here any more.
+/// Returns once the shard does not answer here any more, or hears nothing of its leader.
 async fn gone(cluster: Cluster, id: u32) -> Failure {
-    while cluster.answers(id) {
+    let hears = |shard: ShardHandle| shard.lag() < LAG_MAX;
+    while cluster.answers(id) && cluster.held(id).is_some_and(hears) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    Failure::new(Code::Unavailable, "no_such_shard", format!("shard {id} is not on this node any more"))
+    Failure::new(Code::Unavailable, "no_such_shard", format!("shard {id} is not on this node any more, or is behind"))
 }
 
 #[cfg(test)]

@@ -264,3 +264,129 @@ impl Asked {
         Ok(tape)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use loci_index::command::{Command, Entry, Envelope, Execution, Origin, Outcome, Schema};
+    use loci_index::directory::RamDirectory;
+    use loci_index::store::{Store, StoreOptions};
+    use loci_index::table::call::Packed;
+
+    use super::*;
+
+    /// Of a store in which calls were carried out.
+    fn table() -> Arc<Table> {
+        let mut store = Store::create(Arc::new(RamDirectory::new()), StoreOptions::default(), [1; 32], 0).unwrap();
+        let (namespace, name) = ("n".to_owned(), "c".to_owned());
+        let make = Command::CreateCollection { namespace: namespace.clone(), name, schema: Schema::default() };
+        let mut index = 0;
+        let mut apply = |command| {
+            index += 1;
+            let commands = vec![Envelope { origin: Origin::default(), command }];
+            store.apply(index, &Entry { clock: 100, commands }.encode()).expect("an entry").remove(0)
+        };
+        apply(Command::CreateNamespace { name: namespace });
+        let Outcome::Created { collection } = apply(make) else { panic!("it is made") };
+        let mut calls = Packed::new();
+        for line in [
+            "SET {a}1 one",
+            "SET {a}2 two",
+            "PEXPIREAT {a}2 5000",
+            "TAG.SET {a}2 red blue",
+            "RPUSH list x y",
+            "XADD stream 7-1 f v",
+            "SET gone x",
+            "PEXPIREAT gone 500",
+        ] {
+            calls.push(0, line.split(' ').map(str::as_bytes).collect::<Vec<_>>().into_iter());
+        }
+        let calls = calls.into_bytes();
+        let execution = Execution { collections: vec![collection], calls, conditions: Vec::new(), atomic: false };
+        assert!(matches!(apply(Command::Execute(Box::new(execution))), Outcome::Executed(Some(_))));
+        store.view().collection("n", "c").and_then(|found| found.table().cloned()).expect("there are typed values")
+    }
+
+    const MOMENT: Moment = Moment { now: 1_000, version: 9, number: 0 };
+
+    fn looks<'a>(get: &'a [&'a [u8]]) -> Vec<Look<'a>> {
+        let of = |name: &[u8]| commands::find(name).expect("a command");
+        vec![
+            Look::Command(of(b"mget"), get),
+            Look::Command(of(b"dbsize"), &[b"dbsize"]),
+            Look::Versions(&[b"{a}1", b"none", b"gone"]),
+            Look::Types(&[b"{a}1", b"none", b"list", b"stream", b"gone"]),
+            Look::Settled(&[b"xread", b"block", b"0", b"streams", b"stream", b"none", b"$", b"$"]),
+            Look::Settled(&[b"xread", b"streams", b"stream", b"5"]),
+            Look::Bytes(b"{a}1"),
+            Look::Bytes(b"none"),
+            Look::Whole(b"{a}2"),
+            Look::Whole(b"gone"),
+            Look::KeysOfSlot(slot(b"{a}1"), 1),
+            Look::KeysOfSlot(slot(b"{a}1"), 9),
+            Look::Counts,
+        ]
+    }
+
+    #[test]
+    fn a_look_finds_elsewhere_what_it_finds_here() {
+        let table = table();
+        let get: [&[u8]; 3] = [b"mget", b"{a}1", b"gone"];
+        let (mut here, mut packed) = (Tape::new(), Packed::new());
+        for look in looks(&get) {
+            table.read(|keyspace| look.run(keyspace, MOMENT, &mut here));
+            packed.push(0, look.words(&mut Default::default()).into_iter());
+        }
+        let calls: bytes::Bytes = packed.into_bytes().into();
+        let asked = |calls: bytes::Bytes, bytes_max| Asked { tables: vec![Some(table.clone()), None], calls, moment: MOMENT, bytes_max };
+        assert_eq!(asked(calls.clone(), usize::MAX).answer().map(Tape::into_bytes), Ok(here.bytes().to_vec()));
+        assert_eq!(asked(calls.clone(), here.len()).answer().map(Tape::into_bytes), Ok(here.into_bytes()));
+        assert_eq!(asked(calls.clone(), 40).answer(), Err(NoReply::TooLarge));
+        // What is damaged on its way is answered, or refused.
+        for len in 0..calls.len() {
+            let _ = asked(calls.slice(..len), usize::MAX).answer();
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_read_as_it_was_written() {
+        let table = table();
+        let find = |look: Look<'_>| {
+            let mut tape = Tape::new();
+            table.read(|keyspace| look.run(keyspace, MOMENT, &mut tape));
+            tape
+        };
+        let tape = find(Look::Versions(&[b"{a}1", b"none", b"gone"]));
+        let versions = versions_of(&mut tape.items()).expect("versions");
+        assert!(versions[0] > 0 && versions[1..] == [0, 0], "{versions:?}");
+        let tape = find(Look::Types(&[b"{a}1", b"none", b"stream"]));
+        assert_eq!(bulks_of(&mut tape.items()), Some(vec![Some(&b"string"[..]), None, Some(b"stream")]));
+        let tape = find(Look::Settled(&[b"xread", b"streams", b"stream", b"$"]));
+        let settled: [Option<&[u8]>; 4] = [Some(b"xread"), Some(b"streams"), Some(b"stream"), Some(b"7-1")];
+        assert_eq!(bulks_of(&mut tape.items()), Some(settled.to_vec()));
+        let tape = find(Look::Whole(b"{a}2"));
+        let whole = whole_of(&mut tape.items()).flatten().expect("it is there");
+        assert_eq!((whole.deadline, whole.tags.len(), whole.value.is_ok()), (5_000, 2, true));
+        assert!(matches!(whole_of(&mut find(Look::Whole(b"gone")).items()), Some(None)));
+        for len in 0..tape.len() {
+            assert!(whole_of(&mut Items::new(&tape.bytes()[..len])).is_none(), "cut at {len}");
+        }
+        assert_eq!(bulks_of(&mut find(Look::Counts).items()), None, "numbers");
+    }
+
+    #[test]
+    fn what_is_no_look_is_refused() {
+        for words in [
+            &[&b"set"[..], b"k", b"v"][..],
+            &[b"get"],
+            &[b"nothing"],
+            &[b"\0nothing"],
+            &[b"\0bytes"],
+            &[b"\0keysofslot", b"x", b"1"],
+            &[b"\0keysofslot", b"1", b"-1"],
+            &[b"eval", b"return 1", b"0"],
+            &[],
+        ] {
+            assert!(Look::of(words).is_none(), "{words:?}");
+        }
+    }
+}
