@@ -337,7 +337,12 @@ mod tests {
             packed.push(0, look.words(&mut Default::default()).into_iter());
         }
         let calls: bytes::Bytes = packed.into_bytes().into();
-        let asked = |calls: bytes::Bytes, bytes_max| Asked { tables: vec![Some(table.clone()), None], calls, moment: MOMENT, bytes_max };
+        let asked = |calls: bytes::Bytes, bytes_max| Asked {
+            tables: vec![Some(table.clone()), None],
+            calls,
+            moment: MOMENT,
+            bytes_max,
+        };
         assert_eq!(asked(calls.clone(), usize::MAX).answer().map(Tape::into_bytes), Ok(here.bytes().to_vec()));
         assert_eq!(asked(calls.clone(), here.len()).answer().map(Tape::into_bytes), Ok(here.into_bytes()));
         assert_eq!(asked(calls.clone(), 40).answer(), Err(NoReply::TooLarge));

@@ -11,8 +11,10 @@ use loci_index::command::{
 };
 use loci_index::directory::MmapDirectory;
 use loci_index::store::StoreOptions;
+use loci_index::table;
 use loci_index::table::call::Packed;
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
+use loci_index::view::View;
 use loci_raft::{FOUNDING_INDEX, FileDisk, Log, LogOptions, Members, ReplicaOptions, ShardId, founding};
 
 use super::handle::{Phase, SHORT_BYTES_MAX};
@@ -445,4 +447,67 @@ fn what_gathers_is_looked_at_once_its_time_is_up_however_late_the_thread_asks() 
         gathers
     });
     assert!(gathers);
+}
+
+/// What somebody was told, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Heard {
+    Begun(Wants),
+    Keys(Vec<String>),
+}
+
+fn ear(handle: &ShardHandle, wants: Wants) -> (Ear, Arc<Mutex<Vec<Heard>>>) {
+    let heard = Arc::<Mutex<Vec<Heard>>>::default();
+    let told = heard.clone();
+    let shows = handle.clone();
+    let tell = move |view: &View, happened| {
+        assert_eq!(view.index(), shows.newest().index(), "what is told of is shown");
+        told.lock().unwrap().push(match happened {
+            Happened::Begun(wants) => Heard::Begun(wants),
+            Happened::Jumped => panic!("no snapshot came"),
+            Happened::Events(events) => Heard::Keys(
+                events
+                    .into_iter()
+                    .filter_map(|(_, event)| match event {
+                        table::Event::Changed { key } => Some(String::from_utf8_lossy(&key).into_owned()),
+                        _ => None,
+                    })
+                    .collect(),
+            ),
+        });
+    };
+    (handle.listen(Arc::new(tell), wants), heard)
+}
+
+#[test]
+fn whoever_listens_is_told_from_when_on_and_then_misses_nothing() {
+    let mut alone = Alone::new();
+    let collection = alone.collection("c", Durability::Synced);
+    let all = Wants { changes: true, names: false };
+    let heard_of = |heard: &Arc<Mutex<Vec<Heard>>>| std::mem::take(&mut *heard.lock().unwrap());
+    let keys = |key: &str| Heard::Keys(vec![key.to_owned()]);
+    let (one, one_heard) = ear(&alone.handle, Wants::default());
+    assert_eq!(heard_of(&one_heard), [], "not before the owner has had a turn: it may be at work");
+    alone.turn();
+    assert_eq!(heard_of(&one_heard), [Heard::Begun(Wants::default())]);
+    alone.execute(collection, "a", &["SET", "a", "1"]).unwrap();
+    assert_eq!(heard_of(&one_heard), [], "nobody wants it");
+    one.wants(all);
+    alone.turn();
+    assert_eq!(heard_of(&one_heard), [Heard::Begun(all)]);
+    alone.execute(collection, "b", &["SET", "b", "1"]).unwrap();
+    assert_eq!(heard_of(&one_heard), [keys("b")]);
+    // Another one, who wants less, hears what the first wants.
+    let (other, other_heard) = ear(&alone.handle, Wants::default());
+    alone.turn();
+    alone.execute(collection, "c", &["SET", "c", "1"]).unwrap();
+    assert_eq!(heard_of(&other_heard), [Heard::Begun(Wants::default()), keys("c")]);
+    assert_eq!(heard_of(&one_heard), [Heard::Begun(all), keys("c")], "also what is told to all");
+    drop(one);
+    alone.execute(collection, "d", &["SET", "d", "1"]).unwrap();
+    assert_eq!((heard_of(&one_heard), heard_of(&other_heard)), (vec![], vec![]), "nobody wants it any more");
+    other.wants(all);
+    alone.turn();
+    alone.execute(collection, "e", &["SET", "e", "1"]).unwrap();
+    assert_eq!(heard_of(&other_heard), [Heard::Begun(all), keys("e")]);
 }

@@ -15,6 +15,8 @@
 //! What waits for no sync is done on the lane's own thread ([`TurnBy::Bringer`]), all of it in one group. So is what does, where few
 //! write and few read: they lose less by a sync that keeps the lane than by two changes of threads.
 //!
+//! Short reads of a shard that other nodes have go together in the same way, in one look.
+//!
 //! Always: the calls of one client stay together and in order, and it has its replies before it sends more. What waits here was let
 //! in by the gate and has a deadline. Only light calls come here, so that what one client does is never refused because of what
 //! others do; when memory is full, each is tried by itself, because some only free it.
@@ -30,13 +32,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::poll;
 use loci_index::table::call::Packed;
+use loci_index::table::execute::ASKED_TOO_MUCH;
 use loci_index::table::tape::Items;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::Door;
 use super::databases::{Calls, Passage, origin_of};
+use super::far::Found;
 use super::places::Place;
-use crate::shard::TurnBy;
+use crate::shard::{Level, TurnBy};
 
 /// So many groups of a lane are on their way to the disk of a shard.
 const UNDER_WAY_MAX: usize = 2;
@@ -74,6 +78,8 @@ pub struct Lane {
     first: Arc<Queue>,
     /// The same of the others, once there was something for them.
     others: Mutex<Vec<Arc<Queue>>>,
+    /// What is read of shards that other nodes have.
+    looks: Mutex<Vec<Arc<Queue>>>,
     connections: AtomicUsize,
     is_empty: Notify,
 }
@@ -114,6 +120,8 @@ struct UnderWay {
 }
 
 struct Group {
+    /// Calls that only read, of another node: as new as this.
+    looks: Option<Level>,
     place: Place,
     databases: Vec<u8>,
     principal: Arc<str>,
@@ -142,6 +150,7 @@ impl Lane {
             first: Queue::of(&reads),
             reads,
             others: Mutex::default(),
+            looks: Mutex::default(),
             connections: AtomicUsize::new(0),
             is_empty: Notify::new(),
         }
@@ -153,10 +162,12 @@ impl Lane {
         self.reads.store(self.reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// Has the log carry out light calls together with those of others. They are copied.
+    /// Has the log carry out light calls together with those of others; or, if they only read, has another node say what they find.
+    /// They are copied.
     pub(super) async fn submit(
         &self,
         door: &Arc<Door>,
+        looks: Option<Level>,
         place: &Place,
         databases: &[u8],
         principal: &Arc<str>,
@@ -171,12 +182,13 @@ impl Lane {
         };
         let (reply, answer) = oneshot::channel();
         let part = Part { calls: packed.calls(), bytes: packed.len(), passage, reply };
-        let queue = self.queue(place.part(), door);
+        let queue = self.queue(place.part(), looks.is_some(), door);
         {
             let Waiting { groups, crowd, .. } = &mut *queue.lock();
             let parts_max = crowd.joins();
             let takes = |group: &&mut Group| {
                 group.parts.len() < parts_max
+                    && group.looks == looks
                     && group.databases == databases
                     && group.place.is(place)
                     && group.principal == *principal
@@ -192,6 +204,7 @@ impl Lane {
                     all.reserve((crowd.lately * packed.len()).min(ROOM_BYTES_MAX).max(packed.len()));
                     all.append(packed);
                     groups.push_back(Group {
+                        looks,
                         place: place.clone(),
                         databases: databases.to_vec(),
                         principal: principal.clone(),
@@ -206,15 +219,19 @@ impl Lane {
     }
 
     /// The queue of a shard. On the lane's own thread.
-    fn queue(&self, part: usize, door: &Arc<Door>) -> Arc<Queue> {
-        let Some(other) = part.checked_sub(1) else { return self.first.clone() };
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        while others.len() <= other {
+    fn queue(&self, part: usize, looks: bool, door: &Arc<Door>) -> Arc<Queue> {
+        let (queues, place) = match (looks, part.checked_sub(1)) {
+            (true, _) => (&self.looks, part),
+            (false, Some(other)) => (&self.others, other),
+            (false, None) => return self.first.clone(),
+        };
+        let mut queues = queues.lock().unwrap_or_else(PoisonError::into_inner);
+        while queues.len() <= place {
             let queue = Queue::of(&self.reads);
             tokio::spawn(queue.clone().run(door.clone()));
-            others.push(queue);
+            queues.push(queue);
         }
-        others[other].clone()
+        queues[place].clone()
     }
 
     /// Serves a connection on this lane.
@@ -315,10 +332,15 @@ impl Group {
 
     async fn carry_out(mut self, door: Arc<Door>, under_way: UnderWay) {
         self.give_up_late();
-        let Group { place, databases, principal, packed, parts } = self;
+        let Group { looks, place, databases, principal, packed, parts } = self;
         let Some(deadline) = parts.first().map(|part| part.passage.deadline) else { return };
+        if let Some(level) = looks {
+            let (packed, chance) = (packed.into_bytes().into(), door.request_ids.draw());
+            let found = Box::pin(door.look_far(level, &place, &databases, packed, chance)).await;
+            drop(under_way);
+            return answer(parts, found.map(Found::into_tape));
+        }
         let calls = Calls { place, databases, packed: packed.into_bytes(), conditions: Vec::new(), atomic: false };
-        let is_several = parts.len() > 1;
         let counts = door.metrics.redis();
         counts.gathered.fetch_add(1, Ordering::Relaxed);
         counts.gathered_parts.fetch_add(parts.len() as u64, Ordering::Relaxed);
@@ -333,24 +355,29 @@ impl Group {
         };
         // The next group goes before the replies of this one are written.
         drop(under_way);
-        let tape = match done {
-            Ok(tape) => Bytes::from(tape.unwrap_or_default()),
-            Err(error) => {
-                // Some of them may only free memory.
-                let alone = is_several && error.starts_with("OOM ");
-                let fate = || if alone { Fate::Alone } else { Fate::Failed(error.clone()) };
-                // Whoever left meanwhile needs no reply.
-                return parts.into_iter().for_each(|part| drop(part.reply.send(fate())));
-            }
-        };
-        let replies = cut(&tape, parts.iter().map(|part| part.calls));
-        for (place, part) in parts.into_iter().enumerate() {
-            let fate = match &replies {
-                Some(replies) => Fate::Done(replies[place].clone()),
-                None => Fate::Failed("UNCONFIRMED the replies are damaged".into()),
-            };
-            drop(part.reply.send(fate));
+        answer(parts, done.map(|tape| Bytes::from(tape.unwrap_or_default())));
+    }
+}
+
+/// Gives each part of a group its replies.
+fn answer(parts: Vec<Part>, done: Result<Bytes, String>) {
+    let tape = match done {
+        Ok(tape) => tape,
+        Err(error) => {
+            // Some of them may only free memory, or have short replies.
+            let alone = parts.len() > 1 && (error.starts_with("OOM ") || error == ASKED_TOO_MUCH);
+            let fate = || if alone { Fate::Alone } else { Fate::Failed(error.clone()) };
+            // Whoever left meanwhile needs no reply.
+            return parts.into_iter().for_each(|part| drop(part.reply.send(fate())));
         }
+    };
+    let replies = cut(&tape, parts.iter().map(|part| part.calls));
+    for (place, part) in parts.into_iter().enumerate() {
+        let fate = match &replies {
+            Some(replies) => Fate::Done(replies[place].clone()),
+            None => Fate::Failed("UNCONFIRMED the replies are damaged".into()),
+        };
+        drop(part.reply.send(fate));
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use loci_index::command::Origin;
 use loci_index::table::call::Packed;
-use loci_index::table::commands::{Keys, Run, Spec, int_text};
+use loci_index::table::commands::{FAST, Keys, Run, Spec, int_text};
 use loci_index::table::slots::Within;
 use loci_index::table::tape::{Item, Items};
 
@@ -69,6 +69,8 @@ struct Share {
     heavy: bool,
     /// Not only calls that read.
     writes: bool,
+    /// Not only calls that are short.
+    long: bool,
 }
 
 impl Share {
@@ -186,7 +188,7 @@ impl Pending {
         if let Some(share) = self.shares.first_mut() {
             share.databases.clear();
             share.packed.clear();
-            (share.heavy, share.writes) = (false, false);
+            (share.heavy, share.writes, share.long) = (false, false, false);
         }
         self.answers.clear();
         self.numbers.clear();
@@ -234,6 +236,7 @@ impl Session {
             let share = &mut self.pending.shares[usize::from(*share)];
             share.heavy |= !light;
             share.writes |= !matches!(spec.run, Run::Read(_));
+            share.long |= !spec.is(FAST);
         }
     }
 
@@ -278,16 +281,17 @@ impl Session {
     }
 
     async fn carry_out(&self, share: &Share) -> Fate {
-        if !share.writes && self.door.is_away(&share.place) {
-            // Far larger than the rest, and seldom needed.
-            return Box::pin(self.look_at_share(share)).await;
-        }
-        if !share.heavy {
-            let fate =
-                self.lane.submit(&self.door, &share.place, &share.databases, &self.principal, &share.packed).await;
+        let looks = (!share.writes && self.door.is_away(&share.place)).then(|| self.level_far());
+        if !share.heavy || looks.is_some() && !share.long {
+            let Share { place, databases, packed, .. } = share;
+            let fate = self.lane.submit(&self.door, looks, place, databases, &self.principal, packed).await;
             if !matches!(fate, Fate::Alone) {
                 return fate;
             }
+        }
+        if looks.is_some() {
+            // Far larger than the rest, and seldom needed.
+            return Box::pin(self.look_at_share(share)).await;
         }
         match self.door.execute(share.calls(), self.origin()).await {
             Ok(tape) => Fate::Done(tape.unwrap_or_default().into()),

@@ -40,6 +40,11 @@ impl RequestIds {
         RequestIds { run, next: AtomicU64::new(0) }
     }
 
+    /// Something to draw by chance from, another each time.
+    pub fn draw(&self) -> u32 {
+        (self.next.fetch_add(1, Ordering::Relaxed) as u32).wrapping_mul(0x9e37_79b9)
+    }
+
     fn next(&self) -> Vec<u8> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         [&self.run.0[..], &number.to_le_bytes()].concat()
