@@ -232,6 +232,113 @@ async fn nodes_die_and_clients_of_the_others_hear_of_nothing_but_a_pause() {
     }
 }
 
+/// What came together is looked at together, and what only reads is not logged, wherever it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_reads_is_not_logged() {
+    let cluster = start(4, 1, &[]).await;
+    let mut clients = clients(&cluster);
+    let keys: Vec<String> = (0..64).map(|number| format!("k{number}")).collect();
+    let large = "x".repeat(2 << 20);
+    let mut calls: Vec<Vec<&str>> = keys.iter().map(|key| vec!["SET", key, "v"]).collect();
+    calls.push(vec!["SET", "large", &large]);
+    assert!(clients[0].send(&calls));
+    calls.iter().for_each(|_| assert_eq!(text(&clients[0].reply().expect("a reply")), "OK"));
+    let applied = || async {
+        let mut applied = std::collections::BTreeMap::new();
+        for number in 0..4 {
+            let stats = cluster.client_of(number).stats().await.expect("the node answers");
+            applied.extend(stats.shards.into_iter().filter(|shard| shard.shard > 1).map(|s| (s.shard, s.applied)));
+        }
+        applied
+    };
+    let before = applied().await;
+    assert_eq!(before.len(), SHARDS as usize);
+    for client in &mut clients {
+        let calls: Vec<Vec<&str>> = keys.iter().map(|key| vec!["GET", key]).collect();
+        assert!(client.send(&calls));
+        calls.iter().for_each(|_| assert_eq!(text(&client.reply().expect("a reply")), "v"));
+        // More than goes into one message.
+        let calls: Vec<Vec<&str>> = (0..40).map(|_| vec!["GET", "large"]).collect();
+        assert!(client.send(&calls));
+        calls.iter().for_each(|_| assert_eq!(text(&client.reply().expect("a reply")).len(), large.len()));
+    }
+    assert_eq!(applied().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_is_told_each_message_once_while_shards_move() {
+    let cluster = start(4, 1, &[]).await;
+    let mut clients = clients(&cluster);
+    let native = cluster.client();
+    let over = Arc::new(AtomicBool::new(false));
+    let hearing: Vec<_> = (0..4)
+        .map(|number| {
+            let mut hears = open(cluster.node(number));
+            assert!(hears.send(&[vec!["SUBSCRIBE", "a", "b", "c", "d", "e", "f"]]));
+            (0..6).for_each(|_| drop(hears.reply().expect("a reply")));
+            std::thread::spawn(move || {
+                let mut heard: Vec<(String, u64)> = Vec::new();
+                loop {
+                    let message = text(&hears.reply().expect("a message"));
+                    let words: Vec<&str> = message.trim_matches(['[', ']']).split(' ').collect();
+                    if words[2] == "end" {
+                        return heard;
+                    }
+                    heard.push((words[1].to_owned(), words[2].parse().expect("a number")));
+                }
+            })
+        })
+        .collect();
+    let publishing = {
+        let (over, mut client) = (over.clone(), open(cluster.node(3)));
+        std::thread::spawn(move || {
+            let mut number = 0u64;
+            while !over.load(Ordering::Relaxed) {
+                for channel in ["a", "b", "c", "d", "e", "f"] {
+                    let said = client.line(&format!("PUBLISH {channel} {number}"));
+                    assert!(said.parse::<u64>().is_ok(), "{said}");
+                }
+                number += 1;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            number
+        })
+    };
+    for number in [0, 1] {
+        let members = native.describe_cluster().await.expect("a node describes its cluster").members;
+        let member =
+            members.iter().find(|member| member.address == cluster.addresses[number]).expect("it is there").member;
+        native.drain_member(member).await.expect("it is drained");
+        let begun = Instant::now();
+        loop {
+            let described = native.describe_cluster().await.expect("a node describes its cluster");
+            let placed = described.shards.iter().filter(|shard| shard.replicas > 0);
+            if placed.clone().all(|shard| !shard.voters.contains(&member) && shard.leader.is_some()) {
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{}", cluster.logs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        native.undrain_member(member).await.expect("it is filled");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    over.store(true, Ordering::Relaxed);
+    let published = publishing.join().expect("it published");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    clients[3].call("PUBLISH a end");
+    for (number, hearing) in hearing.into_iter().enumerate() {
+        let heard = hearing.join().expect("it heard");
+        let mut lost = 0;
+        for channel in ["a", "b", "c", "d", "e", "f"] {
+            let of: Vec<u64> = heard.iter().filter(|(of, _)| of == channel).map(|(_, number)| *number).collect();
+            assert!(of.windows(2).all(|pair| pair[0] < pair[1]), "some came twice, or too late, to node {number}");
+            lost += published - of.len() as u64;
+        }
+        say(&format!("node {number}: {lost} of {} messages lost while shards moved", 6 * published));
+        assert!(lost * 20 < 6 * published, "{lost} of {} messages were lost\n{}", 6 * published, cluster.logs());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_move_under_clients_that_do_not_notice() {
     const COUNTERS: u64 = 8;
@@ -304,6 +411,9 @@ async fn clients_of_a_cluster_are_sent_to_who_leads_also_by_who_has_nothing() {
     // A replica of all, as far as clients are told, answers for all.
     for client in &mut all {
         assert_eq!(client.line("READONLY"), "OK");
+        let slot = client.line("CLUSTER KEYSLOT k7");
+        check(client, &[(&format!("CLUSTER COUNTKEYSINSLOT {slot}"), "1")]);
+        check(client, &[(&format!("CLUSTER GETKEYSINSLOT {slot} 5"), "[k7]")]);
         for number in 0..40 {
             assert_eq!(client.line(&format!("GET k{number}")), "3");
         }

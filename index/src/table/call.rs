@@ -90,6 +90,11 @@ impl<'p> Unpacked<'p> {
         Unpacked { rest: bytes }
     }
 
+    /// What was not unpacked yet.
+    pub fn rest(&self) -> &'p [u8] {
+        self.rest
+    }
+
     fn number(&mut self) -> Option<usize> {
         let (number, rest) = self.rest.split_first_chunk()?;
         self.rest = rest;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use loci_index::table::Event;
+use loci_index::view::View;
 use loci_wire::v1;
 use loci_wire::v1::heard;
 use tokio::sync::mpsc;
@@ -41,17 +42,21 @@ pub type Hearing = ReceiverStream<Result<v1::HearReply, Status>>;
 /// What waits to be told, with its bytes.
 type Waiting = (v1::HearReply, usize);
 
-/// The end of the queue that the shard puts events into; none: it was full once.
+/// The end of the queue that the shard puts events into.
 struct Queue {
+    /// None: it was full once.
     sender: Mutex<Option<mpsc::Sender<Waiting>>>,
     bytes: Arc<AtomicUsize>,
+    /// What is told: others listen to the shard too, and may want more.
+    wants: Arc<Mutex<Wants>>,
 }
 
 impl Queue {
-    fn put(&self, happened: Happened) {
+    fn put(&self, index: u64, happened: &Happened) {
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(queue) = &*sender else { return };
-        let reply = to_wire(happened);
+        let wants = *self.wants.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reply) = to_wire(index, happened, wants) else { return };
         let bytes = prost::Message::encoded_len(&reply);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = before == 0 || before + bytes <= WAITING_BYTES_MAX;
@@ -61,31 +66,35 @@ impl Queue {
     }
 }
 
-fn to_wire(happened: Happened) -> v1::HearReply {
+/// None: nothing that is wanted.
+fn to_wire(index: u64, happened: &Happened, wants: Wants) -> Option<v1::HearReply> {
+    let reply = v1::HearReply { index, ..v1::HearReply::default() };
     let events = match happened {
         Happened::Events(events) => events,
-        Happened::Jumped => return v1::HearReply { jumped: true, ..v1::HearReply::default() },
+        Happened::Jumped => return Some(v1::HearReply { jumped: true, ..reply }),
         Happened::Begun(Wants { changes, names }) => {
-            let begun = Some(v1::HearingBegun { changes, names });
-            return v1::HearReply { begun, ..v1::HearReply::default() };
+            let begun = Some(v1::HearingBegun { changes: *changes, names: *names });
+            return Some(v1::HearReply { begun, ..reply });
         }
     };
-    let events = events.into_iter().map(|(collection, event)| {
+    let bytes = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+    let events = events.iter().filter_map(|(collection, event)| {
         let event = match event {
-            Event::Changed { key } => heard::Event::Changed(Bytes::from(key)),
-            Event::Named { class, name, key } => {
-                heard::Event::Named(v1::NamedEvent { class: class.into(), name: name.into(), key: Bytes::from(key) })
+            Event::Changed { key } => wants.changes.then(|| heard::Event::Changed(bytes(key)))?,
+            Event::Flushed => wants.changes.then_some(heard::Event::Flushed(true))?,
+            Event::Named { class, name, key } => wants.names.then(|| {
+                let (class, name, key) = ((*class).into(), (*name).into(), bytes(key));
+                heard::Event::Named(v1::NamedEvent { class, name, key })
+            })?,
+            Event::Published { channel, message, sharded } => {
+                let (channel, message, sharded) = (bytes(channel), bytes(message), *sharded);
+                heard::Event::Published(v1::PublishedMessage { channel, message, sharded })
             }
-            Event::Published { channel, message, sharded } => heard::Event::Published(v1::PublishedMessage {
-                channel: Bytes::from(channel),
-                message: Bytes::from(message),
-                sharded,
-            }),
-            Event::Flushed => heard::Event::Flushed(true),
         };
-        v1::Heard { collection: collection.0, event: Some(event) }
+        Some(v1::Heard { collection: collection.0, event: Some(event) })
     });
-    v1::HearReply { events: events.collect(), ..v1::HearReply::default() }
+    let events: Vec<v1::Heard> = events.collect();
+    (!events.is_empty()).then_some(v1::HearReply { events, ..reply })
 }
 
 /// Tells what happens in a shard from now on, as the first request wants it, and then as those that follow do.
@@ -98,15 +107,17 @@ pub fn tell(
 ) -> Hearing {
     let (sender, waiting) = mpsc::channel(WAITING_MAX);
     let bytes = Arc::new(AtomicUsize::new(0));
-    let queue = Queue { sender: Mutex::new(Some(sender)), bytes: bytes.clone() };
-    let ear = shard.listen(Arc::new(move |_, happened| queue.put(happened)), wants(first));
+    let wanted = Arc::new(Mutex::new(wants(first)));
+    let queue = Queue { sender: Mutex::new(Some(sender)), bytes: bytes.clone(), wants: wanted.clone() };
+    let tell = move |view: &View, happened: &Happened| queue.put(view.index(), happened);
+    let ear = shard.listen(Arc::new(tell), wants(first));
     let (out, hearing) = mpsc::channel(ON_THEIR_WAY);
-    let id = shard.id();
+    let shard = shard.clone();
     tokio::spawn(async move {
         let end = tokio::select! {
             end = told(&bytes, waiting, &out) => end,
-            end = asked(ear, requests) => end,
-            end = gone(cluster, id) => end,
+            end = asked(ear, &wanted, requests) => end,
+            end = gone(cluster, shard) => end,
             () = watches.closed() => Failure::new(Code::Unavailable, "stopping", "the node is stopping"),
         };
         // Nobody may be left to hear it.
@@ -139,17 +150,18 @@ async fn told(
 }
 
 /// Listens as it is asked to, until nobody asks any more.
-async fn asked(ear: Ear, mut requests: Streaming<v1::HearRequest>) -> Failure {
+async fn asked(ear: Ear, wanted: &Mutex<Wants>, mut requests: Streaming<v1::HearRequest>) -> Failure {
     while let Ok(Some(request)) = requests.message().await {
+        *wanted.lock().unwrap_or_else(PoisonError::into_inner) = wants(&request);
         ear.wants(wants(&request));
     }
     nobody()
 }
 
 /// Returns once the shard does not answer here any more, or hears nothing of its leader.
-async fn gone(cluster: Cluster, id: u32) -> Failure {
-    let hears = |shard: ShardHandle| shard.lag() < LAG_MAX;
-    while cluster.answers(id) && cluster.held(id).is_some_and(hears) {
+async fn gone(cluster: Cluster, shard: ShardHandle) -> Failure {
+    let id = shard.id();
+    while cluster.answers(id) && !shard.is_removed() && !shard.is_stopping() && shard.lag() < LAG_MAX {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Failure::new(Code::Unavailable, "no_such_shard", format!("shard {id} is not on this node any more, or is behind"))
@@ -169,12 +181,12 @@ mod tests {
         let happened = |bytes| Happened::Events(vec![(loci_index::record::CollectionId(1), event(bytes))]);
         for (each, fit) in [(1, WAITING_MAX), (WAITING_BYTES_MAX / 4, 3), (WAITING_BYTES_MAX * 2, 1)] {
             let (sender, mut waiting) = mpsc::channel(WAITING_MAX);
-            let queue = Queue { sender: Mutex::new(Some(sender)), bytes: Arc::default() };
+            let queue = Queue { sender: Mutex::new(Some(sender)), bytes: Arc::default(), wants: Arc::default() };
             for _ in 0..=fit {
-                queue.put(happened(each));
+                queue.put(1, &happened(each));
             }
             // It is as if nothing had happened since: whoever takes must not believe that.
-            queue.put(happened(1));
+            queue.put(2, &happened(1));
             let mut taken = 0;
             while let Ok((reply, _)) = waiting.try_recv() {
                 assert_eq!(reply.events.len(), 1);
@@ -182,5 +194,23 @@ mod tests {
             }
             assert_eq!((taken, waiting.is_closed()), (fit, true), "of {each} bytes");
         }
+    }
+
+    #[test]
+    fn nobody_is_told_what_only_others_want() {
+        let of = |event| (loci_index::record::CollectionId(1), event);
+        let key = || Box::from(&b"k"[..]);
+        let happened = Happened::Events(vec![
+            of(Event::Changed { key: key() }),
+            of(Event::Flushed),
+            of(Event::Named { class: b'g', name: "del", key: key() }),
+            of(Event::Published { channel: key(), message: key(), sharded: false }),
+        ]);
+        for (changes, names, count) in [(false, false, 1), (true, false, 3), (false, true, 2), (true, true, 4)] {
+            let told = to_wire(7, &happened, Wants { changes, names }).expect("a message");
+            assert_eq!((told.index, told.events.len()), (7, count), "{changes} {names}");
+        }
+        let changes = Happened::Events(vec![of(Event::Flushed)]);
+        assert_eq!(to_wire(7, &changes, Wants::default()), None);
     }
 }

@@ -278,14 +278,15 @@ impl Cluster {
 
     /// Writes to a shard, which need not run here.
     pub async fn write_in(&self, id: u32, envelope: Envelope, deadline: Instant) -> Result<Written, NotWritten> {
-        if let Some(shard) = self.held(id) {
-            return self.of(shard).write(envelope, deadline).await;
-        }
         let until = deadline.min(Instant::now() + LEADER_WAIT);
         loop {
-            let tried = match self.leader_of(id).filter(|leader| *leader != self.me()) {
-                None => Err(WriteError::NotLeader { shard: id }.into()),
-                Some(leader) => self.hand_on(leader, id, envelope.clone(), deadline).await,
+            // A member that is new may not have heard of its leader yet, of whom others know.
+            let own = self.held(id).filter(|shard| shard.leader().is_some());
+            let leader = || self.leader_of(id).filter(|leader| *leader != self.me());
+            let tried = match (own, leader()) {
+                (Some(shard), _) => self.of(shard).write(envelope.clone(), deadline).await,
+                (None, Some(leader)) => self.hand_on(leader, id, envelope.clone(), deadline).await,
+                (None, None) => Err(WriteError::NotLeader { shard: id }.into()),
             };
             // Only what was certainly not written is tried again.
             match tried {

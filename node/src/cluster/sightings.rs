@@ -23,6 +23,8 @@ use crate::shard::ShardHandle;
 
 /// How often all other nodes are asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks for the same shard there is at least this, however many want to know.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How long one of them may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// What a node said longer ago than this counts no more.
@@ -32,6 +34,8 @@ const COUNTS_FOR: Duration = Duration::from_secs(4);
 #[derive(Debug, Default)]
 pub struct Sightings {
     known: Mutex<HashMap<MemberId, Seen>>,
+    /// When somebody last looked for a shard.
+    looked: Mutex<HashMap<u32, Instant>>,
     /// Whether there are shards that not every node has a part in, as far as was looked.
     any: AtomicBool,
 }
@@ -55,6 +59,17 @@ impl Sightings {
         self.any.load(Ordering::Relaxed)
     }
 
+    /// Whether nobody has looked for a shard for a moment; whoever asks does.
+    fn may_look(&self, shard: u32) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let may = looked.get(&shard).is_none_or(|at| now - *at >= LOOK_AGAIN_AFTER);
+        if may {
+            looked.insert(shard, now);
+        }
+        may
+    }
+
     /// How long a node has not answered; of one that never has, long enough to be given nothing.
     pub fn silent(&self, member: MemberId) -> Duration {
         self.known(|known| match known.get(&member) {
@@ -73,8 +88,8 @@ impl Sightings {
     fn of(&self, shard: u32) -> Vec<(MemberId, v1::ShardPart)> {
         self.known(|known| {
             let lately = known.iter().filter(|(_, seen)| seen.at.elapsed() < COUNTS_FOR);
-            let parts = lately.flat_map(|(member, seen)| seen.parts.iter().map(|part| (*member, part.clone())));
-            parts.filter(|(_, part)| part.shard == shard).collect()
+            let parts = lately.flat_map(|(member, seen)| seen.parts.iter().map(|part| (*member, part)));
+            parts.filter(|(_, part)| part.shard == shard).map(|(member, part)| (member, part.clone())).collect()
         })
     }
 }
@@ -195,8 +210,11 @@ impl Cluster {
         join_all(asked).await;
     }
 
-    /// Asks those that may know where a shard is.
+    /// Asks those that may know where a shard is, unless that was done a moment ago.
     pub async fn look_for(&self, id: u32) {
+        if !self.sightings().may_look(id) {
+            return;
+        }
         let named = book::shard(&self.catalog().newest(), id).map_or_else(Vec::new, |(line, _)| line.holders);
         self.look_at(named.into_iter().map(MemberId)).await;
     }

@@ -11,11 +11,11 @@
 use std::sync::Arc;
 
 use loci_index::table::call::Unpacked;
-use loci_index::table::commands::{self, FAST, Run, Spec, parse_int, settle_read};
+use loci_index::table::commands::{self, Run, Spec, parse_int, settle_read};
 use loci_index::table::execute::{self, Moment};
 use loci_index::table::slots::slot;
 use loci_index::table::tape::{Item, Items, Tape};
-use loci_index::table::{Keyspace, Table, lookups};
+use loci_index::table::{Keyspace, Table, glob, lookups, weight};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,9 @@ pub enum Look<'a> {
     /// How many keys there are, and how many of them have a deadline.
     Counts,
 }
+
+/// A value with fewer bytes is carried in a moment.
+const LIGHT_BYTES: usize = 256 << 10;
 
 const VERSIONS: &[u8] = b"\0versions";
 const TYPES: &[u8] = b"\0types";
@@ -60,7 +63,7 @@ impl<'a> Look<'a> {
             Look::Bytes(key) => return vec![BYTES, key],
             Look::Whole(key) => return vec![WHOLE, key],
             Look::KeysOfSlot(slot, count) => {
-                *numbers = [slot.to_string(), count.to_string()];
+                *numbers = [slot.to_string(), count.min(i64::MAX as usize).to_string()];
                 return vec![KEYS_OF_SLOT, numbers[0].as_bytes(), numbers[1].as_bytes()];
             }
             Look::Counts => (COUNTS, &[]),
@@ -90,13 +93,41 @@ impl<'a> Look<'a> {
     }
 
     /// Whether it is done in a moment.
-    pub fn is_short(&self) -> bool {
-        match self {
-            Look::Command(spec, _) => spec.is(FAST) && !matches!(spec.name, "mget" | "hmget"),
-            Look::KeysOfSlot(..) | Look::Whole(_) => false,
-            Look::Versions(keys) | Look::Types(keys) => keys.len() <= 64,
-            _ => true,
+    fn is_short(&self, table: &Table, now: u64) -> bool {
+        match *self {
+            Look::Command(spec, _) if spec.name == "keys" => false,
+            Look::Command(spec, args) => table.read(|keyspace| !weight::is_heavy(keyspace, spec, args, now)),
+            Look::Whole(key) => {
+                table.read(|keyspace| keyspace.bytes_of(key, now).is_none_or(|bytes| bytes < LIGHT_BYTES))
+            }
+            Look::KeysOfSlot(..) => false,
+            Look::Versions(keys) | Look::Types(keys) => keys.len() <= AT_ONCE,
+            Look::Settled(_) | Look::Bytes(_) | Look::Counts => true,
         }
+    }
+
+    /// Looks. What goes through all keys does so in parts, and others have their turn in between.
+    fn run_on(&self, table: &Table, moment: Moment, tape: &mut Tape) {
+        let (pattern, wanted, count) = match *self {
+            Look::Command(spec, [_, pattern]) if spec.name == "keys" => (Some(*pattern), None, usize::MAX),
+            Look::KeysOfSlot(slot, count) => (None, Some(slot), count),
+            _ => return table.read(|keyspace| self.run(keyspace, moment, tape)),
+        };
+        let fits = |key: &&[u8]| {
+            pattern.is_none_or(|pattern| glob::matches(pattern, key)) && wanted.is_none_or(|wanted| slot(key) == wanted)
+        };
+        let (mut found, mut bytes): (Vec<Box<[u8]>>, usize) = (Vec::new(), 0);
+        for part in 0..Keyspace::PARTS {
+            table.read(|keyspace| {
+                let keys = keyspace.keys_of_part(part, moment.now).filter(fits).take(count - found.len());
+                found.extend(keys.map(Box::<[u8]>::from).inspect(|key| bytes += key.len()));
+            });
+            if bytes > execute::REPLY_BYTES_MAX {
+                return tape.error(execute::ASKED_TOO_MUCH);
+            }
+        }
+        tape.array(found.len());
+        found.iter().for_each(|key| tape.bulk(key));
     }
 
     /// Looks.
@@ -205,7 +236,7 @@ fn bulk<'t>(items: &mut Items<'t>) -> Option<Option<&'t [u8]>> {
     }
 }
 
-/// What another node asks: packed calls, each of which names one of the tables; none: there is nothing in it.
+/// Packed calls, each of which names one of the tables; none: there is nothing in it.
 pub struct Asked {
     /// By their places.
     pub tables: Vec<Option<Arc<Table>>>,
@@ -213,56 +244,67 @@ pub struct Asked {
     pub calls: bytes::Bytes,
     /// When it is read.
     pub moment: Moment,
-    /// The most that all replies may take.
+    /// What all replies may take; whatever the first takes.
     pub bytes_max: usize,
 }
 
-/// Why there are no replies.
-#[derive(Debug, PartialEq, Eq)]
-pub enum NoReply {
-    /// One of the calls is no look.
-    Unknown,
-    /// The replies would take more than they may.
-    TooLarge,
-}
+/// So many calls are done at once, in a moment.
+const AT_ONCE: usize = 64;
 
 impl Asked {
     /// Whether all of it is done in a moment.
     pub fn is_short(&self) -> bool {
         let (mut unpacked, mut words, mut count) = (Unpacked::new(&self.calls), Vec::new(), 0);
-        while unpacked.next_into(&mut words).is_some() {
+        while let Some(place) = unpacked.next_into(&mut words) {
             count += 1;
-            if count > 64 || !Look::of(&words).is_some_and(|look| look.is_short()) {
+            let Some(look) = Look::of(&words) else { continue };
+            let table = self.tables.get(usize::from(place)).and_then(Option::as_ref);
+            if count > AT_ONCE || table.is_some_and(|table| !look.is_short(table, self.moment.now)) {
                 return false;
             }
         }
         true
     }
 
-    /// The replies, one after another.
-    pub fn answer(&self) -> Result<Tape, NoReply> {
-        let empty = Keyspace::new(0);
-        let (mut unpacked, mut words, mut tape) = (Unpacked::new(&self.calls), Vec::new(), Tape::new());
-        let mut number = 0;
+    /// The replies, one after another, and how many there are: for the others there was no room, or the next is not known here.
+    pub fn answer(&self) -> (Tape, u32) {
+        let empty = Table::new(0);
+        let (mut unpacked, mut words, mut tape, mut answered) =
+            (Unpacked::new(&self.calls), Vec::new(), Tape::new(), 0);
         while let Some(place) = unpacked.next_into(&mut words) {
-            let look = Look::of(&words).ok_or(NoReply::Unknown)?;
-            let table = self.tables.get(usize::from(place)).ok_or(NoReply::Unknown)?;
-            let moment = Moment { number: self.moment.number.wrapping_add(number), ..self.moment };
-            number = number.wrapping_add(1);
+            let (Some(look), Some(table)) = (Look::of(&words), self.tables.get(usize::from(place))) else { break };
+            let moment = Moment { number: self.moment.number.wrapping_add(answered), ..self.moment };
+            let before = tape.len();
             match table {
-                None => look.run(&empty, moment, &mut tape),
+                None => look.run_on(&empty, moment, &mut tape),
                 Some(table) => {
                     lookups::take();
-                    table.read(|keyspace| look.run(keyspace, moment, &mut tape));
+                    look.run_on(table, moment, &mut tape);
                     table.looked(lookups::take());
                 }
             }
             if tape.len() > self.bytes_max {
-                return Err(NoReply::TooLarge);
+                tape.truncate(before);
+                if answered > 0 {
+                    break;
+                }
+                tape.error(execute::ASKED_TOO_MUCH);
             }
+            answered += 1;
         }
-        Ok(tape)
+        (tape, answered)
     }
+}
+
+/// Packed calls without the first so many.
+pub fn without(calls: &bytes::Bytes, count: u32) -> bytes::Bytes {
+    let (mut unpacked, mut words) = (Unpacked::new(calls), Vec::new());
+    for _ in 0..count {
+        if unpacked.next_into(&mut words).is_none() {
+            break;
+        }
+    }
+    calls.slice(calls.len() - unpacked.rest().len()..)
 }
 
 #[cfg(test)]
@@ -337,18 +379,32 @@ mod tests {
             packed.push(0, look.words(&mut Default::default()).into_iter());
         }
         let calls: bytes::Bytes = packed.into_bytes().into();
-        let asked = |calls: bytes::Bytes, bytes_max| Asked {
-            tables: vec![Some(table.clone()), None],
-            calls,
-            moment: MOMENT,
-            bytes_max,
+        let count = looks(&get).len() as u32;
+        let asked = |calls: bytes::Bytes, bytes_max| {
+            let tables = vec![Some(table.clone()), None];
+            let (tape, answered) = Asked { tables, calls, moment: MOMENT, bytes_max }.answer();
+            (tape.into_bytes(), answered)
         };
-        assert_eq!(asked(calls.clone(), usize::MAX).answer().map(Tape::into_bytes), Ok(here.bytes().to_vec()));
-        assert_eq!(asked(calls.clone(), here.len()).answer().map(Tape::into_bytes), Ok(here.into_bytes()));
-        assert_eq!(asked(calls.clone(), 40).answer(), Err(NoReply::TooLarge));
-        // What is damaged on its way is answered, or refused.
+        let here = here.into_bytes();
+        assert_eq!(asked(calls.clone(), usize::MAX), (here.clone(), count));
+        // In as many pieces as there is room for.
+        for bytes_max in [here.len(), 100, 80] {
+            let (mut rest, mut all, mut answered) = (calls.clone(), Vec::new(), 0);
+            while answered < count {
+                let (tape, more) = asked(rest.clone(), bytes_max);
+                assert!(more > 0 && tape.len() <= bytes_max, "{more} replies of {} bytes", tape.len());
+                all.extend(tape);
+                answered += more;
+                rest = without(&rest, more);
+            }
+            assert_eq!((all == here, answered, rest.len()), (true, count, 0), "{bytes_max} bytes at a time");
+        }
+        let (tape, answered) = asked(calls.clone(), 3);
+        assert_eq!(answered, 1);
+        assert!(matches!(Items::new(&tape).next(), Some(Item::Error(_))), "one that is too large by itself");
+        // What is damaged on its way is answered as far as it is known.
         for len in 0..calls.len() {
-            let _ = asked(calls.slice(..len), usize::MAX).answer();
+            assert!(asked(calls.slice(..len), usize::MAX).1 < count);
         }
     }
 

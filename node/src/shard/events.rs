@@ -22,7 +22,6 @@ use loci_index::view::View;
 use super::Event as ShardEvent;
 
 /// What whoever listens is told.
-#[derive(Clone)]
 pub enum Happened {
     /// An entry was applied; in the order of its calls.
     Events(Vec<(CollectionId, Event)>),
@@ -33,7 +32,7 @@ pub enum Happened {
 }
 
 /// Is told, with a view that shows what happened.
-pub type Told = Arc<dyn Fn(&View, Happened) + Send + Sync>;
+pub type Told = Arc<dyn Fn(&View, &Happened) + Send + Sync>;
 
 /// What of the events somebody wants to hear, beside messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,6 +47,11 @@ impl Wants {
     /// What either wants.
     pub fn and(self, other: Wants) -> Wants {
         Wants { changes: self.changes || other.changes, names: self.names || other.names }
+    }
+
+    /// What both want.
+    pub fn common(self, other: Wants) -> Wants {
+        Wants { changes: self.changes && other.changes, names: self.names && other.names }
     }
 
     /// Whether that is all of what another wants.
@@ -107,12 +111,8 @@ impl Listeners {
     }
 
     /// Tells whoever listens.
-    pub fn tell(&self, view: &View, happened: Happened) {
-        let told = lock(&self.told);
-        let mut all = told.values();
-        let Some(last) = all.next_back() else { return };
-        all.for_each(|told| told(view, happened.clone()));
-        last(view, happened);
+    pub fn tell(&self, view: &View, happened: &Happened) {
+        lock(&self.told).values().for_each(|told| told(view, happened));
     }
 
     /// Tells all that what they want by now is told from here on: all that was applied is in the view.
@@ -121,7 +121,7 @@ impl Listeners {
         for (number, told) in &*told {
             let wants = lock(&self.wanted).by.get(number).copied();
             // One that is about to be forgotten wants nothing.
-            told(view, Happened::Begun(wants.unwrap_or_default()));
+            told(view, &Happened::Begun(wants.unwrap_or_default()));
         }
     }
 }

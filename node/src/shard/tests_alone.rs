@@ -460,16 +460,16 @@ fn ear(handle: &ShardHandle, wants: Wants) -> (Ear, Arc<Mutex<Vec<Heard>>>) {
     let heard = Arc::<Mutex<Vec<Heard>>>::default();
     let told = heard.clone();
     let shows = handle.clone();
-    let tell = move |view: &View, happened| {
+    let tell = move |view: &View, happened: &Happened| {
         assert_eq!(view.index(), shows.newest().index(), "what is told of is shown");
         told.lock().unwrap().push(match happened {
-            Happened::Begun(wants) => Heard::Begun(wants),
+            Happened::Begun(wants) => Heard::Begun(*wants),
             Happened::Jumped => panic!("no snapshot came"),
             Happened::Events(events) => Heard::Keys(
                 events
-                    .into_iter()
+                    .iter()
                     .filter_map(|(_, event)| match event {
-                        table::Event::Changed { key } => Some(String::from_utf8_lossy(&key).into_owned()),
+                        table::Event::Changed { key } => Some(String::from_utf8_lossy(key).into_owned()),
                         _ => None,
                     })
                     .collect(),

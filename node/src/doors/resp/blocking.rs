@@ -25,6 +25,7 @@ use super::pipeline::Answer;
 use super::render;
 use super::session::{Next, Session};
 use crate::doors::looks::{Look, bulks_of};
+use crate::shard::Level;
 
 /// The longest wait there is; longer ones are this long.
 const WAIT_MAX: Duration = Duration::from_secs(u32::MAX as u64);
@@ -124,7 +125,7 @@ impl Session {
         let waiter = Waiter::new(self.client.clone(), self.database, keys);
         // In the queue before the first look.
         self.door.hub.wait(&waiter);
-        self.door.hub.heard().await;
+        self.door.hub.heard(self.door.shard_of(&self.place)).await;
         let until = patience.flatten().map(|patience| Instant::now() + patience);
         let mut blocked = Blocked { command, args, waiter, until, nothing };
         match self.attempt(&mut blocked, true).await {
@@ -147,7 +148,8 @@ impl Session {
         self.read_anew();
         let places = command.spec.key_places(&args).into_iter();
         let keys: Vec<&[u8]> = places.filter_map(|place| args.get(place).copied()).collect();
-        let Some(found) = self.ask_one(Look::Types(&keys)).await else { return true };
+        // Who told that something happened may be ahead of who is asked.
+        let Some(found) = self.ask_at(Level::Latest, &[(database, Look::Types(&keys))]).await else { return true };
         let Some(types) = bulks_of(&mut found.items()) else {
             self.damaged_reply();
             return true;
@@ -161,8 +163,8 @@ impl Session {
             return false;
         }
         let tape = match command.spec.run {
-            Run::Read(_) => match self.read_tape(command, &args).await {
-                Some(tape) => tape,
+            Run::Read(_) => match self.ask_at(Level::Latest, &[(database, Look::Command(command.spec, &args))]).await {
+                Some(found) => found.into_tape(),
                 None => return true,
             },
             _ => {

@@ -167,7 +167,7 @@ impl Reading {
             Some(found) => found.table().cloned(),
             None => {
                 // Dropped: another of its name may be elsewhere.
-                self.homes.leave();
+                self.homes.forget(database);
                 None
             }
         }
@@ -367,7 +367,7 @@ impl Door {
             let is_there = |id: u64| view.collection_by_id(CollectionId(id)).is_some();
             if again && homes.id(database).is_some_and(|id| !is_there(id)) {
                 // Dropped: another of its name may be there, or elsewhere.
-                homes.leave();
+                homes.forget(database);
                 again = false;
                 continue;
             }
@@ -485,7 +485,7 @@ impl Door {
                 Outcome::Executed(tape) => return Ok(tape),
                 Outcome::Refused(Refusal::UnknownCollection(_)) if !again => {
                     // Dropped; whoever writes makes it anew.
-                    homes.leave();
+                    calls.databases.iter().for_each(|database| homes.forget(*database));
                 }
                 Outcome::Refused(Refusal::Unmet { unmet, .. }) => return Err(format!("{} {unmet}", unmet.kind())),
                 Outcome::Refused(refusal) => return Err(format!("ERR {refusal}")),

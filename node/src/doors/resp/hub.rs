@@ -8,7 +8,8 @@
 //! ([`ears`](super::ears)). Clients are told by a push into their outbox, which never waits.
 //!
 //! Always: whoever waits for a key is in its queue, and changes are told, before he looks whether it is there, so that none escapes
-//! him. Of those who wait for a key the first is woken; once he is done the next is, for as long as the key is there.
+//! him; or he is roused once they are. Of those who wait for a key the first is woken; once he is done the next is, for as long as
+//! the key is there. A message is told once, also while another begins to tell of its shard, as far as both say what it is part of.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -148,14 +149,32 @@ struct Inner {
     /// Which trackers want to hear of all keys that begin so.
     prefixes: Vec<(Box<[u8]>, u64)>,
     monitors: Vec<Arc<Client>>,
-    /// By their shards; and what each is told by now.
-    ears: BTreeMap<u32, Ear>,
-    told: BTreeMap<u32, Wants>,
+    /// How each shard is heard of.
+    attentions: BTreeMap<u32, Attention>,
+    /// So many ears were made.
+    made: u64,
+    /// Those that are needed no more. They are not let go of while a shard tells something.
+    discarded: Vec<Ear>,
+    is_closed: bool,
     listening: Wants,
     /// Since when less would do.
     idle_since: Option<Instant>,
-    /// Somebody did not wait until he is told.
-    was_late: bool,
+}
+
+/// How a shard is heard of.
+#[derive(Default)]
+struct Attention {
+    /// Which ear counts, if it is made.
+    number: u64,
+    ear: Option<Ear>,
+    /// What it is told by now; none: it has not begun.
+    told: Option<Wants>,
+    /// Somebody did not wait for that.
+    is_late: bool,
+    /// The ears before it, which go on until it has begun.
+    before: Vec<Ear>,
+    /// What happened up to this entry was told to subscribers.
+    heard: u64,
 }
 
 /// Something that happened, wherever it was told.
@@ -287,13 +306,18 @@ impl Inner {
     fn want(&mut self, wants: Wants) {
         self.listening = wants;
         self.idle_since = None;
-        self.ears.values().for_each(|ear| ear.wants(wants));
+        for attention in self.attentions.values_mut() {
+            attention.told = attention.told.map(|told| told.common(wants));
+            attention.ear.iter().chain(&attention.before).for_each(|ear| ear.wants(wants));
+        }
     }
 
-    /// Whether all changes are told that are wanted.
-    fn is_told(&self) -> bool {
-        let wanted = Wants { names: false, ..self.listening };
-        self.ears.keys().all(|shard| self.told.get(shard).is_some_and(|told| told.are_all_of(wanted)))
+    /// Something is told of a shard, as of this entry. Whether it was not told before.
+    fn hears(&mut self, shard: u32, index: u64) -> bool {
+        let Some(attention) = self.attentions.get_mut(&shard) else { return false };
+        let is_new = index > attention.heard;
+        attention.heard = attention.heard.max(index);
+        is_new
     }
 
     /// Wakes the first who waits for a key, or the one behind another.
@@ -323,38 +347,67 @@ impl Hub {
     /// Hears of these shards from now on, and of no others. Not for two at a time.
     pub fn attend(self: &Arc<Hub>, homes: &[Home], cluster: &Cluster, runtime: &Handle) {
         let mut inner = self.lock();
-        let stays = |id: u32, ear: &Ear| homes.iter().any(|home| home.id() == id && ear.is_of(home.here()));
-        let gone: Vec<u32> = inner.ears.iter().filter(|(id, ear)| !stays(**id, ear)).map(|(id, _)| *id).collect();
-        let left: Vec<Ear> = gone.iter().filter_map(|id| inner.ears.remove(id)).collect();
-        let missing: Vec<&Home> = homes.iter().filter(|home| !inner.ears.contains_key(&home.id())).collect();
-        let wants = inner.listening;
+        if inner.is_closed {
+            return;
+        }
+        let is_wanted = |id: &u32| homes.iter().any(|home| home.id() == *id);
+        let (kept, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut inner.attentions).into_iter().partition(|(id, _)| is_wanted(id));
+        inner.attentions = kept;
+        let mut missing = Vec::new();
+        for home in homes {
+            let number = inner.made + 1;
+            let attention = inner.attentions.entry(home.id()).or_default();
+            if attention.ear.as_ref().is_some_and(|ear| ear.is_of(home.heard_here())) {
+                continue;
+            }
+            attention.before.extend(attention.ear.take());
+            (attention.number, attention.told) = (number, None);
+            inner.made = number;
+            missing.push((home, number));
+        }
+        let (wants, discarded) = (inner.listening, std::mem::take(&mut inner.discarded));
         // A shard that tells something waits for what is held here.
         drop(inner);
-        drop(left);
-        self.lock().told.retain(|id, _| !gone.contains(id));
-        for home in missing {
+        drop((left, discarded));
+        for (home, number) in missing {
             let (id, hub) = (home.id(), Arc::downgrade(self));
-            let ear = match home.here() {
-                None => Ear::Far(FarEar::new(hub, cluster.clone(), id, wants, runtime)),
+            let ear = match home.heard_here() {
+                None => Ear::Far(FarEar::new(hub, cluster.clone(), (id, number), wants, runtime)),
                 Some(shard) => {
-                    let told = move |view: &View, happened| {
+                    let told = move |view: &View, happened: &Happened| {
                         if let Some(hub) = hub.upgrade() {
-                            hub.take(id, view, happened);
+                            hub.take((id, number), view, happened);
                         }
                     };
                     Ear::Here(shard.clone(), shard.listen(Arc::new(told), wants))
                 }
             };
             let mut inner = self.lock();
-            ear.wants(inner.listening);
-            inner.ears.insert(id, ear);
+            let listening = inner.listening;
+            let attention = inner.attentions.get_mut(&id).filter(|attention| attention.number == number);
+            let unwanted = match attention {
+                Some(attention) => {
+                    if listening != wants {
+                        ear.wants(listening);
+                    }
+                    attention.ear = Some(ear);
+                    None
+                }
+                None => Some(ear),
+            };
+            drop(inner);
+            drop(unwanted);
         }
     }
 
-    /// Lets go of the shards: their handles must not outlive them.
+    /// Lets go of the shards, for good: their handles must not outlive them.
     pub fn detach(&self) {
-        let ears = std::mem::take(&mut self.lock().ears);
-        drop(ears);
+        let mut inner = self.lock();
+        inner.is_closed = true;
+        let left = (std::mem::take(&mut inner.attentions), std::mem::take(&mut inner.discarded));
+        drop(inner);
+        drop(left);
     }
 
     /// Wants to hear more, if somebody needs it. Less: see [`Hub::rest`].
@@ -381,19 +434,28 @@ impl Hub {
         } else if inner.idle_since.get_or_insert_with(Instant::now).elapsed() >= LINGERS {
             inner.want(wanted);
         }
+        let discarded = std::mem::take(&mut inner.discarded);
+        drop(inner);
+        drop(discarded);
     }
 
-    /// Returns once all changes are told that are wanted. If that takes long, who waits is told again when it is so.
-    pub async fn heard(&self) {
+    /// Returns once all changes are told that are wanted, of one shard or of all. If that takes long, who waits is roused when it is so,
+    /// and nobody waits for it again until then.
+    pub async fn heard(&self, shard: Option<u32>) {
         let (mut begun, until) = (self.begun.subscribe(), Instant::now() + HEARD_WITHIN);
         loop {
             {
                 let mut inner = self.lock();
-                if inner.is_told() {
-                    return;
-                }
+                let wanted = Wants { names: false, ..inner.listening };
+                let all = inner.attentions.iter_mut();
+                let mut silent = all.filter(|(id, attention)| {
+                    let is_told = attention.told.is_some_and(|told| told.are_all_of(wanted));
+                    !is_told && !attention.is_late && shard.is_none_or(|shard| shard == **id)
+                });
+                let Some((_, first)) = silent.next() else { return };
                 if Instant::now() >= until {
-                    inner.was_late = true;
+                    first.is_late = true;
+                    silent.for_each(|(_, attention)| attention.is_late = true);
                     return;
                 }
             }
@@ -402,17 +464,18 @@ impl Hub {
         }
     }
 
-    /// Something happened in a shard that is here: called by its thread.
-    fn take(&self, shard: u32, view: &View, happened: Happened) {
+    /// An ear was told what happened in a shard that is here: called by its thread.
+    fn take(&self, (shard, number): (u32, u64), view: &View, happened: &Happened) {
         let mut inner = self.lock();
         match happened {
             Happened::Jumped => inner.jumped(),
-            Happened::Begun(wants) => self.has_begun(&mut inner, shard, wants),
+            Happened::Begun(wants) => self.has_begun(&mut inner, (shard, number), *wants),
             Happened::Events(events) => {
+                let is_new = inner.hears(shard, view.index());
                 let mut numbers = Numbers::new(&self.databases, view);
                 for (collection, event) in events {
-                    let Some(database) = numbers.of(collection) else { continue };
-                    let event = match &event {
+                    let Some(database) = numbers.of(*collection) else { continue };
+                    let event = match event {
                         Event::Published { channel, message, sharded } => {
                             Heard::Published { channel, message, sharded: *sharded }
                         }
@@ -420,21 +483,22 @@ impl Hub {
                         Event::Flushed => Heard::Flushed,
                         Event::Named { class, name, key } => Heard::Named { class: *class, name, key },
                     };
-                    self.happens(&mut inner, database, event);
+                    self.happens(&mut inner, database, event, is_new);
                 }
             }
         }
     }
 
-    /// Another node told something of a shard that is not here.
-    pub fn take_far(&self, shard: u32, catalog: &View, reply: v1::HearReply) {
+    /// An ear was told by another node what happened in a shard.
+    pub fn take_far(&self, (shard, number): (u32, u64), catalog: &View, reply: v1::HearReply) {
         let mut inner = self.lock();
         if reply.jumped {
             inner.jumped();
         }
         if let Some(v1::HearingBegun { changes, names }) = reply.begun {
-            self.has_begun(&mut inner, shard, Wants { changes, names });
+            self.has_begun(&mut inner, (shard, number), Wants { changes, names });
         }
+        let is_new = !reply.events.is_empty() && inner.hears(shard, reply.index);
         let mut numbers = Numbers::new(&self.databases, catalog);
         for v1::Heard { collection, event } in &reply.events {
             let Some(database) = numbers.of(CollectionId(*collection)) else { continue };
@@ -449,21 +513,30 @@ impl Hub {
                 }
                 None => continue,
             };
-            self.happens(&mut inner, database, event);
+            self.happens(&mut inner, database, event, is_new);
         }
     }
 
-    fn has_begun(&self, inner: &mut Inner, shard: u32, wants: Wants) {
-        let is_first = inner.told.insert(shard, wants).is_none();
-        if is_first || inner.was_late {
+    fn has_begun(&self, inner: &mut Inner, (shard, number): (u32, u64), wants: Wants) {
+        let listening = inner.listening;
+        let Some(attention) = inner.attentions.get_mut(&shard).filter(|attention| attention.number == number) else {
+            return;
+        };
+        // What was wanted in between and is no more may be told no longer.
+        let is_first = attention.told.replace(wants.common(listening)).is_none();
+        let was_late = std::mem::take(&mut attention.is_late);
+        let before = std::mem::take(&mut attention.before);
+        inner.discarded.extend(before);
+        if is_first || was_late {
             inner.jumped();
-            inner.was_late &= !inner.is_told();
         }
         self.begun.send_replace(());
     }
 
-    fn happens(&self, inner: &mut Inner, database: u8, event: Heard<'_>) {
+    /// `is_new`: subscribers have not been told of it by another ear.
+    fn happens(&self, inner: &mut Inner, database: u8, event: Heard<'_>, is_new: bool) {
         match event {
+            Heard::Published { .. } | Heard::Named { .. } if !is_new => {}
             Heard::Published { channel, message, sharded } => inner.publish(channel, message, sharded),
             Heard::Changed(key) => inner.changed(database, key),
             Heard::Flushed => {

@@ -32,7 +32,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::poll;
 use loci_index::table::call::Packed;
-use loci_index::table::execute::ASKED_TOO_MUCH;
 use loci_index::table::tape::Items;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
@@ -57,7 +56,7 @@ const ROOM_BYTES_MAX: usize = 64 << 10;
 /// Connections of a lane that ends may take so long to notice.
 const END_TIME: Duration = Duration::from_secs(2);
 
-const LATE: &str = "TRYAGAIN the deadline passed before the write was begun; nothing changed";
+const LATE: &str = "TRYAGAIN the deadline passed before it was begun; nothing changed";
 
 /// What became of calls that went with others'.
 #[derive(Debug)]
@@ -336,7 +335,7 @@ impl Group {
         let Some(deadline) = parts.first().map(|part| part.passage.deadline) else { return };
         if let Some(level) = looks {
             let (packed, chance) = (packed.into_bytes().into(), door.request_ids.draw());
-            let found = Box::pin(door.look_far(level, &place, &databases, packed, chance)).await;
+            let found = Box::pin(door.look_in(level, &place, &databases, packed, chance)).await;
             drop(under_way);
             return answer(parts, found.map(Found::into_tape));
         }
@@ -364,8 +363,8 @@ fn answer(parts: Vec<Part>, done: Result<Bytes, String>) {
     let tape = match done {
         Ok(tape) => tape,
         Err(error) => {
-            // Some of them may only free memory, or have short replies.
-            let alone = parts.len() > 1 && (error.starts_with("OOM ") || error == ASKED_TOO_MUCH);
+            // Some of them may only free memory.
+            let alone = parts.len() > 1 && error.starts_with("OOM ");
             let fate = || if alone { Fate::Alone } else { Fate::Failed(error.clone()) };
             // Whoever left meanwhile needs no reply.
             return parts.into_iter().for_each(|part| drop(part.reply.send(fate())));

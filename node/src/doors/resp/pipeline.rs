@@ -4,8 +4,8 @@
 //!   SET, GET, INCR, ... of one read from the socket --> one command of the log, one sync --> replies, in order
 //! ```
 //!
-//! What only reads goes this way too once something that writes waits before it: so it sees what was written. And where other nodes
-//! have what it reads: what came together is asked together, and not logged if all of it only reads.
+//! What only reads goes this way too once something waits before it: so it sees what was written. And where other nodes have what it
+//! reads: what came together is asked together. A share of which all only reads is not logged, wherever it is.
 //!
 //! Over several shards each gets its share of the calls, all at the same time. The replies come in the order of the calls, and
 //! what becomes of one share says nothing about another.
@@ -220,7 +220,7 @@ impl Session {
         if self.pending.is_full() || (!self.pending.is_empty() && self.pending.bytes() + bytes > BYTES_GOAL) {
             self.settle().await;
         }
-        if self.wants_no_loop() {
+        if self.wants_no_loop() && !matches!(spec.run, Run::Read(_)) {
             self.pending.own.extend(
                 spec.key_places(args).into_iter().filter_map(|place| args.get(place)).map(|key| Box::from(*key)),
             );
@@ -281,8 +281,10 @@ impl Session {
     }
 
     async fn carry_out(&self, share: &Share) -> Fate {
-        let looks = (!share.writes && self.door.is_away(&share.place)).then(|| self.level_far());
-        if !share.heavy || looks.is_some() && !share.long {
+        let looks = (!share.writes).then(|| self.level_far());
+        // What is here is looked at at once.
+        let together = if share.writes { !share.heavy } else { !share.long && self.door.is_away(&share.place) };
+        if together {
             let Share { place, databases, packed, .. } = share;
             let fate = self.lane.submit(&self.door, looks, place, databases, &self.principal, packed).await;
             if !matches!(fate, Fate::Alone) {
@@ -299,10 +301,10 @@ impl Session {
         }
     }
 
-    /// What calls say that only read, where other nodes have what they read.
+    /// What calls say that only read.
     async fn look_at_share(&self, share: &Share) -> Fate {
         let packed = share.packed.clone().into_bytes().into();
-        let found = self.door.look_far(self.level_far(), &share.place, &share.databases, packed, self.draws()).await;
+        let found = self.door.look_in(self.level_far(), &share.place, &share.databases, packed, self.draws()).await;
         match found {
             Ok(found) => Fate::Done(found.into_tape()),
             Err(error) => Fate::Failed(error),

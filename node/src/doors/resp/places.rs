@@ -43,13 +43,16 @@ pub enum Home {
 /// A shard that other nodes have.
 pub struct Away {
     shard: u32,
+    /// It is here, too, but out of service: what it says is not to be believed, what happens to it is so.
+    own: Option<ShardHandle>,
     /// Who led it last, as far as is known; zero: nobody.
     led_by: AtomicU64,
 }
 
 impl Home {
-    fn away(shard: u32) -> Home {
-        Home::Away(Away { shard, led_by: AtomicU64::new(0) })
+    fn away(shard: u32, own: Option<ShardHandle>) -> Home {
+        let own = own.filter(|own| own.is_out_of_service() && !own.is_removed());
+        Home::Away(Away { shard, own, led_by: AtomicU64::new(0) })
     }
 
     /// Which shard it is.
@@ -65,6 +68,14 @@ impl Home {
         match self {
             Home::Here(shard) => Some(shard),
             Home::Away(_) => None,
+        }
+    }
+
+    /// It, if what happens to it is told here.
+    pub fn heard_here(&self) -> Option<&ShardHandle> {
+        match self {
+            Home::Here(shard) => Some(shard),
+            Home::Away(away) => away.own.as_ref(),
         }
     }
 
@@ -127,6 +138,12 @@ impl Homes {
     /// The database whose collection has a number.
     pub fn number(&self, id: u64) -> Option<u8> {
         self.ids.iter().position(|known| known.load(Ordering::Relaxed) == id).map(|number| number as u8)
+    }
+
+    /// The collection of a database is another, or in other shards: the next who asks looks again.
+    pub fn forget(&self, database: u8) {
+        self.set_id(database, 0);
+        self.leave();
     }
 
     /// It is not so any more: the next who asks looks again.
@@ -240,10 +257,10 @@ impl Door {
     fn home(&self, catalog: &View, id: u32) -> Result<Home, String> {
         let placed = is_placed(catalog, id);
         match self.cluster.shards().handle(id) {
-            Some(_) if placed && !self.cluster.answers(id) => Ok(Home::away(id)),
-            Some(shard) if shard.is_out_of_service() => Ok(Home::away(id)),
+            Some(shard) if placed && !self.cluster.answers(id) => Ok(Home::away(id, Some(shard))),
+            Some(shard) if shard.is_out_of_service() => Ok(Home::away(id, Some(shard))),
             Some(shard) => Ok(Home::Here(shard)),
-            None if placed => Ok(Home::away(id)),
+            None if placed => Ok(Home::away(id, None)),
             None => Err("TRYAGAIN not all shards of the databases run here yet".into()),
         }
     }
@@ -251,6 +268,9 @@ impl Door {
     /// The shards as a view of the catalog has them. They are remembered if the namespace is there.
     pub fn find_homes(&self, catalog: &View) -> Result<Arc<Homes>, String> {
         let _one_at_a_time = self.finding.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(homes) = self.databases.known() {
+            return Ok(homes);
+        }
         let (shards, route) = match Route::find(catalog, self.databases.namespace()) {
             Found::Catalog => (vec![Home::Here(self.cluster.catalog().clone())], None),
             Found::BeingMade => return Err("TRYAGAIN the databases are just being made or dropped".into()),
@@ -264,6 +284,11 @@ impl Door {
         if catalog.has_namespace(self.databases.namespace()) {
             // What was known of the databases is known among the same shards, wherever they are by now.
             let before = self.databases.homes.load_full().filter(|before| before.route == homes.route);
+            for (home, known) in homes.shards.iter().zip(before.iter().flat_map(|before| &before.shards)) {
+                if let (Home::Away(away), Home::Away(known)) = (home, known) {
+                    away.led_by.store(known.led_by.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+            }
             for (id, known) in homes.ids.iter().zip(before.iter().flat_map(|before| &before.ids)) {
                 let known = known.load(Ordering::Relaxed);
                 let is_there = catalog.collection_by_id(CollectionId(known)).is_some();
@@ -316,6 +341,12 @@ impl Door {
         self.look_for_limits();
         // Where they are not yet, the next look finds them.
         let _ = self.homes();
+    }
+
+    /// Which shard a place is in, as far as is known.
+    pub fn shard_of(&self, place: &Place) -> Option<u32> {
+        let homes = self.databases.homes.load();
+        homes.as_ref().and_then(|homes| homes.shards.get(place.part)).map(Home::id)
     }
 
     /// Whether other nodes have the shard of a place, as far as is known.

@@ -4,18 +4,17 @@
 //! nothing says whom it follows.
 
 use std::fmt::Write;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use loci_index::table::call::Packed;
+use futures_util::future::join_all;
 use loci_index::table::commands::{is, parse_int};
 use loci_index::table::eviction::{NamespaceRoom, Policy, Room};
-use loci_index::table::tape::Item;
 
 use super::databases::{DATABASES, Databases, Totals};
 use super::pipeline::Answer;
-use super::places::{Home, Homes, Place};
+use super::places::Place;
 use super::session::Session;
 use super::settings::{SetError, notify};
 use super::slots::Address;
@@ -194,11 +193,9 @@ impl Session {
         let Ok(homes) = self.door.homes_at(Level::Stale).await else { return Vec::new() };
         let Ok(parts) = self.door.own_parts(&homes, false) else { return Vec::new() };
         let mut counts = [(0, 0); DATABASES];
-        for part in parts {
-            let Some(shard) = homes.shards().get(part).and_then(Home::here) else {
-                self.count_far(&homes, part, &mut counts).await;
-                continue;
-            };
+        let (here, away): (Vec<usize>, Vec<usize>) =
+            parts.into_iter().partition(|part| homes.shards().get(*part).is_some_and(|home| home.here().is_some()));
+        for shard in here.into_iter().filter_map(|part| homes.shards().get(part)?.here()) {
             let view = shard.newest();
             for (database, (keys, timed)) in (0..).zip(&mut counts) {
                 let found = view.collection(self.door.databases.namespace(), &Databases::name(database));
@@ -208,30 +205,15 @@ impl Session {
                 }
             }
         }
+        // What nobody says soon is left out.
+        let places: Vec<Place> = away.into_iter().map(|part| Place::of_part(&homes, part)).collect();
+        for counted in join_all(places.iter().map(|place| self.door.count_in(place))).await.into_iter().flatten() {
+            for ((keys, timed), (here, with_deadline)) in counts.iter_mut().zip(counted) {
+                (*keys, *timed) = (*keys + here, *timed + with_deadline);
+            }
+        }
         let counts = (0..).zip(counts).map(|(database, (keys, timed))| (database, keys, timed));
         counts.filter(|(_, keys, _)| *keys > 0).collect()
-    }
-
-    /// Adds what a shard has that other nodes have, if one of them says so.
-    async fn count_far(&self, homes: &Arc<Homes>, part: usize, counts: &mut [(usize, usize); DATABASES]) {
-        let all: Vec<u8> = (0..DATABASES as u8).collect();
-        let mut packed = Packed::new();
-        for database in &all {
-            packed.push(*database, Look::Counts.words(&mut Default::default()).into_iter());
-        }
-        let place = Place::of_part(homes, part);
-        let Ok(found) = self.door.look_far(Level::Stale, &place, &all, packed.into_bytes().into(), 0).await else {
-            return;
-        };
-        let mut items = found.items();
-        for (keys, timed) in counts {
-            let (Some(Item::Array(2)), Some(Item::Int(all)), Some(Item::Int(with_deadline))) =
-                (items.next(), items.next(), items.next())
-            else {
-                return;
-            };
-            (*keys, *timed) = (*keys + all as usize, *timed + with_deadline as usize);
-        }
     }
 
     fn section(&self, section: &str, text: &mut String) {

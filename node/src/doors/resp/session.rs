@@ -551,6 +551,11 @@ impl Session {
         // As new as its turn.
         self.read_anew();
         let Some(mut reading) = self.look().await.cloned() else { return };
+        if reading.is_away() {
+            // By now.
+            drop(turn);
+            return self.gather(spec, args, Answer::Whole).await;
+        }
         let moment = Moment { number: self.draws, ..reading.moment() };
         let args: Vec<Box<[u8]>> = args.iter().map(|arg| Box::from(*arg)).collect();
         let (database, mut out) = (self.database, Writer::new(self.out.protocol()));

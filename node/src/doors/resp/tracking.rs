@@ -87,7 +87,7 @@ impl Session {
                     (facts.tracking, facts.redirect) = (true, tracking.redirect);
                 }
                 self.tracking = Some(tracking);
-                self.door.hub.heard().await;
+                self.door.hub.heard(None).await;
                 self.out.ok();
             }
             Err(error) => self.out.error(error),

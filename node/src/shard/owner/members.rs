@@ -336,7 +336,7 @@ impl Owner {
             self.publish(|progress| (progress.checkpoint, progress.checkpoint_at_millis) = (checkpoint, now));
             self.shared.history.jump(checkpoint);
             self.shared.applied.send_replace(checkpoint);
-            self.shared.listeners.tell(&self.shared.view.load(), Happened::Jumped);
+            self.shared.listeners.tell(&self.shared.view.load(), &Happened::Jumped);
             tracing::info!(shard = self.shared.id, index = checkpoint, "a snapshot was taken in");
         }
         let _ = done.send(());

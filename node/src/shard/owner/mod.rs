@@ -496,7 +496,7 @@ impl Owner {
     fn tell_events(&mut self) {
         let events = self.store.take_events();
         if !events.is_empty() {
-            self.shared.listeners.tell(&self.shared.view.load(), Happened::Events(events));
+            self.shared.listeners.tell(&self.shared.view.load(), &Happened::Events(events));
         }
     }
 
