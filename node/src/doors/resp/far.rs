@@ -146,7 +146,9 @@ impl Door {
                 collections.push(homes.id(*database).unwrap_or(0));
             }
             let request = v1::LookRequest { shard, collections, calls: packed.clone(), stale, chance };
-            let reply = self.calls.look_far(request, look, deadline).await.map_err(|failure| unseen(&failure))?;
+            // Far larger than the rest, and every connection has room for it.
+            let asking = Box::pin(self.calls.look_far(request, look, deadline));
+            let reply = asking.await.map_err(|failure| unseen(&failure))?;
             if reply.answered == 0 {
                 return Err("TRYAGAIN another node gave no reply".into());
             }
