@@ -467,7 +467,7 @@ impl Door {
             for database in &calls.databases {
                 match homes.id(*database) {
                     Some(id) => collections.push(id),
-                    None => collections.extend(self.make(*database, &homes, home, deadline).await?),
+                    None => collections.extend(Box::pin(self.make(*database, &homes, home, deadline)).await?),
                 }
             }
             if collections.len() < calls.databases.len() {

@@ -347,7 +347,11 @@ impl Hub {
     /// Hears of these shards from now on, and of no others. Not for two at a time.
     pub fn attend(self: &Arc<Hub>, homes: &[Home], cluster: &Cluster, runtime: &Handle) {
         let mut inner = self.lock();
-        if inner.is_closed {
+        let attends = |home: &Home| {
+            let known = inner.attentions.get(&home.id());
+            known.and_then(|known| known.ear.as_ref()).is_some_and(|ear| ear.is_of(home.heard_here()))
+        };
+        if inner.is_closed || homes.len() == inner.attentions.len() && homes.iter().all(attends) {
             return;
         }
         let is_wanted = |id: &u32| homes.iter().any(|home| home.id() == *id);

@@ -282,6 +282,7 @@ impl Session {
     }
 
     /// Counts the reply that was written last, if it is an error.
+    #[inline]
     pub fn note_error(&mut self, number: Option<u16>) {
         let reply = self.out.bytes().get(self.reply_at..).unwrap_or_default();
         if reply.first() == Some(&b'-') {
@@ -365,7 +366,7 @@ impl Session {
                 }
                 Ok(Reach::All) => {
                     self.settle().await;
-                    self.everywhere(command, args).await;
+                    Box::pin(self.everywhere(command, args)).await;
                     return Next::Go;
                 }
                 Err(error) => return self.refuse(error).await,
@@ -376,6 +377,7 @@ impl Session {
         if self.gathered.is_some() && !is_about_gathering(command) {
             return self.gather_for_later(command, args).await;
         }
+        // What is seldom asked for takes no room in every connection.
         match command.way {
             Way::Read => self.read(command, args).await,
             Way::Write => self.gather(spec, args, Answer::Whole).await,
@@ -383,12 +385,12 @@ impl Session {
                 let receivers = self.door.hub.receivers(args[1], spec.name == "spublish");
                 self.gather(spec, args, Answer::Count(receivers)).await;
             }
-            Way::Wait => return self.try_or_wait(command, args).await,
-            Way::Keys => self.keys(args).await,
-            Way::Copy => self.copy(command, args).await,
+            Way::Wait => return Box::pin(self.try_or_wait(command, args)).await,
+            Way::Keys => Box::pin(self.keys(args)).await,
+            Way::Copy => Box::pin(self.copy(command, args)).await,
             Way::Door(what) => {
                 self.settle().await;
-                self.act(what, args).await;
+                Box::pin(self.act(what, args)).await;
             }
         }
         Next::Go
@@ -512,7 +514,7 @@ impl Session {
         let Session { reading, tape, out, database, draws, .. } = self;
         let Some(reading) = reading else { return };
         if reading.is_away() {
-            return self.gather(spec, args, Answer::Whole).await;
+            return Box::pin(self.gather(spec, args, Answer::Whole)).await;
         }
         let moment = reading.moment();
         // The most frequent one of all, without a detour.
@@ -538,7 +540,7 @@ impl Session {
             }
             return;
         }
-        self.read_elsewhere(spec, args).await;
+        Box::pin(self.read_elsewhere(spec, args)).await;
     }
 
     /// Reads what is large on another thread, while this one serves its other clients.
