@@ -254,18 +254,25 @@ async fn what_only_reads_is_not_logged() {
         }
         applied
     };
-    let before = applied().await;
-    assert_eq!(before.len(), SHARDS as usize);
-    for client in &mut clients {
-        let calls: Vec<Vec<&str>> = keys.iter().map(|key| vec!["GET", key]).collect();
-        assert!(client.send(&calls));
-        calls.iter().for_each(|_| assert_eq!(text(&client.reply().expect("a reply")), "v"));
-        // More than goes into one message.
-        let calls: Vec<Vec<&str>> = (0..40).map(|_| vec!["GET", "large"]).collect();
-        assert!(client.send(&calls));
-        calls.iter().for_each(|_| assert_eq!(text(&client.reply().expect("a reply")).len(), large.len()));
+    // Something else may be logged meanwhile, once.
+    for round in 0.. {
+        let before = applied().await;
+        assert_eq!(before.len(), SHARDS as usize);
+        for client in &mut clients {
+            let calls: Vec<Vec<&str>> = keys.iter().map(|key| vec!["GET", key]).collect();
+            assert!(client.send(&calls));
+            calls.iter().for_each(|_| assert_eq!(text(&client.reply().expect("a reply")), "v"));
+            // More than goes into one message.
+            let calls: Vec<Vec<&str>> = (0..40).map(|_| vec!["GET", "large"]).collect();
+            assert!(client.send(&calls));
+            calls.iter().for_each(|_| assert_eq!(text(&client.reply().expect("a reply")).len(), large.len()));
+        }
+        let after = applied().await;
+        if after == before {
+            return;
+        }
+        assert!(round < 4, "{before:?} {after:?}");
     }
-    assert_eq!(applied().await, before);
 }
 
 /// Empties a node of shards, however long that takes on a busy machine.
