@@ -388,12 +388,9 @@ impl Host {
         let founders: Vec<MemberId> = line.founders.iter().copied().map(MemberId).collect();
         // Where others hold it by now, one that was to begin it and has not begins with nothing, as others do.
         let is_founder = founders.contains(&me) && !line.moved;
-        let others = || founders.iter().copied().map(|member| member.0).chain(line.holders.iter().copied());
         let (voters, learners) = match is_founder {
             true => (founders.clone(), Vec::new()),
-            false => {
-                (others().map(MemberId).filter(|m| *m != me).collect::<BTreeSet<_>>().into_iter().collect(), vec![me])
-            }
+            false => (others(line, me), vec![me]),
         };
         let members = Members::with_learners(voters, learners).map_err(|error| damaged(error.to_string()))?;
         let members = Arc::new(members);
@@ -534,6 +531,12 @@ fn is_blank(state: &ShardState) -> bool {
     state.start == JOINING_INDEX && state.last == JOINING_INDEX
 }
 
+/// Who may have a shard that this member is to join: also who is to go, and perhaps is the only one yet.
+fn others(line: &ShardLine, me: MemberId) -> Vec<MemberId> {
+    let all = line.founders.iter().chain(&line.holders).chain(&line.leaving);
+    all.copied().map(MemberId).filter(|member| *member != me).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 /// What the log keeps of a shard that is thrown away: nothing of its entries, but whom this member voted for. It may come again,
 /// and whoever has forgotten a vote could give it twice.
 fn thrown_away(shard: ShardId, me: MemberId, state: &ShardState) -> Vec<Append> {
@@ -587,5 +590,20 @@ mod tests {
         for wrong in ["", "0f", &"0g".repeat(32), &"0f".repeat(33)] {
             assert_eq!(digest_key(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn the_only_member_of_a_shard_that_comes_back_to_its_founder_is_the_one_that_is_to_go() {
+        let line = |founders: &[u64], holders: &[u64], leaving: &[u64]| ShardLine {
+            founders: founders.to_vec(),
+            holders: holders.to_vec(),
+            leaving: leaving.to_vec(),
+            moved: true,
+            digest_key: String::new(),
+            replicas: 1,
+        };
+        let of = |line: &ShardLine| others(line, MemberId(1)).iter().map(|member| member.0).collect::<Vec<_>>();
+        assert_eq!(of(&line(&[1], &[1], &[3])), [3]);
+        assert_eq!(of(&line(&[1, 2], &[1, 2, 4], &[3])), [2, 3, 4]);
     }
 }
