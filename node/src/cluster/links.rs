@@ -242,6 +242,11 @@ impl Links {
         Ok(self.speaking(member, channel))
     }
 
+    /// The same on a connection of its own, for a stream: what its reader is slow to take must hold nothing else up.
+    fn client_apart(&self, member: MemberId) -> Result<PeerClient, Status> {
+        Ok(self.speaking(member, self.connect(&self.address(member)?)?))
+    }
+
     /// Where a member's node is.
     fn address(&self, member: MemberId) -> Result<String, Status> {
         let catalog = self.0.shards.handle(CATALOG).ok_or_else(|| Status::unavailable("the node is starting"))?;
@@ -304,15 +309,12 @@ impl Links {
         to: MemberId,
         requests: impl Stream<Item = v1::HearRequest> + Send + 'static,
     ) -> Result<Streaming<v1::HearReply>, Status> {
-        let mut client = self.speaking(to, self.connect(&self.address(to)?)?);
-        Ok(client.hear(requests).await?.into_inner())
+        Ok(self.client_apart(to)?.hear(requests).await?.into_inner())
     }
 
     /// Has a member's node tell of what changes in some of its shards.
     pub async fn tell(&self, to: MemberId, request: v1::TellRequest) -> Result<Streaming<v1::WatchReply>, Status> {
-        // On a connection of its own: what its reader is slow to take must hold nothing else up.
-        let mut client = self.speaking(to, self.connect(&self.address(to)?)?);
-        Ok(client.tell(request).await?.into_inner())
+        Ok(self.client_apart(to)?.tell(request).await?.into_inner())
     }
 
     /// Asks a member's node for figures of collections.

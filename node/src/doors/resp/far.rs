@@ -20,7 +20,6 @@ use super::Door;
 use super::databases::{DATABASES, unread};
 use super::places::{MOVED_ON, Place};
 use super::session::Session;
-use crate::doors::grpc::Failure;
 use crate::doors::looks::{self, Look};
 use crate::gate;
 use crate::shard::Level;
@@ -45,18 +44,8 @@ impl Found {
     /// Whether the command that wrote at this version may still be at work: more of it may change the same key, at the same
     /// version.
     pub fn is_changing(&self, version: u64) -> bool {
-        is_changing(self.index, version)
+        version > Position::end_of(self.index).get()
     }
-}
-
-/// See [`Found::is_changing`], of a state after this entry.
-fn is_changing(index: u64, version: u64) -> bool {
-    version > Position::end_of(index).get()
-}
-
-/// As Redis says that something cannot be done now.
-fn unseen(failure: &Failure) -> String {
-    format!("TRYAGAIN {}", failure.message)
 }
 
 /// How long it is looked for a node that has a shard; and by who only wants figures.
@@ -148,7 +137,7 @@ impl Door {
             let request = v1::LookRequest { shard, collections, calls: packed.clone(), stale, chance };
             // Far larger than the rest, and every connection has room for it.
             let asking = Box::pin(self.calls.look_far(request, look, deadline));
-            let reply = asking.await.map_err(|failure| unseen(&failure))?;
+            let reply = asking.await.map_err(|failure| format!("TRYAGAIN {}", failure.message))?;
             if reply.answered == 0 {
                 return Err("TRYAGAIN another node gave no reply".into());
             }
