@@ -34,7 +34,7 @@ use super::events::{Events, Listening};
 use super::eviction::queues::Queues;
 use super::file::Saving;
 use super::lookups;
-use super::objects::{Kind, Object, Text};
+use super::objects::{Kind, Object, STRING_BYTES, Text};
 use super::stripe::Stripe;
 use super::tags::Tags;
 use super::wheel::Wheel;
@@ -249,6 +249,15 @@ impl Keyspace {
     pub fn bytes_of(&self, key: &[u8], now: u64) -> Option<usize> {
         let entry = self.entry(self.hash(key), key).filter(|entry| is_live(entry, now))?;
         Some(entry.bytes() + PLACE_BYTES)
+    }
+
+    /// How many elements a key has; of a string, every [`STRING_BYTES`] count as one. It does not count as looked for.
+    pub fn elements_of(&self, key: &[u8], now: u64) -> usize {
+        match self.entry(self.hash(key), key).filter(|entry| is_live(entry, now)).map(Entry::value) {
+            None => 0,
+            Some(Value::String(value)) => value.len() / STRING_BYTES,
+            Some(Value::Object(object)) => object.elements(),
+        }
     }
 
     /// How much a key was used lately, as far as readers said so.

@@ -26,14 +26,15 @@ use super::permits::{Permits, Refused};
 use super::script::{Engine, Host, Limits, Reply, Script, ScriptError};
 use super::slots::Within;
 use super::tape::{Item, Items, Tape, decimals};
+use super::weight;
 
 /// The most bytes of all kept scripts together.
 pub const SCRIPTS_BYTES_MAX: usize = 4 << 20;
 /// The most bytes of one script.
 pub const SCRIPT_BYTES_MAX: usize = 1 << 20;
-/// What a command costs a script besides its reply, in steps.
+/// What a command costs a script besides what it is given, walks over and answers, in steps.
 const STEPS_PER_CALL: u64 = 20;
-/// Of a reply, so many bytes cost a step.
+/// Of arguments and of a reply, so many bytes cost a step.
 const BYTES_PER_STEP: u64 = 16;
 /// How deep a reply may nest that a script is given.
 const DEPTH_MAX: usize = 32;
@@ -345,8 +346,8 @@ impl Host for Reach<'_> {
         if self.read_only && spec.is(WRITE) {
             return Reply::Error(b"ERR Write commands are not allowed from read-only scripts.".to_vec());
         }
-        let asking = self.permits.cost(args) / BYTES_PER_STEP;
-        self.spent = STEPS_PER_CALL + asking;
+        let bytes = self.permits.cost(args) + args.iter().map(|arg| arg.len() as u64).sum::<u64>();
+        self.spent = STEPS_PER_CALL + bytes / BYTES_PER_STEP;
         if let Some(refused) = self.permits.refuse(spec, args) {
             return Reply::Error(refused.text().into());
         }
@@ -359,6 +360,7 @@ impl Host for Reach<'_> {
         if is(args[0], "keys") {
             return self.keys(args, resp3);
         }
+        self.spent += weight::walked(self.keyspace, spec, args, self.moment.now);
         execute::write(self.keyspace, spec, args, Moment { number, ..self.moment }, &mut self.tape);
         self.spent += self.tape.len() as u64 / BYTES_PER_STEP;
         reply(&mut self.tape.items(), resp3, 0)

@@ -151,6 +151,7 @@ mod tests {
             trial.line(&format!("RPUSH l element:{number:0>30}"));
         }
         trial.line("ZADD few 1 a 2 b");
+        trial.line("SETRANGE long 5000 end");
         trial.line("HPEXPIRE h 5000 FIELDS 2 f1 f2");
         trial.line("PEXPIRE s 900000");
         trial.line("SET text word TAGS 2 t1 t2");
@@ -159,10 +160,13 @@ mod tests {
     }
 
     fn line(chance: &mut Chance) -> String {
-        let keys = ["z", "h", "s", "l", "few", "text", "new"];
+        let keys = ["z", "h", "s", "l", "few", "text", "long", "new"];
         let (key, other) = (keys[chance.below(keys.len())], keys[chance.below(keys.len())]);
         let number = chance.below(900);
-        match chance.below(36) {
+        match chance.below(39) {
+            36 => format!("SETRANGE long {} some{number}", number * 7),
+            37 => format!("APPEND long more{number}"),
+            38 => format!("SETBIT long {} 1", number * 50),
             30 => format!("LPUSH l left{number}"),
             31 => format!("RPUSH l right{number} more"),
             32 => format!("LPOP l {}", 1 + number % 7),
@@ -231,7 +235,13 @@ mod tests {
         let mut trial = filled();
         let sum = trial.keyspace.sum();
         trial.keyspace.begin_journal();
-        for (line, key) in [("ZADD z 7 m7", "z"), ("HSET h f7 new", "h"), ("SREM s m7", "s"), ("RPUSH l x", "l")] {
+        for (line, key) in [
+            ("ZADD z 7 m7", "z"),
+            ("HSET h f7 new", "h"),
+            ("SREM s m7", "s"),
+            ("RPUSH l x", "l"),
+            ("SETBIT long 9 1", "long"),
+        ] {
             trial.line(line);
             assert!(trial.keyspace.keeps_steps(key.as_bytes()), "{line}");
         }

@@ -132,7 +132,7 @@ impl Default for Hash {
 
 impl Hash {
     /// How many fields there are, expired ones too.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match &self.form {
             Form::Small(small) => usize::from(small.len),
             Form::Large(fields) => fields.len(),

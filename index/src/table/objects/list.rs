@@ -100,10 +100,13 @@ impl List {
         self.len == 0
     }
 
+    /// The steps, where more are to be kept: what comes after a copy of all needs none.
     fn backs(&mut self) -> Option<&mut Vec<Back>> {
         match &mut self.runs {
             Runs::One(_) => None,
-            Runs::Many(_, backs) => backs.0.as_deref_mut(),
+            Runs::Many(_, backs) => {
+                backs.0.as_deref_mut().filter(|backs| !matches!(backs.last(), Some(Back::Whole(_))))
+            }
         }
     }
 
@@ -702,6 +705,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn it_is_copied_once_for_all_steps() {
+        let mut list = List::default();
+        (0..20_000u32).for_each(|number| list.push(End::Right, &number.to_le_bytes()));
+        let sum = list.sum();
+        assert!(list.begin_steps());
+        list.set(7, b"seven");
+        for number in 0..500u32 {
+            list.remove_equal(&number.to_le_bytes(), End::Left, 1);
+            list.insert(3, b"three");
+            list.set(9, b"nine");
+            list.pop(End::Right, |_| ());
+        }
+        let Runs::Many(_, Backs(Some(backs))) = &list.runs else { panic!("it keeps steps") };
+        assert_eq!(backs.len(), 2);
+        list.step_back();
+        assert_eq!((list.sum(), list.len()), (sum, 20_000));
     }
 
     #[test]

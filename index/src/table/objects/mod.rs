@@ -34,6 +34,9 @@ pub use sorted::{Sorted, SortedIter};
 pub use stream::Stream;
 pub use text::Text;
 
+/// So many bytes of a string count as an element.
+pub const STRING_BYTES: usize = 64;
+
 /// A value.
 #[derive(Debug, Clone)]
 pub enum Object {
@@ -162,6 +165,19 @@ impl Object {
     /// What the type is called.
     pub fn type_name(&self) -> &'static str {
         each!(self, it => name_of(it))
+    }
+
+    /// How many elements it has; of a string, every [`STRING_BYTES`] count as one.
+    pub fn elements(&self) -> usize {
+        match self {
+            Object::Text(text) => text.bytes().len() / STRING_BYTES,
+            Object::Hash(hash) => hash.len(),
+            Object::Set(set) => set.len(),
+            Object::Stream(stream) => stream.entries().len(),
+            Object::List(list) => list.len(),
+            Object::Sorted(sorted) => sorted.len(),
+            Object::Limiter(_) | Object::Lease(_) => 1,
+        }
     }
 
     /// See [`Kind::encoding`].

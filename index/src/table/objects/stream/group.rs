@@ -73,7 +73,7 @@ fn hash<const N: usize>(words: &[u64; N]) -> u64 {
 }
 
 /// A group.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Group {
     name: Box<[u8]>,
     /// The last entry it handed out.
@@ -87,6 +87,21 @@ pub struct Group {
     sum: u64,
     /// What the consumers take.
     bytes: usize,
+}
+
+/// A copy has what it needs, and no room to grow.
+impl Clone for Group {
+    fn clone(&self) -> Group {
+        let mut group = Group {
+            name: self.name.clone(),
+            pending: self.pending.clone(),
+            slots: self.slots.clone(),
+            order: self.order.clone(),
+            ..*self
+        };
+        group.bytes = group.consumers().map(Consumer::heap_bytes).sum();
+        group
+    }
 }
 
 impl Group {
@@ -108,7 +123,8 @@ impl Group {
 
     /// What it takes, itself included.
     pub fn heap_bytes(&self) -> usize {
-        allocated(size_of::<Group>())
+        // One that is shared is counted by each.
+        allocated(size_of::<Group>() + 2 * size_of::<usize>())
             + allocated(self.name.len())
             + self.pending.heap_bytes()
             + allocated(self.slots.capacity() * size_of::<Option<Box<Consumer>>>())

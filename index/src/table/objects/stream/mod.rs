@@ -15,6 +15,8 @@ mod id;
 mod packed;
 mod pending;
 
+use std::sync::Arc;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use entries::{BLOCK_BYTES, BLOCK_ENTRIES, Entries, Entry};
@@ -36,9 +38,8 @@ pub struct Stream(Box<Inner>);
 struct Inner {
     entries: Entries,
     counts: Counts,
-    /// By name.
-    #[expect(clippy::vec_box, reason = "those behind a new one move, and they are large")]
-    groups: Vec<Box<Group>>,
+    /// By name. A copy shares those that neither changes.
+    groups: Vec<Arc<Group>>,
     /// Of the groups.
     groups_sum: u64,
     groups_bytes: usize,
@@ -140,7 +141,7 @@ impl Stream {
         let mut was = false;
         for place in 0..self.0.groups.len() {
             if self.0.groups[place].pending().get(id).is_some() {
-                was |= self.0.edit_group(place, |group| group.acknowledge(id));
+                was |= self.edit_at(place, |_, group| group.acknowledge(id));
             }
         }
         was
@@ -232,7 +233,7 @@ impl Stream {
         let Err(place) = self.place(group.name()) else { return false };
         self.0.groups_sum = self.0.groups_sum.wrapping_add(group.sum());
         self.0.groups_bytes += group.heap_bytes();
-        self.0.groups.insert(place, Box::new(group));
+        self.0.groups.insert(place, Arc::new(group));
         true
     }
 
@@ -247,30 +248,22 @@ impl Stream {
 
     /// Changes a group, with the entries at hand. None: there is no such group.
     pub fn edit_group<R>(&mut self, name: &[u8], change: impl FnOnce(View<'_>, &mut Group) -> R) -> Option<R> {
-        let place = self.place(name).ok()?;
-        let inner = &mut *self.0;
-        let group = &mut *inner.groups[place];
-        let (sum, bytes) = (group.sum(), group.heap_bytes());
-        let result = change(View { entries: &inner.entries, counts: inner.counts }, group);
-        inner.groups_sum = inner.groups_sum.wrapping_add(group.sum().wrapping_sub(sum));
-        inner.groups_bytes = inner.groups_bytes + group.heap_bytes() - bytes;
-        Some(result)
+        self.place(name).ok().map(|place| self.edit_at(place, change))
+    }
+
+    fn edit_at<R>(&mut self, place: usize, change: impl FnOnce(View<'_>, &mut Group) -> R) -> R {
+        let Inner { entries, counts, groups, groups_sum, groups_bytes } = &mut *self.0;
+        let (sum, bytes) = (groups[place].sum(), groups[place].heap_bytes());
+        let group = Arc::make_mut(&mut groups[place]);
+        let result = change(View { entries, counts: *counts }, group);
+        *groups_sum = groups_sum.wrapping_add(group.sum().wrapping_sub(sum));
+        *groups_bytes = *groups_bytes + group.heap_bytes() - bytes;
+        result
     }
 
     /// Its entries, and what it knows of all.
     pub fn view(&self) -> View<'_> {
         View { entries: &self.0.entries, counts: self.0.counts }
-    }
-}
-
-impl Inner {
-    fn edit_group<R>(&mut self, place: usize, change: impl FnOnce(&mut Group) -> R) -> R {
-        let group = &mut *self.groups[place];
-        let (sum, bytes) = (group.sum(), group.heap_bytes());
-        let result = change(group);
-        self.groups_sum = self.groups_sum.wrapping_add(group.sum().wrapping_sub(sum));
-        self.groups_bytes = self.groups_bytes + group.heap_bytes() - bytes;
-        result
     }
 }
 
@@ -360,7 +353,7 @@ impl Kind for Stream {
         let inner = &*self.0;
         allocated(size_of::<Inner>())
             + inner.entries.heap_bytes()
-            + allocated(inner.groups.capacity() * size_of::<Box<Group>>())
+            + allocated(inner.groups.capacity() * size_of::<Arc<Group>>())
             + inner.groups_bytes
     }
 
@@ -422,7 +415,7 @@ mod tests {
     fn check(stream: &Stream, what: &str) {
         let inner = &*stream.0;
         let mut bytes = allocated(size_of::<Inner>()) + inner.entries.heap_bytes();
-        bytes += allocated(inner.groups.capacity() * size_of::<Box<Group>>());
+        bytes += allocated(inner.groups.capacity() * size_of::<Arc<Group>>());
         let mut sum = 0u64;
         for group in &inner.groups {
             let (off, group_bytes) = group.recount();
@@ -448,6 +441,7 @@ mod tests {
             let mut chance = Chance::new(seed);
             let mut stream = Stream::default();
             let names: [&[u8]; 4] = [b"a", b"b", b"c", b""];
+            let mut copy = (stream.clone(), stream.sum());
             for step in 0..if seed % 30 == 0 { 1_500 } else { 60 } {
                 let what = format!("seed {seed} step {step}");
                 let id = Id { ms: 1 + chance.below(20) as u64, seq: 0 };
@@ -507,8 +501,27 @@ mod tests {
                     }
                 }
                 check(&stream, &what);
+                if chance.below(20) == 0 {
+                    copy = (stream.clone(), stream.sum());
+                }
             }
+            // What it shares with the stream has not changed.
+            assert_eq!(copy.0.sum(), copy.1, "seed {seed}");
+            check(&copy.0, &format!("seed {seed}: copy"));
         }
+    }
+
+    #[test]
+    fn a_copy_shares_the_groups_that_neither_changes() {
+        let mut stream = Stream::default();
+        for name in [b"a", b"b", b"c"] {
+            stream.add_group(Group::new(name, Id::MIN, None));
+        }
+        let copy = stream.clone();
+        stream.edit_group(b"b", |_, group| group.last = Id { ms: 5, seq: 0 });
+        let shared = stream.0.groups.iter().zip(&copy.0.groups).map(|(one, other)| Arc::ptr_eq(one, other));
+        assert_eq!(shared.collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(copy.group(b"b").map(|group| group.last), Some(Id::MIN));
     }
 
     #[test]

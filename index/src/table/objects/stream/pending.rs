@@ -28,7 +28,7 @@ impl Identified for Id {
 }
 
 /// Things by id, one of each.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Pending<T> {
     blocks: VecDeque<Vec<T>>,
     len: usize,
@@ -38,6 +38,14 @@ pub struct Pending<T> {
 impl<T> Default for Pending<T> {
     fn default() -> Pending<T> {
         Pending { blocks: VecDeque::new(), len: 0, bytes: 0 }
+    }
+}
+
+/// A copy has what it needs, and no room to grow.
+impl<T: Identified + Clone> Clone for Pending<T> {
+    fn clone(&self) -> Pending<T> {
+        let blocks = self.blocks.clone();
+        Pending { bytes: blocks.iter().map(Pending::bytes_of).sum(), blocks, len: self.len }
     }
 }
 
