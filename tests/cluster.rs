@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use loci_client::{Client, Error, Record};
+use loci_client::{CacheReply, Client, Error, Record};
 use loci_tests::chance::Chance;
 use loci_tests::cluster::load::Load;
 use loci_tests::cluster::{Cluster, Plan};
@@ -53,17 +53,27 @@ fn usual_client(cluster: &Cluster, first: usize) -> Client {
     in_turn.fold(Client::builder(), |builder, address| builder.address(address)).connect_lazy().expect("addresses")
 }
 
-/// Writes, reads and searches until it is told to stop: how many calls it made, those that failed, and the longest.
-async fn ask_on(client: Client, number: usize, stop: Arc<AtomicBool>) -> (usize, Vec<Error>, Duration) {
-    let (cache, memories) = (client.collection("default", "cache"), client.collection("default", "memories"));
+/// Writes, reads, counts and searches until it is told to stop: how many calls it made, those that failed, and the longest.
+async fn ask_on(
+    client: Client,
+    namespace: &'static str,
+    number: usize,
+    stop: Arc<AtomicBool>,
+) -> (usize, Vec<Error>, Duration) {
+    let (cache, memories) = (client.collection(namespace, "cache"), client.collection(namespace, "memories"));
     let (mut made, mut failed, mut longest) = (0, Vec::new(), Duration::ZERO);
+    let (counter, mut counted) = (format!("counter.{number}"), 0);
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
         let key = format!("{number}.{}", made % 50);
-        let answer = match made % 4 {
+        let answer = match made % 5 {
             0 => cache.put(Record::new(key).with_value("x")).await.map(drop),
             1 => cache.get(key).await.map(drop),
             2 => memories.put(Record::new(key).with_embedding(vec![made as f32; 8])).await.map(drop),
+            3 => cache.cache().call(["INCR".to_owned(), counter.clone()]).await.map(|reply| {
+                counted += 1;
+                assert_eq!(reply, CacheReply::Int(counted), "{counter} is counted once for each call");
+            }),
             _ => memories.search(vec![made as f32; 8]).k(3).hits().await.map(drop),
         };
         made += 1;
@@ -74,12 +84,11 @@ async fn ask_on(client: Client, number: usize, stop: Arc<AtomicBool>) -> (usize,
     (made, failed, longest)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_restart_fails_no_call_of_clients_with_their_usual_settings() {
-    let mut cluster = Cluster::start(Plan::default()).await;
+/// Stops one node after another, and starts it again, while clients ask: what they saw, in words. No call may fail.
+async fn roll(cluster: &mut Cluster) -> String {
     let stop = Arc::new(AtomicBool::new(false));
-    let asking: Vec<_> =
-        (0..4).map(|number| tokio::spawn(ask_on(usual_client(&cluster, number % 3), number, stop.clone()))).collect();
+    let ask = |number| ask_on(usual_client(cluster, number % 3), cluster.namespace(), number, stop.clone());
+    let asking: Vec<_> = (0..4).map(|number| tokio::spawn(ask(number))).collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut down = Vec::new();
     for number in 0..3 {
@@ -103,9 +112,26 @@ async fn a_rolling_restart_fails_no_call_of_clients_with_their_usual_settings() 
     }
     assert!(failed.is_empty(), "{} of {made} calls failed: {failed:?}\n{}", failed.len(), cluster.logs());
     cluster.same_state().await;
-    say(&format!(
-        "three nodes restarted one after another, down for {down:?}: {made} calls, 0 failed, the longest {longest:?}"
-    ));
+    format!("down for {down:?}: {made} calls, 0 failed, the longest {longest:?}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_fails_no_call_of_clients_with_their_usual_settings() {
+    let mut cluster = Cluster::start(Plan::default()).await;
+    let seen = roll(&mut cluster).await;
+    say(&format!("three nodes restarted one after another, {seen}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "LOCI_OLD is to name the program of an earlier version"]
+async fn a_rolling_upgrade_fails_no_call_of_clients_with_their_usual_settings() {
+    let old = std::env::var_os("LOCI_OLD").expect("LOCI_OLD names the program of an earlier version");
+    for shards in [0, 3] {
+        let mut cluster = Cluster::start(Plan { program: Some(old.clone().into()), shards, ..Plan::default() }).await;
+        cluster.upgrade();
+        let seen = roll(&mut cluster).await;
+        say(&format!("three nodes with {} shards, upgraded one after another, {seen}", shards + 1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

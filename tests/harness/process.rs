@@ -67,6 +67,8 @@ pub struct Start {
     pub options: Vec<String>,
     /// A control group that it joins before it does anything: the file that takes process ids.
     pub group: Option<PathBuf>,
+    /// The program of another version.
+    pub program: Option<PathBuf>,
 }
 
 /// It ended before it listened.
@@ -106,11 +108,12 @@ impl Start {
     }
 
     fn command(self, data: &Path) -> Command {
+        let program = self.program.as_deref().unwrap_or_else(|| program());
         let mut command = match &self.group {
-            None => Command::new(program()),
+            None => Command::new(program),
             Some(group) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group).arg(program());
+                shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group).arg(program);
                 shell
             }
         };

@@ -36,6 +36,8 @@ pub struct Plan {
     pub replicas: u32,
     /// How many nodes there are at first; fewer than three: three.
     pub nodes: usize,
+    /// The program of another version.
+    pub program: Option<PathBuf>,
 }
 
 /// A cluster.
@@ -105,7 +107,13 @@ impl Cluster {
         let (listen, join) = (&self.addresses[number], all.join(","));
         let start = Start::default().with(&["--listen", listen, "--advertise", self.advertised(number)]);
         let start = start.with(&["--join", &join, "--log-file-mib", "1"]);
-        start.with(&self.plan.options.iter().map(String::as_str).collect::<Vec<_>>())
+        let start = start.with(&self.plan.options.iter().map(String::as_str).collect::<Vec<_>>());
+        Start { program: self.plan.program.clone(), ..start }
+    }
+
+    /// Whoever is started from now on is of the present version.
+    pub fn upgrade(&mut self) {
+        self.plan.program = None;
     }
 
     /// Starts a node that ended.
