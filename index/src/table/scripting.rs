@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::commands::{self, Failure, Keys, NOSCRIPT, Run, WRITE, is};
+use super::commands::{self, Failure, GUARD, Keys, NOSCRIPT, Run, WRITE, is};
 use super::execute::{self, Moment};
 use super::functions::{Libraries, Library};
 use super::keyspace::Keyspace;
@@ -241,7 +241,8 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Runs a script, and takes back what it did if it went over a budget. It says none where there was nothing to run.
+/// Runs a script, and takes back what it did if it went over a budget, or ended with an error after a guard that did not hold. It
+/// says none where there was nothing to run.
 pub(super) fn in_reach(
     keyspace: &mut Keyspace,
     given: Given<'_>,
@@ -252,8 +253,16 @@ pub(super) fn in_reach(
     keyspace.begin_journal();
     let Given { within, permits, moment, .. } = given;
     let tape = Tape::new();
-    let mut reach = Reach { keyspace: &mut *keyspace, moment, within, permits, calls: 0, read_only, tape, spent: 0 };
-    match run(&mut reach) {
+    let mut reach =
+        Reach { keyspace: &mut *keyspace, moment, within, permits, calls: 0, read_only, tape, spent: 0, unmet: false };
+    let result = run(&mut reach);
+    let unmet = reach.unmet;
+    match result {
+        Ok(Some(reply @ Reply::Error(_))) if unmet => {
+            keyspace.take_back();
+            write(&reply, out);
+            Ok(())
+        }
         Ok(Some(reply)) => {
             keyspace.keep_changes();
             write(&reply, out);
@@ -295,6 +304,8 @@ struct Reach<'k> {
     read_only: bool,
     tape: Tape,
     spent: u64,
+    /// A guard did not hold.
+    unmet: bool,
 }
 
 /// The reply to what is about a connection, and needs none.
@@ -363,6 +374,7 @@ impl Host for Reach<'_> {
         self.spent += weight::walked(self.keyspace, spec, args, self.moment.now);
         execute::write(self.keyspace, spec, args, Moment { number, ..self.moment }, &mut self.tape);
         self.spent += self.tape.len() as u64 / BYTES_PER_STEP;
+        self.unmet |= spec.is(GUARD) && matches!(self.tape.items().next(), Some(Item::Error(_)));
         reply(&mut self.tape.items(), resp3, 0)
     }
 

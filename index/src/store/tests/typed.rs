@@ -417,6 +417,14 @@ fn scripts_run_in_the_log_and_are_kept_over_a_restart() {
     let found = replies(&mut shard, collection, &[&["EVAL", walking, "1", "long"], &["EXISTS", "long"]]);
     assert!(found[0].starts_with("(error) ERR script over its budget"), "{found:?}");
     assert_eq!(found[1], "(integer) 0");
+    // A guard that does not hold leaves nothing of the script, unless that goes on.
+    let guarded = "redis.call('SET', 'l', 'late') local got = redis[ARGV[1]]('VERSION.IF', 'k', 77) \
+                   redis.call('SET', 'm', 'after') return 'done'";
+    let calls: [&[&str]; 4] =
+        [&["EVAL", guarded, "0", "call"], &["MGET", "l", "m"], &["EVAL", guarded, "0", "pcall"], &["MGET", "l", "m"]];
+    let found = replies(&mut shard, collection, &calls);
+    assert!(found[0].starts_with("(error) CONFLICT"), "{found:?}");
+    assert_eq!(found[1..], ["[\"1\" (nil)]", "\"done\"", "[\"late\" \"after\"]"]);
     let found = replies(&mut shard, collection, &[&["EVAL", "return redis.call('TIME')", "0"]]);
     assert_eq!(found, ["[\"0\" \"0\"]"], "the log's clock has not moved");
     shard.checkpoint();

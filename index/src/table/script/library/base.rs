@@ -420,7 +420,7 @@ fn unpack(vm: &mut Vm<'_>, args: Args) -> Run<()> {
     if count > UNPACK_MAX {
         return Err(vm.complain("too many results to unpack"));
     }
-    vm.charge(count as u64 / 4)?;
+    vm.charge(count as u64)?;
     vm.will_build(count * 32)?;
     for index in from..=to {
         let value = vm.raw_get(table, Value::Number(f64::from(index)))?;
