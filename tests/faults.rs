@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use loci_tests::api::{self, Api};
 use loci_tests::chance::Chance;
 use loci_tests::cluster::files_below;
-use loci_tests::disks::{self, Ballast, Disk};
+use loci_tests::disks::{Ballast, Disk, Syncs};
 use loci_tests::load::reason;
 use loci_tests::process::{Node, PATIENCE, Start};
 use loci_tests::{say, seed, skip};
@@ -33,39 +32,13 @@ async fn values(api: &mut Api) -> BTreeMap<String, Vec<u8>> {
     api.all("things").await.into_iter().map(record).collect()
 }
 
-/// Traces a running process and makes its `when`-th `fdatasync` from now on fail.
-fn fail_a_sync(node: &Node, when: u32) -> Result<std::process::Child, String> {
-    if let Some(why) = disks::missing(&["strace"]) {
-        return Err(why);
-    }
-    let output = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
-    let mut child = Command::new("strace")
-        .args(["-f", "-e", "trace=fdatasync", "-e", &format!("inject=fdatasync:error=EIO:when={when}+")])
-        .args(["-o", "/dev/null", "-p", &node.id().to_string()])
-        .stderr(output.reopen().map_err(|error| error.to_string())?)
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("strace: {error}"))?;
-    let begin = Instant::now();
-    loop {
-        let said = fs::read_to_string(output.path()).unwrap_or_default();
-        if said.contains("attached") {
-            return Ok(child);
-        }
-        if child.try_wait().is_ok_and(|ended| ended.is_some()) || begin.elapsed() > PATIENCE {
-            return Err(format!("strace cannot attach here: {}", said.trim()));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_stops_the_process_and_loses_nothing_acknowledged() {
     let data = tempfile::tempdir().unwrap();
     let mut node = Node::start(data.path()).await;
     let mut api = node.api().await;
     api.create("things", &[]).await;
-    let mut tracer = match fail_a_sync(&node, 5) {
+    let tracer = match Syncs::inject(node.id(), "error=EIO:when=5+") {
         Ok(tracer) => tracer,
         Err(why) => {
             return skip("a_failed_sync_stops_the_process_and_loses_nothing_acknowledged", &why);
@@ -82,7 +55,7 @@ async fn a_failed_sync_stops_the_process_and_loses_nothing_acknowledged() {
     };
     assert!(reason(&failed).is_none_or(|reason| reason != "disk_full"), "{failed:?}");
     let status = node.wait_end().expect("it stops by itself");
-    tracer.wait().unwrap();
+    drop(tracer);
     assert_eq!(status.code(), Some(3), "{}", node.log());
     let last = node.last_line();
     assert!(last.contains("stopped") && last.contains("sync"), "the last line is {last:?}");

@@ -1,5 +1,5 @@
 //! Three nodes as processes of their own, under load, while what is between them or under them fails: links are cut in both
-//! directions, in one, and slow; the one that leads is stopped by a signal for longer than its lease; disks are full, and lose
+//! directions, in one, and slow; the one that leads is stopped by a signal for longer than its lease; disks are full, slow, and lose
 //! their power. Every history is linearizable, every acknowledged memory is found, and all members end in the same state.
 //!
 //! A proxy before each node cuts its links, so this is also what the program's connections do when they break, are kept alive
@@ -12,7 +12,7 @@ use loci_tests::chance::Chance;
 use loci_tests::cluster::links::Link;
 use loci_tests::cluster::load::{Load, answer};
 use loci_tests::cluster::{Cluster, Plan};
-use loci_tests::disks::{Ballast, Disk};
+use loci_tests::disks::{Ballast, Disk, Syncs};
 use loci_tests::linearizable::records::Action;
 use loci_tests::process::PATIENCE;
 use loci_tests::{say, seed, setting, skip};
@@ -228,4 +228,46 @@ async fn a_power_cut_of_one_node_costs_no_acknowledged_write() {
     }
     cluster.nodes.clear();
     say(&format!("{rounds} power cuts of one of three under {made} calls"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_that_become_slow_cost_no_acknowledged_write() {
+    let (rounds, seed) = (setting("LOCI_ROUNDS", 4), seed());
+    let mut chance = Chance::new(seed);
+    let cluster = Cluster::start(Plan::default()).await;
+    let (mut made, mut longest) = (0, Duration::ZERO);
+    for round in 0..rounds {
+        let load = Load::begin(&cluster, round, &mut chance);
+        let leader = cluster.leader().await;
+        // Each sync takes so much longer: of the one that leads, of one that follows, of all three, and of the leader's so long that
+        // it stands still.
+        let (slow, millis) = match round % 4 {
+            0 => (vec![leader], 300),
+            1 => (vec![(leader + 1) % 3], 300),
+            2 => (vec![0, 1, 2], 100),
+            _ => (vec![leader], 3_000),
+        };
+        let inject =
+            |number: &usize| Syncs::inject(cluster.node(*number).id(), &format!("delay_exit={}", millis * 1_000));
+        let syncs: Result<Vec<Syncs>, String> = slow.iter().map(inject).collect();
+        let syncs = match syncs {
+            Ok(syncs) => syncs,
+            Err(why) => return skip("disks_that_become_slow_cost_no_acknowledged_write", &why),
+        };
+        tokio::time::sleep(BROKEN).await;
+        must_write(&cluster.client(), "disks are slow").await;
+        // Nobody waits for the disk of one that leads for longer than it takes to notice.
+        assert!(
+            slow != [leader] || cluster.leader().await != leader,
+            "{millis} ms a sync and it leads still\n{}",
+            cluster.logs()
+        );
+        tokio::task::spawn_blocking(|| drop(syncs)).await.expect("the tracer ends");
+        tokio::time::sleep(Duration::from_millis(300 + chance.below(300))).await;
+        let report = load.end(&format!("{millis} ms a sync of {slow:?} in round {round} of LOCI_SEED={seed}")).await;
+        longest = longest.max(report.longest);
+        made += report.calls;
+        cluster.same_state().await;
+    }
+    say(&format!("{rounds} times disks were slow under {made} calls; nothing succeeded for {longest:?} at the worst"));
 }

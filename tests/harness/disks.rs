@@ -1,11 +1,15 @@
 //! Disks that fail on request: a file system in a file that is shut down as a power cut shuts it down, and one that is
-//! small. Both need root.
+//! small; both need root. And syncs that fail, or take long, by `strace`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::process::PATIENCE;
 
 /// Why a disk cannot be made here, if it cannot.
 pub fn missing(tools: &[&str]) -> Option<String> {
@@ -123,5 +127,46 @@ impl Drop for Ballast {
     fn drop(&mut self) {
         // The disk goes away with the test in any case.
         let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// What happens to the syncs of a running process, until this is dropped.
+pub struct Syncs(Child);
+
+impl Syncs {
+    /// Has `strace` do something at its `fdatasync`s, in the words of `--inject`, as `error=EIO:when=5+` or `delay_exit=500000`
+    /// (microseconds). Or says why that cannot be done here.
+    pub fn inject(process: u32, what: &str) -> Result<Syncs, String> {
+        if let Some(why) = missing(&["strace"]) {
+            return Err(why);
+        }
+        let output = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+        let child = Command::new("strace")
+            .args(["-f", "-e", "trace=fdatasync", "-e", &format!("inject=fdatasync:{what}")])
+            .args(["-o", "/dev/null", "-p", &process.to_string()])
+            .stderr(output.reopen().map_err(|error| error.to_string())?)
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("strace: {error}"))?;
+        let (mut syncs, begun) = (Syncs(child), Instant::now());
+        loop {
+            let said = std::fs::read_to_string(output.path()).unwrap_or_default();
+            if said.contains("attached") {
+                return Ok(syncs);
+            }
+            if syncs.0.try_wait().is_ok_and(|ended| ended.is_some()) || begun.elapsed() > PATIENCE {
+                return Err(format!("strace cannot attach here: {}", said.trim()));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Syncs {
+    /// Asks it to let the process go, which it does when the process goes on.
+    fn drop(&mut self) {
+        let id = Pid::from_child(&self.0);
+        let _ = kill_process(id, Signal::INT);
+        let _ = self.0.wait();
     }
 }

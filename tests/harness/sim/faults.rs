@@ -47,6 +47,12 @@ pub enum Fault {
     Change,
     /// There is no space for another file of the log, for a while.
     DiskFull,
+    /// Two sides that reach each other only through one machine, which itself reaches all.
+    Bridge,
+    /// One machine after the other is cut off, and comes back, in another order.
+    Swizzle,
+    /// All that is on its way between two machines is lost, as where a connection is reset.
+    Reset,
 }
 
 const MENU: [(Fault, &str, u64); 17] = [
@@ -77,6 +83,8 @@ pub struct Menu {
     pub changes: u64,
     /// How often a disk is full, beside them.
     pub full: u64,
+    /// How often the network fails in one of its rarer ways, beside them.
+    pub links: u64,
     /// The longest time between two faults.
     pub every: Nanos,
     /// How long a machine is down at most.
@@ -103,6 +111,7 @@ impl Menu {
             weights,
             changes: 0,
             full: 0,
+            links: 0,
             every: [300 * MILLIS, SECONDS, 3 * SECONDS, 8 * SECONDS][chance.index(4)],
             down: [100 * MILLIS, SECONDS, 5 * SECONDS][chance.index(3)],
             paused: [200 * MILLIS, 2 * SECONDS, 6 * SECONDS][chance.index(3)],
@@ -142,7 +151,10 @@ impl Menu {
     /// What goes wrong next, and its name.
     pub fn choose(&self, chance: &mut Chance) -> (Fault, &'static str) {
         let others: u64 = self.weights.iter().map(|(.., weight)| weight).sum();
-        let mut at = chance.below(others + self.changes + self.full);
+        let mut at = chance.below(others + self.changes + self.full + self.links);
+        if at >= others + self.changes + self.full {
+            return [(Fault::Bridge, "bridge"), (Fault::Swizzle, "swizzle"), (Fault::Reset, "reset")][chance.index(3)];
+        }
         if at >= others + self.changes {
             return (Fault::DiskFull, "full disk");
         }

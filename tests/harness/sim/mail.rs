@@ -48,7 +48,7 @@ impl World<'_> {
             }
             let bytes = Bytes::from(bytes);
             for delay in delays {
-                self.after(delay, Happening::Arrives { from: at, to, bytes: bytes.clone() });
+                self.after(delay, Happening::Arrives { from: at, to, bytes: bytes.clone(), sent: self.now });
             }
         }
     }
@@ -121,7 +121,10 @@ impl World<'_> {
                     let (mut copy, to) = (bytes.to_vec(), learner.0 as usize - 1);
                     Planted::readdress(&mut copy, Some(learner), None);
                     for delay in self.network.travel(&mut self.chance, at, to) {
-                        self.after(delay, Happening::Arrives { from: at, to, bytes: Bytes::from(copy.clone()) });
+                        self.after(
+                            delay,
+                            Happening::Arrives { from: at, to, bytes: Bytes::from(copy.clone()), sent: self.now },
+                        );
                     }
                 }
             }

@@ -55,12 +55,14 @@ pub struct Network {
     pub weather: Weather,
     /// From, to: whether nothing gets through.
     cut: Vec<Vec<bool>>,
+    /// From, to: what was sent before this is lost.
+    reset: Vec<Vec<Nanos>>,
 }
 
 impl Network {
     /// Between so many.
     pub fn new(members: usize, weather: Weather) -> Network {
-        Network { weather, cut: vec![vec![false; members]; members] }
+        Network { weather, cut: vec![vec![false; members]; members], reset: vec![vec![0; members]; members] }
     }
 
     /// Whether a link is cut.
@@ -80,6 +82,28 @@ impl Network {
                 self.cut[from][to] |= is_left(from) != is_left(to);
             }
         }
+    }
+
+    /// The links of one machine work again.
+    pub fn join(&mut self, at: usize) {
+        self.cut[at].fill(false);
+        self.cut.iter_mut().for_each(|links| links[at] = false);
+    }
+
+    /// Two sides reach each other only through one machine.
+    pub fn bridge(&mut self, bridge: usize, is_left: impl Fn(usize) -> bool) {
+        self.split(is_left);
+        self.join(bridge);
+    }
+
+    /// All that is on its way between two machines is lost.
+    pub fn reset(&mut self, one: usize, other: usize, now: Nanos) {
+        (self.reset[one][other], self.reset[other][one]) = (now, now);
+    }
+
+    /// Whether what was sent then is lost.
+    pub fn is_reset(&self, from: usize, to: usize, sent: Nanos) -> bool {
+        sent < self.reset[from][to]
     }
 
     /// All links work.

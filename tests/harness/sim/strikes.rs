@@ -78,6 +78,28 @@ impl World<'_> {
                 }
             }
             Fault::Heal => self.network.heal(),
+            Fault::Bridge => {
+                self.reached.mark("bridges between two sides");
+                let sides: Vec<bool> = (0..size).map(|_| self.chance.percent(50)).collect();
+                self.network.bridge(at, |member| sides.get(member).is_some_and(|left| *left));
+            }
+            Fault::Swizzle => {
+                self.reached.mark("machines cut off one after another");
+                for cut in [true, false] {
+                    let mut when = if cut { 0 } else { SECONDS };
+                    let mut left: Vec<usize> = (0..size).collect();
+                    while !left.is_empty() {
+                        let at = left.swap_remove(self.chance.index(left.len()));
+                        when += self.chance.below(SECONDS);
+                        self.after(when, Happening::Links { at, cut });
+                    }
+                }
+            }
+            Fault::Reset => {
+                let other = self.chance.index(size);
+                self.reached.mark("connections reset");
+                self.network.reset(at, other, self.now);
+            }
             Fault::Change => self.change_members()?,
             Fault::DiskFull => {
                 // As often as not that of a leader, who then refuses writes.

@@ -37,7 +37,7 @@ pub enum Happening {
     /// A shard has its turn, unless another time was set since.
     Turn { seat: Seat, life: u64, when: Nanos },
     /// A message arrives.
-    Arrives { from: usize, to: usize, bytes: Bytes },
+    Arrives { from: usize, to: usize, bytes: Bytes, sent: Nanos },
     /// A snapshot arrives, with its message.
     Snapshot { from: usize, to: usize, bytes: Bytes },
     /// The log's sync is done.
@@ -62,6 +62,8 @@ pub enum Happening {
     Space { at: usize, life: u64 },
     /// There is space again.
     Freed { at: usize },
+    /// A machine is cut off, or comes back.
+    Links { at: usize, cut: bool },
     /// Something goes wrong.
     Fault,
 }
@@ -136,7 +138,15 @@ impl<'t> World<'t> {
             menu.changes = 10 + chance.below(40);
         }
         if run.planted.is_none() && chance.percent(50) {
-            menu.full = 10 + chance.below(40);
+            menu.full = 20 + chance.below(80);
+        }
+        let mut links = Chance::new(run.seed ^ 0x6c69_6e6b_73);
+        let mut weather = weather;
+        if run.planted.is_none() && links.percent(50) {
+            menu.links = 5 + links.below(40);
+        }
+        if run.planted.is_none() && links.percent(15) {
+            weather.lost = 1_500 + links.below(1_501);
         }
         if let Some(planted) = run.planted {
             (menu.changes, menu.full) = planted.changes_and_full_disks();
@@ -266,7 +276,8 @@ impl<'t> World<'t> {
                     self.turn(seat)?;
                 }
             }
-            Happening::Arrives { from, to, bytes } => self.arrives(from, to, &bytes),
+            Happening::Arrives { from, to, sent, .. } if self.network.is_reset(from, to, sent) => {}
+            Happening::Arrives { from, to, bytes, .. } => self.arrives(from, to, &bytes),
             Happening::Snapshot { from, to, bytes } => self.snapshot_arrives(from, to, bytes)?,
             Happening::Synced { at, life } => {
                 if self.lives(at, life) {
@@ -301,6 +312,10 @@ impl<'t> World<'t> {
                     self.begin_log(at)?;
                 }
             }
+            // What has healed stays so.
+            Happening::Links { .. } if !self.troubled => {}
+            Happening::Links { at, cut: true } => self.network.split(|member| member == at),
+            Happening::Links { at, cut: false } => self.network.join(at),
             Happening::Freed { at } => self.machines[at].disk.set_capacity(None),
             Happening::Fault => self.strike()?,
         }
@@ -359,6 +374,9 @@ impl<'t> World<'t> {
         }
         if driven.owner.replica().hands_over() && driven.handle.status().queued > 0 {
             self.reached.mark("turns at which writes waited for a lead that is handed over");
+        }
+        if driven.owner.gives_way() {
+            self.reached.mark("leads handed on because of a disk");
         }
         let mut at_log = process.at_log();
         let (end, [here, before, after]) = (at_log.end.take(), std::mem::take(&mut at_log.counts));

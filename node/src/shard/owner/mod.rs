@@ -15,6 +15,7 @@
 //! | [`offers`] | when a snapshot that a member was told of is waited for no longer |
 //! | [`jobs`] | checkpoints and merges: when, and what follows from them |
 //! | [`stopping`] | the way down |
+//! | [`giving_way`] | when the disk is a reason to hand the lead on |
 //! | [`times`] | when what happened to an entry, for traces |
 //!
 //! Always:
@@ -22,6 +23,7 @@
 //!   everything of its predecessors;
 //! - the same events at the same times give the same actions.
 
+mod giving_way;
 mod jobs;
 mod members;
 mod offers;
@@ -142,8 +144,7 @@ pub struct Owner {
     /// Somebody began to listen, and is to be told when all is told that was asked for.
     is_listened: bool,
     room: Room,
-    /// When the lead was last handed on because the disk was full.
-    gave_way: Option<Instant>,
+    disk: giving_way::Disk,
     last_tick: Instant,
     last_due: Option<Instant>,
     last_count: Option<Instant>,
@@ -217,7 +218,7 @@ impl Owner {
             more: true,
             is_listened: false,
             room: Room::default(),
-            gave_way: None,
+            disk: giving_way::Disk::default(),
             last_tick: now,
             last_due: None,
             last_count: None,
@@ -254,6 +255,11 @@ impl Owner {
         &self.replica
     }
 
+    /// Whether it has just handed its lead on because of its disk, to look at.
+    pub fn gives_way(&self) -> bool {
+        self.disk.gave_way() == Some(self.now)
+    }
+
     /// What its last checkpoint holds, to look at.
     pub fn checkpoint(&self) -> &Stand {
         self.known.last()
@@ -278,6 +284,7 @@ impl Owner {
             }
             Event::Unreachable(member) => self.replica.unreachable(member),
             Event::Log(Report::Synced(mark)) => {
+                self.disk.synced(mark, self.now);
                 self.note_synced(mark);
                 self.replica.synced(mark);
             }
@@ -319,6 +326,7 @@ impl Owner {
         if self.now - self.last_tick >= TICK {
             self.last_tick = self.now;
             self.replica.tick();
+            self.give_way_if_slow();
         }
         self.act()?;
         self.count();
@@ -383,6 +391,7 @@ impl Owner {
             if !effects.append.is_empty() || effects.sync.is_some() {
                 let bytes = effects.append.iter().map(append_bytes).sum();
                 if let Some(mark) = effects.sync {
+                    self.disk.appended(mark, self.now);
                     self.note_append(mark);
                 }
                 let leads_others =
@@ -392,6 +401,7 @@ impl Owner {
             }
             if let Some(mark) = effects.sync.filter(|_| synced) {
                 self.now = self.shared.clock.instant();
+                self.disk.synced(mark, self.now);
                 self.note_synced(mark);
                 self.replica.synced(mark);
                 if effects.standing.is_none() {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use loci_index::command::{Command, ENTRY_BYTES_MAX, Entry, Envelope, Origin, Outcome};
 use loci_index::record::Position;
-use loci_raft::{MemberId, ProposeError, Proposed, Role};
+use loci_raft::{ProposeError, Proposed, Role};
 use tokio::sync::oneshot;
 
 use super::times::Times;
@@ -43,8 +43,6 @@ const CALL_BYTES_MAX: usize = 1 << 20;
 const _: () = assert!(CALL_BYTES_MAX / 16 <= Position::COMMANDS_MAX);
 /// How often a full disk is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
-/// A member whose disk is full hands the lead on no more often than this: where all disks are full it must not fly round.
-const GIVE_WAY_EVERY: Duration = Duration::from_secs(5);
 /// How long the one that it was handed to may take to lead.
 const GIVING_WAY: Duration = Duration::from_secs(1);
 /// How often an entry is proposed only to end what has expired, unless more has expired than one entry ends.
@@ -326,8 +324,8 @@ impl Owner {
 
     /// There is no room for what waits: somebody else is to have it, or it is refused.
     pub(super) fn refuse_full(&mut self, needed_bytes: u64) {
-        self.give_way();
-        let giving_way = self.gave_way.is_some_and(|at| self.now - at < GIVING_WAY);
+        self.give_way_as_full();
+        let giving_way = self.disk.gave_way().is_some_and(|at| self.now - at < GIVING_WAY);
         if giving_way {
             return self.refuse_waiting(&WriteError::NotLeader { shard: self.shared.id });
         }
@@ -354,35 +352,6 @@ impl Owner {
             };
             Waiter { reply, permit, since, spot }.answer(answer);
         }
-    }
-
-    /// Hands the lead to the member that is nearest to having everything, if there is one.
-    fn give_way(&mut self) {
-        let leads = self.replica.standing().role == Role::Leader;
-        let lately = self.gave_way.is_some_and(|at| self.now - at < GIVE_WAY_EVERY);
-        if !leads || lately {
-            return;
-        }
-        let Some(next) = self.fit_to_lead() else { return };
-        match self.hand_over(next) {
-            Ok(()) => {
-                self.gave_way = Some(self.now);
-                tracing::warn!(shard = self.shared.id, member = next.0, "the disk is full: another member is to lead");
-            }
-            Err(error) => tracing::warn!(shard = self.shared.id, %error, "the disk is full, and nobody takes the lead"),
-        }
-    }
-
-    /// The voter that was heard of lately and has most of the log.
-    fn fit_to_lead(&self) -> Option<MemberId> {
-        let me = self.replica.me();
-        let voters = self.replica.members().voters();
-        let known = self.replica.progress().into_iter();
-        let fit = known.filter(|known| {
-            let active = known.silent_ticks <= super::members::ACTIVE_TICKS && known.snapshot.is_none();
-            known.member != me && active && voters.contains(&known.member)
-        });
-        fit.max_by_key(|known| known.matched).map(|known| known.member)
     }
 
     /// Does one write that has just come, if there is nothing else to do, and unless that is allowed, nothing to wait for. Whether
