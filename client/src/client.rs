@@ -493,13 +493,14 @@ impl Client {
         // A timeout that the clock cannot count to is none.
         let deadline = begun.checked_add(timeout).unwrap_or_else(|| begun + Duration::from_secs(1 << 30));
         shared.budget.call();
-        let (mut failed, mut not) = (0, None);
+        let (mut failed, mut not, mut before) = (0, None, None);
         loop {
             let (Failed { error, reached }, node) = match timeout_at(deadline, attempt(deadline, not.take())).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failure)) => failure,
                 Err(_) => (late().into(), None),
             };
+            let error = error.after(before.as_ref());
             failed += 1;
             let remaining = deadline.saturating_duration_since(Instant::now());
             let Some(pause) = shared.policy.pause(&error, failed, remaining, random_number()) else {
@@ -515,6 +516,7 @@ impl Client {
             sleep(pause).await;
             // One who has too much to do is asked again, as it said; and others are not asked in vain forever.
             not = node.filter(|_| failed % 2 == 1 && !matches!(error, Error::Overloaded { .. }));
+            before = Some(error);
         }
     }
 

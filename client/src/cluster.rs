@@ -1,6 +1,11 @@
 //! The cluster: who takes part, who leads, and who is to.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use loci_wire::v1;
+use loci_wire::v1::admin_client::AdminClient;
+use tokio::time::timeout;
 
 use crate::client::within;
 use crate::{Client, Error};
@@ -23,6 +28,9 @@ pub struct ClusterDescription {
     /// How many members are to vote in the catalog and in every shard that is on all nodes.
     pub voters: u32,
 }
+
+/// How long a node may take to say who leads, where another does not know.
+const OTHERS_TIME: Duration = Duration::from_secs(2);
 
 /// How many vote where nodes do not say, which then know of no other number.
 const VOTERS: u32 = 3;
@@ -97,14 +105,26 @@ pub struct MemberDescription {
 }
 
 impl Client {
-    /// Who takes part in the cluster, and how they are doing.
+    /// Who takes part in the cluster, and how they are doing: as a node sees it that knows who leads, if any of those that the
+    /// client knows does. One that is cut off from the others tells what it saw last.
     pub async fn describe_cluster(&self) -> Result<ClusterDescription, Error> {
-        let reply = self
+        let mut reply = self
             .admin(|mut admin, remaining| async move {
                 let request = within(v1::DescribeClusterRequest {}, remaining);
                 admin.describe_cluster(request).await
             })
             .await?;
+        if reply.leader == 0 {
+            let others = self.nodes().all().into_iter().map(|node| async move {
+                let mut admin =
+                    AdminClient::new(node.channel()).max_decoding_message_size(loci_wire::MESSAGE_BYTES_MAX);
+                let asked = admin.describe_cluster(within(v1::DescribeClusterRequest {}, OTHERS_TIME));
+                timeout(OTHERS_TIME, asked).await.ok()?.ok()
+            });
+            let others = join_all(others).await.into_iter().flatten().map(tonic::Response::into_inner);
+            let same = others.filter(|other| other.cluster == reply.cluster && other.leader != 0);
+            reply = same.max_by_key(|other| other.term).unwrap_or(reply);
+        }
         Ok(ClusterDescription {
             cluster: reply.cluster,
             member: reply.member,
@@ -161,10 +181,20 @@ impl Client {
         .map(drop)
     }
 
-    /// Ends a member's part. Its node can come back only as a new one, with an empty data directory.
+    /// Ends a member's part. Its node can come back only as a new one, with an empty data directory. Refused (`only_copies`)
+    /// where it has the only copies of shards.
     pub async fn remove_member(&self, member: u64) -> Result<(), Error> {
+        self.remove(member, false).await
+    }
+
+    /// The same also where that loses the records of which it has the only copies.
+    pub async fn remove_member_and_lose_copies(&self, member: u64) -> Result<(), Error> {
+        self.remove(member, true).await
+    }
+
+    async fn remove(&self, member: u64, lose_copies: bool) -> Result<(), Error> {
         self.admin(|mut admin, remaining| async move {
-            let request = within(v1::RemoveMemberRequest { member }, remaining);
+            let request = within(v1::RemoveMemberRequest { member, lose_copies }, remaining);
             admin.remove_member(request).await
         })
         .await

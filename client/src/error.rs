@@ -165,6 +165,16 @@ impl Error {
         }
     }
 
+    /// The same, after an attempt that failed: where time ran out, that says why.
+    pub(crate) fn after(self, before: Option<&Error>) -> Error {
+        match (self, before) {
+            (Error::DeadlineExceeded { message }, Some(before)) => {
+                Error::DeadlineExceeded { message: format!("{message}; tried before that: {before}") }
+            }
+            (error, _) => error,
+        }
+    }
+
     pub(crate) fn from_status(status: &Status) -> Error {
         use std::error::Error as _;
         let detail = loci_wire::decode_detail(status.details()).unwrap_or_default();
@@ -253,6 +263,16 @@ mod tests {
             v1::ErrorDetail { reason: "condition_failed".into(), number: 3, version: 17, ..Default::default() };
         let expected = Error::ConditionFailed { message: "because".into(), number: 3, version: Some(17) };
         assert_eq!(status(Code::FailedPrecondition, detail), expected);
+    }
+
+    #[test]
+    fn where_time_runs_out_the_last_failure_says_why() {
+        let late = || Error::DeadlineExceeded { message: "the deadline has passed".into() };
+        let before = Error::Unavailable { message: "shard 5: member 2 does not answer".into() };
+        let message = late().after(Some(&before)).to_string();
+        assert_eq!(message, "the deadline has passed; tried before that: shard 5: member 2 does not answer");
+        assert_eq!(late().after(None), late());
+        assert_eq!(before.clone().after(Some(&late())), before);
     }
 
     #[test]

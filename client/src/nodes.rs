@@ -153,7 +153,7 @@ impl Nodes {
         Ok(nodes)
     }
 
-    fn all(&self) -> Vec<Arc<Node>> {
+    pub fn all(&self) -> Vec<Arc<Node>> {
         self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -349,8 +349,8 @@ fn endpoint(address: &str) -> Result<Endpoint, Error> {
         return Err(wrong("must begin with http:// or be host:port".into()));
     }
     let endpoint = Endpoint::from_shared(uri).map_err(|error| wrong(error.to_string()))?;
-    if endpoint.uri().port().is_none() {
-        return Err(wrong("has no port, such as :7700".into()));
+    if endpoint.uri().port().is_none_or(|port| port.as_u16() == 0) {
+        return Err(wrong("has no port from 1 to 65535, such as :7700".into()));
     }
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)

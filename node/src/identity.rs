@@ -102,7 +102,10 @@ pub enum IdentityError {
     #[error("has version {0}, newer than {VERSION}: this program is too old for it")]
     UnknownVersion(u32),
     /// It was whole once.
-    #[error("is damaged: its checksum says {stored:08x}, its bytes {computed:08x}")]
+    #[error(
+        "is damaged: its checksum says {stored:08x}, its bytes {computed:08x}; which node this is cannot be known any more. Of several \
+         nodes: remove the old member and start with an empty directory and --join"
+    )]
     Damaged {
         /// What is written.
         stored: u32,
@@ -191,7 +194,10 @@ pub enum DataError {
         pid: Option<u32>,
     },
     /// It is not empty, and not a node's.
-    #[error("{path} is not a loci data directory and not empty (it has {found:?}): give an empty or new directory")]
+    #[error(
+        "{path} is not a loci data directory and not empty (it has {found:?}, and no file IDENTITY): give an empty or new directory, or \
+         bring that file back if these are a node's data"
+    )]
     Foreign {
         /// The directory.
         path: PathBuf,

@@ -337,7 +337,7 @@ impl Node {
             forwarded: cluster.links().forwarded().clone(),
             watches: watches.clone(),
             repaired: !repaired.is_empty(),
-            strangers: cluster.links().strangers().clone(),
+            cluster: cluster.clone(),
         }));
 
         let gate = Gate::default();

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use loci_wire::v1;
 
+use crate::cluster::Cluster;
 use crate::cluster::links::Forwarded;
 use crate::cluster::strangers::Strangers;
 use crate::cluster::transfers::Transfers;
@@ -40,7 +41,7 @@ pub struct NodeStatus {
     at_start: Vec<ShardHandle>,
     watches: Watches,
     repaired: bool,
-    strangers: Strangers,
+    cluster: Cluster,
     draining: AtomicBool,
 }
 
@@ -60,14 +61,14 @@ pub(crate) struct Parts {
     pub forwarded: Arc<Forwarded>,
     pub watches: Watches,
     pub repaired: bool,
-    pub strangers: Strangers,
+    pub cluster: Cluster,
 }
 
 impl NodeStatus {
     /// Of a node that has just started.
     pub(crate) fn new(parts: Parts) -> NodeStatus {
         let Parts { node, started_millis, shards, log, budget, search, recall, walker, residency, .. } = parts;
-        let Parts { scrub, transfers, forwarded, watches, repaired, strangers, .. } = parts;
+        let Parts { scrub, transfers, forwarded, watches, repaired, cluster, .. } = parts;
         NodeStatus {
             node: node.to_string(),
             started: Instant::now(),
@@ -85,7 +86,7 @@ impl NodeStatus {
             forwarded,
             watches,
             repaired,
-            strangers,
+            cluster,
             draining: AtomicBool::new(false),
         }
     }
@@ -162,7 +163,12 @@ impl NodeStatus {
 
     /// Who answers at addresses of the cluster and should not.
     pub fn strangers(&self) -> &Strangers {
-        &self.strangers
+        self.cluster.links().strangers()
+    }
+
+    /// How many shards with records of some namespace nobody leads, as far as this node knows.
+    pub fn unled(&self) -> usize {
+        self.cluster.unled()
     }
 
     /// The node is about to stop: new clients should go elsewhere.

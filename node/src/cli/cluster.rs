@@ -77,6 +77,9 @@ pub enum ClusterCommand {
     Remove {
         /// The member's number.
         member: u64,
+        /// Also if it is dead and has the only copies of shards: their records are lost then, for good.
+        #[arg(long)]
+        lose_copies: bool,
         #[command(flatten)]
         connection: Connection,
     },
@@ -118,10 +121,14 @@ pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Replace { member, connection } => {
             let client = connection.client()?;
             let failed = |error| Failure::call(format!("member {member}"), error);
+            let described = client.describe_cluster().await.map_err(failed)?;
+            let was_drained = described.members.iter().any(|known| known.member == member && known.drained);
             match client.drain_member(member).await {
                 // What came to nothing is taken back, so that the member is as it was.
                 Err(Error::Refused { reason, .. }) if reason == "nobody_else" => {
-                    client.undrain_member(member).await.map_err(failed)?;
+                    if !was_drained {
+                        client.undrain_member(member).await.map_err(failed)?;
+                    }
                     return Err(Failure::refused(format!(
                         "member {member}: nobody else can have its votes, so it keeps them and is not replaced: start another node with \
                          --join, wait until `loci cluster status` shows it as a learner with health ok, and then repeat this"
@@ -136,8 +143,12 @@ pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
                 print(format!("others have its votes and leads, and member {member} takes part no longer"))
             }
         }
-        ClusterCommand::Remove { member, connection } => {
-            let done = connection.client()?.remove_member(member).await;
+        ClusterCommand::Remove { member, lose_copies, connection } => {
+            let client = connection.client()?;
+            let done = match lose_copies {
+                true => client.remove_member_and_lose_copies(member).await,
+                false => client.remove_member(member).await,
+            };
             done.map_err(|error| Failure::call(format!("member {member}"), error))?;
             if connection.json {
                 print_json(&json!({"removed": member}))
@@ -153,14 +164,14 @@ const USUAL: u32 = VOTERS[0];
 
 fn table(described: &ClusterDescription) -> String {
     let mut members = Rows::new(&[">member", "part", "address", "health", ">lag", "node"]);
-    for member in &described.members {
-        let shown = if member.part == "removed" { String::new() } else { grouped(member.lag) };
+    let (removed, there): (Vec<_>, Vec<_>) = described.members.iter().partition(|member| member.part == "removed");
+    for member in &there {
         members.push([
             member.member.to_string(),
             if member.drained { format!("{}, drained", member.part) } else { member.part.clone() },
             member.address.clone(),
             health(described, member),
-            shown,
+            grouped(member.lag),
             member.node.chars().take(8).collect(),
         ]);
     }
@@ -168,9 +179,9 @@ fn table(described: &ClusterDescription) -> String {
         Some(leader) => format!("member {leader} leads in term {}", described.term),
         None => "nobody leads: no majority of the voters can be reached from here".into(),
     };
-    let noted = described.members.iter().filter(|member| !member.note.is_empty());
+    let noted = there.iter().filter(|member| !member.note.is_empty());
     let notes: String = noted.map(|member| format!("\nmember {} {}", member.member, member.note)).collect();
-    let strangers = described.members.iter().filter(|member| !member.stranger.is_empty() && member.part != "removed");
+    let strangers = there.iter().filter(|member| !member.stranger.is_empty());
     let strangers: String = strangers
         .map(|member| format!("\nat {}, where member {} should be: {}", member.address, member.member, member.stranger))
         .collect();
@@ -180,8 +191,13 @@ fn table(described: &ClusterDescription) -> String {
         voters => format!("; {voters} members are to vote"),
     };
     let members = members.text();
+    let gone = match removed.len() {
+        0 => String::new(),
+        1 => "\n1 more was removed (--json shows it)".into(),
+        count => format!("\n{count} more were removed (--json shows them)"),
+    };
     let mut text =
-        format!("cluster {cluster}, asked of member {asked}; {leader}{voters}\n\n{members}{notes}{strangers}");
+        format!("cluster {cluster}, asked of member {asked}; {leader}{voters}\n\n{members}{gone}{notes}{strangers}");
     if described.shards.len() > 1 {
         text += "\n\n";
         text += &shards_table(&described.shards);
@@ -238,7 +254,6 @@ fn moves(shard: &ShardDescription) -> String {
 fn health(described: &ClusterDescription, member: &MemberDescription) -> String {
     let (bytes, total) = (member.snapshot_bytes, member.snapshot_bytes_total);
     let health = match member.part.as_str() {
-        "removed" => "",
         // Also one that joins, and has no part yet.
         _ if total > 0 => {
             let mib = |bytes: u64| grouped(bytes.div_ceil(1 << 20));

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -31,15 +32,25 @@ enum Stage {
 
 /// Says how a node joins, and waits so long until one has, at this address if one is given.
 pub async fn add(address: Option<String>, wait: Duration, connection: Connection) -> Result<(), Failure> {
+    if let Some(address) = address.as_deref().filter(|address| !is_address(address)) {
+        return Err(Failure::usage(format!("{address:?} is no address: give HOST:PORT, as others reach the new node")));
+    }
     let client = connection.client()?;
     let failed = |error| Failure::call(connection.node(), error);
     let described = client.describe_cluster().await.map_err(failed)?;
     let known: BTreeSet<u64> = described.members.iter().map(|member| member.member).collect();
     let others: Vec<&str> =
         described.members.iter().filter(|member| member.part != "removed").map(|m| &*m.address).collect();
+    if let Some(taken) =
+        described.members.iter().find(|it| it.part != "removed" && Some(&it.address) == address.as_ref())
+    {
+        return Err(Failure::refused(format!("{} is member {} already", taken.address, taken.member)));
+    }
     let listen = address.as_deref().unwrap_or("ADDRESS");
+    let local = |address: &str| address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
+    let insecure = if address.as_deref().or(others.first().copied()).is_none_or(local) { "" } else { " --insecure" };
     eprintln!(
-        "on the new machine, with an empty data directory:\n\n    loci serve --data DIR --listen {listen} --join {}\n",
+        "on the new machine, with an empty data directory:\n\n    loci serve --data DIR --listen {listen}{insecure} --join {}\n",
         others.join(",")
     );
     if wait.is_zero() {
@@ -81,6 +92,12 @@ pub async fn add(address: Option<String>, wait: Duration, connection: Connection
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Whether it is a host and a port.
+fn is_address(address: &str) -> bool {
+    let parts = address.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
 /// How far the newest member is that was not there before.

@@ -11,6 +11,8 @@
 //!                                             which is told aloud
 //! ```
 //!
+//! Who joins, or has moved, is asked at the address that it gives, by the member that leads: others have to reach it there.
+//!
 //! A process has a name of its own, made at its start: a node and its copy share everything else. Where a node moves, the leader
 //! asks at the old address too, because it may reach what the copy cannot.
 //!
@@ -21,6 +23,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use loci_raft::MemberId;
 use loci_wire::v1;
 use tonic::Code;
 
@@ -122,6 +125,26 @@ pub async fn may_move(from: &str, cluster: ClusterId, request: &v1::JoinRequest)
     match (Asker { cluster, node, run }).at(from).await {
         Some(Met::Twin) => Err(Failure::new(Code::FailedPrecondition, TWIN, said(from))),
         _ => Ok(()),
+    }
+}
+
+/// Whether others reach a node where it says that they do: a member that nobody reaches hears nothing, and would count as one.
+pub async fn is_reached(me: MemberId, request: &v1::JoinRequest) -> Result<(), Failure> {
+    let address = &request.address;
+    let wrong = |reason: &'static str, what: String| {
+        let message = format!(
+            "{what}, where this node says that others reach it, as member {me} sees it: see to --advertise (and --listen), names and \
+             firewalls"
+        );
+        Err(Failure::new(Code::Unavailable, reason, message))
+    };
+    match formation::who(address).await {
+        Ok(reply) if reply.node == request.node => Ok(()),
+        Ok(reply) if reply.member > 0 => {
+            wrong("somebody_else", format!("member {} answers at {address}", reply.member))
+        }
+        Ok(_) => wrong("somebody_else", format!("another node answers at {address}")),
+        Err(status) => wrong("unreachable", format!("nobody answers at {address} ({})", status.message())),
     }
 }
 

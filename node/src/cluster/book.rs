@@ -5,7 +5,7 @@
 //!
 //! | collection | key | value |
 //! |---|---|---|
-//! | `nodes` | the member's number in decimal digits | `{"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "drained": false, "note": "what its node repaired", "resp": 6379}` |
+//! | `nodes` | the member's number in decimal digits | `{"node": "32 hexadecimal digits", "address": "host:port", "removed": false, "drained": false, "absent": false, "note": "what its node repaired", "resp": 6379}` |
 //! | `shards` | the shard's number in decimal digits, from 2 on | `{"founders": [1, 2, 3], "digest_key": "64 hexadecimal digits"}`, and of one that is on some nodes only `"replicas": 3, "holders": [1, 2, 3], "leaving": [4], "moved": true` |
 //! | `namespaces` | the name of a namespace with shards of its own | `{"shards": [2, 3, 4], "made": true}`, and if they are on some nodes only `"replicas": 3` |
 //! | `settings` | `cluster` | `{"voters": 5}` |
@@ -44,7 +44,7 @@ const AWAY: &str = "away";
 const NODES_MAX: usize = 100_000;
 
 /// What the book says of a member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// The node, 32 hexadecimal digits.
     pub node: String,
@@ -56,6 +56,9 @@ pub struct Line {
     /// It is to have no votes and no leads, if others can have them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
+    /// It has not been heard of for long: others are to have its votes until it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub absent: bool,
     /// What its node last had to repair, for people; nothing if its last start found nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,

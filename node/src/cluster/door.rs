@@ -171,13 +171,11 @@ impl Door {
             let view = cluster.shard().view(Level::Latest, Some(deadline)).await?;
             let lines = book::read(&view);
             let known = lines.iter().find(|(_, line)| line.node == node);
+            let new = || book::Line { node: node.clone(), ..book::Line::default() };
             let line = book::Line {
-                node: node.clone(),
                 address: request.address.clone(),
                 removed: false,
-                drained: known.is_some_and(|(_, line)| line.drained),
-                note: known.map(|(_, line)| line.note.clone()).unwrap_or_default(),
-                resp: known.map_or(0, |(_, line)| line.resp),
+                ..known.map_or_else(new, |(_, line)| line.clone())
             };
             let member = match known {
                 Some((_, line)) if line.removed => {
@@ -188,10 +186,14 @@ impl Door {
                 Some((member, there)) => {
                     if there.address != line.address {
                         arrival::may_move(&there.address, cluster.identity().cluster, request).await?;
+                        arrival::is_reached(cluster.me(), request).await?;
                     }
                     *member
                 }
-                None => MemberId(lines.last_key_value().map_or(0, |(last, _)| last.0) + 1),
+                None => {
+                    arrival::is_reached(cluster.me(), request).await?;
+                    MemberId(lines.last_key_value().map_or(0, |(last, _)| last.0) + 1)
+                }
             };
             let Some(envelope) = book::writing(&view, member, &line) else {
                 return Err(Failure::new(Code::Unavailable, "starting", "there is no address book yet; retry"));
@@ -406,6 +408,11 @@ impl Cluster {
         self.write_line(member, deadline, |line| line.drained = drained).await
     }
 
+    /// Says that a member has not been heard of for long, or that it is there again.
+    pub async fn mark_absent(&self, member: MemberId, absent: bool, deadline: Instant) -> Result<(), Failure> {
+        self.write_line(member, deadline, |line| line.absent = absent).await
+    }
+
     /// Sees to it that the book says where this node is, if there is a book.
     pub async fn enter_book(&self, deadline: Instant) -> Result<(), Failure> {
         self.write_line(self.me(), deadline, |line| line.address = self.address().to_owned()).await
@@ -424,7 +431,7 @@ impl Cluster {
     /// The line of this node, if the book had none yet.
     pub fn own_line(&self) -> book::Line {
         let (node, address) = (self.identity().node.to_string(), self.address().to_owned());
-        book::Line { node, address, removed: false, drained: false, note: String::new(), resp: 0 }
+        book::Line { node, address, removed: false, drained: false, absent: false, note: String::new(), resp: 0 }
     }
 
     /// Changes a member's line, if it has one or is this one, and there is a book.

@@ -20,6 +20,8 @@ use crate::shards::CATALOG;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often shards are asked for when others ask for some at the same time.
 const ATTEMPTS: usize = 10;
+/// How long a shard is waited for that nobody leads, where it can do later what is asked for.
+const UNLED_TIME: Duration = Duration::from_secs(5);
 
 impl Cluster {
     /// Gives a namespace that is about to be made so many shards, which answer then. Says the version of its line, which
@@ -251,7 +253,8 @@ impl Cluster {
         try_join_all(each.map(|shard| mirror::bring_about(self, *shard, command.clone(), deadline))).await
     }
 
-    /// Has every shard of a namespace drop what the catalog has dropped. Says where their logs then stand.
+    /// Has every shard of a namespace drop what the catalog has dropped. Says where their logs then stand. One that nobody leads
+    /// does it when somebody does again; whoever asked does not wait for that.
     pub async fn drop_in(
         &self,
         route: &Route,
@@ -261,7 +264,21 @@ impl Cluster {
         let dropping = route.shards().iter().map(|&shard| async move {
             let mut at = None;
             for &collection in collections {
-                at = Some(mirror::bring_about(self, shard, Command::DropCollection { collection }, deadline).await?);
+                let command = Command::DropCollection { collection };
+                let led = self.leader_of(shard).is_some();
+                let until = if led { deadline } else { deadline.min(Instant::now() + UNLED_TIME) };
+                match mirror::bring_about(self, shard, command, until).await {
+                    Ok(index) => at = Some(index),
+                    Err(failure) if !led && self.leader_of(shard).is_none() => {
+                        tracing::warn!(
+                            shard,
+                            error = failure.message,
+                            "nobody leads it: it drops the collection later"
+                        );
+                        break;
+                    }
+                    Err(failure) => return Err(failure),
+                }
             }
             Ok::<_, Failure>(at)
         });

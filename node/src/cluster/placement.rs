@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use loci_raft::MemberId;
 
 use super::book::{self, ShardLine};
-use super::{Cluster, policy, sightings};
+use super::{Cluster, sightings};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Who has not answered for so long gets no member.
@@ -298,7 +298,7 @@ async fn run(cluster: Cluster) {
 }
 
 /// How long a node may be silent until others get its members, unless the options say.
-pub const REPLACE_AFTER: Duration = policy::REPLACE_AFTER;
+pub const REPLACE_AFTER: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {

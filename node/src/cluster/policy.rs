@@ -5,12 +5,12 @@
 //!
 //! | seen | done |
 //! |---|---|
-//! | the catalog: a voter that has not been heard of for [`REPLACE_AFTER`], and a learner that has caught up | the one takes the place of the other, in all shards |
-//! | a voter that is to be without a vote (`loci cluster drain`), and a learner that has caught up | they change places |
+//! | the catalog: a member that has not been heard of for as long as [`Cluster::replace_after`] says; that is heard of again | the book says that it is absent; that it is not |
+//! | a voter that is absent, or is to be without a vote (`loci cluster drain`), and a learner that has caught up | they change places, in all shards |
 //! | fewer voters than are to vote, and learners that have caught up | as many of them become voters as make the number odd |
 //! | more voters than are to vote | the others become learners, those first that are silent or drained, and not the leader |
 //! | four voters, and no learner that has caught up | one becomes a learner: three survive as much |
-//! | five voters, no learner that has caught up, and one of them drained, or two silent for [`REPLACE_AFTER`] | it and another, or both, become learners: three that are there survive one more, and so do five no longer |
+//! | five voters, no learner that has caught up, and one of them drained, or two absent | it and another, or both, become learners: three that are there survive one more, and so do five no longer |
 //! | another shard than the catalog: somebody in the book who has no part in it | a learner |
 //!
 //! and of all:
@@ -37,8 +37,6 @@ use super::{Cluster, book};
 use crate::shard::{Level, MemberProgress};
 use crate::shards::CATALOG;
 
-/// How long a voter may be silent until another takes its place.
-pub const REPLACE_AFTER: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long this node keeps a lead before it gives it to another for the sake of balance: longer than most nodes take to stop, which
 /// have handed theirs over.
@@ -74,32 +72,35 @@ pub enum Fate {
     Stays,
     /// It is to have none, if others can have it.
     Drained,
+    /// The same, until it is heard of again.
+    Absent,
     /// Its part is to end.
     Gone,
 }
 
-/// Who is to change, given how long the leader has not heard of each member, and what is to become of it.
-pub fn next(
-    seen: &Seen<'_>,
-    silent: impl Fn(MemberId) -> Duration,
-    fate: impl Fn(MemberId) -> Fate,
-) -> Vec<MemberChange> {
+/// Whether a member has what the others have, but for what is on its way: one that has nothing yet has not, in however short a log.
+fn has_caught_up(known: &MemberProgress, last: u64) -> bool {
+    known.active && known.matched > 0 && known.matched + LAG_MAX >= last
+}
+
+/// Who is to change, given what is to become of each member.
+pub fn next(seen: &Seen<'_>, fate: impl Fn(MemberId) -> Fate) -> Vec<MemberChange> {
     let Seen { members, progress, last, me, wanted } = *seen;
     if members.joint() {
         return Vec::new();
     }
     let known = |member: MemberId| progress.iter().find(|known| known.member == member);
     let stays = |member: MemberId| fate(member) == Fate::Stays;
-    let fit = |member: &&MemberId| {
-        stays(**member) && known(**member).is_some_and(|known| known.active && known.matched + LAG_MAX >= last)
-    };
-    let ready: Vec<MemberId> = members.learners().iter().filter(fit).copied().collect();
+    let fit = |member: &&MemberId| stays(**member) && known(**member).is_some_and(|known| has_caught_up(known, last));
+    let mut ready: Vec<MemberId> = members.learners().iter().filter(fit).copied().collect();
+    ready.sort_by_key(|member| std::cmp::Reverse(known(*member).map_or(0, |known| known.matched)));
     let voters = members.voters();
     let more = wanted.saturating_sub(voters.len()).min(ready.len());
     // An even number of voters survives no more than one fewer does.
     let more = if (voters.len() + more).is_multiple_of(2) { more.saturating_sub(1) } else { more };
-    let gone = voters.iter().find(|voter| fate(**voter) == Fate::Gone);
-    let drained = voters.iter().find(|voter| fate(**voter) == Fate::Drained);
+    let of = |wanted: Fate| voters.iter().find(|voter| fate(**voter) == wanted);
+    let gone = of(Fate::Gone);
+    let drained = of(Fate::Absent).or(of(Fate::Drained));
     match (gone, drained, ready.first()) {
         _ if voters.len() < VOTERS_LEAST => {}
         (Some(gone), _, Some(ready)) => return vec![MemberChange::Remove(*gone), MemberChange::Promote(*ready)],
@@ -111,7 +112,7 @@ pub fn next(
     if more > 0 {
         return ready.into_iter().take(more).map(MemberChange::Promote).collect();
     }
-    let missed = |member: MemberId| silent(member) >= REPLACE_AFTER;
+    let missed = |member: MemberId| fate(member) == Fate::Absent;
     let mut others: Vec<MemberId> = voters.iter().copied().filter(|voter| *voter != me).collect();
     let in_vain = others.iter().any(|voter| fate(*voter) == Fate::Drained)
         || others.iter().filter(|voter| missed(**voter)).count() >= 2;
@@ -122,8 +123,15 @@ pub fn next(
         _ => 0,
     };
     let worth = |member: MemberId| {
-        let (active, matched) = known(member).map_or((false, 0), |known| (known.active, known.matched));
-        (!missed(member), stays(member), active, matched + LAG_MAX >= last, std::cmp::Reverse(member))
+        let known = known(member);
+        let active = known.is_some_and(|known| known.active);
+        (
+            !missed(member),
+            stays(member),
+            active,
+            known.is_some_and(|it| has_caught_up(it, last)),
+            std::cmp::Reverse(member),
+        )
     };
     others.sort_by_key(|member| worth(*member));
     others.into_iter().take(fewer).map(MemberChange::Demote).collect()
@@ -153,7 +161,7 @@ pub fn towards(members: &Members, progress: &[MemberProgress], last: u64, holder
     }
     let caught_up = |member: &&MemberId| {
         let known = progress.iter().find(|known| known.member == **member);
-        is_holder(member) && known.is_some_and(|known| known.active && known.matched + LAG_MAX >= last)
+        is_holder(member) && known.is_some_and(|known| has_caught_up(known, last))
     };
     let ready: Vec<MemberId> = members.learners().iter().filter(caught_up).copied().collect();
     let wait_for_none = !members.learners().iter().any(is_holder);
@@ -197,8 +205,7 @@ pub fn relief(
     let fit = progress.iter().filter(|known| {
         known.member != me
             && !unfit(known.member)
-            && known.active
-            && known.matched + LAG_MAX >= last
+            && has_caught_up(known, last)
             && members.voters().contains(&known.member)
     });
     let least = fit.map(|known| known.member).min_by_key(|member| (leads(*member), *member))?;
@@ -270,11 +277,27 @@ pub async fn run(cluster: Cluster) {
         let drained = |member| lines.get(&member).is_some_and(|line| line.drained);
         let fate = |member| match lines.get(&member) {
             Some(line) if line.removed && member != cluster.me() => Fate::Gone,
-            // Who is silent in one shard only may have trouble with that: whether a node is gone, the catalog's leader says.
-            _ if shard.id() == CATALOG && silent(member) >= REPLACE_AFTER => Fate::Gone,
+            Some(line) if line.absent && member != cluster.me() => Fate::Absent,
             Some(line) if line.drained => Fate::Drained,
             _ => Fate::Stays,
         };
+        if shard.id() == CATALOG {
+            // Who is silent in one shard only may have trouble with that: whether a node is there, the catalog's leader says.
+            for known in progress.iter().filter(|known| known.member != cluster.me()) {
+                let long = silent(known.member) >= cluster.replace_after();
+                let is_news = |line: &book::Line| !line.removed && if line.absent { known.active } else { long };
+                if lines.get(&known.member).is_some_and(is_news) {
+                    tracing::info!(member = known.member.0, absent = long, "whether a member is there");
+                    if let Err(failure) = cluster.mark_absent(known.member, long, now + CHANGE_TIME).await {
+                        tracing::info!(
+                            member = known.member.0,
+                            message = failure.message,
+                            "it could not be written down"
+                        );
+                    }
+                }
+            }
+        }
         if let Some((line, _)) = book::shard(&view, shard.id()).filter(|(line, _)| line.is_placed()) {
             let kept = leading_since.elapsed() >= LEAD_KEPT;
             step_towards(&cluster, &line, (&members, &progress, last), drained, kept).await;
@@ -282,7 +305,7 @@ pub async fn run(cluster: Cluster) {
         }
         let wanted = book::settings(&view).voters as usize;
         let seen = Seen { members: &members, progress: &progress, last, me: cluster.me(), wanted };
-        let mut changes = next(&seen, silent, fate);
+        let mut changes = next(&seen, fate);
         if let Some(marked) = marked
             && !changes.contains(&MemberChange::Remove(marked))
             && marked != cluster.me()

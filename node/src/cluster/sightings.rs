@@ -8,7 +8,7 @@
 //! What is seen is a hint, a second old: whoever acts on it is told by the node that he goes to, or by the version of what he
 //! writes, if it is no longer so.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use loci_wire::v1;
 use super::placement::FIT_FOR;
 use super::{Cluster, book};
 use crate::shard::ShardHandle;
+use crate::shards::CATALOG;
 
 /// How often all other nodes are asked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -82,6 +83,11 @@ impl Sightings {
     /// Whether a node said lately that a shard does not answer there.
     pub fn is_not_ready(&self, member: MemberId, shard: u32) -> bool {
         self.of(shard).iter().any(|(said_by, part)| *said_by == member && !part.ready)
+    }
+
+    /// Whether a node said lately that a shard answers there.
+    pub fn is_ready(&self, member: MemberId, shard: u32) -> bool {
+        self.of(shard).iter().any(|(said_by, part)| *said_by == member && part.ready)
     }
 
     /// What was lately said of a shard, and by whom.
@@ -164,6 +170,14 @@ impl Cluster {
             return Some(leader);
         }
         best(self.sightings().of(id)).map(|(_, part)| part.leader).filter(|leader| *leader != 0).map(MemberId)
+    }
+
+    /// How many shards with records of some namespace nobody leads, as far as this node knows.
+    pub fn unled(&self) -> usize {
+        let namespaces = book::namespaces(&self.catalog().newest());
+        let used: BTreeSet<u32> =
+            namespaces.values().flat_map(|line| line.shards.iter().copied()).chain([CATALOG]).collect();
+        used.into_iter().filter(|id| self.leader_of(*id).is_none()).count()
     }
 
     /// The term in which it does.

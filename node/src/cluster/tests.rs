@@ -432,6 +432,27 @@ async fn a_stray_node_at_a_members_address_stops_no_majority_and_is_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_joins_where_others_reach_it_and_nowhere_else() {
+    let data = tempfile::tempdir().unwrap();
+    let [first, second, third] = three(data.path()).await;
+    let ask = |at: &str| {
+        let request =
+            loci_wire::v1::JoinRequest { node: vec![7; 16].into(), address: at.to_owned(), run: vec![7; 16].into() };
+        let peer = super::links::stranger(&address(&first)).unwrap();
+        async move { { peer }.join(request).await.unwrap_err().message().to_owned() }
+    };
+    let nobody = ask("127.0.0.1:1").await;
+    assert!(nobody.contains("nobody answers at 127.0.0.1:1") && nobody.contains("--advertise"), "{nobody}");
+    let taken = ask(&address(&second)).await;
+    assert!(taken.contains(&format!("member 2 answers at {}", address(&second))), "{taken}");
+    let described = client(&[&first]).await.describe_cluster().await.unwrap();
+    assert_eq!(described.members.len(), 3);
+    for node in [first, second, third] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_member_is_refused_while_the_member_runs_and_a_member_that_moves_is_not() {
     let data = tempfile::tempdir().unwrap();
     let [first, second, third] = three(data.path()).await;

@@ -68,10 +68,6 @@ fn nobody(_: MemberId) -> bool {
     false
 }
 
-fn never(_: MemberId) -> Duration {
-    Duration::ZERO
-}
-
 fn stays(_: MemberId) -> Fate {
     Fate::Stays
 }
@@ -81,10 +77,9 @@ fn changes(
     members: &Members,
     progress: &[MemberProgress],
     last: u64,
-    silent: impl Fn(MemberId) -> Duration,
     fate: impl Fn(MemberId) -> Fate,
 ) -> Vec<MemberChange> {
-    next(&Seen { members, progress, last, me: members.voters()[0], wanted: 3 }, silent, fate)
+    next(&Seen { members, progress, last, me: members.voters()[0], wanted: 3 }, fate)
 }
 
 #[test]
@@ -92,10 +87,10 @@ fn who_is_drained_gives_vote_and_lead_to_others_if_there_are_any() {
     let all = [at(1, 9, true), at(2, 9, true), at(3, 9, true), at(4, 9, true), at(5, 9, true)];
     let second = |member| if member == MemberId(2) { Fate::Drained } else { Fate::Stays };
     let changed = vec![MemberChange::Demote(MemberId(2)), MemberChange::Promote(MemberId(4))];
-    assert_eq!(changes(&members(&[1, 2, 3], &[4]), &all, 9, never, second), changed);
-    assert_eq!(changes(&members(&[1, 2, 3], &[]), &all, 9, never, second), [], "nobody could take its place");
-    assert_eq!(changes(&members(&[1, 3, 4], &[2]), &all, 9, never, second), []);
-    assert_eq!(changes(&members(&[1], &[2, 3, 4]), &all, 9, never, second), promote(&[3, 4]));
+    assert_eq!(changes(&members(&[1, 2, 3], &[4]), &all, 9, second), changed);
+    assert_eq!(changes(&members(&[1, 2, 3], &[]), &all, 9, second), [], "nobody could take its place");
+    assert_eq!(changes(&members(&[1, 3, 4], &[2]), &all, 9, second), []);
+    assert_eq!(changes(&members(&[1], &[2, 3, 4]), &all, 9, second), promote(&[3, 4]));
     let few = |_: MemberId| 0;
     let leads = |member: MemberId| if member == MemberId(2) { usize::MAX } else { few(member) };
     let first = |member| member == MemberId(1) || member == MemberId(2);
@@ -105,11 +100,11 @@ fn who_is_drained_gives_vote_and_lead_to_others_if_there_are_any() {
 #[test]
 fn the_number_of_voters_is_odd() {
     let all = [at(1, 5_000, true), at(2, 5_000, true), at(3, 4_900, true), at(4, 10, true), at(5, 5_000, false)];
-    assert_eq!(changes(&members(&[1], &[2]), &all, 5_000, never, stays), []);
-    assert_eq!(changes(&members(&[1], &[2, 3]), &all, 5_000, never, stays), promote(&[2, 3]));
-    assert_eq!(changes(&members(&[1, 2], &[3]), &all, 5_000, never, stays), promote(&[3]));
-    assert_eq!(changes(&members(&[1], &[2, 4, 5]), &all, 5_000, never, stays), [], "two are not caught up");
-    assert_eq!(changes(&members(&[1, 2, 3], &[4]), &all, 5_000, never, stays), []);
+    assert_eq!(changes(&members(&[1], &[2]), &all, 5_000, stays), []);
+    assert_eq!(changes(&members(&[1], &[2, 3]), &all, 5_000, stays), promote(&[2, 3]));
+    assert_eq!(changes(&members(&[1, 2], &[3]), &all, 5_000, stays), promote(&[3]));
+    assert_eq!(changes(&members(&[1], &[2, 4, 5]), &all, 5_000, stays), [], "two are not caught up");
+    assert_eq!(changes(&members(&[1, 2, 3], &[4]), &all, 5_000, stays), []);
 }
 
 #[test]
@@ -131,13 +126,25 @@ fn a_lead_goes_to_whoever_leads_least_and_could() {
 }
 
 #[test]
-fn a_voter_that_is_silent_for_long_is_replaced_by_one_that_is_ready() {
-    let silent = |member| if member == MemberId(2) { REPLACE_AFTER } else { Duration::ZERO };
+fn a_voter_that_is_absent_is_replaced_by_one_that_is_ready() {
+    let absent = |member| if member == MemberId(2) { Fate::Absent } else { Fate::Stays };
     let gone = |member| if member == MemberId(2) { Fate::Gone } else { Fate::Stays };
     let all = [at(1, 9, true), at(2, 3, false), at(3, 9, true), at(4, 9, true)];
-    let replaced = vec![MemberChange::Remove(MemberId(2)), MemberChange::Promote(MemberId(4))];
-    assert_eq!(changes(&members(&[1, 2, 3], &[4]), &all, 9, silent, gone), replaced);
-    assert_eq!(changes(&members(&[1, 2, 3], &[]), &all, 9, silent, gone), [], "nobody could take its place");
+    let replaced = vec![MemberChange::Demote(MemberId(2)), MemberChange::Promote(MemberId(4))];
+    assert_eq!(changes(&members(&[1, 2, 3], &[4]), &all, 9, absent), replaced);
+    assert_eq!(changes(&members(&[1, 2, 3], &[]), &all, 9, absent), [], "nobody could take its place");
+    let removed = vec![MemberChange::Remove(MemberId(2)), MemberChange::Promote(MemberId(4))];
+    assert_eq!(changes(&members(&[1, 2, 3], &[4]), &all, 9, gone), removed);
+}
+
+#[test]
+fn who_has_nothing_yet_keeps_nobody_from_voting() {
+    // Nobody reaches member 2, which the leader hears all the same.
+    let all = [at(1, 34, true), at(2, 0, true), at(3, 33, true), at(4, 34, true)];
+    assert_eq!(changes(&members(&[1], &[2, 3, 4]), &all, 34, stays), promote(&[4, 3]));
+    assert_eq!(changes(&members(&[1], &[2, 3]), &all, 34, stays), [], "one of two that vote is no gain");
+    let step = towards(&members(&[1], &[2, 3]), &all, 34, &[1, 2, 3], MemberId(1));
+    assert_eq!(step, Step::Wait);
 }
 
 fn demote(numbers: &[u64]) -> Vec<MemberChange> {
@@ -147,26 +154,26 @@ fn demote(numbers: &[u64]) -> Vec<MemberChange> {
 #[test]
 fn five_vote_if_five_are_to_and_three_again_if_three_are() {
     let all = [1, 2, 3, 4, 5, 6].map(|member| at(member, 9, true));
-    let of = |wanted: usize, now: &Members, silent: &dyn Fn(MemberId) -> Duration, fate: &dyn Fn(MemberId) -> Fate| {
-        next(&Seen { members: now, progress: &all, last: 9, me: MemberId(1), wanted }, silent, fate)
+    let of = |wanted: usize, now: &Members, fate: &dyn Fn(MemberId) -> Fate| {
+        next(&Seen { members: now, progress: &all, last: 9, me: MemberId(1), wanted }, fate)
     };
-    let five = |now: &Members| of(5, now, &never, &stays);
+    let five = |now: &Members| of(5, now, &stays);
     assert_eq!(five(&members(&[1, 2, 3], &[4, 5, 6])), promote(&[4, 5]));
     assert_eq!(five(&members(&[1], &[2, 3, 4, 5])), promote(&[2, 3, 4, 5]));
     assert_eq!(five(&members(&[1, 2, 3], &[4])), [], "four survive no more than three");
     assert_eq!(five(&members(&[1, 2, 3, 4], &[5])), promote(&[5]));
     assert_eq!(five(&members(&[1, 2, 3, 4], &[])), demote(&[4]), "nor do they need one less");
     assert_eq!(five(&members(&[1, 2], &[])), [], "two stay two");
-    let three = |now: &Members, fate: &dyn Fn(MemberId) -> Fate| of(3, now, &never, fate);
+    let three = |now: &Members, fate: &dyn Fn(MemberId) -> Fate| of(3, now, fate);
     assert_eq!(three(&members(&[1, 2, 3, 4, 5], &[]), &stays), demote(&[5, 4]));
     let second = |member| if member == MemberId(2) { Fate::Drained } else { Fate::Stays };
     assert_eq!(three(&members(&[1, 2, 3, 4, 5], &[]), &second), demote(&[2, 5]), "who is drained goes first");
     // Of five one is drained, or two are dead, and there is nobody else.
-    assert_eq!(of(5, &members(&[1, 2, 3, 4, 5], &[]), &never, &second), demote(&[2, 5]));
-    let dead = |member: MemberId| if member.0 <= 3 { Duration::ZERO } else { REPLACE_AFTER };
-    assert_eq!(of(5, &members(&[1, 2, 3, 4, 5], &[]), &dead, &stays), demote(&[5, 4]));
-    let one = |member| if member == MemberId(4) { REPLACE_AFTER } else { Duration::ZERO };
-    assert_eq!(of(5, &members(&[1, 2, 3, 4, 5], &[]), &one, &stays), [], "four of five survive one, as three would");
+    assert_eq!(of(5, &members(&[1, 2, 3, 4, 5], &[]), &second), demote(&[2, 5]));
+    let dead = |member: MemberId| if member.0 <= 3 { Fate::Stays } else { Fate::Absent };
+    assert_eq!(of(5, &members(&[1, 2, 3, 4, 5], &[]), &dead), demote(&[5, 4]));
+    let one = |member| if member == MemberId(4) { Fate::Absent } else { Fate::Stays };
+    assert_eq!(of(5, &members(&[1, 2, 3, 4, 5], &[]), &one), [], "four of five survive one, as three would");
 }
 
 /// A generator of numbers that repeat with their seed.
@@ -197,8 +204,6 @@ struct Model {
     states: BTreeMap<u64, State>,
     me: u64,
     wanted: usize,
-    /// It holds the catalog, whose leader ends the parts of the dead.
-    catalog: bool,
 }
 
 impl Model {
@@ -215,18 +220,13 @@ impl Model {
 
     fn changes(&self) -> Vec<MemberChange> {
         let progress: Vec<MemberProgress> = self.members.all().map(|m| at(m.0, 9, self.is_up(m))).collect();
-        let silent = |member: MemberId| match self.states[&member.0] {
-            State::Well | State::Drained => Duration::ZERO,
-            State::Away => Duration::from_secs(2),
-            State::Dead => REPLACE_AFTER,
-        };
         let fate = |member: MemberId| match self.states[&member.0] {
-            State::Dead if self.catalog => Fate::Gone,
+            State::Dead => Fate::Absent,
             State::Drained => Fate::Drained,
-            _ => Fate::Stays,
+            State::Well | State::Away => Fate::Stays,
         };
         let me = MemberId(self.me);
-        next(&Seen { members: &self.members, progress: &progress, last: 9, me, wanted: self.wanted }, silent, fate)
+        next(&Seen { members: &self.members, progress: &progress, last: 9, me, wanted: self.wanted }, fate)
     }
 
     /// Somebody leads who can; who is drained gives it to another.
@@ -282,7 +282,7 @@ impl Model {
         let well = self.members.all().filter(|member| self.states[&member.0] == State::Well).count();
         let what = || format!("seed {seed}: {self:?}");
         assert!(voters.len() <= self.wanted && (voters.len() % 2 == 1 || voters.len() == 2), "{}", what());
-        let unfit = |state: State| matches!(state, State::Drained) || (state == State::Dead && self.catalog);
+        let unfit = |state: State| matches!(state, State::Drained | State::Dead);
         let spare = self.members.learners().iter().any(|learner| self.states[&learner.0] == State::Well);
         let bad = voters.iter().any(|voter| unfit(self.states[&voter.0]));
         assert!(!(bad && spare && voters.len() >= 3), "somebody could take its place: {}", what());
@@ -306,7 +306,6 @@ fn from_whatever_there_is_those_vote_that_are_to_and_nothing_is_survived_less() 
             states: (1..=count).map(|member| (member, State::Well)).collect(),
             me: 1,
             wanted: [3, 5][dice.below(2)],
-            catalog: dice.below(2) == 0,
         };
         for _ in 0..6 {
             let all: Vec<u64> = model.members.all().map(|member| member.0).collect();

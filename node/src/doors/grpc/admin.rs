@@ -1,6 +1,7 @@
 //! The `Admin` service: namespaces, collections, and how the node is doing.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,11 @@ use super::calls::{Calls, no_part, not_reserved};
 use super::cluster;
 use super::convert::{self, NAMESPACE_DEFAULT};
 use super::home::{find, token};
-use super::records::unary;
+use super::records::{deadline, measured, unary, with_leader};
 use super::redirect::Subject;
 use super::status::Failure;
 use crate::cluster::{Cluster, book};
+use crate::gate;
 use crate::metrics::Metrics;
 use crate::router::Route;
 use crate::shards::CATALOG;
@@ -449,8 +451,11 @@ impl Admin for AdminService {
     }
 
     async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsReply>, Status> {
-        // Also of a node that nobody leads: this is how one finds out.
-        self.unary("stats", false, request, |_, _| async move { Ok(self.status.reply()) }).await
+        // Also of a node that nobody leads, that is full, or that was removed: this is how one finds out.
+        let deadline = deadline(request.metadata(), gate::TIMEOUT_DEFAULT);
+        let reply =
+            measured(&self.metrics, "stats", false, deadline, None, pin!(async { Ok(self.status.reply()) })).await;
+        with_leader(&self.calls, &Subject::catalog(), reply)
     }
 
     async fn describe_cluster(

@@ -21,7 +21,7 @@ use crate::cpu_time::thread_cpu_nanos;
 use crate::gate::{Gate, Pass};
 use crate::idle::recall::Recall;
 use crate::search_threads::SearchThreads;
-use crate::shard::{Level, Written};
+use crate::shard::{Level, ReadError, Written};
 use crate::trace;
 use crate::watches::Watches;
 
@@ -90,8 +90,11 @@ pub fn counted(what: &str, count: usize, max: usize) -> Result<(), Failure> {
 }
 
 impl Calls {
-    /// Lets a call in.
+    /// Lets a call in; none at a node that was removed, whose catalog is that of back then.
     pub fn enter(&self, request: &impl prost::Message) -> Result<Pass, Failure> {
+        if self.cluster.catalog().is_removed() {
+            return Err(ReadError::Removed.into());
+        }
         Ok(self.gate.enter(request.encoded_len())?)
     }
 

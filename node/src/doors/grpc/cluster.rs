@@ -61,7 +61,8 @@ pub async fn describe(
     let known = shard.progress().into_iter().map(|known| v1::MemberProgress {
         member: known.member.0,
         active: known.active || known.member == cluster.me(),
-        lag: last.saturating_sub(known.matched),
+        // What its own disk has not yet is no lag of the one that leads.
+        lag: if known.member == cluster.me() { 0 } else { last.saturating_sub(known.matched) },
         snapshot: known.snapshot,
     });
     let known: Vec<_> = known.collect();
@@ -258,6 +259,14 @@ pub async fn remove(
         );
         return Err(Failure::new(Code::FailedPrecondition, "holds_shards", message));
     }
+    let lost = only_copies(cluster, member);
+    if !lost.is_empty() && !request.lose_copies {
+        let message = format!(
+            "member {member} does not answer and has the only copies of shards {lost:?} (`loci cluster status` shows whose they are): \
+             start it again and drain it, or give up their records for good with --lose-copies"
+        );
+        return Err(Failure::new(Code::FailedPrecondition, "only_copies", message));
+    }
     cluster.mark_removed(member, deadline).await?;
     while takes_part() {
         match cluster.shard().change_members(vec![MemberChange::Remove(member)], deadline).await {
@@ -293,7 +302,13 @@ pub async fn drain(
 ) -> Result<v1::DrainMemberReply, Failure> {
     let member = MemberId(request.member);
     if book::find(&cluster.catalog().newest(), member).is_none_or(|line| line.removed) {
-        let message = format!("there is no member {member} of several; `loci cluster status` lists them");
+        if member == cluster.me() {
+            let message = format!(
+                "member {member} is the only one: nobody else can have its votes. Start another node with --join"
+            );
+            return Err(Failure::new(Code::FailedPrecondition, "nobody_else", message));
+        }
+        let message = format!("there is no member {member}; `loci cluster status` lists them");
         return Err(Failure::new(Code::NotFound, "unknown_member", message));
     }
     cluster.mark_drained(member, !request.undo, deadline).await?;
@@ -314,9 +329,14 @@ pub async fn drain(
                     format!("shards {:?} are still being moved away: repeat the call to wait for it", holds());
                 return Err(Failure::new(Code::DeadlineExceeded, "still_takes_part", message));
             }
+            let held = held_by(cluster, member);
+            let fewer = match held.is_empty() {
+                true => String::new(),
+                false => format!(", have fewer members of shards {held:?} with `loci namespace replicas`"),
+            };
             let message = format!(
-                "member {member} still has a vote in shards {:?}: nobody else could have it. Start another node with --join, which \
-                 takes its place as soon as it has caught up, or let it vote again with `loci cluster drain {member} --undo`",
+                "member {member} still has a part in shards {:?}: nobody else could have it. Start another node with --join, which \
+                 takes its place as soon as it has caught up{fewer}, or let it be as it was with `loci cluster drain {member} --undo`",
                 holds()
             );
             return Err(Failure::new(Code::FailedPrecondition, "nobody_else", message));
@@ -330,6 +350,26 @@ pub async fn drain(
 fn held_by(cluster: &Cluster, member: MemberId) -> Vec<u32> {
     let has = |line: &book::ShardLine| line.holders.contains(&member.0) || line.leaving.contains(&member.0);
     placement::placed(cluster).into_iter().filter(|(_, line)| has(line)).map(|(id, _)| id).collect()
+}
+
+/// The shards on some nodes only, with records of some namespace, of which nobody but a member can have what is in them.
+fn only_copies(cluster: &Cluster, member: MemberId) -> Vec<u32> {
+    let view = cluster.catalog().newest();
+    let (lines, namespaces) = (book::read(&view), book::namespaces(&view));
+    let is_there = |holder: u64| lines.get(&MemberId(holder)).is_some_and(|line| !line.removed);
+    let is_used = |id: u32| namespaces.values().any(|line| line.shards.contains(&id));
+    // Who answers without it was only named to hold the shard; who does not answer may have it.
+    let may_have = |id: u32, holder: u64| match MemberId(holder) {
+        me if me == cluster.me() => cluster.answers(id),
+        other => cluster.sightings().silent(other) >= HEARD_OF || cluster.sightings().is_ready(other, id),
+    };
+    let alone = |(id, line): (u32, book::ShardLine)| {
+        let holders: Vec<u64> = line.holders.into_iter().chain(line.leaving).collect();
+        let mut others = holders.iter().filter(|holder| **holder != member.0 && is_there(**holder));
+        let is_last = holders.contains(&member.0) && !others.any(|other| may_have(id, *other));
+        (is_last && is_used(id)).then_some(id)
+    };
+    placement::placed(cluster).into_iter().filter_map(alone).collect()
 }
 
 async fn leader(cluster: &Cluster, deadline: Instant) -> Result<MemberId, Failure> {
