@@ -1,5 +1,5 @@
 //! What holds for the databases of Redis' clients, and who says so, from outside: policies of collections and of the node, settings,
-//! figures, what scripts and users may, and who may connect.
+//! figures, what scripts and users may, what caches in clients are told, and who may connect.
 
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
@@ -337,4 +337,89 @@ async fn what_a_transactions_scripts_may_do_counts_to_its_size() {
         assert_eq!(done.starts_with("[1 1"), fits, "{name}: {}", &done[..done.len().min(100)]);
         assert_eq!(done.starts_with("-EXECABORT"), !fits, "{name}");
     }
+}
+
+/// What a client with a cache is told after these calls, when another makes these changes.
+fn told(cache: &mut Client, calls: &[&str], other: &mut Client, changes: &[&str]) -> Vec<String> {
+    for line in calls {
+        let reply = cache.line(line);
+        assert!(!reply.starts_with('-'), "{line}: {reply}");
+    }
+    for line in changes {
+        let reply = other.line(line);
+        assert!(!reply.starts_with('-'), "{line}: {reply}");
+    }
+    // Messages come in the order of the changes.
+    other.line("PUBLISH end of-it");
+    let replies = std::iter::from_fn(|| cache.reply().map(|reply| loci_tests::resp::text(&reply)));
+    let told = replies.take_while(|reply| reply != ">[message end of-it]");
+    let of = |push: String| push.trim_start_matches(">[invalidate [").trim_end_matches("]]").to_owned();
+    told.map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caches_are_told_of_all_that_was_read_however_it_was() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let node = start(data.path(), &[]).await;
+    let mut other = client_of(&node);
+    let sets = ["SET j 1", "SET i 1", "SET k 1"];
+    let digest = other.line("SCRIPT LOAD return{redis.call('GET',KEYS[1])}");
+    for (mode, calls, changes, expected) in [
+        ("optin", &["CLIENT CACHING YES", "GET k", "GET j"][..], &sets[..], "k"),
+        ("optin", &["CLIENT CACHING YES", "CLIENT ID", "GET k"], &sets, "k"),
+        ("optin", &["CLIENT CACHING YES", "SET x 1", "GET k"], &sets, ""),
+        ("optin", &["CLIENT CACHING YES", "MULTI", "GET k", "GET j", "GET i", "EXEC"], &sets, "j i k"),
+        ("optin", &["MULTI", "CLIENT CACHING YES", "GET k", "GET j", "EXEC", "GET i"], &sets, "j k"),
+        ("optin", &["MULTI", "GET i", "CLIENT CACHING YES", "GET k", "EXEC"], &sets, "k"),
+        ("optin", &["CLIENT CACHING YES", "MULTI", "GET k", "DISCARD", "GET j"], &sets, ""),
+        ("optout", &["CLIENT CACHING NO", "MULTI", "GET k", "GET j", "EXEC", "GET i"], &sets, "i"),
+        ("", &["XREAD STREAMS x 0"], &["XADD x 1-1 f v"], "x"),
+        ("", &["XADD x 1-1 f v", "XREAD STREAMS x 0"], &["DEL x"], "x"),
+        ("", &["MULTI", "XREAD STREAMS x 0", "EXEC"], &["XADD x 1-1 f v"], "x"),
+        ("", &["XREAD BLOCK 1 STREAMS x 0"], &["XADD x 2-1 f v"], "x"),
+        ("", &["MEMORY USAGE a"], &["SET a 1", "SET b 1"], "a"),
+        ("", &["EVAL return{} 1 a", "EVAL_RO return{} 2 b c"], &["SET a 1", "SET b 1", "SET c 1", "SET d 1"], "a b c"),
+        ("", &[&format!("EVALSHA {digest} 1 a"), "EVAL return{} 0"], &["SET a 1", "SET b 1"], "a"),
+        ("", &["MULTI", "EVAL return{} 1 a", "EXEC"], &["SET a 1", "SET b 1"], "a"),
+        ("optin", &["EVAL return{} 1 a"], &["SET a 1"], ""),
+        ("bcast prefix b", &["GET a"], &["SET a 1", "SET b 1"], "b"),
+    ] {
+        other.line("DEL x");
+        let mut cache = client_of(&node);
+        for line in ["HELLO 3", "SUBSCRIBE end", format!("CLIENT TRACKING on {mode}").trim_end()] {
+            cache.call(line);
+        }
+        let told = told(&mut cache, calls, &mut other, changes);
+        assert_eq!(told.join(" "), expected, "{mode}: {calls:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_in_the_place_of_another_subscribes_and_may_leave() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let node = start(data.path(), &[]).await;
+    let (mut other, mut cache, mut target) = (client_of(&node), client_of(&node), client_of(&node));
+    let id = target.line("CLIENT ID");
+    for line in ["HELLO 3", "SUBSCRIBE end", &format!("CLIENT TRACKING on REDIRECT {id}")] {
+        cache.call(line);
+    }
+    // In the older protocol nothing stands between replies but for those who subscribed.
+    assert!(told(&mut cache, &["GET a"], &mut other, &["SET a 1"]).is_empty());
+    check(&mut target, &[("PING", "PONG"), ("SUBSCRIBE __redis__:invalidate", "[subscribe __redis__:invalidate 1]")]);
+    assert!(told(&mut cache, &["GET a"], &mut other, &["SET a 1"]).is_empty());
+    let reply = target.reply().expect("a message");
+    assert_eq!(loci_tests::resp::text(&reply), "[message __redis__:invalidate [a]]");
+    other.line(&format!("CLIENT KILL ID {id}"));
+    assert_eq!(target.reply(), None);
+    let broken = format!(">[tracking-redir-broken {id}]");
+    let deadline = Instant::now() + PATIENCE;
+    while told(&mut cache, &["GET a"], &mut other, &["SET a 1"]) != [&*broken] {
+        assert!(Instant::now() < deadline, "it is not told that nobody is there");
+    }
+    // One that could not be told is not disturbed either.
+    let mut old = client_of(&node);
+    check(&mut old, &[("CLIENT TRACKING on", "OK"), ("GET a", "1")]);
+    check(&mut other, &[("SET a 2", "OK"), ("SET a 3", "OK")]);
+    std::thread::sleep(Duration::from_millis(50));
+    check(&mut old, &[("GET a", "3")]);
 }

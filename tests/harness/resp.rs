@@ -69,6 +69,7 @@ pub fn text(reply: &Reply) -> String {
         Reply::Bulk(bytes) => lossy(bytes),
         Reply::Null | Reply::NullArray => "nothing".into(),
         Reply::Array(parts) => format!("[{}]", parts.iter().map(text).collect::<Vec<_>>().join(" ")),
+        Reply::Push(parts) => format!(">[{}]", parts.iter().map(text).collect::<Vec<_>>().join(" ")),
         other => format!("{other:?}"),
     }
 }

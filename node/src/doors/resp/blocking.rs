@@ -145,6 +145,9 @@ impl Session {
         let Blocked { command, args, waiter, .. } = blocked;
         let (command, args) = (*command, args.iter().map(|arg| &**arg).collect::<Vec<&[u8]>>());
         let database = self.database;
+        if self.tracking.is_some() && !first {
+            self.remember_reads(command, &args);
+        }
         self.read_anew();
         let places = command.spec.key_places(&args).into_iter();
         let keys: Vec<&[u8]> = places.filter_map(|place| args.get(place).copied()).collect();
@@ -224,6 +227,7 @@ impl Session {
     pub fn stop_waiting(&mut self, blocked: &Blocked) {
         self.door.hub.leave(&blocked.waiter);
         self.client.facts().blocked = false;
+        self.caching_ends(Some(blocked.command));
         // One that came too late.
         self.client.take_unblock();
     }

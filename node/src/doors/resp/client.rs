@@ -45,6 +45,7 @@ pub struct Client {
     /// Something is to be looked at.
     pub wake: Notify,
     killed: AtomicBool,
+    left: AtomicBool,
     unblock: AtomicU8,
     facts: Mutex<Facts>,
     outbox: Mutex<Outbox>,
@@ -112,6 +113,7 @@ impl Client {
             is_three: AtomicBool::new(false),
             wake: Notify::new(),
             killed: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             unblock: AtomicU8::new(0),
             facts: Mutex::new(Facts {
                 name: String::new(),
@@ -184,6 +186,16 @@ impl Client {
     /// Whether somebody ended it.
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Acquire)
+    }
+
+    /// Whether its connection is closed.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// Whether it subscribed to anything.
+    pub fn is_subscribed(&self) -> bool {
+        self.facts().subscriptions.iter().any(|count| *count > 0)
     }
 
     /// Ends its waiting, if it waits; whether it does.
@@ -282,7 +294,9 @@ impl Clients {
 
     /// It is closed.
     pub fn leave(&self, id: u64) {
-        lock(&self.open).remove(&id);
+        if let Some(client) = lock(&self.open).remove(&id) {
+            client.left.store(true, Ordering::Release);
+        }
     }
 
     /// The one with that number.

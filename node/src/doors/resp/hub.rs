@@ -113,11 +113,13 @@ impl Tracker {
         let protocol = target.protocol();
         let mut message = Writer::new(protocol);
         match protocol {
+            _ if target.has_left() => return self.tell_nobody_is_there(target.id),
             Protocol::Three => {
                 message.push(2);
                 message.bulk("invalidate");
             }
-            // Only one that is told in the place of another gets here.
+            // In the older protocol only who subscribed expects anything besides replies.
+            Protocol::Two if self.redirect.is_none() || !target.is_subscribed() => return,
             Protocol::Two => {
                 message.array(3);
                 message.bulk("message");
@@ -132,6 +134,17 @@ impl Tracker {
             None => message.null(),
         }
         target.push(message.into_bytes().into());
+    }
+
+    /// Who was to be told in its place has left.
+    fn tell_nobody_is_there(&self, id: u64) {
+        if self.client.protocol() == Protocol::Three {
+            let mut message = Writer::new(Protocol::Three);
+            message.push(2);
+            message.bulk("tracking-redir-broken");
+            message.int(id as i64);
+            self.client.push(message.into_bytes().into());
+        }
     }
 }
 

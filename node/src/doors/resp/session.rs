@@ -224,6 +224,9 @@ impl Session {
         let before = self.out.len();
         self.reply_at = before;
         let next = self.decide(args).await;
+        if self.tracking.is_some() && matches!(next, Next::Go) {
+            self.caching_ends(self.current.0);
+        }
         self.count(args);
         if was != Replies::On && self.replies != Replies::On && !self.is_told() {
             self.out.truncate(before);
@@ -377,6 +380,9 @@ impl Session {
         if self.gathered.is_some() && !is_about_gathering(command) {
             return self.gather_for_later(command, args).await;
         }
+        if self.tracking.is_some() {
+            self.remember_reads(command, args);
+        }
         // What is seldom asked for takes no room in every connection.
         match command.way {
             Way::Read => self.read(command, args).await,
@@ -500,9 +506,6 @@ impl Session {
 
     async fn read(&mut self, command: Command, args: &[&[u8]]) {
         let spec = command.spec;
-        if self.tracking.is_some() {
-            self.remember_reads(spec, args);
-        }
         if !self.pending.is_empty() {
             return self.gather(spec, args, Answer::Whole).await;
         }

@@ -1,11 +1,18 @@
 //! Caches in clients: CLIENT TRACKING, and who is told of which keys.
+//!
+//! ```text
+//!   TRACKING --> CACHING yes | no --> one call, or all of one transaction: its keys are remembered before it is carried out
+//! ```
+//!
+//! What a script reads is known only where the log carries it out: the keys that it was given stand for that.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use loci_index::table::commands::{Spec, is, parse_int};
+use loci_index::table::commands::{Keys, Run, is, parse_int};
 use loci_wire::resp::Protocol;
 
+use super::commands::{Command, Do, Way};
 use super::hub::Tracker;
 use super::session::Session;
 
@@ -23,8 +30,17 @@ pub struct Tracking {
     opt_out: bool,
     no_loop: bool,
     redirect: Option<u64>,
-    /// What was said of the next call.
+    /// What was said of the next call, or of the transaction that is being gathered.
     caching: Option<bool>,
+}
+
+/// The places of the keys of which a client may keep what a call says.
+fn kept_places(command: Command, args: &[&[u8]]) -> Vec<usize> {
+    match (command.way, command.spec.run, command.spec.keys) {
+        (Way::Door(Do::Memory), ..) if is(args[1], "usage") => vec![2],
+        (_, Run::Read(_), _) | (_, Run::Script, Keys::Counted(..)) => command.spec.key_places(args),
+        _ => Vec::new(),
+    }
 }
 
 impl Session {
@@ -42,20 +58,34 @@ impl Session {
         }
     }
 
-    /// It reads keys, and may keep what it read.
-    pub fn remember_reads(&mut self, spec: &Spec, args: &[&[u8]]) {
-        let Some(tracking) = &mut self.tracking else { return };
-        let caching = tracking.caching.take();
+    /// It may keep what this call reads: to be said before it is carried out.
+    pub fn remember_reads(&mut self, command: Command, args: &[&[u8]]) {
+        let Some(tracking) = &self.tracking else { return };
         let wanted = match (tracking.opt_in, tracking.opt_out) {
-            (true, _) => caching == Some(true),
-            (_, true) => caching != Some(false),
+            (true, _) => tracking.caching == Some(true),
+            (_, true) => tracking.caching != Some(false),
             _ => true,
         };
-        if wanted && !tracking.broadcast {
-            let keys = spec.key_places(args).into_iter().filter_map(|place| args.get(place).copied());
+        if !wanted || tracking.broadcast {
+            return;
+        }
+        let places = kept_places(command, args);
+        if !places.is_empty() {
+            let keys = places.into_iter().filter_map(|place| args.get(place).copied());
             self.door.hub.reads(self.client.id, keys);
             // Whatever was read before this may be older than what it will be told of.
             self.read_anew();
+        }
+    }
+
+    /// A call is over: `CLIENT CACHING` counts for one, unless that begins or goes on with a transaction, or is `CLIENT` itself.
+    pub fn caching_ends(&mut self, command: Option<Command>) {
+        let is_client = command.is_some_and(|command| command.way == Way::Door(Do::Client));
+        if let Some(tracking) = &mut self.tracking
+            && self.gathered.is_none()
+            && !is_client
+        {
+            tracking.caching = None;
         }
     }
 
@@ -180,23 +210,29 @@ impl Session {
 
     /// CLIENT CACHING.
     pub fn caching(&mut self, word: &[u8]) {
-        let Some(tracking) = &mut self.tracking else {
-            return self.out.error(
-                "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled",
-            );
-        };
+        match self.set_caching(word) {
+            Ok(()) => self.out.ok(),
+            Err(error) => self.out.error(error),
+        }
+    }
+
+    /// The same, without an answer.
+    pub fn set_caching(&mut self, word: &[u8]) -> Result<(), &'static str> {
+        let tracking = self.tracking.as_mut().ok_or(
+            "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled",
+        )?;
         match () {
             () if is(word, "yes") && tracking.opt_in => tracking.caching = Some(true),
             () if is(word, "yes") => {
-                return self.out.error("ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode.");
+                return Err("ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode.");
             }
             () if is(word, "no") && tracking.opt_out => tracking.caching = Some(false),
             () if is(word, "no") => {
-                return self.out.error("ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode.");
+                return Err("ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode.");
             }
-            () => return self.out.error("ERR syntax error"),
+            () => return Err("ERR syntax error"),
         }
-        self.out.ok();
+        Ok(())
     }
 
     /// CLIENT GETREDIR.

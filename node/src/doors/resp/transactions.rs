@@ -12,6 +12,7 @@ use std::collections::HashSet;
 
 use loci_index::command::Watched;
 use loci_index::record::Position;
+use loci_index::table::commands::{Run, is};
 use loci_index::table::tape::Items;
 
 use super::commands::{Command, Do, Way};
@@ -175,15 +176,16 @@ impl Session {
         for (command, args) in gathered.calls {
             if self.tracking.is_some() {
                 let borrowed: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
-                match command.way {
-                    Way::Read => self.remember_reads(command.spec, &borrowed),
-                    _ => own.extend(
-                        command
-                            .spec
-                            .key_places(&borrowed)
-                            .into_iter()
-                            .map(|place| args.get(place).cloned().unwrap_or_default()),
-                    ),
+                match (command.way, &borrowed[..]) {
+                    // It counts for what comes behind it, all of which is carried out before anything is answered.
+                    (Way::Door(Do::Client), [_, what, word]) if is(what, "caching") => {
+                        let _ = self.set_caching(word);
+                    }
+                    _ => self.remember_reads(command, &borrowed),
+                }
+                if self.wants_no_loop() && !matches!(command.spec.run, Run::Read(_)) {
+                    let places = command.spec.key_places(&borrowed).into_iter();
+                    own.extend(places.filter_map(|place| args.get(place).cloned()));
                 }
             }
             steps.push(self.step((&mut pending, &place), &mut database, &there, command, args));
