@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use loci_index::table::commands::{
-    self as table_commands, BLOCKING, FAST, Keys, NOSCRIPT, PUBSUB, READONLY, Run, Spec, WRITE,
+    self as table_commands, ADMIN, BLOCKING, FAST, Keys, NOSCRIPT, PUBSUB, READONLY, Run, Spec, WRITE,
 };
 use loci_index::table::glob;
 use loci_index::table::permits::others_sorted_by;
 
-use super::facts;
+use super::facts::{self, Part};
 use super::sha256::{digest, hex};
 
 /// The user of those who gave no name.
@@ -110,27 +110,55 @@ pub const CATEGORIES: [&str; 21] = [
     "scripting",
 ];
 
-/// Whether a command is in a category.
-pub fn is_in(spec: &Spec, category: &str) -> bool {
+/// Whether a command is in a category. Of one that has parts, each is in categories of its own.
+pub fn is_in(spec: &Spec, part: Option<&Part>, category: &str) -> bool {
     let name = spec.name;
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    // Scripts read and write what they are allowed to, call by call.
+    let runs = matches!((spec.run, spec.keys), (Run::Script, Keys::Counted(..)));
+    let has = |flag: u32| match part {
+        Some(part) => part.flags & flag != 0,
+        None => spec.is(flag) && !runs && facts::parts(name).is_empty(),
+    };
+    let sorts = matches!(name, "sort" | "sort_ro");
+    let is_admin = || has(ADMIN) || matches!(name, "role" | "lastsave");
+    if part.is_none() && !facts::parts(name).is_empty() && name != "command" {
+        return category == "slow";
+    }
     match category {
-        "read" => spec.is(READONLY),
-        "write" => spec.is(WRITE),
+        "read" => has(READONLY),
+        "write" => has(WRITE),
         "fast" => spec.is(FAST),
         "slow" => !spec.is(FAST),
-        "blocking" => spec.is(BLOCKING),
-        "pubsub" => spec.is(PUBSUB),
-        "admin" => spec.is(loci_index::table::commands::ADMIN),
+        "blocking" => spec.is(BLOCKING) && !matches!(name, "wait" | "waitaof"),
+        "pubsub" => has(PUBSUB),
+        "admin" => is_admin(),
         "dangerous" => {
-            spec.is(loci_index::table::commands::ADMIN)
+            is_admin()
                 || matches!(
                     name,
-                    "flushall" | "flushdb" | "tag.drop" | "keys" | "sort" | "info" | "swapdb" | "migrate" | "restore"
+                    "flushall" | "flushdb" | "tag.drop" | "keys" | "info" | "swapdb" | "migrate" | "restore"
                 )
+                || sorts
         }
         "connection" => {
-            matches!(name, "auth" | "hello" | "ping" | "echo" | "quit" | "reset" | "select" | "client" | "command")
+            matches!(
+                name,
+                "asking"
+                    | "auth"
+                    | "client"
+                    | "command"
+                    | "echo"
+                    | "hello"
+                    | "ping"
+                    | "quit"
+                    | "readonly"
+                    | "readwrite"
+                    | "reset"
+                    | "select"
+                    | "wait"
+                    | "waitaof"
+            )
         }
         "transaction" => matches!(name, "multi" | "exec" | "discard" | "watch" | "unwatch"),
         "scripting" => begins(&["eval", "script", "fcall", "function"]),
@@ -166,17 +194,25 @@ pub fn is_in(spec: &Spec, category: &str) -> bool {
                 | "restore"
         ),
         "string" => {
-            begins(&["incr", "decr", "mset", "mget", "get", "set", "append", "strlen", "substr", "psetex", "lcs"])
-                && !begins(&["getbit", "setbit"])
+            let prefixes = [
+                "append", "decr", "delex", "digest", "get", "incr", "lcs", "mget", "mset", "psetex", "set", "strlen",
+                "substr",
+            ];
+            begins(&prefixes) && !begins(&["getbit", "setbit"])
         }
         "bitmap" => begins(&["bit", "getbit", "setbit"]),
         "hash" => begins(&["h"]) && name != "hello",
-        "list" => begins(&["l", "rp", "bl", "br"]) && !begins(&["lcs", "lastsave", "latency", "lolwut"]),
-        "set" => begins(&[
-            "sadd", "scard", "sdiff", "sinter", "sis", "smem", "smis", "smove", "spop", "srand", "srem", "sscan",
-            "sunion",
-        ]),
-        "sortedset" => begins(&["z", "bz"]),
+        "list" => {
+            sorts || begins(&["l", "rp", "bl", "br"]) && !begins(&["lcs", "lastsave", "latency", "lease.", "lolwut"])
+        }
+        "set" => {
+            let prefixes = [
+                "sadd", "scard", "sdiff", "sinter", "sis", "smem", "smis", "smove", "spop", "srand", "srem", "sscan",
+                "sunion",
+            ];
+            sorts || begins(&prefixes)
+        }
+        "sortedset" => sorts || begins(&["z", "bz"]),
         "hyperloglog" => begins(&["pf"]),
         "geo" => begins(&["geo"]),
         "stream" => begins(&["x"]),
@@ -212,16 +248,27 @@ impl Rules {
             && self.channels.iter().any(|pattern| pattern == b"*")
     }
 
-    fn may_call(&self, spec: &Spec, part: Option<&[u8]>) -> bool {
+    /// Whether a command may be called, with this first argument.
+    fn may_call(&self, spec: &Spec, first: Option<&[u8]>) -> bool {
+        let part = first.and_then(|first| facts::part_of(spec.name, first));
         let last = self.commands.iter().rev().find(|(_, which)| match which {
             Which::All => true,
-            Which::Category(category) => is_in(spec, category),
+            Which::Category(category) => is_in(spec, part, category),
             Which::Command(name) => name == spec.name,
             Which::Part(name, wanted) => {
-                name == spec.name && part.is_some_and(|part| part.eq_ignore_ascii_case(wanted.as_bytes()))
+                name == spec.name && first.is_some_and(|first| first.eq_ignore_ascii_case(wanted.as_bytes()))
             }
         });
         last.is_some_and(|(allowed, _)| *allowed)
+    }
+
+    /// Whether a command may be called, whatever it is to do.
+    fn may_call_all(&self, spec: &Spec) -> bool {
+        let mut parts = facts::parts(spec.name).iter().filter(|part| part.name != "help").peekable();
+        match parts.peek() {
+            None => self.may_call(spec, None),
+            Some(_) => parts.all(|part| self.may_call(spec, Some(part.name.as_bytes()))),
+        }
     }
 
     fn may_use(&self, key: &[u8], (reads, writes): (bool, bool)) -> bool {
@@ -275,10 +322,10 @@ impl Rules {
         let unheard = |spec: &&Spec| !hears_all && matches!(spec.name, "publish" | "spublish");
         let denied = table_commands::all()
             .filter(callable)
-            .filter(|spec| !self.may_call(spec, None) || in_part(spec) || unheard(spec));
+            .filter(|spec| !self.may_call_all(spec) || in_part(spec) || unheard(spec));
         // What scripts may call besides is known to the door.
         let besides = table_commands::OF_SCRIPTS.iter().filter_map(|name| super::commands::find(name.as_bytes()));
-        let besides = besides.map(|command| command.spec).filter(|spec| !self.may_call(spec, None) || in_part(spec));
+        let besides = besides.map(|command| command.spec).filter(|spec| !self.may_call_all(spec) || in_part(spec));
         let mut rules: Vec<Vec<u8>> =
             denied.chain(besides).map(|spec| format!("-{}", spec.name).into_bytes()).collect();
         let all_keys = |(pattern, read, write): &(Vec<u8>, bool, bool)| pattern == b"*" && *read && *write;
@@ -744,6 +791,27 @@ mod tests {
             ("+client|id", "client ID", true),
             ("+client|id", "client kill", false),
             ("+config|get -config", "config get x", false),
+            ("+@all -@dangerous", "client kill", false),
+            ("+@all -@admin", "client pause 1", false),
+            ("+@all -@dangerous", "client id", true),
+            ("+@all -@connection", "client id", false),
+            ("+@all -@admin", "acl whoami", true),
+            ("+@all -@admin", "acl list", false),
+            ("+@all -@admin", "config help", true),
+            ("+@all -@admin", "role", false),
+            ("+@all -@dangerous", "lastsave", false),
+            ("+@all -@dangerous", "cluster nodes", true),
+            ("+@all -@dangerous", "cluster reset", false),
+            ("+@read", "eval_ro return 0", false),
+            ("+@read", "memory stats", false),
+            ("+@all -@write", "eval return 0", true),
+            ("+@all -@write", "fcall f 0", true),
+            ("+@all -@write", "xgroup help", true),
+            ("+@all -@write ~*", "xgroup destroy x g", false),
+            ("+@all -@write", "function flush", false),
+            ("+@all -@write", "function list", true),
+            ("+@list ~*", "sort k", true),
+            ("+@all -@connection", "wait 0 0", false),
         ] {
             assert_eq!(check(&user(rules), line).is_ok(), may, "{rules}: {line}");
         }

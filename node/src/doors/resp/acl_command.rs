@@ -26,6 +26,17 @@ pub fn full_name(command: Command, args: &[&[u8]]) -> String {
     part.map_or(command.spec.name.to_owned(), |part| format!("{}|{}", command.spec.name, part.name))
 }
 
+/// The commands of a category, and the parts of commands.
+pub fn names_in(category: &str) -> Vec<String> {
+    let of = |command: Command| {
+        let spec = command.spec;
+        let parts = command.parts.iter().filter(move |part| is_in(spec, Some(part), category));
+        let whole = is_in(spec, None, category).then(|| spec.name.to_owned());
+        whole.into_iter().chain(parts.map(move |part| format!("{}|{}", spec.name, part.name)))
+    };
+    commands::every().into_iter().flat_map(of).collect()
+}
+
 impl Session {
     /// ACL.
     pub fn acl(&mut self, args: &[&[u8]]) {
@@ -80,8 +91,7 @@ impl Session {
                 if !CATEGORIES.contains(&&*category) {
                     return self.out.error(format!("ERR Unknown category '{category}'"));
                 }
-                let every = commands::every().into_iter().map(|command| command.spec);
-                let names: Vec<&str> = every.filter(|spec| is_in(spec, &category)).map(|spec| spec.name).collect();
+                let names = names_in(&category);
                 self.out.array(names.len());
                 names.iter().for_each(|name| self.out.bulk(name));
             }

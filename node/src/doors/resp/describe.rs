@@ -6,6 +6,7 @@ use loci_index::table::commands::{
 use loci_index::table::glob;
 
 use super::acl::{CATEGORIES, is_in};
+use super::acl_command::names_in;
 use super::commands::{self, Command, Do, Way};
 use super::facts::{self, Part};
 use super::session::Session;
@@ -140,7 +141,7 @@ impl Session {
         out.set(flags.len());
         flags.iter().for_each(|flag| out.status(flag));
         [first, last, step].iter().for_each(|place| out.int(i64::from(*place)));
-        let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, category)).collect();
+        let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, None, category)).collect();
         out.set(categories.len());
         categories.iter().for_each(|category| out.status(format!("@{category}")));
         tips(out, spec.name);
@@ -157,7 +158,9 @@ impl Session {
         out.array(10);
         out.bulk(format!("{}|{}", spec.name, part.name));
         out.int(i64::from(part.arity));
-        let flags: Vec<&str> = FLAGS.iter().filter(|(flag, _)| spec.is(*flag)).map(|(_, name)| *name).collect();
+        let common = if part.name == "help" { 0 } else { spec.flags & !(ADMIN | PUBSUB | READONLY | WRITE) };
+        let has = |flag: u32| (common | part.flags) & flag != 0;
+        let flags: Vec<&str> = FLAGS.iter().filter(|(flag, _)| has(*flag)).map(|(_, name)| *name).collect();
         out.set(flags.len());
         flags.iter().for_each(|flag| out.status(flag));
         let (first, last, step) = match spec.keys {
@@ -165,7 +168,7 @@ impl Session {
             _ => (0, 0, 0),
         };
         [first, last, step].iter().for_each(|place| out.int(i64::from(*place)));
-        let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, category)).collect();
+        let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, Some(part), category)).collect();
         out.set(categories.len());
         categories.iter().for_each(|category| out.status(format!("@{category}")));
         tips(out, &format!("{}|{}", spec.name, part.name));
@@ -240,17 +243,14 @@ impl Session {
             self.out.array(names.len());
             return names.iter().for_each(|name| self.out.bulk(name));
         }
-        let every = commands::every().into_iter().map(|command| command.spec);
-        let names: Vec<&str> = match rest {
+        let names: Vec<String> = match rest {
             [by, kind, value] if is(by, "filterby") => match () {
                 () if is(kind, "module") => Vec::new(),
                 () if is(kind, "pattern") => {
-                    every.map(|spec| spec.name).filter(|name| glob::matches(value, name.as_bytes())).collect()
+                    let every = commands::every().into_iter().map(|command| command.spec.name);
+                    every.filter(|name| glob::matches(value, name.as_bytes())).map(str::to_owned).collect()
                 }
-                () if is(kind, "aclcat") => {
-                    let category = String::from_utf8_lossy(value).to_lowercase();
-                    every.filter(|spec| is_in(spec, &category)).map(|spec| spec.name).collect()
-                }
+                () if is(kind, "aclcat") => names_in(&String::from_utf8_lossy(value).to_lowercase()),
                 () => return self.out.error("ERR syntax error"),
             },
             _ => return self.out.error("ERR syntax error"),

@@ -3,6 +3,8 @@
 //! Clients ask for them by COMMAND; the groups are those of the metrics, and parts with their arities are checked before a
 //! command is carried out or gathered. Where a command has keys of several kinds, each kind begins at a place.
 
+use loci_index::table::commands::{ADMIN, PUBSUB, READONLY, WRITE, is};
+
 /// What is known of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct Fact {
@@ -23,6 +25,8 @@ pub struct Part {
     pub name: &'static str,
     /// How many arguments it takes, the command and itself among them; at least so many if it is negative.
     pub arity: i32,
+    /// What it is like, where parts differ: whether it writes, only reads, is about the server, or about subscriptions.
+    pub flags: u32,
 }
 
 impl Part {
@@ -36,6 +40,11 @@ impl Part {
 /// What is known of a command of Redis.
 pub fn of(name: &str) -> Option<&'static Fact> {
     FACTS.binary_search_by(|fact| fact.name.cmp(name)).ok().map(|place| &FACTS[place])
+}
+
+/// The part of a command of that name, in whatever case.
+pub fn part_of(command: &str, part: &[u8]) -> Option<&'static Part> {
+    parts(command).iter().find(|known| is(part, known.name))
 }
 
 /// What it is about; commands that Redis does not have are about limits.
@@ -58,7 +67,23 @@ const fn fact(
 }
 
 const fn part(name: &'static str, arity: i32) -> Part {
-    Part { name, arity }
+    Part { name, arity, flags: 0 }
+}
+
+const fn admin(name: &'static str, arity: i32) -> Part {
+    Part { name, arity, flags: ADMIN }
+}
+
+const fn reads(name: &'static str, arity: i32) -> Part {
+    Part { name, arity, flags: READONLY }
+}
+
+const fn writes(name: &'static str, arity: i32) -> Part {
+    Part { name, arity, flags: WRITE }
+}
+
+const fn about_messages(name: &'static str, arity: i32) -> Part {
+    Part { name, arity, flags: PUBSUB }
 }
 
 #[rustfmt::skip]
@@ -311,65 +336,65 @@ static FACTS: &[Fact] = &[
 #[rustfmt::skip]
 static PARTS: &[(&str, &[Part])] = &[
     ("acl", &[
-        part("cat", -2), part("deluser", -3), part("dryrun", -4), part("genpass", -2), part("getuser", 3),
-        part("help", 2), part("list", 2), part("load", 2), part("log", -2), part("save", 2), part("setuser", -3),
-        part("users", 2), part("whoami", 2),
+        part("cat", -2), admin("deluser", -3), admin("dryrun", -4), part("genpass", -2), admin("getuser", 3),
+        part("help", 2), admin("list", 2), admin("load", 2), admin("log", -2), admin("save", 2), admin("setuser", -3),
+        admin("users", 2), part("whoami", 2),
     ]),
     ("client", &[
         part("caching", 3), part("getname", 2), part("getredir", 2), part("help", 2), part("id", 2), part("info", 2),
-        part("kill", -3), part("list", -2), part("no-evict", 3), part("no-touch", 3), part("pause", -3),
+        admin("kill", -3), admin("list", -2), admin("no-evict", 3), part("no-touch", 3), admin("pause", -3),
         part("reply", 3), part("setinfo", 4), part("setname", 3), part("tracking", -3), part("trackinginfo", 2),
-        part("unblock", -3), part("unpause", 2),
+        admin("unblock", -3), admin("unpause", 2),
     ]),
     ("cluster", &[
-        part("addslots", -3), part("addslotsrange", -4), part("bumpepoch", 2), part("count-failure-reports", 3),
-        part("countkeysinslot", 3), part("delslots", -3), part("delslotsrange", -4), part("failover", -2),
-        part("flushslots", 2), part("forget", 3), part("getkeysinslot", 4), part("help", 2), part("info", 2),
-        part("keyslot", 3), part("links", 2), part("meet", -4), part("myid", 2), part("myshardid", 2),
-        part("nodes", 2), part("replicas", 3), part("replicate", 3), part("reset", -2), part("saveconfig", 2),
-        part("set-config-epoch", 3), part("setslot", -4), part("shards", 2), part("slaves", 3), part("slots", 2),
+        admin("addslots", -3), admin("addslotsrange", -4), admin("bumpepoch", 2), admin("count-failure-reports", 3),
+        part("countkeysinslot", 3), admin("delslots", -3), admin("delslotsrange", -4), admin("failover", -2),
+        admin("flushslots", 2), admin("forget", 3), part("getkeysinslot", 4), part("help", 2), part("info", 2),
+        part("keyslot", 3), part("links", 2), admin("meet", -4), part("myid", 2), part("myshardid", 2),
+        part("nodes", 2), admin("replicas", 3), admin("replicate", 3), admin("reset", -2), admin("saveconfig", 2),
+        admin("set-config-epoch", 3), admin("setslot", -4), part("shards", 2), admin("slaves", 3), part("slots", 2),
     ]),
     ("command", &[
         part("count", 2), part("docs", -2), part("getkeys", -3), part("getkeysandflags", -3), part("help", 2),
         part("info", -2), part("list", -2),
     ]),
     ("config", &[
-        part("get", -3), part("help", 2), part("resetstat", 2), part("rewrite", 2), part("set", -4),
+        admin("get", -3), part("help", 2), admin("resetstat", 2), admin("rewrite", 2), admin("set", -4),
     ]),
     ("function", &[
-        part("delete", 3), part("dump", 2), part("flush", -2), part("help", 2), part("kill", 2), part("list", -2),
-        part("load", -3), part("restore", -3), part("stats", 2),
+        writes("delete", 3), part("dump", 2), writes("flush", -2), part("help", 2), part("kill", 2), part("list", -2),
+        writes("load", -3), writes("restore", -3), part("stats", 2),
     ]),
     ("latency", &[
-        part("doctor", 2), part("graph", 3), part("help", 2), part("histogram", -2), part("history", 3),
-        part("latest", 2), part("reset", -2),
+        admin("doctor", 2), admin("graph", 3), part("help", 2), admin("histogram", -2), admin("history", 3),
+        admin("latest", 2), admin("reset", -2),
     ]),
     ("memory", &[
         part("doctor", 2), part("help", 2), part("malloc-stats", 2), part("purge", 2), part("stats", 2),
-        part("usage", -3),
+        reads("usage", -3),
     ]),
     ("module", &[
-        part("help", 2), part("list", 2), part("load", -3), part("loadex", -3), part("unload", 3),
+        part("help", 2), admin("list", 2), admin("load", -3), admin("loadex", -3), admin("unload", 3),
     ]),
     ("object", &[
-        part("encoding", 3), part("freq", 3), part("help", 2), part("idletime", 3), part("refcount", 3),
+        reads("encoding", 3), reads("freq", 3), part("help", 2), reads("idletime", 3), reads("refcount", 3),
     ]),
     ("pubsub", &[
-        part("channels", -2), part("help", 2), part("numpat", 2), part("numsub", -2), part("shardchannels", -2),
-        part("shardnumsub", -2),
+        about_messages("channels", -2), part("help", 2), about_messages("numpat", 2), about_messages("numsub", -2),
+        about_messages("shardchannels", -2), about_messages("shardnumsub", -2),
     ]),
     ("script", &[
         part("debug", 3), part("exists", -3), part("flush", -2), part("help", 2), part("kill", 2), part("load", 3),
     ]),
     ("slowlog", &[
-        part("get", -2), part("help", 2), part("len", 2), part("reset", 2),
+        admin("get", -2), part("help", 2), admin("len", 2), admin("reset", 2),
     ]),
     ("xgroup", &[
-        part("create", -5), part("createconsumer", 5), part("delconsumer", 5), part("destroy", 4), part("help", 2),
-        part("setid", -5),
+        writes("create", -5), writes("createconsumer", 5), writes("delconsumer", 5), writes("destroy", 4),
+        part("help", 2), writes("setid", -5),
     ]),
     ("xinfo", &[
-        part("consumers", 4), part("groups", 3), part("help", 2), part("stream", -3),
+        reads("consumers", 4), reads("groups", 3), part("help", 2), reads("stream", -3),
     ]),
 ];
 
