@@ -339,6 +339,30 @@ async fn what_a_transactions_scripts_may_do_counts_to_its_size() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_waits_for_members_and_names_what_it_refuses() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let node = start(data.path(), &[]).await;
+    let mut client = client_of(&node);
+    for (line, expected) in [
+        ("WAIT 0 0", "0"),
+        ("WAITAOF 0 0 0", "[1 0]"),
+        ("UNSUBSCRIBE a", "[unsubscribe a 0]"),
+        ("PUNSUBSCRIBE a", "[punsubscribe a 0]"),
+        ("SUNSUBSCRIBE a", "[sunsubscribe a 0]"),
+        ("BGSAVE", "Background saving started"),
+        ("BGREWRITEAOF", "Background append only file rewriting started"),
+        ("REPLICAOF a 1", "-ERR nodes find their members themselves: see `loci cluster`"),
+    ] {
+        check(&mut client, &[("MULTI", "OK"), ("SET k 1", "QUEUED"), (line, "QUEUED")]);
+        assert_eq!(client.line("EXEC"), format!("[OK {expected}]"), "{line}");
+    }
+    for line in ["SUBSCRIBE a", "HELLO 3", "AUTH x", "MONITOR", "MOVE k 1", "SAVE", "SHUTDOWN"] {
+        check(&mut client, &[("MULTI", "OK"), (line, "-ERR Command not allowed inside a transaction")]);
+        assert_eq!(client.line("EXEC"), "-EXECABORT Transaction discarded because of previous errors.", "{line}");
+    }
+}
+
 /// What a client with a cache is told after these calls, when another makes these changes.
 fn told(cache: &mut Client, calls: &[&str], other: &mut Client, changes: &[&str]) -> Vec<String> {
     for line in calls {

@@ -55,37 +55,23 @@ enum Step {
     Log(Answer),
     /// The same call for each of several databases.
     Merged(usize),
-    /// Done here while the replies are written.
-    Here(Do, Vec<Box<[u8]>>),
+    /// Done here while the replies are written: the command of that name.
+    Here(Do, &'static str, Vec<Box<[u8]>>),
     /// It cannot be done.
     Refused(String),
+}
+
+/// Whether it is refused between MULTI and EXEC.
+fn is_not_gathered(command: Command) -> bool {
+    let Way::Door(what) = command.way else { return false };
+    matches!(what, Do::Auth | Do::Hello | Do::Monitor | Do::Move | Do::Subscribe | Do::PSubscribe | Do::SSubscribe)
+        || matches!(command.spec.name, "save" | "shutdown")
 }
 
 impl Session {
     /// Gathers a call for EXEC.
     pub async fn gather_for_later(&mut self, command: Command, args: &[&[u8]]) -> Next {
-        let not_allowed = matches!(
-            command.way,
-            Way::Door(
-                Do::Monitor
-                    | Do::Subscribe
-                    | Do::PSubscribe
-                    | Do::SSubscribe
-                    | Do::Unsubscribe
-                    | Do::PUnsubscribe
-                    | Do::SUnsubscribe
-                    | Do::Unwatch
-                    | Do::Hello
-                    | Do::Auth
-                    | Do::Save
-                    | Do::Move
-                    | Do::Wait
-                    | Do::WaitAof
-            )
-        );
-        if command.way == Way::Door(Do::Unwatch) {
-            // It does nothing in a transaction.
-        } else if not_allowed {
+        if is_not_gathered(command) {
             return self.refuse("ERR Command not allowed inside a transaction").await;
         }
         let Some(gathered) = &mut self.gathered else { return Next::Go };
@@ -230,7 +216,8 @@ impl Session {
                     }
                     self.out.ok();
                 }
-                Step::Here(what, args) => {
+                Step::Here(what, name, args) => {
+                    self.last = name;
                     let args: Vec<&[u8]> = args.iter().map(|arg| &**arg).collect();
                     // None of these gathers, so none of them comes back here.
                     Box::pin(self.act(what, &args)).await;
@@ -238,6 +225,7 @@ impl Session {
                 Step::Refused(error) => self.out.error(error),
             }
         }
+        self.last = "exec";
     }
 
     fn step(
@@ -273,7 +261,7 @@ impl Session {
                 {
                     *database = selected;
                 }
-                Step::Here(what, args)
+                Step::Here(what, command.spec.name, args)
             }
             Way::Publish => {
                 let receivers = self.door.hub.receivers(&args[1], command.spec.name == "spublish");
