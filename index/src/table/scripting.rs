@@ -354,7 +354,8 @@ impl Host for Reach<'_> {
         if spec.is(NOSCRIPT) || !matches!(spec.run, Run::Read(_) | Run::Write(_)) {
             return Reply::Error(b"ERR This Redis command is not allowed from script".to_vec());
         }
-        if self.read_only && spec.is(WRITE) {
+        // A message goes through the log as well, though it changes nothing there.
+        if self.read_only && (spec.is(WRITE) || matches!(spec.run, Run::Write(_))) {
             return Reply::Error(b"ERR Write commands are not allowed from read-only scripts.".to_vec());
         }
         let bytes = self.permits.cost(args) + args.iter().map(|arg| arg.len() as u64).sum::<u64>();

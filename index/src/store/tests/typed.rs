@@ -411,6 +411,12 @@ fn scripts_run_in_the_log_and_are_kept_over_a_restart() {
     let found = replies(&mut shard, collection, &[&["MGET", "k", "l"], &["EVAL_RO", source, "1", "k", "1"]]);
     assert_eq!(found[0], "[\"10\" \"1\"]");
     assert!(found[1].contains("Write commands are not allowed from read-only scripts"), "{found:?}");
+    for name in ["PUBLISH", "SPUBLISH"] {
+        let sends = format!("return redis.call('{name}', 'c', 'm')");
+        let found = replies(&mut shard, collection, &[&["EVAL", &sends, "0"], &["EVAL_RO", &sends, "0"]]);
+        assert_eq!(found[0], "(integer) 0");
+        assert!(found[1].contains("Write commands are not allowed from read-only scripts"), "{found:?}");
+    }
     // What its commands walk over counts, so that a few lines do not keep everybody waiting.
     let walking = "for n = 1, 1000 do redis.call('RPUSH', KEYS[1], n) end for n = 1, 4000 do \
                    redis.call('SORT', KEYS[1], 'BY', 'nosort', 'LIMIT', 0, 0) end return 'done'";
