@@ -60,6 +60,23 @@ fn named(name: &[u8]) -> Option<(Command, Option<&'static Part>)> {
     Some((command, Some(part)))
 }
 
+/// The first key, the last one and the step from one to the next; of keys that have to be looked for those that are always there.
+/// Clients look for the channels of a slot there too.
+fn range(spec: &Spec, part: Option<&Part>) -> [i32; 3] {
+    let kinds = facts::of(spec.name).map_or(&[][..], |fact| fact.keys);
+    match (spec.keys, part) {
+        // Each part has its own.
+        (_, None) if !facts::parts(spec.name).is_empty() => [0; 3],
+        (_, Some(part)) if part.name == "help" => [0; 3],
+        (_, Some(part)) if (spec.name, part.name) == ("memory", "usage") => [2, 2, 1],
+        (Keys::Range(first, last, step), _) => [first, last, step],
+        (Keys::Counted(_, Some(destination)), _) => [destination as i32, destination as i32, 1],
+        (Keys::Found(_), _) if kinds.first().is_some_and(|(first, _)| *first == 1) => [1, 1, 1],
+        (Keys::None, _) if kinds == [(1, "not_key")] => [1, if spec.arity < 0 { -1 } else { 1 }, 1],
+        _ => [0; 3],
+    }
+}
+
 /// What a call does to the key at a place.
 fn kind_of(spec: &Spec, args: &[&[u8]], place: usize) -> &'static str {
     let gets = || args.iter().skip(3).any(|word| is(word, "get"));
@@ -130,17 +147,12 @@ impl Session {
         out.bulk(spec.name);
         out.int(i64::from(spec.arity));
         let mut flags: Vec<&str> = FLAGS.iter().filter(|(flag, _)| spec.is(*flag)).map(|(_, name)| *name).collect();
-        let (first, last, step) = match spec.keys {
-            Keys::None => (0, 0, 0),
-            Keys::Range(first, last, step) => (first, last, step),
-            Keys::Counted(_, _) | Keys::Found(_) => {
-                flags.push("movablekeys");
-                (0, 0, 0)
-            }
-        };
+        if matches!(spec.keys, Keys::Counted(..) | Keys::Found(_)) {
+            flags.push("movablekeys");
+        }
         out.set(flags.len());
         flags.iter().for_each(|flag| out.status(flag));
-        [first, last, step].iter().for_each(|place| out.int(i64::from(*place)));
+        range(spec, None).iter().for_each(|place| out.int(i64::from(*place)));
         let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, None, category)).collect();
         out.set(categories.len());
         categories.iter().for_each(|category| out.status(format!("@{category}")));
@@ -163,11 +175,7 @@ impl Session {
         let flags: Vec<&str> = FLAGS.iter().filter(|(flag, _)| has(*flag)).map(|(_, name)| *name).collect();
         out.set(flags.len());
         flags.iter().for_each(|flag| out.status(flag));
-        let (first, last, step) = match spec.keys {
-            Keys::Range(first, last, step) => (first, last, step),
-            _ => (0, 0, 0),
-        };
-        [first, last, step].iter().for_each(|place| out.int(i64::from(*place)));
+        range(spec, Some(part)).iter().for_each(|place| out.int(i64::from(*place)));
         let categories: Vec<_> = CATEGORIES.iter().filter(|category| is_in(spec, Some(part), category)).collect();
         out.set(categories.len());
         categories.iter().for_each(|category| out.status(format!("@{category}")));
@@ -257,5 +265,39 @@ impl Session {
         };
         self.out.array(names.len());
         names.iter().for_each(|name| self.out.bulk(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_where_keys_are_as_redis_does() {
+        for (name, expected) in [
+            ("get", [1, 1, 1]),
+            ("mset", [1, -1, 2]),
+            ("ping", [0, 0, 0]),
+            ("eval", [0, 0, 0]),
+            ("xread", [0, 0, 0]),
+            ("zunion", [0, 0, 0]),
+            ("zunionstore", [1, 1, 1]),
+            ("sort", [1, 1, 1]),
+            ("georadiusbymember", [1, 1, 1]),
+            ("publish", [0, 0, 0]),
+            ("spublish", [1, 1, 1]),
+            ("ssubscribe", [1, -1, 1]),
+            ("sunsubscribe", [1, -1, 1]),
+            ("memory", [0, 0, 0]),
+            ("memory|usage", [2, 2, 1]),
+            ("memory|stats", [0, 0, 0]),
+            ("object", [0, 0, 0]),
+            ("object|encoding", [2, 2, 1]),
+            ("object|help", [0, 0, 0]),
+            ("xgroup|create", [2, 2, 1]),
+        ] {
+            let (command, part) = named(name.as_bytes()).expect("a command");
+            assert_eq!(range(command.spec, part), expected, "{name}");
+        }
     }
 }
