@@ -187,6 +187,7 @@ pub(crate) mod tests {
             Item::Error(error) => format!("(error) {}", lossy(error)),
             Item::Int(number) => format!("(integer) {number}"),
             Item::Bulk(bytes) | Item::Verbatim(bytes) => format!("{:?}", lossy(bytes)),
+            Item::BigNumber(digits) => format!("(big) {}", lossy(digits)),
             Item::Null | Item::NullArray => "(nil)".into(),
             Item::Array(n) => format!("[{}]", many(items, n)),
             Item::Set(n) => format!("~[{}]", many(items, n)),

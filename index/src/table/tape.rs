@@ -41,6 +41,8 @@ pub enum Item<'t> {
     Bool(bool),
     /// A text for people.
     Verbatim(&'t [u8]),
+    /// Digits of a whole number of any size; bytes where a protocol has no such numbers.
+    BigNumber(&'t [u8]),
 }
 
 /// A number with seventeen decimals, without the zeros at the end: as Redis writes coordinates.
@@ -85,6 +87,7 @@ const DOUBLE: u8 = 12;
 const BOOL: u8 = 13;
 const VERBATIM: u8 = 14;
 const DECIMAL: u8 = 15;
+const BIG_NUMBER: u8 = 16;
 
 impl Tape {
     /// An empty one.
@@ -260,6 +263,11 @@ impl Tape {
         self.with_bytes(VERBATIM, text.as_bytes());
     }
 
+    /// Digits of a whole number of any size.
+    pub fn big_number(&mut self, digits: &[u8]) {
+        self.with_bytes(BIG_NUMBER, digits);
+    }
+
     /// An array whose count is not known yet; [`Tape::close`] says it.
     pub fn open_array(&mut self) -> Mark {
         Mark(self.with_count(ARRAY, 0))
@@ -372,6 +380,7 @@ impl<'t> Iterator for Items<'t> {
             DECIMAL => Item::Decimal(f64::from_le_bytes(self.eight()?)),
             BOOL => Item::Bool(self.take(1)? != [0]),
             VERBATIM => Item::Verbatim(self.counted()?),
+            BIG_NUMBER => Item::BigNumber(self.counted()?),
             _ => return None,
         })
     }
@@ -393,6 +402,7 @@ mod tests {
         tape.bulk(b"k");
         tape.double(1.5);
         tape.null();
+        tape.big_number(b"12345678901234567890");
         let items: Vec<_> = tape.items().collect();
         let expected = [
             Item::Status(b"OK"),
@@ -403,11 +413,12 @@ mod tests {
             Item::Bulk(b"k"),
             Item::Double(1.5),
             Item::Null,
+            Item::BigNumber(b"12345678901234567890"),
         ];
         assert_eq!(items, expected);
         let mut items = tape.items();
         let wholes: Vec<usize> = std::iter::from_fn(|| items.whole()).map(<[u8]>::len).collect();
-        assert_eq!((wholes.len(), wholes.iter().sum::<usize>()), (4, tape.len()));
+        assert_eq!((wholes.len(), wholes.iter().sum::<usize>()), (5, tape.len()));
     }
 
     #[test]

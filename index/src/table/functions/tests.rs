@@ -67,6 +67,12 @@ fn functions_are_loaded_called_listed_and_deleted() {
 }
 
 #[test]
+fn a_number_of_any_size_stays_a_number() {
+    let script = "return {big_number='12345678901234567890'}";
+    assert_eq!(Trial::new().call(&["EVAL", script, "0"]), "(big) 12345678901234567890");
+}
+
+#[test]
 fn what_is_no_library_is_refused_as_redis_does() {
     for (source, reply) in [
         ("return 1", "Missing library metadata"),

@@ -536,7 +536,9 @@ fn reply(items: &mut Items<'_>, depth: usize) -> Option<v1::CacheReply> {
         Item::Status(status) => Some(Kind::Status(lossy(status))),
         Item::Error(error) => Some(Kind::Error(lossy(error))),
         Item::Int(number) => Some(Kind::Int(number)),
-        Item::Bulk(bytes) | Item::Verbatim(bytes) => Some(Kind::Bytes(Bytes::copy_from_slice(bytes))),
+        Item::Bulk(bytes) | Item::Verbatim(bytes) | Item::BigNumber(bytes) => {
+            Some(Kind::Bytes(Bytes::copy_from_slice(bytes)))
+        }
         Item::Double(number) | Item::Decimal(number) => Some(Kind::Double(number)),
         Item::Bool(truth) => Some(Kind::Bool(truth)),
         Item::Array(count) => Some(Kind::Array(many(items, count)?)),

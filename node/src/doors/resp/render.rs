@@ -32,6 +32,7 @@ fn at_depth(items: &mut Items<'_>, out: &mut Writer, depth: usize) -> bool {
             Item::Decimal(number) if out.protocol() == Protocol::Two => out.bulk(decimals(number).as_bytes()),
             Item::Double(number) | Item::Decimal(number) => out.double(number),
             Item::Bool(truth) => out.bool(truth),
+            Item::BigNumber(digits) => out.big_number(digits),
             Item::Verbatim(text) => out.verbatim(*b"txt", text),
             Item::Array(count) => {
                 out.array(count);
@@ -119,6 +120,12 @@ mod tests {
             "*2 *2 $1 a $3 1.5 $-1 ",
             "*2 %1 $1 a ,1.5 _ ",
         );
+    }
+
+    #[test]
+    fn a_number_of_any_size_is_one_where_the_protocol_has_such_numbers() {
+        let digits = "12345678901234567890";
+        check(|tape| tape.big_number(digits.as_bytes()), &format!("$20 {digits} "), &format!("({digits} "));
     }
 
     #[test]
