@@ -88,9 +88,11 @@ fn time(keyspace: &Keyspace, call: &mut Call<'_>, absolute: bool, unit: u64) -> 
     let time = match keyspace.deadline(call.args[1], call.now) {
         None => -2,
         Some(0) => -1,
-        Some(deadline) if absolute => (deadline / unit) as i64,
         // As Redis rounds: to the nearest second.
-        Some(deadline) => ((deadline - call.now + unit / 2) / unit) as i64,
+        Some(deadline) => {
+            let from = if absolute { 0 } else { call.now };
+            ((deadline - from + unit / 2) / unit) as i64
+        }
     };
     call.out.int(time);
     Ok(())
