@@ -428,6 +428,17 @@ async fn a_cluster_of_one_shard_sends_clients_to_its_leader() {
         let nodes = client.line("CLUSTER NODES");
         assert_eq!(nodes.matches(" master ").count() + nodes.matches(",master ").count(), 1, "{nodes}");
         assert_eq!(nodes.matches("slave ").count(), 2, "{nodes}");
+        let line_of = |kind: &str| nodes.lines().find(|line| line.contains(kind)).expect("there is one");
+        let (master, replica) = (&line_of("master ")[..40], &line_of("slave ")[..40]);
+        let replicas = client.line(&format!("CLUSTER REPLICAS {master}"));
+        assert_eq!(replicas.matches(&format!("slave {master}")).count(), 2, "{replicas}");
+        check(
+            &mut client,
+            &[
+                (&*format!("CLUSTER REPLICAS {replica}"), "-ERR The specified node is not a master"),
+                ("CLUSTER SLAVES x", "-ERR Unknown node x"),
+            ],
+        );
         let shards = client.line("CLUSTER SHARDS");
         assert_eq!((shards.matches("master").count(), shards.matches("replica ").count()), (1, 2), "{shards}");
     }

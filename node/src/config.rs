@@ -166,7 +166,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "MIB", default_value_t = LOG_FILE_MIB_DEFAULT)]
     pub log_file_mib: u64,
     /// So much of what the newest entries changed is kept for watches, in MiB for each shard: how far back one can go on. A
-    /// change takes 15 bytes and its key, an entry 24 more. 0: nothing can be watched.
+    /// change takes 2 bytes and its key, an entry 12 more. 0: nothing can be watched.
     #[arg(long, value_name = "MIB", default_value_t = WATCH_HISTORY_MIB_DEFAULT)]
     pub watch_history_mib: u64,
     /// Where spans go: a collector that speaks OTLP over gRPC, such as the OpenTelemetry Collector, Jaeger or Tempo. Without one

@@ -38,6 +38,16 @@ impl Node {
     fn leads(&self) -> bool {
         !self.slots.is_empty()
     }
+
+    /// As CLUSTER NODES tells of it; if it leads nothing, as a replica of that master.
+    fn line(&self, master: &str) -> String {
+        let Node { id, host, port, is_me, slots, .. } = self;
+        let me = if *is_me { "myself," } else { "" };
+        let (failed, link) = if self.failed { (",fail", "disconnected") } else { ("", "connected") };
+        let (part, of) = if self.leads() || master == "-" { ("master", "-") } else { ("slave", master) };
+        let slots: String = slots.iter().map(|slots| format!(" {}-{}", slots.start(), slots.end())).collect();
+        format!("{id} {host}:{port}@{port} {me}{part}{failed} {of} 0 0 1 {link}{slots}")
+    }
 }
 
 /// Neighbouring slots, and who leads them or did last.
@@ -86,17 +96,21 @@ impl Session {
             [] if is(what, "nodes") => {
                 let nodes = self.nodes(&self.leads());
                 let master = nodes.iter().find(|node| node.leads()).map_or("-", |node| &node.id);
-                let lines = nodes.iter().map(|node| {
-                    let Node { id, host, port, is_me, slots, .. } = node;
-                    let me = if *is_me { "myself," } else { "" };
-                    let (failed, link) = if node.failed { (",fail", "disconnected") } else { ("", "connected") };
-                    let (part, of) = if node.leads() || master == "-" { ("master", "-") } else { ("slave", master) };
-                    let slots: String =
-                        slots.iter().map(|slots| format!(" {}-{}", slots.start(), slots.end())).collect();
-                    format!("{id} {host}:{port}@{port} {me}{part}{failed} {of} 0 0 1 {link}{slots}\n")
-                });
-                let text: String = lines.collect();
+                let text: String = nodes.iter().map(|node| node.line(master) + "\n").collect();
                 self.out.verbatim(*b"txt", text);
+            }
+            [id] if is(what, "replicas") || is(what, "slaves") => {
+                let nodes = self.nodes(&self.leads());
+                let Some(master) = nodes.iter().find(|node| is(id, &node.id)) else {
+                    let id = String::from_utf8_lossy(&id[..id.len().min(128)]).into_owned();
+                    return self.out.error(format!("ERR Unknown node {id}"));
+                };
+                if !master.leads() {
+                    return self.out.error("ERR The specified node is not a master");
+                }
+                let replicas: Vec<_> = nodes.iter().filter(|node| !node.leads()).collect();
+                self.out.array(replicas.len());
+                replicas.iter().for_each(|node| self.out.bulk(node.line(&master.id)));
             }
             [] if is(what, "links") => self.out.array(0),
             [epoch] if is(what, "reset") || is(what, "set-config-epoch") && parse_int(epoch).is_some() => {
@@ -113,6 +127,7 @@ impl Session {
                     "MYID",
                     "MYSHARDID",
                     "NODES",
+                    "REPLICAS <node-id>",
                     "SHARDS",
                     "SLOTS",
                 ],
