@@ -9,7 +9,7 @@
 //! leaves in its variables is not there for the next, which is how every member answers alike after a restart too. Libraries
 //! are not forgotten by themselves; all of them take at most [`LIBRARIES_BYTES_MAX`].
 //!
-//! Always: no two libraries have a function of the same name.
+//! Always: no two libraries have a function of the same name, whatever its case; one of them is found by its name in any case.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,7 @@ pub struct Library {
 #[derive(Default)]
 pub struct Libraries {
     all: BTreeMap<Vec<u8>, Library>,
-    /// The libraries of functions.
+    /// The libraries of functions, by the names of these in lower case.
     of: BTreeMap<Vec<u8>, Vec<u8>>,
     bytes: usize,
 }
@@ -101,9 +101,12 @@ impl Libraries {
     fn remove(&mut self, name: &[u8]) -> bool {
         let Some(library) = self.all.remove(name) else { return false };
         self.bytes -= library.bytes;
-        library.functions.iter().for_each(|function| {
-            self.of.remove(&function.name);
-        });
+        for function in &library.functions {
+            let known = function.name.to_ascii_lowercase();
+            if self.of.get(&known).is_some_and(|of| *of == library.name) {
+                self.of.remove(&known);
+            }
+        }
         true
     }
 
@@ -113,7 +116,8 @@ impl Libraries {
         if !replace && self.all.contains_key(&library.name) {
             return Err(format!("ERR Library '{}' already exists", text(&library.name)).into());
         }
-        let elsewhere = |name: &Vec<u8>| self.of.get(name).is_some_and(|other| *other != library.name);
+        let elsewhere =
+            |name: &[u8]| self.of.get(&name.to_ascii_lowercase()).is_some_and(|other| *other != library.name);
         if let Some(function) = library.functions.iter().find(|function| elsewhere(&function.name)) {
             return Err(format!("ERR Function {} already exists", text(&function.name)).into());
         }
@@ -124,12 +128,17 @@ impl Libraries {
         if self.bytes - old + library.bytes > LIBRARIES_BYTES_MAX {
             return Err(format!("ERR all libraries together may have at most {LIBRARIES_BYTES_MAX} bytes").into());
         }
+        self.put(library);
+        Ok(())
+    }
+
+    /// Adds one that may be there.
+    fn put(&mut self, library: Library) {
         self.remove(&library.name);
         self.bytes += library.bytes;
-        let functions = library.functions.iter().map(|function| (function.name.clone(), library.name.clone()));
-        self.of.extend(functions);
+        let names = library.functions.iter().map(|function| function.name.to_ascii_lowercase());
+        self.of.extend(names.map(|name| (name, library.name.clone())));
         self.all.insert(library.name.clone(), library);
-        Ok(())
     }
 }
 
@@ -150,7 +159,7 @@ impl Scripts {
     pub(super) fn reload(&mut self, source: &[u8]) {
         // It was one when it was loaded first.
         if let Ok(library) = self.library(source) {
-            let _ = self.libraries.add(library, true);
+            self.libraries.put(library);
         }
     }
 
@@ -344,9 +353,11 @@ impl Scripts {
         out: &mut Tape,
     ) -> Result<(), Failure> {
         let args = given.args;
-        let library = self.libraries.of.get(args[1]).and_then(|name| self.libraries.all.get(name));
-        let library = library.ok_or("ERR Function not found")?;
-        let flags = library.functions.iter().find(|function| function.name == args[1]).map(|function| function.flags);
+        let library = self.libraries.of.get(&args[1].to_ascii_lowercase());
+        let library = library.and_then(|name| self.libraries.all.get(name)).ok_or("ERR Function not found")?;
+        let exact = library.functions.iter().find(|function| function.name == args[1]);
+        let in_any_case = || library.functions.iter().find(|function| function.name.eq_ignore_ascii_case(args[1]));
+        let function = exact.or_else(in_any_case).ok_or("ERR Function not found")?;
         let keys = commands::parse_int(args[2]).ok_or("ERR Bad number of keys provided")?;
         if keys > args.len() as i64 - 3 {
             return Err("ERR Number of keys can't be greater than number of args".into());
@@ -354,14 +365,14 @@ impl Scripts {
         if keys < 0 {
             return Err("ERR Number of keys can't be negative".into());
         }
-        let no_writes = flags.is_some_and(|flags| flags.no_writes);
+        let no_writes = function.flags.no_writes;
         if read_only && !no_writes {
             return Err("ERR Can not execute a script with write flag using *_ro command.".into());
         }
         let words = args[3..].split_at(keys as usize);
         let (engine, script) = (&mut self.engine, &library.script);
         in_reach(keyspace, given, no_writes, out, |reach| {
-            engine.call(reach, script, args[1], words, &Limits::default())
+            engine.call(reach, script, &function.name, words, &Limits::default())
         })
     }
 }

@@ -139,8 +139,8 @@ impl Scripts {
                     out.flag(self.sources.contains_key(&*digest.to_ascii_lowercase()));
                 }
             }
-            what if is(what, "flush") && args.len() <= 3 => {
-                if args.get(2).is_some_and(|how| !is(how, "sync") && !is(how, "async")) {
+            what if is(what, "flush") => {
+                if args.len() > 3 || args.get(2).is_some_and(|how| !is(how, "sync") && !is(how, "async")) {
                     return Err("ERR SCRIPT FLUSH only support SYNC|ASYNC option".into());
                 }
                 (self.sources, self.order, self.bytes) = Default::default();

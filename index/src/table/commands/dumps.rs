@@ -76,7 +76,7 @@ fn dump(keyspace: &Keyspace, call: &mut Call<'_>) -> Done {
 }
 
 fn restore(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
-    let (mut replace, mut absolute) = (false, false);
+    let (mut replace, mut absolute, mut idle, mut frequent) = (false, false, false, false);
     let mut words = call.args[4..].iter();
     while let Some(word) = words.next() {
         match () {
@@ -86,11 +86,11 @@ fn restore(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
             () if is(word, "idletime") && int(words.next().ok_or(Failure::Syntax)?)? < 0 => {
                 return Err("ERR Invalid IDLETIME value, must be >= 0".into());
             }
-            () if is(word, "idletime") => {}
+            () if is(word, "idletime") && !frequent => idle = true,
             () if is(word, "freq") && !(0..=255).contains(&int(words.next().ok_or(Failure::Syntax)?)?) => {
                 return Err("ERR Invalid FREQ value, must be >= 0 and <= 255".into());
             }
-            () if is(word, "freq") => {}
+            () if is(word, "freq") && !idle => frequent = true,
             () => return Err(Failure::Syntax),
         }
     }
@@ -148,6 +148,14 @@ mod tests {
         }
         assert_eq!(trial.line("EXISTS no"), "(integer) 0");
         assert_eq!(trial.line("RESTORE a -1 x"), "(error) ERR Invalid TTL value, must be >= 0");
+        for (options, why) in [
+            ("IDLETIME 5 FREQ 5", "ERR syntax error"),
+            ("FREQ 5 IDLETIME 5", "ERR syntax error"),
+            ("IDLETIME 5 IDLETIME 6", "ERR DUMP payload version or checksum are wrong"),
+            ("FREQ 256", "ERR Invalid FREQ value, must be >= 0 and <= 255"),
+        ] {
+            assert_eq!(trial.line(&format!("RESTORE new 0 x {options}")), format!("(error) {why}"), "{options}");
+        }
         assert_eq!(trial.line("DUMP nope"), "(nil)");
     }
 }

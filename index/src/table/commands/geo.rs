@@ -5,7 +5,7 @@ use super::super::keyspace::Keyspace;
 use super::super::objects::Sorted;
 use super::sorted::{When, add, read, write};
 use super::sorted_ranges::store_at;
-use super::{DENYOOM, Done, Failure, Keys, Spec, float, int, is, parse_float};
+use super::{DENYOOM, Done, Failure, Keys, Spec, double, int, is, parse_double};
 use crate::table::cells::{Place, Shape};
 
 const ONE: Keys = Keys::Range(1, 1, 1);
@@ -45,7 +45,7 @@ fn member_keys(args: &[&[u8]]) -> Vec<usize> {
 }
 
 fn place_of(longitude: &[u8], latitude: &[u8]) -> Result<Place, Failure> {
-    let (longitude, latitude) = (float(longitude)?, float(latitude)?);
+    let (longitude, latitude) = (double(longitude)?, double(latitude)?);
     Place::new(longitude, latitude)
         .ok_or_else(|| format!("ERR invalid longitude,latitude pair {longitude:.6},{latitude:.6}").into())
 }
@@ -62,7 +62,7 @@ fn unit(word: &[u8]) -> Result<f64, Failure> {
 }
 
 fn length(text: &[u8], otherwise: &'static str) -> Result<f64, Failure> {
-    parse_float(text).ok_or(Failure::from(otherwise))
+    parse_double(text).ok_or(Failure::from(otherwise))
 }
 
 /// A radius with its unit: a shape, and the unit in meters.

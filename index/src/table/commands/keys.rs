@@ -233,9 +233,15 @@ pub(super) struct ScanOptions<'a> {
     pub no_values: bool,
 }
 
-/// Reads a cursor.
+/// Reads a cursor. One below zero is behind all there is.
 pub(super) fn cursor(text: &[u8]) -> Result<u64, Failure> {
-    let cursor = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    let parse = |digits: &[u8]| std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    let cursor = match text {
+        [b'-', digits @ ..] if digits.first().is_some_and(u8::is_ascii_digit) => {
+            parse(digits).map(|below: u64| if below == 0 { 0 } else { u64::MAX })
+        }
+        digits => parse(digits),
+    };
     cursor.ok_or("ERR invalid cursor".into())
 }
 

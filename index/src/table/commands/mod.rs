@@ -279,6 +279,20 @@ pub fn parse_float(text: &[u8]) -> Option<f64> {
     (fits && !number.is_nan()).then_some(number)
 }
 
+/// The same of what is kept as a double: what is too near to zero for one is none either.
+pub fn parse_double(text: &[u8]) -> Option<f64> {
+    let number = parse_float(text)?;
+    let is_hex = text.iter().any(|byte| matches!(byte, b'x' | b'X'));
+    let exponent = |byte: &u8| if is_hex { matches!(byte, b'p' | b'P') } else { matches!(byte, b'e' | b'E') };
+    let says_zero = || {
+        !text
+            .iter()
+            .take_while(|byte| !exponent(byte))
+            .any(|byte| matches!(byte, b'1'..=b'9' | b'a'..=b'f' | b'A'..=b'F'))
+    };
+    (number != 0.0 || says_zero()).then_some(number)
+}
+
 /// A number as C writes it in base 16, which Redis takes as well: `0x10`, `-0x1.8p3`.
 fn parse_hex(text: &str) -> Option<f64> {
     let (negative, rest) = match text.as_bytes() {
@@ -318,6 +332,11 @@ pub fn float(text: &[u8]) -> Result<f64, Failure> {
     parse_float(text).ok_or(Failure::NotFloat)
 }
 
+/// A double, or the usual failure.
+pub fn double(text: &[u8]) -> Result<f64, Failure> {
+    parse_double(text).ok_or(Failure::NotFloat)
+}
+
 /// Whether an argument is this word, in whatever case.
 pub fn is(arg: &[u8], word: &str) -> bool {
     arg.eq_ignore_ascii_case(word.as_bytes())
@@ -355,6 +374,18 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_float(text.as_bytes()), number, "{text:?}");
+        }
+        for (text, number) in [
+            ("1e-310", Some(1e-310)),
+            ("1e-400", None),
+            ("-0.001e-400", None),
+            ("0x1p-2000", None),
+            ("0e-400", Some(0.0)),
+            ("0x0p5", Some(0.0)),
+            ("-0.0", Some(0.0)),
+            ("inf", Some(f64::INFINITY)),
+        ] {
+            assert_eq!(parse_double(text.as_bytes()), number, "{text:?}");
         }
     }
 }

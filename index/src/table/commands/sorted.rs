@@ -9,7 +9,7 @@ use super::super::objects::dense::sample;
 use super::hashes::{PICKS_BYTES_MAX, PICKS_TOO_LONG, picks};
 use super::keys::{cursor, scan_options};
 use super::lists::{at_least, count_of_keys, timeout};
-use super::{BLOCKING, DENYOOM, Done, FAST, Failure, Keys, READONLY, Run, Spec, WRITE, float, int, is};
+use super::{BLOCKING, DENYOOM, Done, FAST, Failure, Keys, READONLY, Run, Spec, WRITE, double, int, is};
 use crate::table::glob;
 
 const ONE: Keys = Keys::Range(1, 1, 1);
@@ -174,13 +174,13 @@ fn zadd(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     if when.incr && rest.len() > 2 {
         return Err("ERR INCR option supports a single increment-element pair".into());
     }
-    let pairs = rest.chunks_exact(2).map(|pair| Ok((float(pair[0])?, pair[1])));
+    let pairs = rest.chunks_exact(2).map(|pair| Ok((double(pair[0])?, pair[1])));
     let pairs = pairs.collect::<Result<Vec<_>, Failure>>()?;
     add(keyspace, call, when, &pairs)
 }
 
 fn zincrby(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
-    let pair = (float(call.args[2])?, call.args[3]);
+    let pair = (double(call.args[2])?, call.args[3]);
     add(keyspace, call, When { incr: true, ..When::default() }, &[pair])
 }
 

@@ -11,7 +11,7 @@ use super::super::objects::{Set, Sorted, place_of};
 use super::lists::at_least;
 use super::sorted::{read, write};
 use super::sorted_ranges::store;
-use super::{DENYOOM, Done, Failure, Keys, Spec, int, is, parse_float};
+use super::{DENYOOM, Done, Failure, Keys, Spec, int, is, parse_double};
 
 const READ: Keys = Keys::Counted(1, None);
 const STORE: Keys = Keys::Counted(2, Some(1));
@@ -141,7 +141,7 @@ fn merge<'k>(
         match () {
             () if merge != Merge::Diff && is(word, "weights") && words.len() >= sources.len() => {
                 for (weight, text) in weights.iter_mut().zip(&mut words) {
-                    *weight = parse_float(text).ok_or("ERR weight value is not a float")?;
+                    *weight = parse_double(text).ok_or("ERR weight value is not a float")?;
                 }
             }
             () if merge != Merge::Diff && is(word, "aggregate") && words.len() > 0 => {

@@ -327,7 +327,7 @@ fn getdel(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
 }
 
 fn getex(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
-    let mut life = None;
+    let (mut life, mut wrong) = (None, None);
     let mut place = 2;
     while place < call.args.len() {
         if life.is_some() {
@@ -336,7 +336,15 @@ fn getex(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
         if is(call.args[place], "persist") {
             life = Some(Life::Forever);
         } else {
-            life = Some(Life::Until(deadline_word(call, place, "getex")?.ok_or(Failure::Syntax)?));
+            life = match deadline_word(call, place, "getex") {
+                Ok(deadline) => Some(Life::Until(deadline.ok_or(Failure::Syntax)?)),
+                Err(Failure::Syntax) => return Err(Failure::Syntax),
+                // Told only where there is a value.
+                Err(other) => {
+                    wrong = Some(other);
+                    Some(Life::Keep)
+                }
+            };
             place += 1;
         }
         place += 1;
@@ -344,6 +352,9 @@ fn getex(keyspace: &mut Keyspace, call: &mut Call<'_>) -> Done {
     let key = call.args[1];
     let old = keyspace.string(key, call.now)?;
     let found = old.is_some();
+    if let Some(wrong) = wrong.filter(|_| found) {
+        return Err(wrong);
+    }
     call.out.bulk_or_null(old);
     match life {
         Some(Life::Until(deadline)) if found && deadline <= call.now => {

@@ -39,6 +39,8 @@ fn functions_are_loaded_called_listed_and_deleted() {
             &["FCALL_RO", "put", "1", "k", "w"],
             "(error) ERR Can not execute a script with write flag using *_ro command.",
         ),
+        (&["FCALL", "PUT", "1", "k", "v"], "OK"),
+        (&["FCALL_RO", "Get", "1", "k"], "\"v\""),
         (&["FCALL", "nope", "0"], "(error) ERR Function not found"),
         (&["FCALL", "get", "x"], "(error) ERR Bad number of keys provided"),
         (&["FCALL", "get", "2", "k"], "(error) ERR Number of keys can't be greater than number of args"),
@@ -47,6 +49,23 @@ fn functions_are_loaded_called_listed_and_deleted() {
             &["FUNCTION", "LOAD", "#!lua name=other\nredis.register_function('get', function() end)"],
             "(error) ERR Function get already exists",
         ),
+        (
+            &["FUNCTION", "LOAD", "#!lua name=other\nredis.register_function('GET', function() end)"],
+            "(error) ERR Function GET already exists",
+        ),
+        (
+            &[
+                "FUNCTION",
+                "LOAD",
+                "#!lua name=two\nredis.register_function('x', function() return 1 end)\n\
+                 redis.register_function('X', function() return 2 end)",
+            ],
+            "\"two\"",
+        ),
+        (&["FCALL", "x", "0"], "(integer) 1"),
+        (&["FCALL", "X", "0"], "(integer) 2"),
+        (&["FUNCTION", "DELETE", "two"], "OK"),
+        (&["FCALL", "x", "0"], "(error) ERR Function not found"),
         (
             &["FUNCTION", "LIST", "LIBRARYNAME", "LI*"],
             "[{\"library_name\" \"lib\" \"engine\" \"LUA\" \"functions\" [{\"name\" \"put\" \"description\" (nil) \"flags\" ~[]} \

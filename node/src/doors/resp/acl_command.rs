@@ -96,8 +96,10 @@ impl Session {
                 names.iter().for_each(|name| self.out.bulk(name));
             }
             [] | [_] if is(what, "genpass") => {
-                let bits = rest.first().map_or(Some(256), |bits| parse_int(bits));
-                let Some(bits) = bits.filter(|bits| (1..=4096).contains(bits)) else {
+                let Some(bits) = rest.first().map_or(Some(256), |bits| parse_int(bits)) else {
+                    return self.out.error("ERR value is not an integer or out of range");
+                };
+                let Some(bits) = Some(bits).filter(|bits| (1..=4096).contains(bits)) else {
                     return self.out.error(
                         "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096",
                     );

@@ -135,6 +135,7 @@ impl Session {
             }
             Do::Module => match args[1] {
                 word if is(word, "list") => self.out.array(0),
+                word if is(word, "help") => self.help("MODULE", &["LIST"]),
                 _ => self.out.error("ERR modules are not supported: nothing is loaded into this server"),
             },
             // It follows nobody as it is.
@@ -309,8 +310,11 @@ impl Session {
 
     /// WAIT. What was answered is on a majority's disks already, which is what it is asked for.
     fn wait_for_members(&mut self, args: &[&[u8]]) {
-        let (Some(_), Some(millis)) = (parse_int(args[1]), parse_int(args[2])) else {
+        if parse_int(args[1]).is_none() {
             return self.out.error("ERR value is not an integer or out of range");
+        }
+        let Some(millis) = parse_int(args[2]) else {
+            return self.out.error("ERR timeout is not an integer or out of range");
         };
         if millis < 0 {
             return self.out.error("ERR timeout is negative");
@@ -454,6 +458,7 @@ impl Session {
                 // What was answered is on the disk, and would be read again as it is.
                 self.out.ok();
             }
+            [_, word] if is(word, "help") => self.help("DEBUG", &["SLEEP <seconds>"]),
             [_, word, ..] if is(word, "digest") => self.out.status("0000000000000000000000000000000000000000"),
             [_, word, ..] => self.no_part("DEBUG", word),
             _ => self.out.error("ERR syntax error"),

@@ -226,7 +226,11 @@ impl Session {
             );
         }
         if matches!(spec.run, Run::Script) {
-            self.script = Some(slow::shown(args));
+            let before = self.script.replace(slow::shown(args));
+            // One that waits with others is told by itself only where somebody asks for everything.
+            if let Some(before) = before.filter(|_| self.door.slow.is_eager()) {
+                self.script_took(&before, Instant::now());
+            }
         }
         let answer = if self.is_silent() { Answer::None } else { answer };
         let light = self.is_light(spec, args);
@@ -320,12 +324,17 @@ impl Session {
     /// What waited was answered: what is measured begins anew, and a script was as slow as that.
     fn took_until_now(&mut self) {
         let now = Instant::now();
-        let since = self.measured.replace(now);
-        if let (Some(script), Some(since)) = (self.script.take(), since) {
-            let args: Vec<&[u8]> = script.iter().map(|arg| &arg[..]).collect();
-            let name = || self.client.facts().name.clone();
-            self.door.slow.took(now - since, &args, false, (self.client.address, &name));
+        if let Some(script) = self.script.take() {
+            self.script_took(&script, now);
         }
+        self.measured = Some(now);
+    }
+
+    fn script_took(&self, script: &[Vec<u8>], now: Instant) {
+        let Some(since) = self.measured else { return };
+        let args: Vec<&[u8]> = script.iter().map(|arg| &arg[..]).collect();
+        let name = || self.client.facts().name.clone();
+        self.door.slow.took(now - since, &args, false, (self.client.address, &name));
     }
 
     /// Writes the next reply of a tape.

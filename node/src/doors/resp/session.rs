@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use loci_index::table::call::Chance;
-use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, SCRIPTS_OFF, Spec, WRITE, brings_code};
+use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, Run, SCRIPTS_OFF, Spec, WRITE, brings_code};
 use loci_index::table::execute::Moment;
 use loci_index::table::tape::{Item, Items, Tape};
 use loci_index::table::{ahead, execute, glob, weight};
@@ -259,8 +259,10 @@ impl Session {
                 self.tally.called(command.number);
             }
             let fast = command.spec.is(FAST);
+            // A script is measured once it was carried out.
+            let waits = self.script.is_some() && matches!(command.spec.run, Run::Script);
             // What goes to the log is only put aside here; a clock for that would cost more than it.
-            if self.door.slow.is_eager() || (!fast && command.way != Way::Write) {
+            if !waits && (self.door.slow.is_eager() || !fast && command.way != Way::Write) {
                 let now = Instant::now();
                 let took = self.measured.replace(now).map_or(Duration::ZERO, |since| now - since);
                 if !matches!(command.way, Way::Door(Do::Auth | Do::Hello | Do::Exec)) {
@@ -451,7 +453,7 @@ impl Session {
 
     fn monitored(&self, args: &[&[u8]]) -> String {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let quoted: Vec<String> = args.iter().map(|arg| format!("\"{}\"", arg.escape_ascii())).collect();
+        let quoted: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
         let (seconds, micros) = (now.as_secs(), now.subsec_micros());
         format!("{seconds}.{micros:06} [{} {}] {}", self.database, self.client.address, quoted.join(" "))
     }
@@ -686,6 +688,20 @@ impl Session {
     }
 }
 
+/// An argument between quotes, as Redis shows it.
+fn quoted(arg: &[u8]) -> String {
+    let mut text = String::from("\"");
+    for byte in arg {
+        match byte {
+            b'\'' => text.push('\''),
+            7 => text.push_str("\\a"),
+            8 => text.push_str("\\b"),
+            other => text.extend(other.escape_ascii().map(char::from)),
+        }
+    }
+    text + "\""
+}
+
 fn may_while_subscribed(command: Command) -> bool {
     matches!(
         command.way,
@@ -706,4 +722,22 @@ fn may_while_subscribed(command: Command) -> bool {
 /// Whether it is carried out at once also between MULTI and EXEC.
 fn is_about_gathering(command: Command) -> bool {
     matches!(command.way, Way::Door(Do::Exec | Do::Discard | Do::Multi | Do::Watch | Do::Quit | Do::Reset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_called_is_shown_as_redis_shows_it() {
+        for (arg, shown) in [
+            (&b"a'b"[..], "\"a'b\""),
+            (b"a\"b", r#""a\"b""#),
+            (b"a\\b", r#""a\\b""#),
+            (b"\x07\x08\r\n\t", r#""\a\b\r\n\t""#),
+            (b"\x00\xff", r#""\x00\xff""#),
+        ] {
+            assert_eq!(quoted(arg), shown);
+        }
+    }
 }

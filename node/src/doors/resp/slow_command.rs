@@ -21,8 +21,7 @@ impl Session {
                     None => USUAL,
                     Some(Some(-1)) => usize::MAX,
                     Some(Some(count)) if count >= 0 => count as usize,
-                    Some(Some(_)) => return self.out.error("ERR count should be greater than or equal to -1"),
-                    Some(None) => return self.out.error("ERR value is not an integer or out of range"),
+                    Some(_) => return self.out.error("ERR count should be greater than or equal to -1"),
                 };
                 let entries = self.door.slow.entries(count);
                 self.out.array(entries.len());

@@ -185,7 +185,7 @@ impl Session {
             return Err("ERR OPTIN and OPTOUT are not compatible with BCAST".into());
         }
         if wanted.opt_in && wanted.opt_out {
-            return Err("ERR You can't use both OPTIN and OPTOUT".into());
+            return Err("ERR You can't specify both OPTIN mode and OPTOUT mode".into());
         }
         wanted.prefixes.sort_unstable();
         wanted.prefixes.dedup();
