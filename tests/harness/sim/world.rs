@@ -140,7 +140,7 @@ impl<'t> World<'t> {
         if run.planted.is_none() && chance.percent(50) {
             menu.full = 20 + chance.below(80);
         }
-        let mut links = Chance::new(run.seed ^ 0x6c69_6e6b_73);
+        let mut links = Chance::new(run.seed ^ 0x006c_696e_6b73);
         let mut weather = weather;
         if run.planted.is_none() && links.percent(50) {
             menu.links = 5 + links.below(40);
