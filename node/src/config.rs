@@ -158,7 +158,7 @@ pub struct ServeArgs {
     /// second are 675 GiB a day. 0: never while the node runs.
     #[arg(long, value_name = "MIB", default_value_t = SCRUB_MIB_PER_SECOND_DEFAULT)]
     pub scrub_mib_per_second: u64,
-    /// A node that does not answer for so long loses its members of shards that are on some nodes only (`loci namespace create
+    /// A node that does not answer for so long loses its votes, and its members of shards that are on some nodes only (`loci namespace create
     /// --replicas`): other nodes get them, if there are any. The same on every node.
     #[arg(long, value_name = "SECONDS", default_value_t = REPLACE_AFTER_SECONDS_DEFAULT)]
     pub replace_after_seconds: u64,
