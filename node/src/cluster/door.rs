@@ -431,7 +431,7 @@ impl Cluster {
     /// The line of this node, if the book had none yet.
     pub fn own_line(&self) -> book::Line {
         let (node, address) = (self.identity().node.to_string(), self.address().to_owned());
-        book::Line { node, address, removed: false, drained: false, absent: false, note: String::new(), resp: 0 }
+        book::Line { node, address, ..book::Line::default() }
     }
 
     /// Changes a member's line, if it has one or is this one, and there is a book.

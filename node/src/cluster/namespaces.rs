@@ -264,20 +264,19 @@ impl Cluster {
         let dropping = route.shards().iter().map(|&shard| async move {
             let mut at = None;
             for &collection in collections {
-                let command = Command::DropCollection { collection };
-                let led = self.leader_of(shard).is_some();
-                let until = if led { deadline } else { deadline.min(Instant::now() + UNLED_TIME) };
-                match mirror::bring_about(self, shard, command, until).await {
-                    Ok(index) => at = Some(index),
-                    Err(failure) if !led && self.leader_of(shard).is_none() => {
-                        tracing::warn!(
-                            shard,
-                            error = failure.message,
-                            "nobody leads it: it drops the collection later"
-                        );
-                        break;
+                loop {
+                    // Who led a moment ago may have died since, which is not known at once.
+                    let until = deadline.min(Instant::now() + UNLED_TIME);
+                    let command = Command::DropCollection { collection };
+                    match mirror::bring_about(self, shard, command, until).await {
+                        Ok(index) => break at = Some(index),
+                        Err(failure) if self.leader_of(shard).is_none() => {
+                            tracing::warn!(shard, error = failure.message, "nobody leads it: it drops later");
+                            return Ok(at);
+                        }
+                        Err(_) if (until..deadline).contains(&Instant::now()) => {}
+                        Err(failure) => return Err(failure),
                     }
-                    Err(failure) => return Err(failure),
                 }
             }
             Ok::<_, Failure>(at)

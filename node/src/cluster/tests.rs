@@ -317,6 +317,11 @@ async fn a_removed_member_is_told_so_and_its_number_is_not_given_again() {
         answer.is_err_and(|error| error.to_string().contains("was removed from the cluster"))
     })
     .await;
+    // It says nothing of the cluster, of which it knows no more; whoever knows others too asks those.
+    let asked = Client::builder().address(address(&third)).retries(0).connect_lazy().unwrap();
+    assert!(asked.describe_cluster().await.is_err_and(|error| error.to_string().contains("was removed")));
+    assert!(asked.namespaces().await.is_err_and(|error| error.to_string().contains("was removed")));
+    assert!(client(&[&third, &first]).await.describe_cluster().await.unwrap().leader.is_some());
     third.shutdown().await.unwrap();
     let fourth = started(&data.path().join("4"), &[address(&first)]).await;
     until("the new one votes", async || {
@@ -332,6 +337,63 @@ async fn a_removed_member_is_told_so_and_its_number_is_not_given_again() {
         Node::start(config(&path, &[elsewhere, address(&first)])).await.err().expect("it is of another cluster");
     assert!(refused.to_string().contains("of cluster"), "{refused}");
     for node in [first, second, fourth] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_silent_for_long_gives_its_vote_to_another_and_is_a_member_when_it_is_back() {
+    let data = tempfile::tempdir().unwrap();
+    let begin = async |number: &str, join: &[String]| {
+        let config = config(&data.path().join(number), join);
+        let node = Node::start(Config { replace_after: Duration::from_secs(2), ..config }).await.unwrap();
+        tokio::time::timeout(PATIENCE, node.ready()).await.expect("the node becomes ready");
+        node
+    };
+    let first = begin("1", &[]).await;
+    let join = [address(&first)];
+    let (second, third) = (begin("2", &join).await, begin("3", &join).await);
+    let all = client(&[&first]).await;
+    three_voters(&all).await;
+    let fourth = begin("4", &join).await;
+    let parts = async |wanted: [&str; 4]| {
+        let described = all.describe_cluster().await.unwrap();
+        let votes = |part: &str| if part == "leader" { "voter".to_owned() } else { part.to_owned() };
+        described.members.iter().map(|member| votes(&member.part)).eq(wanted)
+    };
+    until("the fourth follows", async || parts(["voter", "voter", "voter", "learner"]).await).await;
+    let at = second.local_addr();
+    second.shutdown().await.unwrap();
+    until("the fourth votes", async || parts(["voter", "learner", "voter", "voter"]).await).await;
+    let second = again(at, &data.path().join("2"), &[]).await;
+    // It can vote again where somebody is to.
+    third.shutdown().await.unwrap();
+    until("the second votes", async || parts(["voter", "voter", "learner", "voter"]).await).await;
+    for node in [first, second, fourth] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_copies_of_shards_are_given_up_only_when_that_is_said() {
+    let data = tempfile::tempdir().unwrap();
+    let [first, second, third] = three(data.path()).await;
+    let all = client(&[&first, &second]).await;
+    all.create_namespace_on("one", 3, 1, true).await.unwrap();
+    all.collection("one", "cache").ensure(loci_client::Schema::default()).await.unwrap();
+    third.shutdown().await.unwrap();
+    until("its copies keep it", async || {
+        // It is to drain until it has been silent for a while.
+        all.remove_member(3).await.is_err_and(|error| error.reason() == Some("only_copies"))
+    })
+    .await;
+    all.remove_member_and_lose_copies(3).await.unwrap();
+    until("it is known that nobody leads them", async || first.status().unled() > 0).await;
+    let begun = Instant::now();
+    all.drop_namespace("one").await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    until("nobody needs them", async || first.status().unled() == 0).await;
+    for node in [first, second] {
         node.shutdown().await.unwrap();
     }
 }

@@ -320,9 +320,9 @@ impl Sampled {
         page.gauge("loci_memory_budget_bytes", "How many there may be", budget.bytes())?;
         let repaired = u64::from(self.status.repaired());
         page.gauge("loci_store_repaired", "Whether a damaged store was fetched anew at the start", repaired)?;
-        let strangers = self.status.strangers().count() as u64;
         let unled = self.status.unled() as u64;
         page.gauge("loci_shards_unled", "Shards that nobody leads, as far as this node knows", unled)?;
+        let strangers = self.status.strangers().count() as u64;
         page.gauge("loci_strangers", "Addresses of the cluster at which somebody else answers", strangers)?;
         let residency = self.status.residency();
         page.gauge("loci_mapped_bytes", "Bytes of all segments", residency.mapped_bytes())?;

@@ -124,7 +124,7 @@ impl<'t> World<'t> {
             Machine::new(MemberId(me), shards, rate, offset, run.planted)
         });
         let machines: Vec<Machine> = machines.collect();
-        let weather = Weather::draw(&mut chance);
+        let mut weather = Weather::draw(&mut chance);
         let mut menu = match run.planted {
             Some(planted) if planted.needs_unrest() => Menu::restless(&mut chance),
             _ => Menu::draw(&mut chance),
@@ -140,8 +140,8 @@ impl<'t> World<'t> {
         if run.planted.is_none() && chance.percent(50) {
             menu.full = 20 + chance.below(80);
         }
+        // What is drawn from elsewhere does not change what else a seed draws.
         let mut links = Chance::new(run.seed ^ 0x006c_696e_6b73);
-        let mut weather = weather;
         if run.planted.is_none() && links.percent(50) {
             menu.links = 5 + links.below(40);
         }
