@@ -501,7 +501,7 @@ fn address(option: &'static str, value: &str, insecure: bool) -> Result<SocketAd
 }
 
 /// Whether other nodes could be reached there.
-fn is_host_and_port(value: &str) -> bool {
+pub(crate) fn is_host_and_port(value: &str) -> bool {
     let Some((host, port)) = value.rsplit_once(':') else { return false };
     if host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
         return false;

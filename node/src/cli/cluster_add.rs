@@ -14,6 +14,7 @@ use serde_json::json;
 use super::connect::Connection;
 use super::failure::Failure;
 use super::output::{grouped, print, print_json};
+use crate::config::is_host_and_port;
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Elsewhere than on a terminal a line is printed so often, if anything is different.
@@ -32,7 +33,7 @@ enum Stage {
 
 /// Says how a node joins, and waits so long until one has, at this address if one is given.
 pub async fn add(address: Option<String>, wait: Duration, connection: Connection) -> Result<(), Failure> {
-    if let Some(address) = address.as_deref().filter(|address| !is_address(address)) {
+    if let Some(address) = address.as_deref().filter(|address| !is_host_and_port(address)) {
         return Err(Failure::usage(format!("{address:?} is no address: give HOST:PORT, as others reach the new node")));
     }
     let client = connection.client()?;
@@ -92,12 +93,6 @@ pub async fn add(address: Option<String>, wait: Duration, connection: Connection
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-/// Whether it is a host and a port.
-fn is_address(address: &str) -> bool {
-    let parts = address.rsplit_once(':');
-    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
 /// How far the newest member is that was not there before.
