@@ -279,7 +279,11 @@ impl Queue {
                 tokio::task::yield_now().await;
             };
             let under_way = UnderWay { queue: self.clone(), parts: group.parts.len(), turn, _permit: permit };
-            tokio::spawn(group.carry_out(door.clone(), under_way));
+            let mut going = Box::pin(group.carry_out(door.clone(), under_way));
+            // At once, before the replies to the one before it are written.
+            if poll!(&mut going).is_pending() {
+                tokio::spawn(going);
+            }
         }
     }
 }
