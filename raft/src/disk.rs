@@ -19,7 +19,7 @@ mod memory;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 pub use memory::MemoryDisk;
@@ -121,7 +121,8 @@ impl Disk for FileDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))
+        // What is in it is nobody else's business.
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(self.path.join(name))
     }
 
     fn open(&self, name: &str) -> io::Result<File> {

@@ -7,6 +7,9 @@
 //!           shards/N -> shards/N.old, shards/N.incoming -> shards/N, parent synced; opened; shards/N.old removed
 //! ```
 //!
+//! What is done with heads and pieces stands in [`coming`] and [`going`], which know neither streams nor time; here are those, and
+//! the places where files lie.
+//!
 //! SNAPSHOT, little-endian, says where in the log the files stand:
 //!
 //! ```text
@@ -23,19 +26,22 @@
 //! - a file is checked before its first piece is sent, and again when all of it was received: damage does not spread, and whoever
 //!   has it hears of it.
 
+pub mod coming;
+pub mod going;
+
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use loci_index::directory::{Directory, MmapDirectory, OpenFile};
-use loci_index::store::{
-    MANIFEST_FILE, Store, StoreError, StoreOptions, check_file, check_file_twice, checkpoint_files,
-};
-use loci_raft::{LogIndex, MemberId, Members, Message, Term};
+use coming::Coming;
+use going::Going;
+use loci_index::directory::{Directory, DirectoryError, MmapDirectory, OpenFile, Readable};
+use loci_index::store::{MANIFEST_FILE, Store, StoreError, StoreOptions, checkpoint_files};
+use loci_raft::{FileDisk, LogIndex, MemberId, Members, Message, Term};
 use loci_wire::v1;
 use loci_wire::v1::snapshot_part::Part as Wire;
 use tokio::sync::mpsc;
@@ -99,7 +105,8 @@ impl Stand {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Stand> {
+    /// What SNAPSHOT says; none if it is damaged.
+    pub fn decode(bytes: &[u8]) -> Option<Stand> {
         let (checked, crc) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(checked) != u32::from_le_bytes(*crc) {
             return None;
@@ -167,18 +174,16 @@ pub fn drop_received(store: &Path) -> io::Result<()> {
 
 /// The entry up to which the store in a directory holds the state; none if there is no store that can be opened.
 fn checkpoint_of(store: &Path) -> Option<u64> {
-    let directory = MmapDirectory::open(store).ok()?;
+    let directory = store.exists().then(|| MmapDirectory::open(store).ok())??;
     checkpoint_files(&directory as &dyn Directory).ok().map(|(_, applied, _)| applied)
 }
 
-/// Whether what was received is to take the place of the store: newer, and sound in every byte.
-fn is_better(new: &Path, store: &Path) -> bool {
-    let Some(there) = store.exists().then(|| checkpoint_of(store)).flatten() else {
-        // There is nothing to lose.
-        return true;
-    };
-    let opened = MmapDirectory::open(new).map_err(StoreError::from);
-    match opened.and_then(|directory| Store::open(Arc::new(directory), StoreOptions::default())) {
+/// Whether what was received is to take the place of a store that holds the state up to `there`, if it holds any: newer, and sound
+/// in every byte.
+pub fn is_better(new: Result<Arc<dyn Directory>, StoreError>, there: Option<u64>) -> bool {
+    // Without one there is nothing to lose.
+    let Some(there) = there else { return true };
+    match new.and_then(|directory| Store::open(directory, StoreOptions::default())) {
         Ok(received) => received.applied() > there,
         Err(error) => {
             tracing::warn!(%error, "a snapshot that was received is damaged: it is dropped");
@@ -223,7 +228,9 @@ pub fn settle(store: &Path) -> io::Result<()> {
     let (new, old) = (incoming(store), outgoing(store));
     let parent = store.parent().unwrap_or(Path::new("."));
     let whole = received(store).is_some();
-    if whole && is_better(&new, if store.exists() { store } else { &old }) {
+    let there = if store.exists() { store } else { &old };
+    let opened = || MmapDirectory::open(&new).map(|directory| Arc::new(directory) as _).map_err(StoreError::from);
+    if whole && is_better(opened(), checkpoint_of(there)) {
         if store.exists() {
             remove(&old)?;
             fs::rename(store, &old)?;
@@ -270,49 +277,29 @@ impl Pace {
     }
 }
 
-/// The checksum of the first bytes of a file; none if it is shorter.
-fn checksum(file: &mut File, bytes: u64) -> io::Result<Option<u32>> {
+/// The checksum of so many bytes at the beginning of a file.
+fn checksum(file: &dyn Readable, bytes: u64) -> Result<u32, DirectoryError> {
     let mut hasher = crc32fast::Hasher::new();
-    let mut piece = vec![0; PIECE_BYTES];
-    let mut left = bytes;
-    io::Seek::rewind(file)?;
-    while left > 0 {
-        let wanted = (left as usize).min(PIECE_BYTES);
-        let read = file.read(&mut piece[..wanted])?;
-        if read == 0 {
-            return Ok(None);
-        }
-        hasher.update(&piece[..read]);
-        left -= read as u64;
-    }
-    Ok(Some(hasher.finalize()))
+    file.read_range(0..bytes, &mut |part| hasher.update(part))?;
+    Ok(hasher.finalize())
 }
 
 /// What is left beside a store of a stream that broke: the files that need not be sent again from their beginnings.
 pub async fn begun(store: &Path) -> Vec<v1::SnapshotBegun> {
     let into = incoming(store);
-    let list = move || -> io::Result<Vec<v1::SnapshotBegun>> {
-        // One that is whole was not wanted: it is dropped.
-        if into.join(SNAPSHOT_FILE).exists() {
-            return Ok(Vec::new());
-        }
-        let mut have = Vec::new();
-        for entry in fs::read_dir(&into)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let bytes = entry.metadata()?.len();
-            // The manifest is small, and another each time.
-            if name == MANIFEST_FILE || bytes == 0 {
-                continue;
-            }
-            if let Some(crc32) = checksum(&mut File::open(entry.path())?, bytes)? {
-                have.push(v1::SnapshotBegun { name, bytes, crc32 });
-            }
-        }
-        Ok(have)
-    };
+    if !into.exists() {
+        return Vec::new();
+    }
     // What cannot be read is sent again.
-    tokio::task::spawn_blocking(list).await.ok().and_then(Result::ok).unwrap_or_default()
+    beside_others(move || Ok(coming::begun(&FileDisk::open(&into)?)?)).await.unwrap_or_default()
+}
+
+/// Does what takes the disk long, while the caller's thread does other things.
+async fn beside_others<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, coming::ComingError> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Status::internal(error.to_string()))?;
+    Ok(done?)
 }
 
 /// Sends a snapshot to a member.
@@ -356,12 +343,12 @@ pub async fn serve(
     Err(Failure::new(Code::Unavailable, "no_snapshot", format!("no snapshot could be made: {why}; retry")).into())
 }
 
-/// The files of a checkpoint, each where its sending is to begin, with what is left of it.
+/// The files of a checkpoint, each where its sending is to begin.
 fn open_files(
     store: &Path,
     stand: Stand,
     have: &[v1::SnapshotBegun],
-) -> io::Result<(v1::SnapshotHead, Vec<(File, u64)>)> {
+) -> io::Result<(v1::SnapshotHead, Going<OpenFile>)> {
     let which = fs::metadata(store)?.ino();
     // Somebody writes there.
     let directory = MmapDirectory::used(store);
@@ -369,22 +356,9 @@ fn open_files(
     if applied != stand.index.0 {
         return Err(io::Error::other("another checkpoint was made meanwhile"));
     }
-    let mut opened = Vec::new();
-    let mut files = Vec::new();
-    for name in names {
-        // What is open stays readable, whatever merges remove.
-        let mut file = File::open(store.join(&name))?;
-        let bytes = file.metadata()?.len();
-        let mut skipped = 0;
-        if let Some(begun) = have.iter().find(|begun| begun.name == name && begun.bytes <= bytes)
-            && checksum(&mut file, begun.bytes)? == Some(begun.crc32)
-        {
-            skipped = begun.bytes;
-        }
-        io::Seek::seek(&mut file, io::SeekFrom::Start(skipped))?;
-        files.push(v1::SnapshotFile { name, bytes, skipped });
-        opened.push((file, bytes - skipped));
-    }
+    // What is open stays readable, whatever merges remove.
+    let opened = names.iter().map(|name| Ok(OpenFile::new(File::open(store.join(name))?, name)));
+    let mut opened: Vec<OpenFile> = opened.collect::<io::Result<_>>()?;
     if fs::metadata(store)?.ino() != which {
         return Err(io::Error::other("a snapshot was taken in meanwhile"));
     }
@@ -392,97 +366,55 @@ fn open_files(
     // before what it names.
     let mut copy = tempfile::tempfile()?;
     copy.write_all(&manifest)?;
-    io::Seek::rewind(&mut copy)?;
-    files.push(v1::SnapshotFile { name: MANIFEST_FILE.into(), bytes: manifest.len() as u64, skipped: 0 });
-    opened.push((copy, manifest.len() as u64));
-    let mut members = Vec::new();
-    stand.members.encode(&mut members);
-    let head = v1::SnapshotHead { index: stand.index.0, term: stand.term.0, members: members.into(), files };
-    Ok((head, opened))
+    opened.push(OpenFile::new(copy, MANIFEST_FILE));
+    Going::begin(&stand, opened, have).map_err(io::Error::other)
 }
 
 fn bytes_of(head: &v1::SnapshotHead) -> u64 {
     head.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add)
 }
 
+fn skipped_of(head: &v1::SnapshotHead) -> u64 {
+    head.files.iter().map(|file| file.skipped).fold(0, u64::saturating_add)
+}
+
 fn send(
     head: v1::SnapshotHead,
-    files: Vec<(File, u64)>,
+    mut files: Going<OpenFile>,
     parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>,
     (shard, account, pace): (&ShardHandle, &Account, &Pace),
     fetching: Fetching,
 ) {
     let part = |wire| Ok(v1::SnapshotPart { part: Some(wire) });
-    let names: Vec<String> = head.files.iter().map(|file| file.name.clone()).collect();
-    account.add(head.files.iter().map(|file| file.skipped).fold(0, u64::saturating_add));
+    account.add(skipped_of(&head));
     let (index, bytes_of_all) = (LogIndex(head.index), bytes_of(&head));
     let reading = pace.of_reading();
-    let mut sent = parts.blocking_send(part(Wire::Head(head))).is_ok();
-    for ((mut file, bytes), name) in files.into_iter().zip(names) {
-        let mut left = bytes;
-        // The manifest is a copy of what was read and understood.
-        if left > 0
-            && sent
-            && name != MANIFEST_FILE
-            && let Err(error) = check_open(&file, &name, &reading, parts)
-        {
-            if error.is_damage() {
-                shard.damage_found(Damage { file: name, what: error.to_string(), by: FoundBy::Snapshot });
-            }
-            // The other side may have gone.
-            let _ = parts.blocking_send(Err(Status::data_loss(format!("its own file is damaged: {error}"))));
-            return;
-        }
-        while left > 0 && sent {
-            let mut piece = vec![0; (left as usize).min(PIECE_BYTES)];
-            let read = file.read_exact(&mut piece);
-            let count = piece.len() as u64;
-            left -= count;
-            std::thread::sleep(pace.take(count, Instant::now()));
-            let crc32 = crc32fast::hash(&piece);
-            let bytes = v1::SnapshotBytes { bytes: piece.into(), crc32 };
-            let wire =
-                read.map_or_else(|error| Err(Status::data_loss(error.to_string())), |()| part(Wire::Bytes(bytes)));
-            // The other side may have gone.
-            sent = parts.blocking_send(wire).is_ok();
-            account.add(if sent { count } else { 0 });
-        }
-    }
-    if sent {
-        fetching.has_all(index, bytes_of_all);
-    }
-}
-
-/// Compares a file with its checksums, twice before it counts as damaged, unless the other side goes meanwhile.
-fn check_open(
-    file: &File,
-    name: &str,
-    pace: &Pace,
-    parts: &mpsc::Sender<Result<v1::SnapshotPart, Status>>,
-) -> Result<(), StoreError> {
-    let Ok(file) = file.try_clone() else { return Ok(()) };
-    let again = |error: &StoreError| tracing::warn!(file = name, %error, "a file looks damaged, and is read once more");
     let mut go_on = |bytes| {
-        std::thread::sleep(pace.take(bytes, Instant::now()));
+        std::thread::sleep(reading.take(bytes, Instant::now()));
         !parts.is_closed()
     };
-    check_file_twice(&OpenFile::new(file, name), &mut go_on, again).map(|_| ())
-}
-
-/// Compares what was received with its checksums. What is damaged is not gone on with.
-fn check_received(into: &Path, names: &[String]) -> Result<(), Status> {
-    for name in names {
-        let checked = File::open(into.join(name)).map(|file| check_file(&OpenFile::new(file, name), &mut |_| true));
-        let error = match checked {
-            Ok(Ok(_)) => continue,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
+    // The other side may have gone.
+    let mut sent = parts.blocking_send(part(Wire::Head(head))).is_ok();
+    while sent {
+        let piece = match files.next(PIECE_BYTES, &mut go_on) {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return fetching.has_all(index, bytes_of_all),
+            Err(unsendable) => {
+                let why = unsendable.to_string();
+                if unsendable.error.is_damage() {
+                    let what = unsendable.error.to_string();
+                    shard.damage_found(Damage { file: unsendable.file, what, by: FoundBy::Snapshot });
+                }
+                // As above.
+                let _ = parts.blocking_send(Err(Status::data_loss(why)));
+                return;
+            }
         };
-        // What cannot be removed is found damaged again.
-        let _ = fs::remove_file(into.join(name));
-        return Err(Status::data_loss(format!("the snapshot is not what was promised: {error}")));
+        let bytes = piece.bytes.len() as u64;
+        std::thread::sleep(pace.take(bytes, Instant::now()));
+        sent = parts.blocking_send(part(Wire::Bytes(piece))).is_ok();
+        account.add(if sent { bytes } else { 0 });
     }
-    Ok(())
 }
 
 /// The next part of a stream; of a file of so many bytes, all of which are read before its first.
@@ -503,90 +435,27 @@ pub async fn fetch(
     mut parts: Streaming<v1::SnapshotPart>,
     (transfers, shard, from): (&Transfers, u32, MemberId),
 ) -> Result<Stand, Status> {
-    let io = |error: io::Error| Status::internal(format!("cannot write the snapshot: {error}"));
-    let wrong = |what: &str| Status::data_loss(format!("the snapshot is not what was promised: {what}"));
-    let into = incoming(store);
-    if into.join(SNAPSHOT_FILE).exists() {
-        remove(&into).map_err(io)?;
-    }
-    fs::create_dir_all(&into).map_err(io)?;
+    let wrong = |what: &str| Status::from(coming::ComingError::Wrong(what.into()));
     let Some(v1::SnapshotPart { part: Some(Wire::Head(head)) }) = next_part(&mut parts, 0).await? else {
         return Err(wrong("it has no head"));
     };
     let account = transfers.begin(shard, Direction::Received, from, bytes_of(&head));
-    let members = Members::decode(&head.members).map_err(|error| wrong(&error.to_string()))?;
-    let stand = Stand { index: LogIndex(head.index), term: Term(head.term), members: Arc::new(members) };
-    let skipped = head.files.iter().map(|file| file.skipped).fold(0, u64::saturating_add);
+    let skipped = skipped_of(&head);
     if skipped > 0 {
         tracing::info!(shard, member = from.0, bytes = skipped, "going on with a snapshot that broke off");
         account.add(skipped);
     }
-    keep_only(&into, &head.files).map_err(io)?;
-    let names: Vec<String> = head.files.iter().map(|file| file.name.clone()).collect();
-    for v1::SnapshotFile { name, bytes, skipped } in head.files {
-        if name.contains('/') || name.starts_with('.') || name == SNAPSHOT_FILE {
-            return Err(wrong("a file has a name that ours never have"));
-        }
-        let mut file = if skipped > 0 {
-            let file = File::options().append(true).open(into.join(&name)).map_err(io)?;
-            if file.metadata().map_err(io)?.len() != skipped {
-                return Err(wrong("more of a file is not sent than is there"));
-            }
-            file
-        } else {
-            let mut options = File::options();
-            options.write(true).create_new(true).mode(0o600).open(into.join(&name)).map_err(io)?
+    let into = incoming(store);
+    let mut coming = beside_others(move || Coming::begin(FileDisk::open(&into)?, head)).await?;
+    while let Some(file_bytes) = coming.wants() {
+        let Some(v1::SnapshotPart { part: Some(Wire::Bytes(piece)) }) = next_part(&mut parts, file_bytes).await? else {
+            return Err(wrong("it ends early"));
         };
-        let mut left = bytes.checked_sub(skipped).ok_or_else(|| wrong("more of a file is not sent than there is"))?;
-        while left > 0 {
-            let Some(v1::SnapshotPart { part: Some(Wire::Bytes(piece)) }) = next_part(&mut parts, bytes).await? else {
-                return Err(wrong("it ends early"));
-            };
-            left =
-                left.checked_sub(piece.bytes.len() as u64).ok_or_else(|| wrong("a file is longer than it was said"))?;
-            if piece.bytes.is_empty() || crc32fast::hash(&piece.bytes) != piece.crc32 {
-                return Err(wrong("a piece is damaged"));
-            }
-            account.add(piece.bytes.len() as u64);
-            file = tokio::task::spawn_blocking(move || file.write_all(&piece.bytes).map(|()| file))
-                .await
-                .map_err(|error| Status::internal(error.to_string()))?
-                .map_err(io)?;
-        }
-        tokio::task::spawn_blocking(move || file.sync_all())
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(io)?;
+        let bytes = piece.bytes.len() as u64;
+        coming = beside_others(move || coming.take(&piece).map(|()| coming)).await?;
+        account.add(bytes);
     }
-    let there = into.clone();
-    tokio::task::spawn_blocking(move || check_received(&there, &names))
-        .await
-        .map_err(|error| Status::internal(error.to_string()))??;
-    let written = stand.clone();
-    tokio::task::spawn_blocking(move || {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(into.join("SNAPSHOT.new"))?;
-        file.write_all(&written.encode())?;
-        file.sync_all()?;
-        sync_directory(&into)?;
-        fs::rename(into.join("SNAPSHOT.new"), into.join(SNAPSHOT_FILE))?;
-        sync_directory(&into)
-    })
-    .await
-    .map_err(|error| Status::internal(error.to_string()))?
-    .map_err(io)?;
-    Ok(stand)
-}
-
-/// Removes what is left of a stream that broke, except the files that are gone on with.
-fn keep_only(into: &Path, files: &[v1::SnapshotFile]) -> io::Result<()> {
-    for entry in fs::read_dir(into)? {
-        let entry = entry?;
-        let goes_on = |file: &v1::SnapshotFile| file.skipped > 0 && *file.name == *entry.file_name();
-        if !files.iter().any(goes_on) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
+    beside_others(move || coming.finish()).await
 }
 
 /// What a running node does with a snapshot that the leader has for it: one at a time.
@@ -712,6 +581,7 @@ mod tests {
         }
         checkpoint(&mut written, &*directory);
         let (head, _) = open_files(&source, stand(13), &[]).unwrap();
+        let manifest_bytes = head.files.last().expect("it has a manifest").bytes;
         let first = head.files.iter().find(|file| file.name != MANIFEST_FILE).expect("it has a file").clone();
         let whole = fs::read(source.join(&first.name)).unwrap();
         let into = incoming(&target);
@@ -722,17 +592,23 @@ mod tests {
             fs::write(into.join(MANIFEST_FILE), "of another checkpoint").unwrap();
             let have = begun(&target).await;
             assert_eq!(have.len(), 1, "the manifest is always sent");
-            let (head, opened) = open_files(&source, stand(13), &have).unwrap();
+            let (head, mut going) = open_files(&source, stand(13), &have).unwrap();
             let at = head.files.iter().position(|file| file.name == first.name).unwrap();
             assert_eq!(head.files[at].skipped, skipped);
-            let (mut file, left) = opened.into_iter().nth(at).unwrap();
-            assert_eq!(left, first.bytes - skipped);
-            let mut rest = Vec::new();
-            file.read_to_end(&mut rest).unwrap();
-            assert_eq!(rest, whole[skipped as usize..]);
-            keep_only(&into, &head.files).unwrap();
-            assert_eq!(into.join(&first.name).exists(), skipped > 0);
-            assert!(!into.join(MANIFEST_FILE).exists());
+            let mut coming = Coming::begin(FileDisk::open(&into).unwrap(), head).unwrap();
+            let kept = fs::read(into.join(&first.name)).unwrap_or_default();
+            assert_eq!(kept, whole[..skipped as usize]);
+            let is_there = |name: &str| into.join(name).exists();
+            assert!(!is_there(MANIFEST_FILE) || coming.wants() == Some(manifest_bytes));
+            while coming.wants().is_some() {
+                coming.take(&going.next(100, &mut |_| true).unwrap().unwrap()).unwrap();
+            }
+            assert!(going.next(100, &mut |_| true).unwrap().is_none());
+            assert_eq!(coming.finish().unwrap(), stand(13));
+            assert_eq!(fs::read(into.join(&first.name)).unwrap(), whole);
+            assert_eq!(super::received(&target), Some(stand(13)));
+            fs::remove_dir_all(&into).unwrap();
+            fs::create_dir_all(&into).unwrap();
         }
     }
 
