@@ -97,6 +97,10 @@ pub fn make_store(
 /// takes.
 pub fn open_store<'a>(path: &Path, options: &StoreOptions, care: Option<Care<'a>>) -> Result<OpenedStore, RunError> {
     let open_it = || open(path, options, |directory| Store::open(directory, options.clone()));
+    if let Some(care) = &care {
+        snapshot::drop_older(path, care.state.start)
+            .map_err(|error| RunError::Disk { path: path.to_owned(), error })?;
+    }
     let has_others = |care: &Care<'_>| repair::has_others(care.state, MemberId(care.identity.member));
     let care = care.filter(has_others);
     let patient_of = |care: &Care<'a>, what| Patient {

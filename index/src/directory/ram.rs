@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Directory, DirectoryError, Mapped, NewFile, READ_STEP_BYTES, check_name};
 
+/// The error of a disk that cannot read a block (`EIO`).
+const UNREADABLE: i32 = 5;
+
 /// Files in memory. Clones share them.
 #[derive(Clone, Default)]
 pub struct RamDirectory {
@@ -21,6 +24,8 @@ struct Ram {
     syncs: u64,
     fail_write: Option<(u64, Fault)>,
     fail_sync: Option<(u64, Fault)>,
+    reads: u64,
+    fail_read: Option<u64>,
     /// How many more bytes fit; none is without end.
     space: Option<u64>,
 }
@@ -65,6 +70,17 @@ impl RamDirectory {
     pub fn fail_sync(&self, nth: u64, fault: Fault) {
         let mut disk = self.disk();
         disk.fail_sync = Some((disk.syncs + nth, fault));
+    }
+
+    /// The `nth` read from now (1 is the next) fails as where a block cannot be read.
+    pub fn fail_read(&self, nth: u64) {
+        let mut disk = self.disk();
+        disk.fail_read = Some(disk.reads + nth);
+    }
+
+    /// Takes back what [`RamDirectory::fail_read`] asked for.
+    pub fn heal_reads(&self) {
+        self.disk().fail_read = None;
     }
 
     /// Only this many more bytes fit; `None` is a disk without end.
@@ -121,6 +137,15 @@ impl Ram {
         }
     }
 
+    fn read(&mut self, name: &str) -> Result<Arc<Mapped>, DirectoryError> {
+        self.reads += 1;
+        if self.fail_read == Some(self.reads) {
+            let source = io::Error::from_raw_os_error(UNREADABLE);
+            return Err(DirectoryError::Io { action: "read", file: name.to_string(), source });
+        }
+        self.get(name).map(Arc::clone)
+    }
+
     fn get(&self, name: &str) -> Result<&Arc<Mapped>, DirectoryError> {
         check_name(name)?;
         self.files.get(name).ok_or_else(|| DirectoryError::Missing(name.to_string()))
@@ -143,7 +168,7 @@ impl Directory for RamDirectory {
     }
 
     fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, DirectoryError> {
-        let file = Arc::clone(self.disk().get(name)?);
+        let file = self.disk().read(name)?;
         let bytes = file.len() as u64;
         if bytes > bytes_max {
             return Err(DirectoryError::TooLarge { file: name.to_string(), bytes, bytes_max });
@@ -152,7 +177,7 @@ impl Directory for RamDirectory {
     }
 
     fn read_range(&self, name: &str, range: Range<u64>, each: &mut dyn FnMut(&[u8])) -> Result<(), DirectoryError> {
-        let file = Arc::clone(self.disk().get(name)?);
+        let file = self.disk().read(name)?;
         let wanted = range.start.min(range.end) as usize..range.end as usize;
         let Some(part) = file.get(wanted) else {
             let (file, bytes) = (name.to_string(), file.len() as u64);

@@ -172,6 +172,15 @@ pub fn drop_received(store: &Path) -> io::Result<()> {
     remove(&incoming(store))
 }
 
+/// Throws away what was received for a store if the log of its shard begins after it: it must not take the place even of a store
+/// that cannot be read, for nothing goes on from there.
+pub fn drop_older(store: &Path, log_start: LogIndex) -> io::Result<()> {
+    match received(store) {
+        Some(stand) if stand.index < log_start => drop_received(store),
+        _ => Ok(()),
+    }
+}
+
 /// The entry up to which the store in a directory holds the state; none if there is no store that can be opened.
 fn checkpoint_of(store: &Path) -> Option<u64> {
     let directory = store.exists().then(|| MmapDirectory::open(store).ok())??;
@@ -676,6 +685,21 @@ mod tests {
         settle(&path).unwrap();
         assert_eq!(checkpoint_of(&path), Some(8));
         assert!(!new.exists());
+    }
+
+    #[test]
+    fn what_was_received_for_a_damaged_store_is_not_older_than_the_log() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("1");
+        for (log_start, expected) in [(12, None), (11, Some(11))] {
+            store(&path, 9);
+            fs::write(path.join(MANIFEST_FILE), "damaged").unwrap();
+            received(&path, 6);
+            drop_older(&path, LogIndex(log_start)).unwrap();
+            settle(&path).unwrap();
+            assert_eq!(checkpoint_of(&path), expected, "the log begins after entry {log_start}");
+            fs::remove_dir_all(&path).unwrap();
+        }
     }
 
     #[test]

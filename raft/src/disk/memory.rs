@@ -13,6 +13,8 @@ use super::{Disk, DiskFile};
 use crate::chance::Chance;
 
 const SECTOR: usize = 512;
+/// The error of a disk that cannot read a block (`EIO`).
+const UNREADABLE: i32 = 5;
 
 /// A directory in memory. Clones are the same directory, as two handles to one disk are.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +44,8 @@ struct State {
     writes: u64,
     fail_sync: Option<u64>,
     fail_write: Option<u64>,
+    reads: u64,
+    fail_read: Option<u64>,
     /// Bits that are read wrong, by file, until what memory has of them is dropped.
     misread: BTreeMap<u64, u64>,
 }
@@ -126,11 +130,18 @@ impl MemoryDisk {
         state.fail_write = Some(state.writes + nth);
     }
 
-    /// Takes back what [`MemoryDisk::fail_sync`] and [`MemoryDisk::fail_write`] asked for.
+    /// The `nth` read from now fails (1 is the next) as where a block cannot be read.
+    pub fn fail_read(&self, nth: u64) {
+        let mut state = self.lock();
+        state.fail_read = Some(state.reads + nth);
+    }
+
+    /// Takes back what [`MemoryDisk::fail_sync`], [`MemoryDisk::fail_write`] and [`MemoryDisk::fail_read`] asked for.
     pub fn heal(&self) {
         let mut state = self.lock();
         state.fail_sync = None;
         state.fail_write = None;
+        state.fail_read = None;
     }
 
     /// Limits the bytes of all files together: beyond it a write fails as on a full disk.
@@ -360,7 +371,11 @@ impl MemoryFile {
 
 impl DiskFile for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.state()?;
+        let mut state = self.state()?;
+        state.reads += 1;
+        if state.fail_read == Some(state.reads) {
+            return Err(io::Error::from_raw_os_error(UNREADABLE));
+        }
         let Some(contents) = state.contents.get(&self.id) else {
             return Ok(0);
         };

@@ -358,6 +358,7 @@ impl World<'_> {
                     ReadError::NotReady => "calls to a member that reads its log",
                     ReadError::Stopping => "reads at a member that stops",
                     ReadError::Removed => "calls to a member that was removed",
+                    ReadError::Damaged { .. } => "reads at a member with a damaged file",
                     other => return violation(format!("a read without a deadline was answered: {other}")),
                 });
                 self.not_done(ticket.client, false);

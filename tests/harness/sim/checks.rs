@@ -96,12 +96,12 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Whether all members have come to the same state.
+    /// Whether all members have come to the same state, and no file of theirs is damaged.
     pub(super) fn all_alike(&self) -> bool {
         (0..self.shards.len()).all(|shard| {
             let all = self.shards[shard].oracle.applied();
             let Some(members) = self.in_force(shard) else { return false };
-            members.into_iter().map(|at| &self.machines[at]).all(|machine| {
+            let alike = members.iter().map(|at| &self.machines[*at]).all(|machine| {
                 let process = machine.process.as_ref().filter(|_| machine.is_awake(self.now));
                 process.is_some_and(|process| {
                     let driven = &process.running[shard].driven;
@@ -109,7 +109,8 @@ impl World<'_> {
                     let applied = owner.store().applied() == all && owner.replica().last_index().0 == all;
                     applied && !process.stopping && driven.handle.is_ready()
                 })
-            })
+            });
+            alike && self.check_files(shard, &members).is_ok()
         })
     }
 
@@ -126,8 +127,13 @@ impl World<'_> {
             }
         };
         let members: Vec<String> = self.machines.iter().map(member).collect();
+        let known = (0..self.shards.len()).map(|shard| {
+            let known = self.leader(shard).and_then(|at| self.members_of(Seat { at, shard }));
+            known.map_or("none".into(), |members| format!("{members:?}"))
+        });
+        let known: Vec<String> = known.collect();
         let busy = self.clients.iter().filter(|client| !client.is_idle()).count();
-        format!("{busy} clients wait; {}", members.join("; "))
+        format!("{busy} clients wait; {}; in force: {}", members.join("; "), known.join("; "))
     }
 
     /// At the end: every member holds what the oracle holds, and the history has an order. Whether it could not be decided.
@@ -174,6 +180,7 @@ impl World<'_> {
             }
         }
         self.check_tables(shard, &members)?;
+        self.check_files(shard, &members)?;
         self.reached.count("requests repeated, and given their first outcome", oracle.repeated());
         self.reached.count("entries applied", index);
         oracle.mark_tables(&mut self.reached);

@@ -88,6 +88,7 @@ impl<'t> World<'t> {
         world.clients.iter_mut().for_each(|client| client.known.truncate(1));
         world.build = build;
         world.network.weather = Weather::fair();
+        world.streams = world.streams.fair();
         world.habits.lost = 0;
         world
     }

@@ -53,6 +53,8 @@ pub enum Fault {
     Swizzle,
     /// All that is on its way between two machines is lost, as where a connection is reset.
     Reset,
+    /// A file of a store changes while its process runs.
+    Rot,
 }
 
 const MENU: [(Fault, &str, u64); 17] = [
@@ -93,8 +95,12 @@ pub struct Menu {
     pub paused: Nanos,
     /// Of a hundred starts so many are cut short by another power cut.
     pub start_fails: u64,
-    /// Of a hundred starts so many find a flipped bit.
+    /// Of a hundred starts so many find a damaged file.
     pub rot: u64,
+    /// Of a hundred starts so many cannot read a file.
+    pub unreadable: u64,
+    /// How often a file is damaged while its process runs, beside the weights of the others.
+    pub rots: u64,
     /// Of a hundred checkpoints and merges so many end in a power cut.
     pub job_dies: u64,
 }
@@ -117,6 +123,8 @@ impl Menu {
             paused: [200 * MILLIS, 2 * SECONDS, 6 * SECONDS][chance.index(3)],
             start_fails: [0, 10, 40][chance.index(3)],
             rot: [0, 0, 20][chance.index(3)],
+            unreadable: 0,
+            rots: 0,
             job_dies: [0, 2, 10][chance.index(3)],
         }
     }
@@ -151,7 +159,10 @@ impl Menu {
     /// What goes wrong next, and its name.
     pub fn choose(&self, chance: &mut Chance) -> (Fault, &'static str) {
         let others: u64 = self.weights.iter().map(|(.., weight)| weight).sum();
-        let mut at = chance.below(others + self.changes + self.full + self.links);
+        let mut at = chance.below(others + self.changes + self.full + self.links + self.rots);
+        if at >= others + self.changes + self.full + self.links {
+            return (Fault::Rot, "rot");
+        }
         if at >= others + self.changes + self.full {
             return [(Fault::Bridge, "bridge"), (Fault::Swizzle, "swizzle"), (Fault::Reset, "reset")][chance.index(3)];
         }

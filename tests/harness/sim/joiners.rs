@@ -30,7 +30,11 @@ impl World<'_> {
         };
         let seat = Seat { at: leader, shard };
         let Some(members) = self.members_of(seat) else { return Ok(()) };
-        if self.machines.iter().any(|machine| machine.members[shard].believes.is_some()) {
+        // Nobody removes another voter while one is away for good.
+        let waits = |machine: &Machine| {
+            machine.members[shard].believes.is_some() || (machine.refused && members.contains(machine.me))
+        };
+        if self.machines.iter().any(waits) {
             return Ok(());
         }
         if self.run.planted == Some(Planted::ChangeInOneStep) && members.learners().len() == 2 {
@@ -93,10 +97,11 @@ impl World<'_> {
     }
 
     /// A machine that is no member and may become one: one that has asked already, or a new one.
-    fn outsider(&mut self, shard: usize, members: &Members) -> Checked<Option<MemberId>> {
+    pub(super) fn outsider(&mut self, shard: usize, members: &Members) -> Checked<Option<MemberId>> {
         let gone = &self.shards[shard].may_be_gone;
         let waits = |machine: &&Machine| {
-            machine.members[shard].joins.is_some() && !members.contains(machine.me) && !gone.contains(&machine.me)
+            let asks = machine.members[shard].joins.is_some() && !machine.refused;
+            asks && !members.contains(machine.me) && !gone.contains(&machine.me)
         };
         if let Some(waiting) = self.machines.iter().find(waits) {
             return Ok(Some(waiting.me));

@@ -10,17 +10,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use loci_index::directory::Directory;
 use loci_index::store::StoreOptions;
 use loci_node::clock::Clock;
 use loci_node::log_thread::{Here, LogFigures, LogHandle, Request, Safety};
 use loci_node::shard::ShardHandle;
-use loci_raft::{Append, Change, Disk, Log, LogOptions, MemberId, Members, Recovered, SyncMark};
+use loci_raft::{Append, Change, Log, LogOptions, MemberId, Members, MemoryDisk, Recovered, SyncMark};
 
 use super::clients::Call;
 use super::disk::SimDisk;
 use super::here::AtLog;
-use super::member::{Member, Running, failed};
+use super::member::{Member, Running, StartError};
 use super::planted::Planted;
 use super::{MILLIS, Nanos};
 use crate::chance::Chance;
@@ -78,17 +77,20 @@ pub struct Machine {
     pub slow_until: Nanos,
     /// A sync was told to fail.
     pub sync_fails: bool,
+    /// Its log is damaged: what it promised is unknown, and it never starts again.
+    pub refused: bool,
     /// What is wrong with the program.
     planted: Option<Planted>,
 }
 
-/// A file with a flipped bit.
+/// A file that is not what was written.
 pub struct Rotten {
     /// Its name.
     pub name: String,
-    bytes: Vec<u8>,
+    /// What was in it.
+    pub bytes: Vec<u8>,
     /// The shard whose store's it is; none: the log's.
-    store_of: Option<usize>,
+    pub store_of: Option<usize>,
 }
 
 /// A running process.
@@ -160,6 +162,7 @@ impl Machine {
             paused_until: 0,
             slow_until: 0,
             sync_fails: false,
+            refused: false,
             planted,
         }
     }
@@ -192,46 +195,16 @@ impl Machine {
         self.process.is_some() && self.paused_until <= now
     }
 
+    /// Does something to the disks under what a power cut can take.
+    pub fn disks(&self, mut each: impl FnMut(&MemoryDisk)) {
+        each(&self.disk.memory);
+        self.members.iter().for_each(|member| each(&member.place.incoming));
+    }
+
     /// The disks are as they were when it was bought.
     pub fn wipe(&mut self) {
         self.disk = SimDisk::new(self.planted);
         self.members.iter_mut().for_each(Member::wipe);
-    }
-
-    /// Flips a bit of a file: of the store's, or of a file of the log that is full and so was synced to its end.
-    pub fn rot(&mut self, chance: &mut Chance) -> Option<Rotten> {
-        let of_log = chance.percent(50);
-        if of_log {
-            let names = Disk::list(&self.disk.memory).unwrap_or_default();
-            let mut names: Vec<String> = names.into_iter().filter(|name| !name.starts_with("spare")).collect();
-            names.sort_unstable();
-            names.pop();
-            let name = names.get(chance.below(names.len() as u64 + 1) as usize)?.clone();
-            let bytes = self.disk.memory.bytes(&name)?;
-            self.disk.memory.flip(&name, chance.below(bytes.len() as u64 * 8));
-            return Some(Rotten { name, bytes, store_of: None });
-        }
-        let shard = if self.members.len() == 1 { 0 } else { chance.index(self.members.len()) };
-        let directory = &self.members[shard].directory;
-        let names = directory.list().ok()?;
-        let name = names.get(chance.below(names.len() as u64 + 1) as usize)?.clone();
-        let bytes = directory.bytes(&name)?;
-        directory.flip(&name, chance.index(bytes.len() * 8));
-        Some(Rotten { name, bytes, store_of: Some(shard) })
-    }
-
-    /// Puts the file back as it was.
-    pub fn mend(&mut self, rotten: Rotten) {
-        match rotten.store_of {
-            None => self.disk.memory.damage(&rotten.name, |bytes| *bytes = rotten.bytes.clone()),
-            Some(shard) => self.members[shard].directory.put(&rotten.name, &rotten.bytes),
-        }
-    }
-
-    /// Whether every bit of a file matters: the store's do, if the store did not remove the file as left over; what stands
-    /// behind the end of a log's file does not.
-    pub fn is_needed(&self, rotten: &Rotten) -> bool {
-        rotten.store_of.is_some_and(|shard| self.members[shard].directory.bytes(&rotten.name).is_some())
     }
 
     /// Starts a process from what is on the disks, as the program does; says what recovery found.
@@ -241,9 +214,9 @@ impl Machine {
         build: &Build,
         seed: u64,
         now: Nanos,
-    ) -> Result<Recovered, String> {
+    ) -> Result<Recovered, StartError> {
         let log_options = LogOptions { file_bytes: build.log_file_bytes, secret: SECRET };
-        let (mut log, recovered) = Log::open(self.disk.clone(), log_options).map_err(failed)?;
+        let (mut log, recovered) = Log::open(self.disk.clone(), log_options).map_err(StartError::Log)?;
         let day_millis = self.day_millis(now);
         let mut opened = Vec::new();
         for ((number, member), founders) in (0..).zip(&mut self.members).zip(founders) {

@@ -1,29 +1,30 @@
 //! A machine's part in one shard: what of it outlives a process, and what runs of it.
 //!
 //! ```text
-//!   Member:  the store's directory, the log's entries as they were handed over    stays
+//!   Member:  where the store lies, the log's entries as they were handed over    stays
 //!   Running: the shard's real owner, its messages and calls                       gone with each process
 //! ```
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use loci_index::directory::{Directory, RamDirectory};
-use loci_index::store::{MANIFEST_FILE, Store, checkpoint_files};
+use loci_index::directory::Directory;
+use loci_index::store::{MANIFEST_FILE, Store, StoreError, checkpoint_files};
 use loci_node::clock::Clock;
 use loci_node::cluster::snapshot::Stand;
 use loci_node::log_thread::LogHandle;
 use loci_node::memory::Budget;
-use loci_node::shard::{Beginning, Driven, Install, Mailbox, OwnerOptions};
+use loci_node::shard::{Beginning, Driven, Mailbox, OwnerOptions};
 use loci_raft::{
-    Append, Change, Entry, FOUNDING_INDEX, JOINING_INDEX, Log, LogError, LogIndex, MemberId, Members, Message, Replica,
-    ReplicaOptions, ShardId, ShardState, Standing, beginning, founding, joining,
+    Append, Change, Entry, FOUNDING_INDEX, JOINING_INDEX, Log, LogError, LogIndex, MemberId, Members, Message,
+    ReadError, Replica, ReplicaOptions, ShardId, ShardState, Standing, beginning, founding, joining,
 };
 
 use super::Nanos;
 use super::clients::Call;
 use super::disk::SimDisk;
 use super::machine::{Build, DIGEST_KEY};
+use super::place::Place;
 use super::planted::Planted;
 
 /// Which machine's part in which shard.
@@ -45,10 +46,37 @@ fn has(state: &ShardState, stand: &Stand) -> bool {
     stand.index <= state.start || state.term_of(stand.index) == Some(stand.term)
 }
 
-/// An error of the log in words.
-pub fn failed(error: LogError) -> String {
-    let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-    format!("the log: {error}{source}")
+/// Why a process does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The log cannot be opened, or not be appended to.
+    Log(LogError),
+    /// An entry in it cannot be read.
+    Entry(ReadError),
+    /// A shard's store cannot be opened.
+    Store {
+        /// The shard's place.
+        shard: usize,
+        /// Why.
+        error: StoreError,
+    },
+    /// What was read does not fit.
+    Other(String),
+}
+
+impl StartError {
+    /// For a message.
+    pub fn in_words(&self) -> String {
+        match self {
+            StartError::Log(error) => {
+                let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+                format!("the log: {error}{}", source.unwrap_or_default())
+            }
+            StartError::Entry(error) => format!("an entry: {error}"),
+            StartError::Store { shard, error } => format!("the store of shard {shard}: {error}"),
+            StartError::Other(what) => what.clone(),
+        }
+    }
 }
 
 /// What stays of a machine's part in a shard.
@@ -57,8 +85,12 @@ pub struct Member {
     pub id: ShardId,
     /// Its number, in every shard.
     pub me: MemberId,
-    /// Under its store.
-    pub directory: RamDirectory,
+    /// Where its store lies.
+    pub place: Place,
+    /// Its store is damaged, and is to be exchanged for what comes from another member.
+    pub damaged: bool,
+    /// Some file of its store was damaged since it came.
+    pub rotten: bool,
     /// The log's entries, as handed to it.
     pub entries: BTreeMap<u64, Entry>,
     /// The last entry that it ever applied.
@@ -69,8 +101,6 @@ pub struct Member {
     pub believes: Option<Arc<Members>>,
     /// Its log and its store are made.
     pub founded: bool,
-    /// Where its store stands by a snapshot that it took in.
-    stand: Arc<Mutex<Option<Stand>>>,
     planted: Option<Planted>,
 }
 
@@ -80,20 +110,21 @@ impl Member {
         Member {
             id: shard_id(shard),
             me,
-            directory: RamDirectory::new(),
+            place: Place::new(),
+            damaged: false,
+            rotten: false,
             entries: BTreeMap::new(),
             applied: FOUNDING_INDEX.0,
             joins: None,
             believes: None,
             founded: false,
-            stand: Arc::default(),
             planted,
         }
     }
 
     /// It has nothing again.
     pub fn wipe(&mut self) {
-        self.directory = RamDirectory::new();
+        (self.place, self.damaged) = (Place::new(), false);
         self.founded = false;
     }
 
@@ -105,9 +136,20 @@ impl Member {
         build: &Build,
         seed: u64,
         day_millis: u64,
-    ) -> Result<(Store, Replica), String> {
+    ) -> Result<(Store, Replica), StartError> {
+        let start = log.shard(self.id).map(|state| state.start);
+        let received = self.place.received();
+        if received.as_ref().is_some_and(|stand| Some(stand.index) < start) {
+            self.place.drop_received();
+        } else if self.damaged && received.is_some() {
+            self.place.clear_store();
+            self.rotten = false;
+        }
+        if self.founded {
+            self.place.settle();
+        }
         self.falsify_checkpoint(log, day_millis);
-        let directory: Arc<dyn Directory> = Arc::new(self.directory.clone());
+        let directory: Arc<dyn Directory> = Arc::new(self.place.store.clone());
         let store_options = build.store_options();
         let store = if self.founded {
             Store::open(directory, store_options)
@@ -116,44 +158,49 @@ impl Member {
                 Some(joins) => (joining(self.id, joins), JOINING_INDEX),
                 None => (founding(self.id, founders), FOUNDING_INDEX),
             };
-            log.append(&first).and_then(|()| log.sync()).map_err(failed)?;
+            log.append(&first).and_then(|()| log.sync()).map_err(StartError::Log)?;
             Store::create(directory, store_options, DIGEST_KEY, applied.0)
         };
-        let store = store.map_err(|error| format!("the store: {error}"))?;
-        self.founded = true;
+        let of_store = |error| StartError::Store { shard: self.id.0 as usize - 1, error };
+        let store = store.map_err(of_store)?;
+        let stand = self.place.stand().map_err(of_store)?;
+        (self.founded, self.damaged) = (true, false);
         // Its power failed when its store had taken a snapshot in and its log had not.
-        if let Some(stand) = self.stand()
+        if let Some(stand) = stand
             && stand.index.0 == store.applied()
             && !log.shard(self.id).is_some_and(|state| has(&state, &stand))
         {
             log.append(&beginning(self.id, stand.index, stand.term, &stand.members))
                 .and_then(|()| log.sync())
-                .map_err(failed)?;
+                .map_err(StartError::Log)?;
         }
         // Who has nothing yet waits for a snapshot.
         let begun = log.shard(self.id).is_some_and(|state| state.start >= FOUNDING_INDEX);
         if let Some(members) = self.believes.as_ref().filter(|_| begun) {
             let change = Change::Members(Arc::clone(members));
-            log.append(&[Append { shard: self.id, change }]).and_then(|()| log.sync()).map_err(failed)?;
+            log.append(&[Append { shard: self.id, change }]).and_then(|()| log.sync()).map_err(StartError::Log)?;
         }
-        let (mut state, reader) =
-            log.shard(self.id).zip(log.reader(self.id)).ok_or("the log holds nothing of the shard")?;
+        let (mut state, reader) = log
+            .shard(self.id)
+            .zip(log.reader(self.id))
+            .ok_or_else(|| StartError::Other("the log holds nothing of the shard".into()))?;
         if self.planted == Some(Planted::ForgetTheChanges) {
             state.changes.clear();
         }
         let applied = LogIndex(store.applied());
         for index in state.start.0 + 1..=state.last.0 {
-            let entry = reader.read(LogIndex(index)).map_err(|error| format!("entry {index}: {error}"))?;
+            let entry = reader.read(LogIndex(index)).map_err(StartError::Entry)?;
             self.entries.insert(index, entry);
         }
         let options = ReplicaOptions { shard: self.id, me: self.me, applied, seed };
-        let replica = Replica::restore(options, &state, reader).map_err(|error| error.to_string())?;
+        let replica = Replica::restore(options, &state, reader);
+        let replica = replica.map_err(|error| StartError::Other(error.to_string()))?;
         Ok((store, replica))
     }
 
     /// Makes the mistakes that are made when a process starts.
     fn falsify_checkpoint(&self, log: &Log<SimDisk>, day_millis: u64) {
-        let Ok((mut manifest, applied, _)) = checkpoint_files(&self.directory) else { return };
+        let Ok((mut manifest, applied, _)) = checkpoint_files(&self.place.store) else { return };
         let falsified = match self.planted {
             Some(Planted::ApplyTwice) if log.shard(self.id).is_some_and(|state| state.start.0 < applied) => {
                 (applied - 1, None)
@@ -162,35 +209,12 @@ impl Member {
             _ => return,
         };
         Planted::falsify(&mut manifest, applied, falsified);
-        self.directory.put(MANIFEST_FILE, &manifest);
+        self.place.store.put(MANIFEST_FILE, &manifest);
     }
 
     /// Where its store stands by the last snapshot that it took in.
     pub fn stand(&self) -> Option<Stand> {
-        self.stand.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes in a copy of another member's last checkpoint, once it is asked to.
-    pub fn install(&self, message: Message, stand: Stand, source: &RamDirectory, build: &Build) -> Option<Install> {
-        let (mut manifest, applied, names) = checkpoint_files(source).ok()?;
-        match self.planted {
-            Some(Planted::SnapshotOffByOne) => Planted::falsify(&mut manifest, applied, (stand.index.0, None)),
-            _ if applied != stand.index.0 => return None,
-            _ => {}
-        }
-        let files: Vec<(String, Vec<u8>)> =
-            names.into_iter().map(|name| source.bytes(&name).map(|bytes| (name, bytes))).collect::<Option<_>>()?;
-        let (target, options) = (self.directory.clone(), build.store_options());
-        let (known, stands) = (self.stand.clone(), stand.clone());
-        let open = Box::new(move || {
-            for (name, bytes) in &files {
-                target.put(name, bytes);
-            }
-            target.put(MANIFEST_FILE, &manifest);
-            *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(stands);
-            Store::open(Arc::new(target), options).map_err(|error| error.to_string())
-        });
-        Some(Install { message, stand, open })
+        self.place.stand().ok().flatten()
     }
 
     /// An entry was handed to the log. Whether it took the place of another leader's.
@@ -218,6 +242,8 @@ pub struct Running {
     pub standing: Standing,
     /// Counts its changes.
     pub standings: u64,
+    /// A file of its store is damaged, and the state is being fetched.
+    pub mends: bool,
 }
 
 impl Running {
@@ -261,6 +287,7 @@ impl Running {
             committed,
             standing,
             standings: 0,
+            mends: false,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The simulation: a whole cluster in one thread, made of the real parts, on made-up machines.
 //!
 //! ```text
-//!   real: the shard's owner, its queue and handle, replica, log with its recovery, store with its jobs, messages' bytes
+//!   real: the shard's owner, its queue and handle, replica, log with its recovery, store with its jobs, messages' bytes,
+//!         how snapshots are sent and received
 //!   made up, from one seed: time, the order of events, network, disks, clocks, crashes, what clients want
 //!
 //!   several shards on the machines' one log each, drawn for each seed
@@ -17,7 +18,9 @@
 //! | [`member`], [`shards`] | a machine's part in a shard; what is known of a shard as a whole |
 //! | [`logs`], [`here`] | the log's thread; a shard's own thread at the log, and how it ends there |
 //! | [`mail`], [`network`] | what members say to each other; what happens to it on its way |
+//! | [`transfers`], [`place`] | snapshots on their way, in pieces; where they are received, and take a store's place |
 //! | [`faults`], [`strikes`] | which faults, how often; what each does |
+//! | [`troubles`], [`repairs`] | damaged and unreadable files; how their machines come back |
 //! | [`joiners`] | members that change |
 //! | [`clients`], [`calls`] | what is asked for; how calls go and what must be true of their answers |
 //! | [`tables`] | typed values: what clients must hear of them |
@@ -31,8 +34,6 @@
 //! - the same seed gives the same run, event for event; a [`Summary`] has a hash of all of them;
 //! - a run has three parts: collections are made; things go wrong for a minute; everything works again, and then a write
 //!   must get through and all members must come to the same state.
-//!
-//! A snapshot is a copy of the sender's last checkpoint that arrives as a whole; how its files travel is tested elsewhere.
 
 mod calls;
 mod checks;
@@ -47,6 +48,10 @@ mod logs;
 mod machine;
 mod mail;
 mod member;
+mod place;
+mod repairs;
+mod transfers;
+mod troubles;
 mod network;
 mod oracle;
 pub mod planted;

@@ -41,6 +41,8 @@ pub enum Planted {
     ApplyTwice,
     /// A snapshot says that the entry after its last is in it, too.
     SnapshotOffByOne,
+    /// A snapshot arrives with a flipped bit, and all checksums are as if it belonged there.
+    DamageInASnapshotIsNotNoticed,
     /// Other members take the place of old ones in one step, on each machine when it next starts: nobody waits for a majority
     /// of both the old and the new ones.
     ChangeInOneStep,
@@ -64,7 +66,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them, with the number of seeds within which each is found: about four times as many as it took.
-    pub const ALL: [(Planted, u64); 24] = [
+    pub const ALL: [(Planted, u64); 25] = [
         (Planted::AcknowledgeBeforeSync, 10),
         (Planted::AcknowledgeHere, 10),
         (Planted::ForgetTheVote, 120),
@@ -80,6 +82,7 @@ impl Planted {
         (Planted::OwnClockForTheLogs, 10),
         (Planted::ApplyTwice, 10),
         (Planted::SnapshotOffByOne, 60),
+        (Planted::DamageInASnapshotIsNotNoticed, 60),
         (Planted::ChangeInOneStep, 10),
         (Planted::LearnersVoteCounts, 10),
         (Planted::ForgetTheChanges, 20),
@@ -150,15 +153,26 @@ impl Planted {
 
     /// Makes a manifest say that another entry was its last, and that the log's clock was another; its checksums fit.
     pub fn falsify(manifest: &mut [u8], applied: u64, falsified: (u64, Option<u64>)) {
+        Planted::rewrite(manifest, applied, |state| {
+            state[..8].copy_from_slice(&falsified.0.to_le_bytes());
+            if let Some(clock) = falsified.1 {
+                state[8..16].copy_from_slice(&clock.to_le_bytes());
+            }
+        });
+    }
+
+    /// Flips a bit of the chain of entries that a manifest has; its checksums fit.
+    pub fn flip_chain(manifest: &mut [u8], applied: u64) {
+        Planted::rewrite(manifest, applied, |state| state[16] ^= 1);
+    }
+
+    /// Changes a manifest from its last entry on, and has its checksums fit.
+    fn rewrite(manifest: &mut [u8], applied: u64, change: impl FnOnce(&mut [u8])) {
         const HEADER_BYTES: usize = 32;
-        // The digest's key, the last entry and the clock stand one after the other.
+        // The digest's key, the last entry, the clock and the chain's head stand one after the other.
         let known = [&DIGEST_KEY[..], &applied.to_le_bytes()].concat();
         let Some(at) = manifest.windows(known.len()).position(|window| window == known) else { return };
-        let at = at + DIGEST_KEY.len();
-        manifest[at..at + 8].copy_from_slice(&falsified.0.to_le_bytes());
-        if let Some(clock) = falsified.1 {
-            manifest[at + 8..at + 16].copy_from_slice(&clock.to_le_bytes());
-        }
+        change(&mut manifest[at + DIGEST_KEY.len()..]);
         let (header, body) = manifest.split_at_mut(HEADER_BYTES);
         header[24..28].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
         let crc = crc32fast::hash(&header[..28]);

@@ -2,7 +2,7 @@
 
 use loci_index::directory::Fault as DirectoryFault;
 use loci_node::shard::Event;
-use loci_raft::{FOUNDING_INDEX, Role};
+use loci_raft::{FOUNDING_INDEX, MemoryDisk, Role};
 
 use super::clients::{Call, Reply};
 use super::faults::Fault;
@@ -10,6 +10,7 @@ use super::machine::Process;
 use super::member::Seat;
 use super::network::Weather;
 use super::planted::Planted;
+use super::troubles::Trouble;
 use super::world::{Happening, World};
 use super::{Checked, MILLIS, SECONDS, violation};
 
@@ -101,6 +102,7 @@ impl World<'_> {
                 self.network.reset(at, other, self.now);
             }
             Fault::Change => self.change_members()?,
+            Fault::Rot => self.rot_while_running(at),
             Fault::DiskFull => {
                 // As often as not that of a leader, who then refuses writes.
                 if self.chance.percent(50) {
@@ -136,9 +138,9 @@ impl World<'_> {
                 let fault = if self.chance.percent(50) { DirectoryFault::Full } else { DirectoryFault::Broken };
                 let nth = self.chance.below(4);
                 if self.chance.percent(50) {
-                    member.directory.fail_write(nth, fault);
+                    member.place.store.fail_write(nth, fault);
                 } else {
-                    member.directory.fail_sync(nth, fault);
+                    member.place.store.fail_sync(nth, fault);
                 }
             }
         }
@@ -164,8 +166,9 @@ impl World<'_> {
         let machine = &mut self.machines[at];
         let calls = machine.process.take().map(Process::into_calls);
         machine.disk.memory.heal();
-        machine.disk.memory.crash(self.chance.next_u64());
+        machine.disks(|disk| disk.crash(self.chance.next_u64()));
         (machine.sync_fails, machine.paused_until) = (false, 0);
+        self.end_transfers(at);
         match self.run.planted {
             Some(Planted::WipedMemberVotes) if self.chance.percent(50) => self.machines[at].wipe(),
             Some(Planted::CutAtAnyBadFrame) => self.cut_log(at),
@@ -193,8 +196,9 @@ impl World<'_> {
         let machine = &mut self.machines[at];
         let calls = machine.process.take().map(Process::into_calls);
         machine.disk.memory.heal();
-        machine.disk.memory.kill();
+        machine.disks(MemoryDisk::kill);
         (machine.sync_fails, machine.paused_until) = (false, 0);
+        self.end_transfers(at);
         self.break_calls(calls.unwrap_or_default());
         self.start_later(at);
     }
@@ -208,6 +212,9 @@ impl World<'_> {
 
     /// A machine whose process ended starts another.
     pub(super) fn start_later(&mut self, at: usize) {
+        if self.machines[at].refused {
+            return;
+        }
         let life = self.machines[at].life;
         let wait = self.chance.below(self.menu.down) + MILLIS;
         self.after(wait, Happening::Start { at, life });
@@ -216,56 +223,29 @@ impl World<'_> {
     /// A machine starts its process.
     pub(super) fn start(&mut self, at: usize) -> Checked {
         let seed = self.chance.next_u64();
-        let interrupted = self.troubled && self.chance.percent(self.menu.start_fails);
+        let trouble = self.draw_trouble(at);
         let founders: Vec<_> = self.shards.iter().map(|shard| shard.founders.clone()).collect();
         let build = self.build.clone();
         let machine = &mut self.machines[at];
         // One that finds its disk full does not start.
         machine.disk.set_capacity(None);
-        if interrupted {
-            let nth = 1 + self.chance.below(3);
-            if self.chance.percent(50) {
-                machine.disk.memory.fail_sync(nth);
-            } else {
-                machine.disk.memory.fail_write(nth);
-            }
-        }
-        let rotten = if !interrupted && self.troubled && self.chance.percent(self.menu.rot) {
-            self.reached.mark("bits flipped in files");
-            machine.rot(&mut self.chance)
-        } else {
-            None
-        };
         let started = machine.start(&founders, &build, seed, self.now);
         machine.disk.memory.heal();
-        let started = match (started, rotten) {
-            (Err(_), Some(rotten)) => {
-                // Nothing was changed, so whoever puts the file back from a copy can start.
-                self.reached.mark("flipped bits that were noticed");
-                machine.mend(rotten);
-                machine.start(&founders, &build, seed, self.now)
-            }
-            (Ok(_), Some(rotten)) if machine.is_needed(&rotten) => {
-                return violation(format!("member {} started with a flipped bit in {}", machine.me, rotten.name));
-            }
-            (started, _) => started,
+        machine.members.iter().for_each(|member| member.place.store.heal_reads());
+        let recovered = match started {
+            Ok(recovered) => recovered,
+            Err(error) => return self.start_failed(at, error, trouble),
         };
-        match started {
-            Err(_) if interrupted => {
-                self.reached.mark("recoveries that were interrupted");
-                machine.disk.memory.crash(self.chance.next_u64());
-                self.start_later(at);
-                return Ok(());
-            }
-            Err(error) => return violation(format!("member {} cannot start: {error}", machine.me)),
-            Ok(recovered) => {
-                if recovered.cut.is_some() {
-                    self.reached.mark("torn tails cut");
-                }
-                if recovered.clean {
-                    self.reached.mark("logs found closed");
-                }
-            }
+        if let Some(Trouble::Rotten(rotten)) = &trouble
+            && machine.is_needed(rotten)
+        {
+            return violation(format!("member {} started with {} damaged", machine.me, rotten.name));
+        }
+        if recovered.cut.is_some() {
+            self.reached.mark("torn tails cut");
+        }
+        if recovered.clean {
+            self.reached.mark("logs found closed");
         }
         self.trace.note(self.now, "starts", &[at as u64, self.machines[at].life]);
         for shard in 0..self.shards.len() {
@@ -287,6 +267,7 @@ impl World<'_> {
         self.resting = true;
         self.network.heal();
         self.network.weather = Weather::fair();
+        self.streams = self.streams.fair();
         self.habits.lost = 0;
         for at in 0..self.machines.len() {
             let machine = &mut self.machines[at];
@@ -294,7 +275,11 @@ impl World<'_> {
             machine.disk.memory.heal();
             machine.disk.set_capacity(None);
             machine.sync_fails = false;
-            if machine.process.is_none() {
+            for shard in 0..self.shards.len() {
+                self.scrub(Seat { at, shard });
+            }
+            let machine = &self.machines[at];
+            if machine.process.is_none() && !machine.refused {
                 let life = machine.life;
                 self.after(MILLIS, Happening::Start { at, life });
             }

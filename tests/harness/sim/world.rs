@@ -9,7 +9,7 @@ use bytes::Bytes;
 use loci_index::store::{Done, Job, JobKind};
 use loci_node::log_thread::Request;
 use loci_node::shard::{Event, GATHERING};
-use loci_raft::{LogError, MemberId, Members};
+use loci_raft::{LogError, MemberId, Members, MemoryDisk};
 
 use super::clients::{Call, Client, Habits, Polled, Reply, Ticket};
 use super::disk::DyingDirectory;
@@ -22,6 +22,7 @@ use super::network::{Network, Weather};
 use super::planted::Planted;
 use super::shards::{SHARDS_MAX, Shard};
 use super::tables;
+use super::transfers::{Step, Streams, Transfer};
 use super::{Checked, MICROS, MILLIS, NOT_WELL, Nanos, Reached, Run, SECONDS, Summary, Trace, violation};
 use crate::chance::Chance;
 
@@ -38,8 +39,16 @@ pub enum Happening {
     Turn { seat: Seat, life: u64, when: Nanos },
     /// A message arrives.
     Arrives { from: usize, to: usize, bytes: Bytes, sent: Nanos },
-    /// A snapshot arrives, with its message.
-    Snapshot { from: usize, to: usize, bytes: Bytes },
+    /// Something happens on a snapshot's stream.
+    Transfer { number: u64, step: Step },
+    /// A machine asks another for the state of a shard whose store is damaged.
+    Mend { seat: Seat, life: u64 },
+    /// A shard's files are compared with their checksums.
+    Scrub { seat: Seat },
+    /// A machine that was refused is removed, and another takes its place.
+    Replace { at: usize, by: Option<MemberId> },
+    /// A machine loses its power, unless it has already.
+    PowerCut { at: usize, life: u64 },
     /// The log's sync is done.
     Synced { at: usize, life: u64 },
     /// A job is run.
@@ -83,6 +92,10 @@ pub struct World<'t> {
     pub(super) menu: Menu,
     pub(super) habits: Habits,
     pub(super) clients: Vec<Client>,
+    pub(super) streams: Streams,
+    /// Snapshots on their way, by number.
+    pub(super) transfers: BTreeMap<u64, Transfer>,
+    pub(super) transfers_begun: u64,
     /// The latest time of day that any machine had.
     pub(super) latest_day: u64,
     pub(super) reached: Reached,
@@ -148,7 +161,13 @@ impl<'t> World<'t> {
         if run.planted.is_none() && links.percent(15) {
             weather.lost = 1_500 + links.below(1_501);
         }
+        let mut rot = Chance::new(run.seed ^ 0x0072_6f74);
+        if run.planted.is_none() && rot.percent(30) {
+            (menu.rot, menu.unreadable) = (10 + rot.below(30), [0, 10, 30][rot.index(3)]);
+            menu.rots = rot.below(30);
+        }
         if let Some(planted) = run.planted {
+            menu.rot = 0;
             (menu.changes, menu.full) = planted.changes_and_full_disks();
         }
         World {
@@ -162,6 +181,9 @@ impl<'t> World<'t> {
             build,
             network: Network::new(MACHINES_MAX, weather),
             menu,
+            streams: Streams::draw(&mut Chance::new(run.seed ^ 0x7374_7265_616d)),
+            transfers: BTreeMap::new(),
+            transfers_begun: 0,
             clients: (0..habits.clients).map(|client| Client::new(client, shards)).collect(),
             habits,
             latest_day: 0,
@@ -256,7 +278,8 @@ impl<'t> World<'t> {
         let on = match &happening {
             Happening::Turn { seat, .. } | Happening::Job { seat, .. } | Happening::Done { seat, .. } => Some(seat.at),
             Happening::Synced { at, .. } | Happening::Space { at, .. } | Happening::Request { at, .. } => Some(*at),
-            Happening::Arrives { to, .. } | Happening::Snapshot { to, .. } => Some(*to),
+            Happening::Arrives { to, .. } => Some(*to),
+            Happening::Transfer { number, step } => self.acts(*number, *step),
             _ => None,
         };
         if let Some(at) = on {
@@ -278,7 +301,16 @@ impl<'t> World<'t> {
             }
             Happening::Arrives { from, to, sent, .. } if self.network.is_reset(from, to, sent) => {}
             Happening::Arrives { from, to, bytes, .. } => self.arrives(from, to, &bytes),
-            Happening::Snapshot { from, to, bytes } => self.snapshot_arrives(from, to, bytes)?,
+            Happening::Transfer { number, step } => self.transfer(number, step)?,
+            Happening::Mend { seat, life } => self.mend(seat, life)?,
+            Happening::Scrub { seat } => self.scrub(seat),
+            Happening::Replace { at, by } => self.replace(at, by)?,
+            Happening::PowerCut { at, life } => {
+                if self.troubled && self.lives(at, life) {
+                    self.reached.mark("power cuts soon after a snapshot had come");
+                    self.cut_power(at);
+                }
+            }
             Happening::Synced { at, life } => {
                 if self.lives(at, life) {
                     self.synced(at)?;
@@ -403,6 +435,8 @@ impl<'t> World<'t> {
         self.observe(seat)?;
         self.begin_jobs(seat);
         self.poll_calls(seat)?;
+        self.poll_transfers(seat)?;
+        self.look_for_damage(seat);
         let Some(process) = &self.machines[at].process else { return Ok(()) };
         if process.running.iter().all(|running| running.driven.owner.is_done()) {
             return self.end(at);
@@ -429,7 +463,7 @@ impl<'t> World<'t> {
         let dies = self.troubled && self.chance.percent(self.menu.job_dies);
         let changes = if dies { 1 + self.chance.below(4) } else { u64::MAX };
         let machine = &self.machines[seat.at];
-        let directory = DyingDirectory::new(machine.members[seat.shard].directory.clone(), changes);
+        let directory = DyingDirectory::new(machine.members[seat.shard].place.store.clone(), changes);
         let (life, kind) = (machine.life, job.kind());
         let done = job.run(&directory, &AtomicBool::new(false));
         if directory.is_dead() {
@@ -487,7 +521,8 @@ impl<'t> World<'t> {
         let closed = done.and_then(|()| log.close());
         let failing = std::mem::take(&mut self.machines[at].sync_fails);
         self.machines[at].disk.memory.heal();
-        self.machines[at].disk.memory.kill();
+        self.machines[at].disks(MemoryDisk::kill);
+        self.end_transfers(at);
         self.break_calls(calls);
         self.reached.mark("processes that stopped as they were told");
         // It is killed then: nobody heard of what found no space.
