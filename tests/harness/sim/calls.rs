@@ -1,7 +1,7 @@
 //! How calls go: from a client to a node and back, again elsewhere if need be; and what must be true of each answer.
 
 use loci_index::command::{Outcome, Refusal, Unmet};
-use loci_index::record::CollectionId;
+use loci_index::record::{CollectionId, Position};
 use loci_index::view::{CollectionView, Effort, Hit, ScanRequest, SearchRequest, SearchScratch, View};
 use loci_node::shard::{Level, ReadError, ShardHandle, WriteError, Written};
 
@@ -92,7 +92,9 @@ impl World<'_> {
         let Some(operation) = self.current(ticket) else { return Ok(()) };
         let (shard, ask, floor) = (operation.shard, operation.ask.clone(), operation.floor);
         let latest = matches!(ask, Ask::Read(Level::Latest, _));
+        let asked = ask.clone();
         let ask = match (ask, self.run.planted) {
+            (Ask::Read(Level::AtLeast(_), what), Some(Planted::TokenWithoutWaiting)) => Ask::Read(Level::Stale, what),
             (Ask::Read(Level::Latest, what), Some(Planted::ReadWithoutAsking)) => Ask::Read(Level::Stale, what),
             (Ask::Read(Level::Latest, what), Some(Planted::ReadWhileLeading)) => {
                 let machine = &self.machines[at];
@@ -109,6 +111,9 @@ impl World<'_> {
         let (handle, standings) = (&running.driven.handle, running.standings);
         let mut call = Call::new(ticket, ask, handle);
         (call.latest, call.floor, call.standings) = (latest, floor, standings);
+        if self.run.planted == Some(Planted::TokenWithoutWaiting) {
+            call.ask = asked;
+        }
         match call.poll() {
             Some(polled) => self.called(Seat { at, shard }, call, polled),
             None => {
@@ -269,7 +274,12 @@ impl World<'_> {
                 Ok(Some(Told::Looked(values::Outcome(reply), seen)))
             }
             What::Search(query, k) => {
-                let Some(collection) = collection(NEAR) else { return Ok(None) };
+                let earlier = match self.run.planted {
+                    Some(Planted::SearchOfAnEarlierView) => self.earlier.replace(handle.newest()),
+                    _ => None,
+                };
+                let shown = earlier.as_deref().and_then(|view| view.collection_by_id(CollectionId(NEAR)));
+                let Some(collection) = shown.or_else(|| collection(NEAR)) else { return Ok(None) };
                 self.check_search(seat, &collection, index, now, query, *k)?;
                 Ok(None)
             }
@@ -287,10 +297,14 @@ impl World<'_> {
     ) -> Checked {
         let request =
             SearchRequest { field: 0, query, k, effort: Effort::Exact, filter: None, max_distance: None, now };
-        let found = match collection.search(&request, &mut SearchScratch::new(), &mut || true) {
+        let mut found = match collection.search(&request, &mut SearchScratch::new(), &mut || true) {
             Ok(found) => found,
             Err(error) => return violation(format!("a search failed: {error}")),
         };
+        if self.run.planted == Some(Planted::SearchWithoutTheBuffer) {
+            let sealed = self.machines[seat.at].handle(seat.shard).map_or(0, |handle| handle.status().checkpoint);
+            found.hits.retain(|hit| Position::from_u64(hit.record.version()).index() <= sealed);
+        }
         let mut near: Vec<(f32, &[u8])> = Vec::new();
         for (key, record) in self.shards[seat.shard].oracle.live(NEAR, index, now) {
             let embedding = record.embedding.as_deref().unwrap_or_default();

@@ -9,10 +9,10 @@
 //! Always: of a turn that ends within nothing leaves the machine. What was appended and not synced may be gone.
 
 use loci_node::log_thread::Safety;
-use loci_raft::{Append, Change, Log, LogError};
+use loci_raft::{Append, Change, LogError};
 
-use super::disk::SimDisk;
 use super::planted::Planted;
+use super::promises::PromisingLog;
 use crate::chance::Chance;
 
 /// Of so many appends one is the last thing that a process does, while things go wrong.
@@ -34,7 +34,7 @@ pub enum End {
 /// A log, and what is known of the threads that use it.
 pub struct AtLog {
     /// The log.
-    pub log: Log<SimDisk>,
+    pub log: PromisingLog,
     /// The log's thread syncs, or the disk is slow.
     pub busy: bool,
     /// Things go wrong.
@@ -51,7 +51,7 @@ pub struct AtLog {
 
 impl AtLog {
     /// Nobody is at the log.
-    pub fn new(log: Log<SimDisk>, chance: Chance, planted: Option<Planted>) -> AtLog {
+    pub fn new(log: PromisingLog, chance: Chance, planted: Option<Planted>) -> AtLog {
         let (appended, counts) = (Vec::new(), [0; 3]);
         AtLog { log, busy: false, troubled: false, appended, counts, end: None, chance, planted }
     }

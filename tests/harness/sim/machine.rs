@@ -14,13 +14,14 @@ use loci_index::store::StoreOptions;
 use loci_node::clock::Clock;
 use loci_node::log_thread::{Here, LogFigures, LogHandle, Request, Safety};
 use loci_node::shard::ShardHandle;
-use loci_raft::{Append, Change, Log, LogOptions, MemberId, Members, MemoryDisk, Recovered, SyncMark};
+use loci_raft::{Append, Change, LogOptions, MemberId, Members, MemoryDisk, Recovered, SyncMark};
 
 use super::clients::Call;
 use super::disk::SimDisk;
 use super::here::AtLog;
 use super::member::{Member, Running, StartError};
 use super::planted::Planted;
+use super::promises::{Promises, PromisingLog};
 use super::{MILLIS, Nanos};
 use crate::chance::Chance;
 
@@ -61,6 +62,8 @@ pub struct Machine {
     pub me: MemberId,
     /// Under its log.
     pub disk: SimDisk,
+    /// What that has promised.
+    promises: Promises,
     /// Its part in each shard.
     pub members: Vec<Member>,
     /// How fast its clock runs, in millionths.
@@ -89,6 +92,8 @@ pub struct Rotten {
     pub name: String,
     /// What was in it.
     pub bytes: Vec<u8>,
+    /// What is in it.
+    pub damaged: Vec<u8>,
     /// The shard whose store's it is; none: the log's.
     pub store_of: Option<usize>,
 }
@@ -154,6 +159,7 @@ impl Machine {
         Machine {
             me,
             disk: SimDisk::new(planted),
+            promises: Promises::default(),
             members: (0..shards).map(|shard| Member::new(shard, me, planted)).collect(),
             rate,
             offset_millis,
@@ -203,7 +209,7 @@ impl Machine {
 
     /// The disks are as they were when it was bought.
     pub fn wipe(&mut self) {
-        self.disk = SimDisk::new(self.planted);
+        (self.disk, self.promises) = (SimDisk::new(self.planted), Promises::default());
         self.members.iter_mut().for_each(Member::wipe);
     }
 
@@ -216,7 +222,8 @@ impl Machine {
         now: Nanos,
     ) -> Result<Recovered, StartError> {
         let log_options = LogOptions { file_bytes: build.log_file_bytes, secret: SECRET };
-        let (mut log, recovered) = Log::open(self.disk.clone(), log_options).map_err(StartError::Log)?;
+        let (mut log, recovered) =
+            PromisingLog::open(self.disk.clone(), log_options, self.promises.clone(), self.planted)?;
         let day_millis = self.day_millis(now);
         let mut opened = Vec::new();
         for ((number, member), founders) in (0..).zip(&mut self.members).zip(founders) {

@@ -23,6 +23,10 @@ impl World<'_> {
             if self.run.planted == Some(Planted::LearnersVoteCounts) {
                 self.let_learners_vote(seat, &message, &mut bytes);
             }
+            let is_answer = message.kind() == MessageKind::RequestPreVoteResponse;
+            if is_answer && self.run.planted == Some(Planted::SilentAfterARestart) && self.machines[at].life > 1 {
+                continue;
+            }
             let delays = self.network.travel(&mut self.chance, at, to);
             if delays.is_empty() || self.machines[to].process.is_none() {
                 // A connection that does not work is noticed, sometimes.

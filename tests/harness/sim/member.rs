@@ -16,16 +16,17 @@ use loci_node::log_thread::LogHandle;
 use loci_node::memory::Budget;
 use loci_node::shard::{Beginning, Driven, Mailbox, OwnerOptions};
 use loci_raft::{
-    Append, Change, Entry, FOUNDING_INDEX, JOINING_INDEX, Log, LogError, LogIndex, MemberId, Members, Message,
-    ReadError, Replica, ReplicaOptions, ShardId, ShardState, Standing, beginning, founding, joining,
+    Append, Change, Entry, FOUNDING_INDEX, JOINING_INDEX, LogError, LogIndex, MemberId, Members, Message, ReadError,
+    Replica, ReplicaOptions, ShardId, ShardState, Standing, beginning, founding, joining,
 };
 
 use super::Nanos;
 use super::clients::Call;
-use super::disk::SimDisk;
 use super::machine::{Build, DIGEST_KEY};
 use super::place::Place;
 use super::planted::Planted;
+use super::promises::PromisingLog;
+use crate::chance::Chance;
 
 /// Which machine's part in which shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub enum StartError {
     },
     /// What was read does not fit.
     Other(String),
+    /// Something was synced, and is not there.
+    Forgot(String),
 }
 
 impl StartError {
@@ -74,7 +77,7 @@ impl StartError {
             }
             StartError::Entry(error) => format!("an entry: {error}"),
             StartError::Store { shard, error } => format!("the store of shard {shard}: {error}"),
-            StartError::Other(what) => what.clone(),
+            StartError::Other(what) | StartError::Forgot(what) => what.clone(),
         }
     }
 }
@@ -99,6 +102,8 @@ pub struct Member {
     pub joins: Option<Arc<Members>>,
     /// Planted: the members that it takes for those in force when it starts.
     pub believes: Option<Arc<Members>>,
+    /// A snapshot for it has broken off.
+    pub broken_off: bool,
     /// Its log and its store are made.
     pub founded: bool,
     planted: Option<Planted>,
@@ -117,6 +122,7 @@ impl Member {
             applied: FOUNDING_INDEX.0,
             joins: None,
             believes: None,
+            broken_off: false,
             founded: false,
             planted,
         }
@@ -131,7 +137,7 @@ impl Member {
     /// Opens its store and its replica, as the program does.
     pub fn open(
         &mut self,
-        log: &mut Log<SimDisk>,
+        log: &mut PromisingLog,
         founders: &Arc<Members>,
         build: &Build,
         seed: u64,
@@ -149,6 +155,9 @@ impl Member {
             self.place.settle();
         }
         self.falsify_checkpoint(log, day_millis);
+        if self.planted == Some(Planted::DamagedSegmentIsNotNoticed) {
+            self.flip_embeddings(seed);
+        }
         let directory: Arc<dyn Directory> = Arc::new(self.place.store.clone());
         let store_options = build.store_options();
         let store = if self.founded {
@@ -198,8 +207,19 @@ impl Member {
         Ok((store, replica))
     }
 
+    fn flip_embeddings(&self, seed: u64) {
+        let mut chance = Chance::new(seed);
+        let names = self.place.store.list().unwrap_or_default();
+        for name in names.iter().filter(|name| name.starts_with("segment")) {
+            let segment = self.place.store.bytes(name).unwrap_or_default();
+            if let Some(flipped) = Planted::flip_embedding(&segment, &mut chance) {
+                self.place.store.put(name, &flipped);
+            }
+        }
+    }
+
     /// Makes the mistakes that are made when a process starts.
-    fn falsify_checkpoint(&self, log: &Log<SimDisk>, day_millis: u64) {
+    fn falsify_checkpoint(&self, log: &PromisingLog, day_millis: u64) {
         let Ok((mut manifest, applied, _)) = checkpoint_files(&self.place.store) else { return };
         let falsified = match self.planted {
             Some(Planted::ApplyTwice) if log.shard(self.id).is_some_and(|state| state.start.0 < applied) => {

@@ -17,6 +17,7 @@
 //! | [`machine`], [`disk`] | disks and clock, and the process that runs on them; disks that break promises |
 //! | [`member`], [`shards`] | a machine's part in a shard; what is known of a shard as a whole |
 //! | [`logs`], [`here`] | the log's thread; a shard's own thread at the log, and how it ends there |
+//! | [`promises`] | what a log must still have when it is opened again |
 //! | [`mail`], [`network`] | what members say to each other; what happens to it on its way |
 //! | [`transfers`], [`place`] | snapshots on their way, in pieces; where they are received, and take a store's place |
 //! | [`faults`], [`strikes`] | which faults, how often; what each does |
@@ -55,6 +56,7 @@ mod troubles;
 mod network;
 mod oracle;
 pub mod planted;
+mod promises;
 mod shards;
 mod strikes;
 mod draws;

@@ -7,6 +7,8 @@ use loci_raft::MemberId;
 
 use super::machine::DIGEST_KEY;
 use super::{NOT_WELL, Violation};
+use crate::chance::Chance;
+use crate::segment_file::SegmentFile;
 
 /// A mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +64,23 @@ pub enum Planted {
     FramesToAnotherShard,
     /// A sync answers all shards that ask for one while it runs.
     OneSyncForAllThatWait,
+    /// A search does not look at what was written since the last checkpoint.
+    SearchWithoutTheBuffer,
+    /// A search looks at a view that others have replaced, and so shows versions that have ended.
+    SearchOfAnEarlierView,
+    /// A read at a token is answered with what is there.
+    TokenWithoutWaiting,
+    /// Who starts after the first time never answers a candidate that asks whether it would vote.
+    SilentAfterARestart,
+    /// A member whose snapshot broke off does not come for another.
+    SnapshotNeverFetchedAgain,
+    /// A process that starts does not notice a flipped bit in the embeddings of a segment.
+    DamagedSegmentIsNotNoticed,
 }
 
 impl Planted {
     /// All of them, with the number of seeds within which each is found: about four times as many as it took.
-    pub const ALL: [(Planted, u64); 25] = [
+    pub const ALL: [(Planted, u64); 31] = [
         (Planted::AcknowledgeBeforeSync, 10),
         (Planted::AcknowledgeHere, 10),
         (Planted::ForgetTheVote, 120),
@@ -82,7 +96,7 @@ impl Planted {
         (Planted::OwnClockForTheLogs, 10),
         (Planted::ApplyTwice, 10),
         (Planted::SnapshotOffByOne, 60),
-        (Planted::DamageInASnapshotIsNotNoticed, 60),
+        (Planted::DamageInASnapshotIsNotNoticed, 40),
         (Planted::ChangeInOneStep, 10),
         (Planted::LearnersVoteCounts, 10),
         (Planted::ForgetTheChanges, 20),
@@ -92,12 +106,23 @@ impl Planted {
         (Planted::ForgetForAll, 10),
         (Planted::FramesToAnotherShard, 20),
         (Planted::OneSyncForAllThatWait, 20),
+        (Planted::SearchWithoutTheBuffer, 10),
+        (Planted::SearchOfAnEarlierView, 10),
+        (Planted::TokenWithoutWaiting, 10),
+        (Planted::SilentAfterARestart, 10),
+        (Planted::SnapshotNeverFetchedAgain, 40),
+        (Planted::DamagedSegmentIsNotNoticed, 10),
     ];
 
     /// Whether this violation shows the mistake. That an empty member cannot catch up without a snapshot says nothing of
     /// what its vote does.
     pub fn is_shown_by(self, violation: &Violation) -> bool {
-        self != Planted::WipedMemberVotes || !violation.0.contains(NOT_WELL)
+        match self {
+            Planted::WipedMemberVotes => !violation.0.contains(NOT_WELL),
+            // What they are about is that nothing goes on.
+            Planted::SilentAfterARestart | Planted::SnapshotNeverFetchedAgain => violation.0.contains(NOT_WELL),
+            _ => true,
+        }
     }
 
     /// How many shards there are where it is made.
@@ -149,6 +174,17 @@ impl Planted {
     /// Whether a message's bytes say no.
     pub fn is_no(bytes: &[u8]) -> bool {
         bytes[2] & 1 == 1
+    }
+
+    /// Flips a bit of the embeddings in a segment; its checksums fit.
+    pub fn flip_embedding(segment: &[u8], chance: &mut Chance) -> Option<Vec<u8>> {
+        const EMBEDDINGS: u16 = 22;
+        // Of the first component, so that it is not padding: a bit of its fraction that any search notices.
+        let mut file = SegmentFile::decode(segment)?;
+        let row = chance.index((file.rows() as usize).max(1));
+        let section = file.sections.iter_mut().find(|section| section.kind == EMBEDDINGS)?;
+        *section.bytes.get_mut(row * 64 + 2)? ^= 1 << 6;
+        Some(file.encode())
     }
 
     /// Makes a manifest say that another entry was its last, and that the log's clock was another; its checksums fit.

@@ -191,6 +191,10 @@ impl World<'_> {
             return self.reached.mark("snapshots not fetched because another was");
         }
         let Seat { at: to, shard } = seat;
+        let gives_up = self.run.planted == Some(Planted::SnapshotNeverFetchedAgain);
+        if gives_up && self.machines[to].members[shard].broken_off {
+            return;
+        }
         let lives = (self.machines[from].life, self.machines[to].life);
         self.transfers_begun += 1;
         let number = self.transfers_begun;
@@ -261,6 +265,7 @@ impl World<'_> {
         let Transfer { shard, from, to, lives, purpose, stage, .. } = transfer;
         self.trace.note(self.now, "breaks off", &[from as u64, to as u64, number]);
         if matches!(stage, Stage::Streams(_)) {
+            self.machines[to].members[shard].broken_off = true;
             self.reached.mark("snapshots that broke off");
         }
         // The sender's shard hears of it.

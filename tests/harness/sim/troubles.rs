@@ -97,8 +97,8 @@ impl Machine {
         };
         let mut damaged = bytes.clone();
         damage(&mut damaged, end, chance).then(|| {
-            memory.damage(&name, |bytes| *bytes = damaged);
-            Rotten { name, bytes, store_of: None }
+            memory.damage(&name, |bytes| *bytes = damaged.clone());
+            Rotten { name, bytes, damaged, store_of: None }
         })
     }
 
@@ -112,7 +112,7 @@ impl Machine {
         let end = damaged.len();
         damage(&mut damaged, end, chance).then(|| {
             store.put(&name, &damaged);
-            Rotten { name, bytes, store_of: Some(shard) }
+            Rotten { name, bytes, damaged, store_of: Some(shard) }
         })
     }
 
@@ -124,9 +124,11 @@ impl Machine {
         }
     }
 
-    /// Whether a file is there that a process reads whole when it starts: a store may have removed it as left over.
+    /// Whether a process that has started must have read a file as it is: a store may have removed it as left over, and a snapshot
+    /// may have taken its place.
     pub fn is_needed(&self, rotten: &Rotten) -> bool {
-        rotten.store_of.is_none_or(|shard| self.members[shard].place.store.bytes(&rotten.name).is_some())
+        let there = |shard: usize| self.members[shard].place.store.bytes(&rotten.name);
+        rotten.store_of.is_none_or(|shard| there(shard).as_ref() == Some(&rotten.damaged))
     }
 }
 
@@ -179,6 +181,9 @@ impl World<'_> {
             _ => false,
         };
         match (trouble, error) {
+            (_, StartError::Forgot(what)) => {
+                return violation(format!("the log of member {me} forgot something: {what}"));
+            }
             (Some(Trouble::Interrupted), _) => {
                 self.reached.mark("recoveries that were interrupted");
                 machine.disk.memory.crash(self.chance.next_u64());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use loci_index::store::{Done, Job, JobKind};
+use loci_index::view::View;
 use loci_node::log_thread::Request;
 use loci_node::shard::{Event, GATHERING};
 use loci_raft::{LogError, MemberId, Members, MemoryDisk};
@@ -96,6 +97,8 @@ pub struct World<'t> {
     /// Snapshots on their way, by number.
     pub(super) transfers: BTreeMap<u64, Transfer>,
     pub(super) transfers_begun: u64,
+    /// Planted: the view of the last search.
+    pub(super) earlier: Option<Arc<View>>,
     /// The latest time of day that any machine had.
     pub(super) latest_day: u64,
     pub(super) reached: Reached,
@@ -184,6 +187,7 @@ impl<'t> World<'t> {
             streams: Streams::draw(&mut Chance::new(run.seed ^ 0x7374_7265_616d)),
             transfers: BTreeMap::new(),
             transfers_begun: 0,
+            earlier: None,
             clients: (0..habits.clients).map(|client| Client::new(client, shards)).collect(),
             habits,
             latest_day: 0,
