@@ -133,7 +133,13 @@ impl World<'_> {
         });
         let known: Vec<String> = known.collect();
         let busy = self.clients.iter().filter(|client| !client.is_idle()).count();
-        format!("{busy} clients wait; {}; in force: {}", members.join("; "), known.join("; "))
+        let damaged = (0..self.shards.len()).filter_map(|shard| {
+            let members = self.in_force(shard)?;
+            self.check_files(shard, &members).err().map(|violation| violation.0)
+        });
+        let damaged: Vec<String> = damaged.collect();
+        let (members, known, damaged) = (members.join("; "), known.join("; "), damaged.join("; "));
+        format!("{busy} clients wait; {members}; in force: {known}; damaged: {damaged}")
     }
 
     /// At the end: every member holds what the oracle holds, and the history has an order. Whether it could not be decided.

@@ -55,10 +55,13 @@ impl Promises {
             let state = log.shard(*shard);
             let kept = state.as_ref().map(|state| state.hard_state);
             let forgot = |what: String| Err(StartError::Forgot(format!("shard {shard}: {what}, not {kept:?}")));
+            // A vote may be given, and be there, before it is synced.
+            let holds = |kept: HardState, promised: HardState| {
+                let same = kept.term == promised.term && (promised.vote.is_none() || kept.vote == promised.vote);
+                same || kept.term > promised.term
+            };
             if let Some(promised) = promised.state
-                && !kept.is_some_and(|kept| {
-                    (kept.term, kept.vote) == (promised.term, promised.vote) || kept.term > promised.term
-                })
+                && !kept.is_some_and(|kept| holds(kept, promised))
             {
                 return forgot(format!("{promised:?} was synced"));
             }

@@ -104,14 +104,15 @@ impl Machine {
 
     fn rot_store(&mut self, chance: &mut Chance) -> Option<Rotten> {
         let shard = if self.members.len() == 1 { 0 } else { chance.index(self.members.len()) };
-        let store = &self.members[shard].place.store;
-        let names = store.list().ok()?;
+        let member = &mut self.members[shard];
+        let names = member.place.store.list().ok()?;
         let name = names.get(chance.below(names.len() as u64 + 1) as usize)?.clone();
-        let bytes = store.bytes(&name)?;
+        let bytes = member.place.store.bytes(&name)?;
         let mut damaged = bytes.clone();
         let end = damaged.len();
         damage(&mut damaged, end, chance).then(|| {
-            store.put(&name, &damaged);
+            member.place.store.put(&name, &damaged);
+            member.rotten = true;
             Rotten { name, bytes, damaged, store_of: Some(shard) }
         })
     }
@@ -237,7 +238,6 @@ impl World<'_> {
         }
         let Some(rotten) = self.machines[at].rot_store(&mut self.chance) else { return };
         let Some(shard) = rotten.store_of else { return };
-        self.machines[at].members[shard].rotten = true;
         self.reached.mark("files damaged while a process runs");
         let wait = self.chance.below(10 * SECONDS);
         self.after(wait, Happening::Scrub { seat: Seat { at, shard } });

@@ -198,9 +198,15 @@ impl Store {
         match FileName::parse(name) {
             Some(FileName::Segment(number)) => {
                 let mut segments = self.collections.iter().flat_map(|state| &state.shared.segments);
-                let Some(sealed) = segments.find(|sealed| sealed.file == number) else { return Remedy::NotNeeded };
-                sealed.note_damage();
-                return Remedy::Elsewhere;
+                if let Some(sealed) = segments.find(|sealed| sealed.file == number) {
+                    sealed.note_damage();
+                    return Remedy::Elsewhere;
+                }
+                // Merged away, and the manifest names it until there is another: whoever opened the store would read it.
+                let is_made = work.merging.as_ref().is_some_and(|merging| merging.file == number);
+                if is_made || !work.files.contains(&FileName::Segment(number)) {
+                    return Remedy::NotNeeded;
+                }
             }
             Some(FileName::Ends(number)) => work.ends.retain(|_, (_, file)| *file != number),
             Some(FileName::Requests(number)) => {

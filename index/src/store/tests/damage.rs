@@ -252,6 +252,25 @@ fn what_memory_has_is_written_anew() {
 }
 
 #[test]
+fn a_damaged_segment_that_was_merged_away_is_gone_with_the_next_manifest() {
+    let (mut shard, _) = shard();
+    let expected = shard.store.digest();
+    shard.store.rest();
+    let job = shard.store.next_job().expect("there is something to merge");
+    assert_eq!(job.kind(), JobKind::Merge);
+    let file = job.sources().remove(0);
+    let done = job.run(&shard.directory, &AtomicBool::new(false));
+    assert!(shard.store.install(done).error.is_none());
+    assert!(named_files(&shard.directory).unwrap().contains(&file), "nothing has replaced the manifest");
+    shard.directory.flip(&file, 333);
+    assert_eq!(shard.store.note_damage(&file), Remedy::Renewed);
+    checkpoint(&mut shard);
+    assert!(!shard.files().contains(&file));
+    shard.restart();
+    assert_eq!(shard.store.digest(), expected);
+}
+
+#[test]
 fn a_newer_file_and_a_full_disk_are_not_damage() {
     assert!(StoreError::Missing.is_damage());
     assert!(StoreError::Damaged { file: "f".into(), offset: 0, what: String::new() }.is_damage());
