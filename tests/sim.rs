@@ -182,6 +182,13 @@ fn each_member_whose_acknowledgement_of_a_snapshot_was_lost_is_offered_it_again(
 }
 
 #[test]
+fn values_of_the_largest_size_reach_all_members() {
+    if let Err(violation) = directed::values_at_the_limit(0) {
+        panic!("{}", violation.0);
+    }
+}
+
+#[test]
 fn a_seed_is_a_reproduction_to_the_last_event() {
     for seed in [3, 7] {
         let run = Run { seconds: 20, ..Run::of(seed) };

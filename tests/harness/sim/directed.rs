@@ -2,7 +2,13 @@
 //!
 //! Nothing else goes wrong in them; the seed decides who leads and in which order messages arrive.
 
-use loci_node::shard::GATHERING;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use loci_index::command::{Envelope, Origin};
+use loci_index::record::VALUE_BYTES_MAX;
+use loci_node::shard::{GATHERING, WRITE_BYTES_MAX, WriteError};
 use loci_raft::{MemberId, Members};
 
 use super::clients::{self, KEYS};
@@ -73,6 +79,49 @@ pub fn lost_acknowledgements_of_two_snapshots(seed: u64) -> Result<(), Violation
         world.network.heal();
         if !world.go_on_until(world.now + ALIKE_WITHIN, |world| world.all_alike())? {
             return violation(format!("{} s {NOT_WELL}: {}", ALIKE_WITHIN / SECONDS, world.describe()));
+        }
+        world.check_end().map(drop)
+    })
+}
+
+/// Values of the largest size that a client can write, of which a member that is behind hears by a snapshot; one larger than an entry
+/// is refused. Files of the log, and pieces of the snapshot, are far smaller.
+pub fn values_at_the_limit(seed: u64) -> Result<(), Violation> {
+    const PIECE_BYTES: usize = 1 << 20;
+    inside(|| {
+        let trace = &mut Trace { hash: seed, lines: None };
+        let build = Build {
+            log_file_bytes: 64 << 10,
+            pinned_files: 16,
+            checkpoint_bytes: 2 << 10,
+            kept_bytes: 2 << 10,
+            buffer_rows_max: 64,
+            gathering: GATHERING,
+        };
+        let mut world = World::quiet(Run::of(seed), trace, 3, build);
+        world.streams = world.streams.in_pieces_of(PIECE_BYTES);
+        world.prepare()?;
+        let leader = world.must_lead()?;
+        let behind = (leader + 1) % 3;
+        world.network.split(|at| at == behind);
+        world.write(2, VALUE_BYTES_MAX)?;
+        world.write(20, WRITE_BYTES)?;
+        let leader = world.must_lead()?;
+        let handle = world.machines[leader].handle(0).cloned();
+        let Some(handle) = handle else { return violation("who leads does not run") };
+        let command = clients::put_record(KEYS, "k".into(), vec![0; WRITE_BYTES_MAX]);
+        let mut refused = pin!(handle.write(Envelope { origin: Origin::default(), command }, None));
+        match refused.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(WriteError::TooLarge { .. })) => {}
+            other => return violation(format!("a write larger than an entry came to {other:?}")),
+        }
+        world.go_on_until(world.now + 2 * SECONDS, |_| false)?;
+        world.network.heal();
+        if !world.go_on_until(world.now + ALIKE_WITHIN, |world| world.all_alike())? {
+            return violation(format!("{} s {NOT_WELL}: {}", ALIKE_WITHIN / SECONDS, world.describe()));
+        }
+        if world.machines[behind].members[0].stand().is_none() {
+            return violation("the member that was behind needed no snapshot");
         }
         world.check_end().map(drop)
     })

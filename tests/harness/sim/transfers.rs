@@ -71,6 +71,11 @@ impl Streams {
         }
     }
 
+    /// The same, in pieces of so many bytes.
+    pub fn in_pieces_of(&self, piece_bytes: usize) -> Streams {
+        Streams { piece_bytes, ..self.clone() }
+    }
+
     /// On which nothing goes wrong.
     pub fn fair(&self) -> Streams {
         Streams { broken: 0, damaged: 0, rotten: 0, cut: 0, pace: MILLIS, ..self.clone() }
