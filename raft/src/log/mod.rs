@@ -16,7 +16,7 @@
 //!   *torn tail* if they lie beyond every such statement: they are cut, and reported. Anywhere else they
 //!   are *damage*: an error that names the file and the offset, never skipped. (The one thing that cannot
 //!   be told apart: a last batch that was synced, and then damaged before another batch or a graceful
-//!   close stated so. The other members have it.)
+//!   close stated so. The other members have it, unless one of them was behind: see docs/testing.md.)
 //! - The first failed write or sync ends the log's life ([`LogError::Dead`]). What the disk then holds is
 //!   unknown, and only opening it again finds out.
 //! - A full disk does not: [`LogError::Full`] comes before anything has changed.
