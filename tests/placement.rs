@@ -251,7 +251,12 @@ async fn a_dead_nodes_members_are_replaced_and_it_comes_back_with_none_of_what_i
     }
     same(&client.collection("default", "c"), &client.collection("wide", "c"), "without the dead").await;
     client.collection("wide", "c").put_with((0..50).map(record), spread()).await.unwrap();
+    // One of the stores that it has nothing to do with any more is damaged besides: it waits for nobody to give it another.
+    let manifest = cluster.data(number).join("shards").join(found[1].shard.to_string()).join("MANIFEST");
+    assert!(manifest.exists(), "{}", manifest.display());
+    std::fs::write(&manifest, "damaged").unwrap();
     cluster.start_again(number).await;
+    assert!(cluster.node(number).log().contains("a shard is not started"), "{}", cluster.logs());
     settled(&cluster, "it is back", |shards| even(shards, 4)).await;
     let at = cluster.client_of(number);
     same(&at.collection("default", "c"), &at.collection("wide", "c"), "at the one that was dead").await;

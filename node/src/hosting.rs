@@ -142,7 +142,9 @@ pub fn open_store<'a>(path: &Path, options: &StoreOptions, care: Option<Care<'a>
     let patient = patient_of(&care, &what);
     let (shard, addresses) = (care.shard, care.addresses);
     let failed = |error| RunError::Disk { path: path.to_owned(), error };
-    Handle::current().block_on(patient.mend(addresses)).map_err(failed)?;
+    if let Err(why) = Handle::current().block_on(patient.mend(addresses)).map_err(failed)? {
+        return Err(RunError::Left { path: path.to_owned(), shard, why });
+    }
     let opened = open_it()?;
     repair::discharge(path).map_err(failed)?;
     let repaired = format!("fetched its store of shard {shard} anew when it started: {what}");
@@ -248,7 +250,14 @@ impl Host {
             snapshot::throw_away(&path).map_err(|error| RunError::Disk { path, error })?;
             return Ok(None);
         }
-        let opened = open_store(&path, &self.hosting.store, Some(care))?;
+        let opened = match open_store(&path, &self.hosting.store, Some(care)) {
+            // What is left of it goes once the members of the shard say so.
+            Err(error @ RunError::Left { .. }) => {
+                tracing::warn!(%error, "a shard is not started");
+                return Ok(None);
+            }
+            opened => opened?,
+        };
         let repaired = opened.repaired.clone();
         match self.start(id, path, |_| Ok((opened, Vec::new()))) {
             Err(RunError::Mismatch { error: RestoreError::NotAMember { .. }, .. }) => {

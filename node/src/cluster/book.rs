@@ -116,6 +116,13 @@ impl ShardLine {
     }
 }
 
+/// Whether a node that had a part in a shard is to have none any more: it was removed, or the shard went to others.
+pub fn has_left(view: &View, shard: u32, member: MemberId) -> bool {
+    let is_removed = find(view, member).is_some_and(|line| line.removed);
+    let went = |line: ShardLine| !line.is_held_by(member) || line.leaving.contains(&member.0);
+    is_removed || self::shard(view, shard).is_some_and(|(line, _)| went(line))
+}
+
 /// Where the records of a namespace are, if not where the catalog is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceLine {

@@ -21,6 +21,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::hearing::{self, Hearing};
 use super::links::{CLUSTER_KEY, OTHER_CLUSTER, OTHER_MEMBER, PEER_BYTES_MAX, TO_KEY};
+use super::repair::LEFT;
 use super::snapshot;
 use super::{Cluster, NotWritten, agreement, arrival, book, sightings};
 use crate::doors::grpc::{Calls, Failure, WatchService, WatchStream, deadline, figures_here};
@@ -38,6 +39,8 @@ const CHANGE_RETRY: Duration = Duration::from_millis(100);
 const LINE_ATTEMPTS: usize = 10;
 /// How long a node that joins may wait for its place.
 const JOIN_TIME: Duration = Duration::from_secs(20);
+/// How long the newest book is waited for when a member asks for a state.
+const BOOK_TIME: Duration = Duration::from_secs(2);
 
 /// Serves `loci.v1.Peers`.
 pub struct Door {
@@ -384,11 +387,14 @@ impl Peers for Door {
         self.check(request.metadata())?;
         let request = request.into_inner();
         if !request.damage.is_empty() {
-            tracing::warn!(
-                member = request.member,
-                damage = request.damage,
-                "a member with a damaged store asks for it"
-            );
+            let (shard, member, damage) = (request.shard, request.member, &request.damage);
+            tracing::warn!(shard, member, damage, "a member with a damaged store asks for it");
+            let view = self.cluster.catalog().view(Level::Latest, Some(Instant::now() + BOOK_TIME)).await;
+            // It waits until it gets the state: for ever, if nobody may give it any.
+            if view.is_ok_and(|view| book::has_left(&view, shard, MemberId(member))) {
+                let message = format!("member {member} takes no part in shard {shard} any more");
+                return Err(Failure::new(Code::FailedPrecondition, LEFT, message).into());
+            }
         }
         let served = self.served(request.shard)?;
         let cluster = self.cluster.of(served.handle);

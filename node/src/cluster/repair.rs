@@ -55,6 +55,7 @@ use super::snapshot::{self, Stand, UnderWay};
 use super::transfers::Transfers;
 use super::turns::Turns;
 use super::{Cluster, book, formation, links};
+use crate::doors::grpc::Failure;
 use crate::identity::{ClusterId, Identity};
 use crate::log_thread::LogFigures;
 use crate::shard::ShardHandle;
@@ -80,6 +81,8 @@ const TELL_ALONE_EVERY: Duration = Duration::from_secs(600);
 const COMPANY_TIME: Duration = Duration::from_secs(300);
 /// How long another member may take to say that it is there.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// The reason why a state is not sent to a member that asks for it.
+pub const LEFT: &str = "left";
 /// How long a note may take to be written.
 const NOTE_TIME: Duration = Duration::from_secs(5);
 
@@ -114,9 +117,13 @@ pub fn discharge(store: &Path) -> io::Result<()> {
     remove(&damaged(store))
 }
 
+/// Why nobody sends a state: this node has no part in the shard any more.
+struct HasLeft(String);
+
 impl Patient<'_> {
-    /// Gets the state from whoever has it, however long that takes, and puts it in the place of the damaged one.
-    pub async fn mend(&self, addresses: &[String]) -> io::Result<()> {
+    /// Gets the state from whoever has it, however long that takes, and puts it in the place of the damaged one. Or says why that is
+    /// for nothing: this node has no part in the shard any more. Then everything stays as it is.
+    pub async fn mend(&self, addresses: &[String]) -> io::Result<Result<(), String>> {
         let begun = Instant::now();
         tracing::error!(
             shard = self.shard,
@@ -126,7 +133,10 @@ impl Patient<'_> {
         );
         let stand = match self.fetched() {
             Some(stand) => stand,
-            None => self.fetch(addresses).await,
+            None => match self.fetch(addresses).await {
+                Ok(stand) => stand,
+                Err(HasLeft(why)) => return Ok(Err(why)),
+            },
         };
         let damaged = damaged(self.store);
         remove(&damaged)?;
@@ -137,7 +147,7 @@ impl Patient<'_> {
         snapshot::settle(self.store)?;
         let millis = begun.elapsed().as_millis() as u64;
         tracing::warn!(shard = self.shard, index = stand.index.0, millis, "the store was fetched and takes its place");
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// The state that was fetched already, if it will do.
@@ -145,26 +155,29 @@ impl Patient<'_> {
         snapshot::received(self.store).filter(|stand| stand.index >= self.start)
     }
 
-    async fn fetch(&self, addresses: &[String]) -> Stand {
+    async fn fetch(&self, addresses: &[String]) -> Result<Stand, HasLeft> {
         let mut told = None;
         loop {
-            if let Some(stand) = self.try_to_fetch(addresses, &mut told).await {
-                return stand;
+            if let Some(stand) = self.try_to_fetch(addresses, &mut told).await? {
+                return Ok(stand);
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
     }
 
     /// Asks each of them once. Where none has it, that is told now and then: `told` is when it was last.
-    async fn try_to_fetch(&self, addresses: &[String], told: &mut Option<Instant>) -> Option<Stand> {
+    async fn try_to_fetch(&self, addresses: &[String], told: &mut Option<Instant>) -> Result<Option<Stand>, HasLeft> {
         let mut waits_for = Vec::new();
         for address in addresses {
             match self.fetch_from(address).await {
-                Ok(stand) if stand.index >= self.start => return Some(stand),
+                Ok(stand) if stand.index >= self.start => return Ok(Some(stand)),
                 Ok(stand) => waits_for.push(format!(
                     "{address}, whose state stands at entry {}, before this node's log begins",
                     stand.index.0
                 )),
+                Err(status) if Failure::from_status(&status).detail.reason == LEFT => {
+                    return Err(HasLeft(format!("{address} says: {}", status.message())));
+                }
                 Err(status) => waits_for.push(format!("{address}, which says: {}", status.message())),
             }
         }
@@ -173,7 +186,7 @@ impl Patient<'_> {
             let waits_for = waits_for.join("; ");
             tracing::error!(shard = self.shard, waits_for, "nobody has the state of the damaged store yet");
         }
-        None
+        Ok(None)
     }
 
     async fn fetch_from(&self, address: &str) -> Result<Stand, Status> {
@@ -329,7 +342,8 @@ async fn look_after(
             let start = LogIndex(served.handle.status().checkpoint);
             let patient = Patient { identity: cluster.identity(), shard, store: &served.files, what, start };
             let addresses = addresses(&cluster, &data);
-            if let Some(stand) = patient.try_to_fetch(&addresses, &mut told).await {
+            // Where it has left the shard, that ends here soon.
+            if let Ok(Some(stand)) = patient.try_to_fetch(&addresses, &mut told).await {
                 let (store, why) = (served.files.clone(), what.clone());
                 match beside(move || mark(&store, &why)).await {
                     Ok(()) => {

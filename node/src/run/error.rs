@@ -10,6 +10,7 @@ use loci_raft::{LogError, RestoreError};
 use crate::cluster::arrival::Twin;
 use crate::config::ConfigError;
 use crate::identity::{ClusterId, DataError};
+use crate::shards::CATALOG;
 use crate::trace::TraceError;
 
 /// Why a node does not run.
@@ -116,6 +117,16 @@ pub enum RunError {
         /// What is wrong with it.
         error: StoreError,
     },
+    /// The store is damaged, and nobody gives this node another: it has no part in the shard any more.
+    #[error("store in {path}: it is damaged, and this node has left shard {shard}: {why}{}", if *shard == CATALOG { REMOVED } else { "" })]
+    Left {
+        /// Where it is.
+        path: PathBuf,
+        /// Which.
+        shard: u32,
+        /// Who says so.
+        why: String,
+    },
     /// The store's directory cannot be used.
     #[error("store in {path}: {error}")]
     Directory {
@@ -139,6 +150,10 @@ pub enum RunError {
     #[error("cannot start threads: {0}; raise the limit of processes or threads")]
     Threads(#[from] std::io::Error),
 }
+
+/// What helps a node that was removed from its cluster.
+const REMOVED: &str =
+    "; the node was removed from the cluster: start it with an empty data directory and --join, as a new member";
 
 impl RunError {
     /// For the process: 2 if other options are needed, otherwise 1.
