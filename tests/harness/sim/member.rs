@@ -173,7 +173,8 @@ impl Member {
         let of_store = |error| StartError::Store { shard: self.id.0 as usize - 1, error };
         let store = store.map_err(of_store)?;
         let stand = self.place.stand().map_err(of_store)?;
-        (self.founded, self.damaged) = (true, false);
+        // Every byte of it was read.
+        (self.founded, self.damaged, self.rotten) = (true, false, false);
         // Its power failed when its store had taken a snapshot in and its log had not.
         if let Some(stand) = stand
             && stand.index.0 == store.applied()

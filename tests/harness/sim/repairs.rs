@@ -28,7 +28,9 @@ impl World<'_> {
             };
             let is_sound = |member: &&MemberId| {
                 let machine = &self.machines[member.0 as usize - 1];
-                machine.me != self.machines[at].me && !machine.refused && !machine.members[shard].damaged
+                // One shard's damage keeps a process from all of them.
+                let is_damaged = machine.members.iter().any(|member| member.damaged || member.rotten);
+                machine.me != self.machines[at].me && !machine.refused && !is_damaged
             };
             let sound = members.voters().iter().filter(is_sound).count();
             members.part(self.machines[at].me) != Part::Removed && 2 * sound > members.voters().len()
