@@ -481,6 +481,8 @@ async fn caches_in_clients_are_told_of_changes() {
     assert!(cache.is_quiet(), "it knows what it changed");
     let info = cache.call("CLIENT TRACKINGINFO");
     assert_eq!(info, "{\"flags\" ~[\"on\" \"bcast\" \"noloop\"], \"redirect\" :0, \"prefixes\" [\"x:\" \"y:\"]}");
+    check(&mut cache, &[("CLIENT TRACKING OFF", "OK"), ("CLIENT TRACKING ON BCAST", "OK")]);
+    assert!(cache.call("CLIENT TRACKINGINFO").ends_with("\"prefixes\" [\"\"]}"), "all keys");
     // Told to another connection, of the older protocol.
     let mut told = Client::of(&node);
     let id = told.call("CLIENT ID");
@@ -717,6 +719,8 @@ async fn what_databases_may_take_evicts_keys_or_refuses_writes() {
         &[
             ("EXISTS a0", ":1"),
             ("SET b 1", "-OOM command not allowed when used memory > 'maxmemory'."),
+            ("XGROUP CREATE a0 g 0", "-OOM command not allowed when used memory > 'maxmemory'."),
+            ("XGROUP DESTROY a0 g", "-WRONGTYPE Operation against a key holding the wrong kind of value"),
             ("MULTI", "OK"),
             ("SET b 1", "-OOM command not allowed when used memory > 'maxmemory'."),
             ("EXEC", "-EXECABORT Transaction discarded because of previous errors."),

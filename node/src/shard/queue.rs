@@ -228,7 +228,7 @@ pub(super) fn only_frees(command: &Command) -> bool {
 pub(super) fn only_calls_that_free(calls: &[u8]) -> bool {
     let (mut unpacked, mut args) = (Unpacked::new(calls), Vec::new());
     while unpacked.next_into(&mut args).is_some() {
-        if commands::find(args[0]).is_some_and(|spec| spec.is(commands::DENYOOM)) {
+        if commands::find(args[0]).is_some_and(|spec| commands::needs_room(spec, &args)) {
             return false;
         }
     }

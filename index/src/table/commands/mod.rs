@@ -213,6 +213,13 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
     BY_NAME.find(xxh3_64(lower), |spec| spec.name.as_bytes() == lower).copied()
 }
 
+/// Whether a call may make the data larger: such are refused where there is no room.
+pub fn needs_room(spec: &Spec, args: &[&[u8]]) -> bool {
+    let frees =
+        || args.get(1).is_some_and(|part| ["destroy", "delconsumer", "setid"].iter().any(|name| is(part, name)));
+    spec.is(DENYOOM) && !(spec.name == "xgroup" && frees())
+}
+
 impl Spec {
     /// Whether it may have so many arguments, its name among them.
     pub fn takes(&self, arguments: usize) -> bool {

@@ -19,6 +19,7 @@ use loci_index::table::commands::{
 use loci_index::table::glob;
 use loci_index::table::permits::others_sorted_by;
 
+use super::describe::kind_of;
 use super::facts::{self, Part};
 use super::sha256::{digest, hex};
 
@@ -220,12 +221,14 @@ pub fn is_in(spec: &Spec, part: Option<&Part>, category: &str) -> bool {
     }
 }
 
-/// What a command does to the key at a place: reads it, writes it.
-fn needs(spec: &Spec, place: usize) -> (bool, bool) {
-    let fact = facts::of(spec.name).filter(|fact| !fact.keys.is_empty());
-    let Some(fact) = fact else { return (!spec.is(WRITE), spec.is(WRITE)) };
-    let kind = fact.keys.iter().rev().find(|(from, _)| *from <= place).unwrap_or(&fact.keys[0]).1;
-    (kind.contains("access"), ["insert", "update", "delete"].iter().any(|word| kind.contains(word)))
+/// What a call does to the key at a place: reads what is in it, writes it.
+fn needs(spec: &Spec, args: &[&[u8]], place: usize) -> (bool, bool) {
+    // Commands that Redis does not have.
+    if facts::of(spec.name).is_none() {
+        return (!spec.is(WRITE), spec.is(WRITE));
+    }
+    let does = |word: &&str| kind_of(spec, args, place).contains(*word);
+    (does(&"access"), ["insert", "update", "delete"].iter().any(does))
 }
 
 /// What stands before a pattern of keys.
@@ -297,7 +300,7 @@ impl Rules {
         let measured = spec.name == "memory" && args.get(1).is_some_and(|part| part.eq_ignore_ascii_case(b"usage"));
         for place in spec.key_places(args).into_iter().chain(measured.then_some(2)) {
             let Some(key) = args.get(place) else { continue };
-            if !self.may_use(key, needs(spec, place)) {
+            if !self.may_use(key, needs(spec, args, place)) {
                 return Err(Denied::Key(key.to_vec()));
             }
         }
@@ -828,7 +831,11 @@ mod tests {
             ("set b:1 v", key("b:1")),
             ("get c:1", key("c:1")),
             // What a command only writes need not be readable.
-            ("set w:1 v", key("w:1")),
+            ("set w:1 v", Ok(())),
+            ("set w:1 v get", key("w:1")),
+            ("bitfield b:1 get u8 0", Ok(())),
+            ("object encoding w:1", Ok(())),
+            ("memory usage w:1", Ok(())),
             ("del w:1", Ok(())),
             ("get w:1", key("w:1")),
             ("lmove b:1 w:1 left left", key("b:1")),

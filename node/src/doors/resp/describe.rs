@@ -78,11 +78,17 @@ fn range(spec: &Spec, part: Option<&Part>) -> [i32; 3] {
 }
 
 /// What a call does to the key at a place.
-fn kind_of(spec: &Spec, args: &[&[u8]], place: usize) -> &'static str {
+pub fn kind_of(spec: &Spec, args: &[&[u8]], place: usize) -> &'static str {
     let gets = || args.iter().skip(3).any(|word| is(word, "get"));
+    let part = |name| args.get(1).is_some_and(|part| is(part, name));
     match spec.name {
         "set" if !gets() => return "OW update",
         "bitfield" if !args.iter().skip(2).any(|word| is(word, "set") || is(word, "incrby")) => return "RO access",
+        "xgroup" if part("create") || part("createconsumer") => return "RW insert",
+        "xgroup" if part("destroy") || part("delconsumer") => return "RW delete",
+        "xgroup" => return "RW update",
+        // Neither tells anything of what is in it.
+        "object" | "memory" => return "RO",
         _ => {}
     }
     let fact = facts::of(spec.name).filter(|fact| !fact.keys.is_empty());

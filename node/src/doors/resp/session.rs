@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use loci_index::table::call::Chance;
-use loci_index::table::commands::{ADMIN, DENYOOM, FAST, NOAUTH, Run, SCRIPTS_OFF, Spec, WRITE, brings_code};
+use loci_index::table::commands::{ADMIN, FAST, NOAUTH, Run, SCRIPTS_OFF, Spec, WRITE, brings_code, needs_room};
 use loci_index::table::execute::Moment;
 use loci_index::table::tape::{Item, Items, Tape};
 use loci_index::table::{ahead, execute, glob, weight};
@@ -340,7 +340,7 @@ impl Session {
         if !self.door.scripts && brings_code(spec, args) {
             return self.refuse(SCRIPTS_OFF).await;
         }
-        if spec.is(DENYOOM) && self.door.limits_memory() && self.door.is_full(self.database) {
+        if needs_room(spec, args) && self.door.limits_memory() && self.door.is_full(self.database) {
             return self.refuse("OOM command not allowed when used memory > 'maxmemory'.").await;
         }
         if self.out.protocol() == Protocol::Two && self.subscribed() > 0 && !may_while_subscribed(command) {

@@ -276,7 +276,6 @@ impl Session {
         self.out.int(redirect);
         self.out.bulk("prefixes");
         let prefixes = tracking.map(|tracking| tracking.prefixes).unwrap_or_default();
-        let prefixes: Vec<_> = prefixes.iter().filter(|prefix| !prefix.is_empty()).collect();
         self.out.array(prefixes.len());
         prefixes.iter().for_each(|prefix| self.out.bulk(prefix));
     }
