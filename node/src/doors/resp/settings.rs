@@ -37,11 +37,19 @@ const BYTES: Form = Form::Bytes(0);
 const SETTINGS: &[(&str, Form, &str)] = &[
     ("acl-pubsub-default", Form::Choice(&["allchannels", "resetchannels"]), "resetchannels"),
     ("acllog-max-len", LONG, "128"),
+    ("active-defrag-cycle-max", Form::Number(1, 99), "25"),
+    ("active-defrag-cycle-min", Form::Number(1, 99), "1"),
+    ("active-defrag-ignore-bytes", BYTES, "104857600"),
+    ("active-defrag-max-scan-fields", Form::Number(1, i32::MAX as i64), "1000"),
+    ("active-defrag-threshold-lower", Form::Number(0, 1000), "10"),
+    ("active-defrag-threshold-upper", Form::Number(0, 1000), "100"),
     ("active-expire-effort", Form::Number(1, 10), "1"),
     ("activedefrag", Form::Truth, "no"),
     ("activerehashing", Form::Truth, "yes"),
+    ("aof-disable-auto-gc", Form::Truth, "no"),
     ("aof-load-truncated", Form::Truth, "yes"),
     ("aof-rewrite-incremental-fsync", Form::Truth, "yes"),
+    ("aof-timestamp-enabled", Form::Truth, "no"),
     ("aof-use-rdb-preamble", Form::Truth, "yes"),
     ("appendfilename", Form::Fixed, "appendonly.aof"),
     ("appendfsync", Form::Choice(&["everysec", "always", "no"]), "always"),
@@ -56,8 +64,20 @@ const SETTINGS: &[(&str, Form, &str)] = &[
         "normal 67108864 1048576 60 slave 67108864 1048576 60 pubsub 33554432 1048576 60",
     ),
     ("client-query-buffer-limit", Form::Bytes(1 << 20), "67108864"),
+    ("cluster-allow-pubsubshard-when-down", Form::Truth, "yes"),
+    ("cluster-allow-reads-when-down", Form::Truth, "no"),
+    ("cluster-allow-replica-migration", Form::Truth, "yes"),
     ("cluster-enabled", Form::Fixed, "no"),
+    ("cluster-link-sendbuf-limit", BYTES, "0"),
+    ("cluster-migration-barrier", INT, "1"),
     ("cluster-node-timeout", LONG, "15000"),
+    ("cluster-replica-no-failover", Form::Truth, "no"),
+    ("cluster-replica-validity-factor", INT, "10"),
+    ("cluster-require-full-coverage", Form::Truth, "yes"),
+    ("cluster-slave-no-failover", Form::Truth, "no"),
+    ("cluster-slave-validity-factor", INT, "10"),
+    ("crash-log-enabled", Form::Truth, "yes"),
+    ("crash-memcheck-enabled", Form::Truth, "yes"),
     ("daemonize", Form::Fixed, "no"),
     ("databases", Form::Fixed, "16"),
     ("dbfilename", Form::Fixed, "dump.rdb"),
@@ -71,6 +91,7 @@ const SETTINGS: &[(&str, Form, &str)] = &[
     ("hll-sparse-max-bytes", BYTES, "3000"),
     ("hz", INT, "10"),
     ("io-threads", Form::Fixed, "1"),
+    ("jemalloc-bg-thread", Form::Truth, "yes"),
     ("latency-monitor-threshold", LONG, "0"),
     ("latency-tracking", Form::Truth, "yes"),
     ("lazyfree-lazy-eviction", Form::Truth, "no"),
@@ -89,30 +110,54 @@ const SETTINGS: &[(&str, Form, &str)] = &[
     ("maxclients", Form::Number(1, u32::MAX as i64), "10000"),
     ("maxmemory", BYTES, "0"),
     ("maxmemory-clients", BYTES, "0"),
+    ("maxmemory-eviction-tenacity", Form::Number(0, 100), "10"),
     ("maxmemory-policy", Form::Text, "noeviction"),
     ("maxmemory-samples", Form::Number(1, i32::MAX as i64), "5"),
     ("min-replicas-max-lag", INT, "10"),
     ("min-replicas-to-write", INT, "0"),
+    ("min-slaves-max-lag", INT, "10"),
+    ("min-slaves-to-write", INT, "0"),
     ("no-appendfsync-on-rewrite", Form::Truth, "no"),
     ("notify-keyspace-events", Form::Text, ""),
+    ("oom-score-adj", Form::Choice(&["no", "yes", "relative", "absolute"]), "no"),
     ("port", Form::Fixed, "6379"),
+    ("propagation-error-behavior", Form::Choice(&["ignore", "panic", "panic-on-replicas"]), "ignore"),
     ("protected-mode", Form::Truth, "yes"),
     ("proto-max-bulk-len", Form::Bytes(1 << 20), "16777216"),
+    ("rdb-del-sync-files", Form::Truth, "no"),
+    ("rdb-save-incremental-fsync", Form::Truth, "yes"),
     ("rdbchecksum", Form::Fixed, "yes"),
     ("rdbcompression", Form::Truth, "yes"),
     ("repl-backlog-size", Form::Bytes(1), "1048576"),
+    ("repl-backlog-ttl", LONG, "3600"),
+    ("repl-disable-tcp-nodelay", Form::Truth, "no"),
+    ("repl-diskless-load", Form::Choice(&["disabled", "on-empty-db", "swapdb"]), "disabled"),
     ("repl-diskless-sync", Form::Truth, "yes"),
     ("repl-diskless-sync-delay", INT, "5"),
+    ("repl-diskless-sync-max-replicas", INT, "0"),
+    ("repl-ping-replica-period", Form::Number(1, i32::MAX as i64), "10"),
+    ("repl-ping-slave-period", Form::Number(1, i32::MAX as i64), "10"),
     ("repl-timeout", Form::Number(1, i32::MAX as i64), "60"),
+    ("replica-announced", Form::Truth, "yes"),
+    ("replica-ignore-disk-write-errors", Form::Truth, "no"),
+    ("replica-ignore-maxmemory", Form::Truth, "yes"),
+    ("replica-lazy-flush", Form::Truth, "no"),
+    ("replica-priority", INT, "100"),
     ("replica-read-only", Form::Truth, "yes"),
     ("replica-serve-stale-data", Form::Truth, "yes"),
     ("replicaof", Form::Fixed, ""),
     ("requirepass", Form::Text, ""),
+    ("sanitize-dump-payload", Form::Choice(&["no", "yes", "clients"]), "no"),
     ("save", Form::Text, ""),
     ("set-max-intset-entries", LONG, "512"),
     ("set-max-listpack-entries", LONG, "128"),
     ("set-max-listpack-value", BYTES, "64"),
+    ("shutdown-timeout", INT, "10"),
+    ("slave-ignore-maxmemory", Form::Truth, "yes"),
+    ("slave-lazy-flush", Form::Truth, "no"),
+    ("slave-priority", INT, "100"),
     ("slave-read-only", Form::Truth, "yes"),
+    ("slave-serve-stale-data", Form::Truth, "yes"),
     ("slowlog-log-slower-than", Form::Number(-1, i64::MAX), "10000"),
     ("slowlog-max-len", LONG, "128"),
     ("stop-writes-on-bgsave-error", Form::Truth, "yes"),
@@ -130,6 +175,30 @@ const SETTINGS: &[(&str, Form, &str)] = &[
     ("zset-max-ziplist-entries", LONG, "128"),
     ("zset-max-ziplist-value", BYTES, "64"),
 ];
+
+/// Earlier names, and those that came after them: both are the same setting.
+const RENAMED: &[(&str, &str)] = &[
+    ("cluster-slave-no-failover", "cluster-replica-no-failover"),
+    ("cluster-slave-validity-factor", "cluster-replica-validity-factor"),
+    ("hash-max-ziplist-entries", "hash-max-listpack-entries"),
+    ("hash-max-ziplist-value", "hash-max-listpack-value"),
+    ("list-max-ziplist-size", "list-max-listpack-size"),
+    ("lua-time-limit", "busy-reply-threshold"),
+    ("min-slaves-max-lag", "min-replicas-max-lag"),
+    ("min-slaves-to-write", "min-replicas-to-write"),
+    ("repl-ping-slave-period", "repl-ping-replica-period"),
+    ("slave-ignore-maxmemory", "replica-ignore-maxmemory"),
+    ("slave-lazy-flush", "replica-lazy-flush"),
+    ("slave-priority", "replica-priority"),
+    ("slave-read-only", "replica-read-only"),
+    ("slave-serve-stale-data", "replica-serve-stale-data"),
+    ("zset-max-ziplist-entries", "zset-max-listpack-entries"),
+    ("zset-max-ziplist-value", "zset-max-listpack-value"),
+];
+
+fn newest_name(name: &str) -> &str {
+    RENAMED.iter().find(|(earlier, _)| *earlier == name).map_or(name, |(_, newest)| newest)
+}
 
 /// What is set.
 #[derive(Debug, Default)]
@@ -162,18 +231,18 @@ impl Settings {
     /// A value; nothing if there is none of that name.
     pub fn get(&self, name: &str) -> String {
         let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = changed.get(name).cloned();
+        let there = changed.get(newest_name(name)).cloned();
         there.unwrap_or_else(|| known(name).map_or_else(String::new, |(_, _, first)| (*first).to_owned()))
     }
 
     /// A value that was put, or set.
     pub fn given(&self, name: &str) -> Option<String> {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).get(newest_name(name)).cloned()
     }
 
     /// Says what a setting is, also one that nobody can change.
     pub fn put(&self, name: &str, value: String) {
-        if let Some((name, ..)) = known(name) {
+        if let Some((name, ..)) = known(newest_name(name)) {
             self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(name, value);
         }
     }
@@ -407,6 +476,16 @@ mod tests {
         let settings = Settings::default();
         for (name, form, first) in SETTINGS.iter().filter(|(_, form, _)| *form != Form::Fixed) {
             assert_eq!(settings.check(name, first), Ok((*first).to_owned()), "{name} {form:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_two_names_has_one_value() {
+        for (earlier, newest) in RENAMED {
+            let (settings, value) = (Settings::default(), "7".to_owned());
+            assert_eq!(settings.get(earlier), settings.get(newest), "{earlier}");
+            settings.put(earlier, value.clone());
+            assert_eq!((settings.get(newest), settings.given(earlier)), (value.clone(), Some(value)), "{earlier}");
         }
     }
 
