@@ -386,17 +386,19 @@ impl Peers for Door {
     async fn snapshot(&self, request: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         self.check(request.metadata())?;
         let request = request.into_inner();
+        let served = self.served(request.shard)?;
         if !request.damage.is_empty() {
-            let (shard, member, damage) = (request.shard, request.member, &request.damage);
-            tracing::warn!(shard, member, damage, "a member with a damaged store asks for it");
-            let view = self.cluster.catalog().view(Level::Latest, Some(Instant::now() + BOOK_TIME)).await;
+            let (shard, member, damage) = (request.shard, MemberId(request.member), &request.damage);
+            tracing::warn!(shard, member = member.0, damage, "a member with a damaged store asks for it");
             // It waits until it gets the state: for ever, if nobody may give it any.
-            if view.is_ok_and(|view| book::has_left(&view, shard, MemberId(member))) {
-                let message = format!("member {member} takes no part in shard {shard} any more");
-                return Err(Failure::new(Code::FailedPrecondition, LEFT, message).into());
+            if served.handle.members().is_some_and(|members| members.part(member) == Part::Removed) {
+                let view = self.cluster.catalog().view(Level::Latest, Some(Instant::now() + BOOK_TIME)).await;
+                if view.is_ok_and(|view| book::has_left(&view, shard, member)) {
+                    let message = format!("member {} takes no part in shard {shard} any more", member.0);
+                    return Err(Failure::new(Code::FailedPrecondition, LEFT, message).into());
+                }
             }
         }
-        let served = self.served(request.shard)?;
         let cluster = self.cluster.of(served.handle);
         let stream = snapshot::serve(cluster, served.files, self.pace.clone(), request).await?;
         Ok(Response::new(Box::pin(stream)))

@@ -222,6 +222,10 @@ impl World<'_> {
 
     /// A machine starts its process.
     pub(super) fn start(&mut self, at: usize) -> Checked {
+        // It was meant to before it was refused.
+        if self.machines[at].refused {
+            return Ok(());
+        }
         let seed = self.chance.next_u64();
         let trouble = self.draw_trouble(at);
         let founders: Vec<_> = self.shards.iter().map(|shard| shard.founders.clone()).collect();

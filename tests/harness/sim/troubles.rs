@@ -245,11 +245,12 @@ impl World<'_> {
 
     /// A shard's files are read and compared with their checksums.
     pub(super) fn scrub(&mut self, seat: Seat) {
-        let member = &mut self.machines[seat.at].members[seat.shard];
-        let damaged = damaged_files(&member.place.store);
-        member.rotten &= !damaged.is_empty();
-        let Some(handle) = self.machines[seat.at].handle(seat.shard) else { return };
-        for (file, error) in damaged {
+        // A file that is found well here need not be all that was damaged: there are those that no checkpoint names yet.
+        let machine = &self.machines[seat.at];
+        let (Some(handle), store) = (machine.handle(seat.shard), &machine.members[seat.shard].place.store) else {
+            return;
+        };
+        for (file, error) in damaged_files(store) {
             if handle.is_damaged(&file) {
                 continue;
             }
