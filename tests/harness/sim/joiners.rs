@@ -57,6 +57,15 @@ impl World<'_> {
             (7, Some(voter), _) if members.voters().len() > 1 => vec![MemberChange::Demote(voter)],
             _ => return Ok(()),
         };
+        // Nor while files are damaged, noticed or not: fewer voters might be too few that are sound.
+        let is_damaged = |machine: &Machine| machine.members.iter().any(|member| member.damaged || member.rotten);
+        let fewer = |change: &MemberChange| {
+            matches!(change, MemberChange::Remove(_) | MemberChange::Demote(_))
+                && members.voters().contains(&change.member())
+        };
+        if changes.iter().any(fewer) && self.machines.iter().any(is_damaged) {
+            return Ok(());
+        }
         for change in &changes {
             if let MemberChange::Remove(member) = change {
                 // It may be so even if nobody hears of it.

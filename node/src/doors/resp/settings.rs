@@ -494,8 +494,8 @@ mod tests {
         let settings = Settings::default();
         settings.put("save", "900 1".into());
         assert_eq!(settings.matching(b"SAVE"), [("save", "900 1".to_owned())]);
-        assert_eq!(settings.matching(b"maxmemory*").len(), 4);
-        assert!(settings.matching(b"*").len() > 80);
+        assert_eq!(settings.matching(b"maxmemory*").len(), 5);
+        assert!(settings.matching(b"*").len() > 125);
     }
 
     #[test]
