@@ -125,14 +125,12 @@ pub async fn cluster(command: ClusterCommand) -> Result<(), Failure> {
             let was_drained = described.members.iter().any(|known| known.member == member && known.drained);
             match client.drain_member(member).await {
                 // What came to nothing is taken back, so that the member is as it was.
-                Err(Error::Refused { reason, .. }) if reason == "nobody_else" => {
+                Err(Error::Refused { reason, message, .. }) if reason == "nobody_else" => {
                     if !was_drained {
                         client.undrain_member(member).await.map_err(failed)?;
                     }
-                    return Err(Failure::refused(format!(
-                        "member {member}: nobody else can have its votes, so it keeps them and is not replaced: start another node with \
-                         --join, wait until `loci cluster status` shows it as a learner with health ok, and then repeat this"
-                    )));
+                    let why = format!("member {member} is as it was, and not replaced: {message}");
+                    return Err(Failure::refused(why));
                 }
                 drained => drained.map_err(failed)?,
             }
