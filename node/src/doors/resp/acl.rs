@@ -19,7 +19,7 @@ use loci_index::table::commands::{
 use loci_index::table::glob;
 use loci_index::table::permits::others_sorted_by;
 
-use super::describe::kind_of;
+use super::describe::needs;
 use super::facts::{self, Part};
 use super::sha256::{digest, hex};
 
@@ -219,16 +219,6 @@ pub fn is_in(spec: &Spec, part: Option<&Part>, category: &str) -> bool {
         "stream" => begins(&["x"]),
         _ => false,
     }
-}
-
-/// What a call does to the key at a place: reads what is in it, writes it.
-fn needs(spec: &Spec, args: &[&[u8]], place: usize) -> (bool, bool) {
-    // Commands that Redis does not have.
-    if facts::of(spec.name).is_none() {
-        return (!spec.is(WRITE), spec.is(WRITE));
-    }
-    let does = |word: &&str| kind_of(spec, args, place).contains(*word);
-    (does(&"access"), ["insert", "update", "delete"].iter().any(does))
 }
 
 /// What stands before a pattern of keys.
@@ -832,8 +822,12 @@ mod tests {
             ("get c:1", key("c:1")),
             // What a command only writes need not be readable.
             ("set w:1 v", Ok(())),
+            ("set w:1 v ex 10 nx", Ok(())),
             ("set w:1 v get", key("w:1")),
             ("bitfield b:1 get u8 0", Ok(())),
+            ("bitfield b:1 get u8 0 set u8 0 1", key("b:1")),
+            ("xgroup create w:1 g 0", Ok(())),
+            ("xgroup create b:1 g 0", key("b:1")),
             ("object encoding w:1", Ok(())),
             ("memory usage w:1", Ok(())),
             ("del w:1", Ok(())),

@@ -78,7 +78,7 @@ fn range(spec: &Spec, part: Option<&Part>) -> [i32; 3] {
 }
 
 /// What a call does to the key at a place.
-pub fn kind_of(spec: &Spec, args: &[&[u8]], place: usize) -> &'static str {
+fn kind_of(spec: &Spec, args: &[&[u8]], place: usize) -> &'static str {
     let gets = || args.iter().skip(3).any(|word| is(word, "get"));
     let part = |name| args.get(1).is_some_and(|part| is(part, name));
     match spec.name {
@@ -94,6 +94,16 @@ pub fn kind_of(spec: &Spec, args: &[&[u8]], place: usize) -> &'static str {
     let fact = facts::of(spec.name).filter(|fact| !fact.keys.is_empty());
     let Some(fact) = fact else { return if spec.is(WRITE) { "RW access update" } else { "RO access" } };
     fact.keys.iter().rev().find(|(from, _)| *from <= place).unwrap_or(&fact.keys[0]).1
+}
+
+/// Whether a call reads what is in the key at a place, and whether it writes it.
+pub fn needs(spec: &Spec, args: &[&[u8]], place: usize) -> (bool, bool) {
+    // Of a command that Redis does not have nothing more is known.
+    if facts::of(spec.name).is_none() {
+        return (!spec.is(WRITE), spec.is(WRITE));
+    }
+    let kind = kind_of(spec, args, place);
+    (kind.contains("access"), ["insert", "update", "delete"].iter().any(|word| kind.contains(word)))
 }
 
 impl Session {
